@@ -1,0 +1,211 @@
+"""From a manifest to samples: decode once, take the clips, augment or crop.
+
+A training sample is a pure function of (seed, epoch, index); an evaluation sample of the index alone. A training video
+that cannot be read is replaced by another of the same set, chosen by the same key; an evaluation video that cannot be
+read is returned as failed, to be counted.
+"""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mvit_video.data.batch import FrameOrder, Sample
+from mvit_video.data.clips import ClipSampler, view_of
+from mvit_video.data.decode import Backend, VideoDecodeError, VideoReader
+from mvit_video.data.manifest import Manifest
+from mvit_video.data.transforms import TrainTransform, test_view
+
+NO_ERASE = (0, 0, 0, 0)
+MAX_REPLACEMENTS = 20
+# What a random draw is for, the last part of its key: draws for different things never share a stream.
+DRAW_CLIP, DRAW_REPLACEMENT, DRAW_FRAME_ORDER, DRAW_AUGMENT = 0, 1, 2, 3
+
+
+class TrainDataset(Dataset[Sample]):
+    """Augmented clips of the training videos.
+
+    Args:
+        manifest: videos and labels.
+        sampler: how a clip is taken from a video.
+        transform: spatial augmentation, (T, H, W, 3) -> (T, S, S, 3).
+        repeats: augmented copies of each decoded clip (repeated augmentation).
+        seed: with the epoch and the index, the key of every random draw.
+        backend: decoder.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        sampler: ClipSampler,
+        transform: TrainTransform,
+        repeats: int,
+        seed: int,
+        backend: Backend = "pyav",
+    ) -> None:
+        self.manifest = manifest
+        self.sampler = sampler
+        self.transform = transform
+        self.repeats = repeats
+        self.seed = seed
+        self.backend: Backend = backend
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        """The sample of key (epoch, position in the epoch's order, index of the video).
+
+        Raises:
+            VideoDecodeError: when the video and all its replacements are unreadable.
+        """
+        epoch, position, index = key
+        failures: list[tuple[str, str]] = []
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                frames = self._clip(epoch, index)
+            except VideoDecodeError as error:
+                failures.append((error.path, error.reason))
+                index = self._replacement(epoch, index, len(failures))
+                continue
+            return self._augmented(frames, epoch, position, index, failures)
+        raise VideoDecodeError(
+            failures[0][0],
+            f"{failures[0][1]}; {MAX_REPLACEMENTS - 1} replacements failed too, the last {failures[-1][0]}: "
+            f"{failures[-1][1]}. Check the folder of the videos",
+        )
+
+    def _clip(self, epoch: int, index: int) -> torch.Tensor:
+        rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
+        with VideoReader(self.manifest.paths[index], backend=self.backend) as video:
+            return video.read(self.sampler.train(total_frames=video.info.num_frames, fps=video.info.fps, rng=rng))
+
+    def _replacement(self, epoch: int, index: int, attempt: int) -> int:
+        rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
+        return int(rng.integers(len(self.manifest)))
+
+    def _augmented(
+        self, frames: torch.Tensor, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
+    ) -> Sample:
+        clips, boxes, seeds = [], [], []
+        for repeat in range(self.repeats):
+            rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])
+            clip, box = self.transform(frames, rng)
+            clips.append(clip)
+            boxes.append(box)
+            seeds.append(int(rng.integers(2**62)))
+        return Sample(
+            clips=torch.stack(clips),
+            label=self.manifest.labels[index],
+            video=index,
+            views=torch.arange(self.repeats),
+            erase=torch.tensor(boxes, dtype=torch.int32),
+            noise_seeds=torch.tensor(seeds),
+            path=self.manifest.paths[index],
+            epoch=epoch,
+            position=position,
+            failures=failures,
+        )
+
+
+class EvalDataset(Dataset[Sample]):
+    """All views of each video: `temporal_views` clips along it, `spatial_views` crops of each, one decode.
+
+    Args:
+        manifest: videos and labels.
+        sampler: how the clip of a temporal view is taken.
+        temporal_views: clips per video.
+        spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
+        short_side: pixels the short side is resized to before the crop.
+        crop_size: side of the square crop, pixels.
+        frame_order: "reversed" or "shuffled" feed the same frames in another order, to see what a model makes of time.
+        seed: key of the shuffles.
+        backend: decoder.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        sampler: ClipSampler,
+        temporal_views: int,
+        spatial_views: int,
+        short_side: int,
+        crop_size: int,
+        frame_order: FrameOrder = "forward",
+        seed: int = 0,
+        backend: Backend = "pyav",
+    ) -> None:
+        self.manifest = manifest
+        self.sampler = sampler
+        self.temporal_views = temporal_views
+        self.spatial_views = spatial_views
+        self.short_side = short_side
+        self.crop_size = crop_size
+        self.frame_order: FrameOrder = frame_order
+        self.seed = seed
+        self.backend: Backend = backend
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def num_views(self) -> int:
+        """Views per video."""
+        return self.temporal_views * self.spatial_views
+
+    def __getitem__(self, index: int) -> Sample:
+        """All views of one video; `failed` with blank clips when it cannot be read."""
+        path = self.manifest.paths[index]
+        failures: list[tuple[str, str]] = []
+        try:
+            clips = self._views(index)
+        except VideoDecodeError as error:
+            failures = [(error.path, error.reason)]
+            side, frames = self.crop_size, self.sampler.num_frames
+            clips = torch.zeros(self.num_views, frames, side, side, 3, dtype=torch.uint8)
+        return Sample(
+            clips=clips,
+            label=self.manifest.labels[index],
+            video=index,
+            views=torch.arange(self.num_views),
+            erase=torch.zeros(self.num_views, 4, dtype=torch.int32),
+            noise_seeds=torch.zeros(self.num_views, dtype=torch.int64),
+            path=path,
+            failures=failures,
+            failed=bool(failures),
+        )
+
+    def _views(self, index: int) -> torch.Tensor:
+        """uint8 (views, T, S, S, 3): every frame any view needs is decoded once."""
+        with VideoReader(self.manifest.paths[index], backend=self.backend) as video:
+            info = video.info
+            wanted = [
+                self.sampler.test(total_frames=info.num_frames, fps=info.fps, view=view, num_views=self.temporal_views)
+                for view in range(self.temporal_views)
+            ]
+            distinct = sorted({frame for clip in wanted for frame in clip})
+            frames = video.read(distinct)
+        row = {frame: place for place, frame in enumerate(distinct)}
+        views = []
+        for number in range(self.num_views):
+            temporal, spatial = view_of(number, self.spatial_views)
+            clip = frames[[row[frame] for frame in self._ordered(wanted[temporal], index, temporal)]]
+            views.append(
+                test_view(
+                    clip,
+                    short_side=self.short_side,
+                    crop_size=self.crop_size,
+                    spatial_view=spatial,
+                    num_spatial=self.spatial_views,
+                )
+            )
+        return torch.stack(views)
+
+    def _ordered(self, frames: list[int], index: int, view: int) -> list[int]:
+        if self.frame_order == "reversed":
+            return frames[::-1]
+        if self.frame_order == "shuffled":
+            rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
+            return [frames[place] for place in rng.permutation(len(frames))]
+        return frames

@@ -1,0 +1,388 @@
+"""What one pass over a video's packets tells: which frames there are, in which order they are shown, what each needs.
+
+A container's header states neither the true number of frames (edit lists, cut files) nor their times (variable frame
+rate), and its key frame flags alone do not say which frames can be decoded from where. One demuxing pass does.
+
+Words used here: a packet's *position* is its number in file (decoding) order; a frame's *index* is its number in the
+order of presentation. `FrameIndex.order` maps the second to the first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+UNREACHABLE = -1  # anchor of a packet that no key frame precedes
+
+
+class VideoDecodeError(RuntimeError):
+    """A video file, or one of its frames, that cannot be read.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, for people.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args: the error must survive pickling on its way out of a worker
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Facts about one video stream.
+
+    Attributes:
+        num_frames: frames that are shown when the file is played from start to end, edit lists applied.
+        fps: average frame rate over the presented frames.
+        height, width: size of a decoded picture in pixels, rotation applied.
+        codec: decoder's name, such as "h264".
+        duration: num_frames / fps, in seconds.
+    """
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    codec: str
+    duration: float
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a decoded picture becomes the presented one: transpose, then mirror. Taken from a file's display matrix."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    def apply(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The presented view of `picture` (H, W, 3); no copy is made."""
+        if self.transpose:
+            picture = picture.transpose(1, 0, 2)
+        return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def orientation_from_matrix(matrix: Sequence[int]) -> Orientation:
+    """Orientation of a 3x3 display matrix (row by row, 16.16 fixed point; ISO/IEC 14496-12, 6.2.2).
+
+    A matrix that is not a multiple of 90 degrees is ignored: a training clip has no use for empty corners.
+    """
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]  # x' = a x + c y,  y' = b x + d y
+    if a and d and not b and not c:
+        return Orientation(flip_rows=d < 0, flip_columns=a < 0)
+    if b and c and not a and not d:
+        return Orientation(transpose=True, flip_rows=b < 0, flip_columns=c < 0)
+    return Orientation()
+
+
+@dataclass
+class PacketTable:
+    """One row per non-empty packet of the video stream, in file order, as the demuxer gave them."""
+
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    key: list[bool] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)  # decoding it yields a picture that is presented
+    kinds: list["PacketKind"] = field(default_factory=list)
+    corrupt: list[int] = field(default_factory=list)  # positions the demuxer marked as damaged
+    damage: str = ""  # why demuxing stopped before the end, if it did
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+
+@dataclass(frozen=True)
+class PacketKind:
+    """What a packet's first bytes say about its picture.
+
+    Attributes:
+        droppable: no other picture is predicted from it (up to `layer` for HEVC).
+        leading: shown before the key frame it follows in the file and perhaps predicted from pictures before that
+            key frame; True, False, or None where the codec's bitstream was not looked at.
+        clean_start: a key frame that nothing decoded after it looks past (H.264 IDR).
+        hidden: decoding it yields no picture.
+        layer: temporal sub-layer (HEVC).
+        vops: coding types of the MPEG-4 part 2 pictures in the packet ("I", "P", "B", "S"), empty ones left out.
+    """
+
+    droppable: bool = False
+    leading: bool | None = None
+    clean_start: bool = False
+    hidden: bool = False
+    layer: int = 0
+    vops: str = ""
+
+
+PLAIN = PacketKind()
+_DROPPABLE = PacketKind(droppable=True)
+_IDR = PacketKind(clean_start=True)
+_HIDDEN = PacketKind(hidden=True)
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Everything needed to decode any set of frames of one file exactly.
+
+    Attributes:
+        info: facts about the video.
+        stream: number of the stream in its container.
+        order: int32 (num_frames,), frame index -> packet position; None if only counting decoded frames is possible.
+        anchor: int32 (packets,), position of the key frame from which a packet's picture can be decoded exactly.
+        droppable: bool (packets,), packets that may be left out when their own picture is not wanted.
+        shown: bool (packets,), packets whose picture is presented.
+        stamps: int64 (packets,), presentation times in the stream's time base; None if they cannot be used for seeking.
+        corrupt: positions of packets marked as damaged by the demuxer.
+        size: (height, width) of the coded picture, before rotation.
+        orientation: rotation and mirroring to apply.
+        damage: why the file could be read in part only, empty for a whole file.
+    """
+
+    info: VideoInfo
+    stream: int
+    order: npt.NDArray[np.int32] | None
+    anchor: npt.NDArray[np.int32]
+    droppable: npt.NDArray[np.bool_]
+    shown: npt.NDArray[np.bool_]
+    stamps: npt.NDArray[np.int64] | None
+    corrupt: tuple[int, ...]
+    size: tuple[int, int]
+    orientation: Orientation
+    damage: str
+
+    def spoiled(self, position: int, bad: Sequence[int]) -> bool:
+        """Whether the picture at `position` may be damaged, given the packets that did not decode cleanly."""
+        first = int(self.anchor[position])
+        return any(first <= b <= position and (b == position or not self.droppable[b]) for b in bad)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of packets to decode without a seek: from key frame `first` to `last`, for the pictures at `wanted`."""
+
+    first: int
+    last: int
+    wanted: frozenset[int]
+
+
+def plan(anchor: npt.NDArray[np.int32], positions: Sequence[int]) -> list[Segment]:
+    """The fewest packets that give the pictures at `positions`, as runs in file order.
+
+    A run goes on where the next anchor lies within or right behind it: a seek would gain nothing there.
+    """
+    runs: list[tuple[int, int, list[int]]] = []
+    for position in sorted(positions):
+        first = int(anchor[position])
+        if runs and first <= runs[-1][1] + 1:
+            start, _, wanted = runs[-1]
+            runs[-1] = (start, position, [*wanted, position])
+        else:
+            runs.append((first, position, [position]))
+    return [Segment(start, last, frozenset(wanted)) for start, last, wanted in _join_overlaps(runs)]
+
+
+def _join_overlaps(runs: list[tuple[int, int, list[int]]]) -> list[tuple[int, int, list[int]]]:
+    """Merge runs whose first packet lies before the end of the run before (leading pictures look back a key frame)."""
+    joined: list[tuple[int, int, list[int]]] = []
+    for first, last, wanted in runs:
+        while joined and first <= joined[-1][1]:
+            start, end, earlier = joined.pop()
+            first, last, wanted = min(start, first), max(end, last), earlier + wanted
+        joined.append((first, last, wanted))
+    return joined
+
+
+def packet_kind(codec: str, data: memoryview, length_bytes: int) -> PacketKind:
+    """Look at a packet's headers.
+
+    Args:
+        codec: decoder's name.
+        data: the packet.
+        length_bytes: size of the length field before each NAL unit (MP4, Matroska); 0 for start codes (TS, AVI, raw).
+    """
+    if codec == "h264":
+        return _h264_kind(data, length_bytes)
+    if codec == "hevc":
+        return _hevc_kind(data, length_bytes)
+    if codec == "mpeg4":
+        return PacketKind(vops=_mpeg4_vops(bytes(data)))
+    if codec in ("vp8", "libvpx"):
+        return PLAIN if data[0] & 0x10 else _HIDDEN  # show_frame, RFC 6386, 9.1
+    if codec in ("vp9", "libvpx-vp9"):
+        return _vp9_kind(data)
+    return PLAIN
+
+
+def nal_length_bytes(codec: str, extradata: bytes | None) -> int:
+    """Size of the NAL length field that avcC / hvcC extradata announces; 0 if the stream uses start codes."""
+    if not extradata or extradata[0] != 1:
+        return 0
+    if codec == "h264" and len(extradata) > 4:
+        return (extradata[4] & 3) + 1
+    if codec == "hevc" and len(extradata) > 21:
+        return (extradata[21] & 3) + 1
+    return 0
+
+
+def _nal_headers(data: memoryview, length_bytes: int) -> list[tuple[int, int]]:
+    """The first two bytes of every NAL unit in a packet."""
+    headers = []
+    size = len(data)
+    if length_bytes:
+        at = 0
+        while at + length_bytes + 1 < size:
+            length = int.from_bytes(data[at : at + length_bytes], "big")
+            at += length_bytes
+            headers.append((data[at], data[at + 1]))
+            at += length
+        return headers
+    raw = bytes(data)
+    at = raw.find(b"\0\0\1")
+    while at >= 0 and at + 4 < size:
+        headers.append((raw[at + 3], raw[at + 4]))
+        at = raw.find(b"\0\0\1", at + 3)
+    return headers
+
+
+def _h264_kind(data: memoryview, length_bytes: int) -> PacketKind:
+    """H.264, 7.4.1: slices are NAL types 1 to 5, 5 is IDR; nothing is predicted from a picture of nal_ref_idc 0."""
+    droppable = False
+    for header, _ in _nal_headers(data, length_bytes):
+        unit = header & 31
+        if unit == 5:
+            return _IDR
+        if 1 <= unit <= 4:
+            if header & 0x60:
+                return PLAIN
+            droppable = True
+    return _DROPPABLE if droppable else PLAIN
+
+
+def _hevc_kind(data: memoryview, length_bytes: int) -> PacketKind:
+    """H.265, table 7-1: even types below 16 are not used for reference within their sub-layer; 8 and 9 are RASL."""
+    for header, second in _nal_headers(data, length_bytes):
+        unit = (header >> 1) & 63
+        if unit < 32:
+            return PacketKind(
+                droppable=unit < 16 and unit % 2 == 0,
+                leading=unit in (8, 9),
+                clean_start=unit in (19, 20),
+                layer=(second & 7) - 1,
+            )
+    return PLAIN
+
+
+def _vp9_kind(data: memoryview) -> PacketKind:
+    """VP9, 6.2: a lone frame may be hidden; a superframe (marker in the last byte) always ends in a shown one."""
+    if data[-1] & 0xE0 == 0xC0:
+        return PLAIN
+    bits = data[0]
+    profile = (bits >> 5 & 1) | (bits >> 4 & 1) << 1
+    shift = 2 if profile == 3 else 3  # profile 3 has one reserved bit more
+    if bits >> shift & 1:  # show_existing_frame
+        return PLAIN
+    return PLAIN if bits >> (shift - 2) & 1 else _HIDDEN
+
+
+def _mpeg4_vops(data: bytes) -> str:
+    """Coding types of the pictures (VOPs) of an MPEG-4 part 2 packet.
+
+    A VOP of 10 bytes or less is the empty one that stands where a packed B-frame was taken from, or repeats a frame.
+    """
+    starts = []
+    at = data.find(b"\0\0\1\xb6")
+    while at >= 0 and at + 4 < len(data):
+        starts.append(at)
+        at = data.find(b"\0\0\1\xb6", at + 4)
+    ends = [*starts[1:], len(data)]
+    return "".join("IPBS"[data[s + 4] >> 6] for s, e in zip(starts, ends) if e - s > 10)
+
+
+def droppable_packets(kinds: Sequence[PacketKind]) -> npt.NDArray[np.bool_]:
+    """Packets that may be left out: bool (packets,).
+
+    An HEVC picture that its own sub-layer does not use may still be used by a higher one, so only the highest counts.
+    MPEG-4 B pictures are never referenced, but leaving a packet out of a packed stream would shift those behind it.
+    """
+    top = max((kind.layer for kind in kinds), default=0)
+    packed = any(len(kind.vops) != 1 for kind in kinds)
+    return np.array([(k.droppable and k.layer == top) or (k.vops == "B" and not packed) for k in kinds], bool)
+
+
+def presentation_ranks(table: PacketTable, *, codec: str, container: str) -> list[int] | None:
+    """A number per packet that sorts the packets by presentation; None if the file does not tell.
+
+    AVI has no presentation times: those that a demuxer reports are guesses. MPEG-4 pictures are put in order by their
+    types there (an anchor is shown once the next anchor comes), and codecs without reordering need no order.
+    """
+    if container == "avi":
+        if codec == "mpeg4":
+            return _mpeg4_ranks([kind.vops for kind in table.kinds])
+        return list(range(len(table))) if codec in ("mjpeg", "rawvideo", "ffv1", "huffyuv", "png") else None
+    pts = [p for p in table.pts if p is not None]
+    if len(pts) != len(table) or len(set(pts)) != len(pts):
+        return None
+    return pts
+
+
+def _mpeg4_ranks(vops: Sequence[str]) -> list[int] | None:
+    """Presentation ranks of MPEG-4 packets. The decoder unpacks packed streams: packet n then carries picture n."""
+    types = "".join(vops)
+    if len(types) != len(vops):
+        return None
+    ranks = [0] * len(types)
+    shown = 0
+    held = -1
+    for position, kind in enumerate(types):
+        if kind == "B":
+            ranks[position] = shown
+        elif held >= 0:
+            ranks[held] = shown
+        shown += kind == "B" or held >= 0
+        held = held if kind == "B" else position
+    if held >= 0:
+        ranks[held] = shown
+    return ranks
+
+
+def anchors(ranks: Sequence[int], key: Sequence[bool], kinds: Sequence[PacketKind]) -> npt.NDArray[np.int32]:
+    """The key frame each picture can be decoded from: int32 (packets,), UNREACHABLE where there is none.
+
+    A picture shown before the key frame it follows in the file (open GOP) may refer to pictures before that key frame,
+    so it needs an earlier one. At the start of the file there is none: the picture is lost unless its codec says not.
+    """
+    keys: list[int] = []
+    out = np.full(len(ranks), UNREACHABLE, np.int32)
+    for position, rank in enumerate(ranks):
+        if key[position]:
+            keys.append(position)
+        at = len(keys) - 1
+        while at >= 0 and ranks[keys[at]] > rank:
+            at -= 1
+        if at >= 0:
+            out[position] = keys[at]
+        elif keys and (kinds[keys[0]].clean_start or kinds[position].leading is False):
+            out[position] = keys[0]
+    return out
+
+
+def presented_positions(
+    table: PacketTable, ranks: Sequence[int], anchor: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Packet positions in order of presentation: int32 (num_frames,).
+
+    If demuxing stopped early, packets are missing whose decoding time lies behind the last one read. A picture is never
+    shown before it is decoded, so up to that time the order is complete; what lies behind cannot be numbered.
+    """
+    usable = np.array(table.shown, bool) & (anchor != UNREACHABLE)
+    values = np.array(ranks, np.int64)
+    last = table.dts[-1] if table.dts else None
+    if table.damage and last is not None and table.pts[-1] is not None:
+        usable &= values <= last
+    positions = np.flatnonzero(usable)
+    return positions[np.argsort(values[positions], kind="stable")].astype(np.int32)

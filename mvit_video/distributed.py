@@ -1,0 +1,138 @@
+"""The ranks of a run: started by torchrun, by submitit, or alone, from the same code."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run.
+
+    Attributes:
+        rank: number of this process, 0 to size - 1; rank 0 writes files and speaks.
+        size: processes in the run.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def launched_size() -> int:
+    """Processes the launcher started, by the variables torchrun and submitit export; 1 without them.
+
+    Raises:
+        RuntimeError: when only some of the variables are set: a half-made launch must not become "one process of one".
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    present = [name for name in names if name in os.environ]
+    if not present:
+        return 1
+    if len(present) < len(names):
+        lacking = sorted(set(names) - set(present))
+        raise RuntimeError(
+            f"the environment has {', '.join(present)} but not {', '.join(lacking)}: start with torchrun or "
+            "launcher=slurm, which set all five, or unset those for a run of one process"
+        )
+    return int(os.environ["WORLD_SIZE"])
+
+
+@contextmanager
+def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
+    """Join the process group that the environment describes, or form a world of one; leave it at the end.
+
+    Args:
+        device: type of device to compute on; with several GPUs each rank takes the one of its local rank.
+        timeout_s: seconds after which a collective that some rank did not join ends the run.
+
+    Raises:
+        RuntimeError: when the group cannot be formed; the message says what was tried.
+    """
+    size = launched_size()
+    if size == 1 and "RANK" not in os.environ:
+        yield World(rank=0, size=1, device=device)
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except Exception as error:
+        raise RuntimeError(
+            f"rank {os.environ['RANK']} of {size} could not join the {backend} group at {where} "
+            f"within {timeout_s:g} s: {error}"
+        ) from error
+    try:
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def data_parallel(model: nn.Module, world: World) -> nn.Module:
+    """The model with its gradients averaged over the ranks; the model itself in a world of one."""
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def mean_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
+    """Mean of a tensor over the ranks."""
+    if world.size == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world.size
+
+
+def gather_to_main(value: Any, world: World) -> list[Any]:
+    """The value of every rank, in rank order, on rank 0; an empty list on the others. Values are pickled."""
+    if world.size == 1:
+        return [value]
+    gathered: list[Any] = [None] * world.size if world.is_main else []
+    dist.gather_object(value, gathered if world.is_main else None)
+    return gathered
+
+
+def from_main(value: Any, world: World) -> Any:
+    """The value of rank 0 on every rank."""
+    box = [value]
+    if world.size > 1:
+        dist.broadcast_object_list(box, device=world.device if world.device.type == "cuda" else None)
+    return box[0]
+
+
+def barrier(world: World) -> None:
+    """Wait until every rank is here."""
+    if world.size > 1:
+        dist.barrier()
+
+
+@contextmanager
+def main_first(world: World) -> Iterator[None]:
+    """Rank 0 runs the block before the others do, so that what it makes on disk is there for them."""
+    if not world.is_main:
+        barrier(world)
+    yield
+    if world.is_main:
+        barrier(world)

@@ -1,0 +1,374 @@
+"""Where metrics go on rank 0: metrics.jsonl, TensorBoard, the console, and pictures of the curves."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import numpy as np
+import numpy.typing as npt
+import rich
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+# TensorBoard and matplotlib take seconds to import: only the process that uses them does.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, float | str | None]
+
+# How the values the trainer logs are shown on the console; others are not.
+_CONSOLE = {
+    "epoch": "epoch {:.2f}",
+    "loss": "loss {:.4f}",
+    "top1": "top1 {:.1f}%",
+    "lr": "lr {:.2e}",
+    "clips_per_s": "{:.1f} clips/s",
+    "data_wait": "data wait {:.0f}%",
+}
+# Panels of curves.png: title, unit, and the curves in them as (kind of record, key, label).
+_PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("Loss", "cross entropy", (("train", "loss", "training"), ("eval", "loss", "validation"))),
+    (
+        "Accuracy",
+        "top-1 (%)",
+        (
+            ("train", "top1", "training clips"),
+            ("eval", "clip_top1", "validation clips"),
+            ("eval", "video_top1", "validation videos"),
+        ),
+    ),
+    ("Learning rate", "learning rate", (("train", "lr", "learning rate"),)),
+    ("Throughput", "clips / s", (("train", "clips_per_s", "training"),)),
+)
+_COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too
+_LABELLED_CLASSES = 40
+_NUMBERED_CLASSES = 20
+
+
+class Tracker:
+    """Sinks of a run's metrics. Does nothing where it is not enabled, so that every rank can call it.
+
+    `metrics.jsonl` holds one JSON object per line: kind ("train" or "eval"), step, time (seconds since 1970) and the
+    values (null for NaN and infinity, which JSON lacks). TensorBoard events lie in `tensorboard/`.
+
+    Args:
+        run_dir: made if it does not exist.
+        total_steps: of the whole training, for the share done and the time left.
+        enabled: False on all ranks but the first.
+        resume_step: what an earlier life of the run logged after this step is dropped, as it will be logged again.
+        console: where the progress bar goes; by default standard output. Without a terminal, as in a SLURM log, each
+            `log_step` gives a plain line through logging instead.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        total_steps: int,
+        enabled: bool = True,
+        resume_step: int = 0,
+        console: Console | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        self.total_steps = total_steps
+        self.enabled = enabled
+        self.metrics_path = run_dir / "metrics.jsonl"
+        self._first_step = resume_step
+        self._console = console or rich.get_console()
+        self._file: TextIO | None = None
+        self._writer: SummaryWriter | None = None
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._started = 0.0
+        self._last: dict[str, int] = {}
+
+    def start(self, step: int | None = None) -> None:
+        """Open the files to go on after `step` (by default `resume_step`). The first log call does it if nobody did.
+
+        Nothing is touched before, so that a tracker can be built before the step to resume from is known.
+        """
+        if not self.enabled:
+            return
+        self.close()
+        if step is not None:
+            self._first_step = step
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._last = _truncate_metrics(self.metrics_path, last_step=self._first_step)
+        self._file = open(self.metrics_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives until close
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self._first_step + 1)
+        self._started = time.monotonic()
+        if self._console.is_terminal:
+            self._start_progress()
+
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Log a training step. The console shows epoch, loss, top1 (%), lr, clips_per_s and data_wait (%).
+
+        Args:
+            step: optimizer steps done; a step logged before is not logged again.
+            values: name -> number.
+        """
+        if not self._record("train", step, values):
+            return
+        shown = [form.format(values[key]) for key, form in _CONSOLE.items() if key in values]
+        left = f"ETA {_duration(self._seconds_left(step))}"
+        if self._progress is not None:
+            # What does not fit a narrow terminal is cut off at the right, so the time left goes first.
+            self._progress.update(self._task, completed=step, status="  ".join([left, *shown]))
+        else:
+            share = 100 * step / max(self.total_steps, 1)
+            logger.info("step %d/%d (%.0f%%)  %s", step, self.total_steps, share, "  ".join([*shown, left]))
+
+    def log_eval(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the metrics of a validation after `step` steps."""
+        if self._record("eval", step, values):
+            numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            logger.info("validation after step %d: %s", step, numbers)
+
+    def plot_curves(self) -> Path:
+        """Draw what has been logged so far to `curves.png` in the run directory; its path."""
+        path = self.run_dir / "curves.png"
+        if self.enabled and self.metrics_path.exists():
+            plot_curves(read_metrics(self.metrics_path), path, title=self.run_dir.name)
+        return path
+
+    def close(self) -> None:
+        """Flush and close everything; calling it again does nothing."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _record(self, kind: Literal["train", "eval"], step: int, values: Mapping[str, float]) -> bool:
+        """Write values to the files; False if this tracker is off or the step is there already."""
+        if not self.enabled:
+            return False
+        if self._file is None:
+            self.start()
+        assert self._file is not None and self._writer is not None
+        if step <= self._last.get(kind, -1):
+            return False
+        self._last[kind] = step
+        numbers = {key: float(value) for key, value in values.items()}
+        record: Record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
+        record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        for key, value in numbers.items():
+            self._writer.add_scalar(f"{kind}/{key}", value, step)
+        return True
+
+    def _seconds_left(self, step: int) -> float:
+        """Time to the last step at the mean pace since the start of this life, validation included."""
+        done = step - self._first_step
+        if done <= 0:
+            return math.nan
+        return (time.monotonic() - self._started) / done * max(self.total_steps - step, 0)
+
+    def _start_progress(self) -> None:
+        width = 2 * len(str(self.total_steps)) + 1
+        columns = (
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(min_width=width, no_wrap=True)),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[status]}"),
+        )
+        self._progress = Progress(*columns, console=self._console, transient=False)
+        self._task = self._progress.add_task("train", total=self.total_steps, completed=self._first_step, status="")
+        self._progress.start()
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl, in order.
+
+    A last line without its end, which a killed process leaves, is dropped; another line that is no JSON object is
+    skipped with a warning.
+    """
+    records: list[Record] = []
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise ValueError("not an object with a step")
+        except ValueError as error:
+            logger.warning("%s:%d is skipped: %s", path, number, error)
+            continue
+        records.append(record)
+    if torn:
+        logger.debug("%s ends in an unfinished line of %d bytes, which is dropped", path, len(torn))
+    return records
+
+
+def _truncate_metrics(path: Path, *, last_step: int) -> dict[str, int]:
+    """Drop the records after `last_step` and broken lines; the last step of each kind that is left."""
+    if not path.exists():
+        return {}
+    kept = [record for record in read_metrics(path) if _number(record, "step") <= last_step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+    return {str(record["kind"]): int(_number(record, "step")) for record in kept}
+
+
+def plot_curves(records: Sequence[Record], path: Path, *, title: str = "") -> None:
+    """Draw loss, accuracy, learning rate and throughput over the steps as a picture, written beside and renamed.
+
+    Args:
+        records: as `read_metrics` gives them.
+        path: of a .png file.
+        title: written above.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7.5), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        for colour, (kind, key, label) in zip(_COLOURS, curves, strict=False):
+            steps, values = _series(records, kind=kind, key=key)
+            if len(steps):
+                _plot_series(axes, steps, values, colour=colour, label=label, marked=kind == "eval", exact=key == "lr")
+        axes.set_title(name)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel(unit)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if name == "Accuracy":
+            axes.set_ylim(0, 100)
+        elif name != "Loss":  # a loss of 8 falling to 1 and one of 0.9 falling to 0.8 should both fill their panel
+            axes.set_ylim(bottom=0)
+        if len(axes.lines) > 0 and len(curves) > 1:
+            axes.legend(frameon=False)
+    _save_figure(figure, path)
+
+
+def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, each row in per cent of its class, as a picture, written beside and renamed.
+
+    Up to 20 classes every cell holds its number, up to 40 every class is named; beyond, every n-th is.
+
+    Args:
+        matrix: (C, C) counts, rows true and columns predicted.
+        class_names: C names.
+        path: of a .png file.
+
+    Raises:
+        ValueError: if matrix and names do not fit.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    counts = np.asarray(matrix, dtype=np.float64)
+    size = len(class_names)
+    if counts.shape != (size, size):
+        raise ValueError(f"the matrix is {counts.shape} and there are {size} class names: it must be ({size}, {size})")
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+
+    inches = min(5.0 + 0.45 * size, 16.0)
+    figure = Figure(figsize=(inches + 1.0, inches), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    # Among many classes the confusions are a few per cent each: a square root scale shows them.
+    norm = PowerNorm(1.0 if size <= _LABELLED_CLASSES else 0.5, vmin=0.0, vmax=1.0)
+    image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, format=PercentFormatter(xmax=1.0))
+    bar.set_label("share of the true class's videos")
+    bar.outline.set_visible(False)
+    shown = range(0, size, math.ceil(size / _LABELLED_CLASSES))
+    names = [f"{class_names[i]} ({totals[i, 0]:.0f})" for i in shown]
+    axes.set_yticks(list(shown), names, fontsize=9)
+    axes.set_xticks(
+        list(shown), [class_names[i] for i in shown], rotation=45, ha="right", rotation_mode="anchor", fontsize=9
+    )
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class (videos)")
+    right, total = np.trace(counts), counts.sum()
+    axes.set_title(f"{right:.0f} of {total:.0f} videos right" + (f" ({100 * right / total:.1f}%)" if total else ""))
+    if size <= _NUMBERED_CLASSES:
+        for row, column in np.argwhere(counts > 0):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(
+                column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=9
+            )
+    _save_figure(figure, path)
+
+
+def _series(
+    records: Sequence[Record], *, kind: str, key: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Steps and values of one metric, without the values that are not numbers."""
+    chosen = [record for record in records if record.get("kind") == kind and record.get(key) is not None]
+    steps = np.array([_number(record, "step") for record in chosen])
+    return steps, np.array([_number(record, key) for record in chosen])
+
+
+def _plot_series(
+    axes: "Axes",
+    steps: npt.NDArray[np.float64],
+    values: npt.NDArray[np.float64],
+    *,
+    colour: str,
+    label: str,
+    marked: bool,
+    exact: bool,
+) -> None:
+    """A curve. A long one that is neither `marked` nor `exact` is drawn faintly under its running mean."""
+    window = len(values) // 40
+    if marked or exact or window < 3:
+        axes.plot(steps, values, color=colour, label=label, marker="o" if marked else None, markersize=4)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    # The mean of up to `window` values on either side; fewer at the ends, so that no end sags towards zero.
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - window, 0), np.minimum(places + window + 1, len(values))
+    axes.plot(steps, (sums[high] - sums[low]) / (high - low), color=colour, label=label)
+
+
+def _save_figure(figure: "Figure", path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    figure.savefig(beside, format="png", bbox_inches="tight")
+    os.replace(beside, path)
+
+
+def _number(record: Record, key: str) -> float:
+    value = record[key]
+    assert isinstance(value, int | float), record
+    return float(value)
+
+
+def _duration(seconds: float) -> str:
+    """3725 -> "1:02:05", with days beyond 24 hours; "-" for NaN."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days}d " if days else "") + f"{hour}:{minute:02d}:{second:02d}"

@@ -1,0 +1,21 @@
+"""Evaluate: `python -m mvit_video.evaluate +experiment=k400_mvitv2_s checkpoint=PATH`."""
+
+from mvit_video.config import Evaluate
+from mvit_video.entry import run_command
+
+
+def run(config: Evaluate) -> None:
+    """Evaluate as configured, here or where the launcher says."""
+    from mvit_video import build
+    from mvit_video.launch import launch
+
+    launch(build.evaluate, config)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("evaluate", run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""Accuracies: top-k, weighted running means, and scores of the views of every video combined as published."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+class ViewScoresState(TypedDict):
+    """What `ViewScores.state` gives: plain arrays and numbers, of the views seen only, to be sent between ranks.
+
+    Shapes: scored (n, 2) int64 of (video, view); probabilities (n, num_classes) float32; failed (m, 2) int64.
+    """
+
+    num_videos: int
+    num_views: int
+    num_classes: int
+    scored: IntArray
+    probabilities: FloatArray
+    failed: IntArray
+    duplicates: int
+
+
+def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+    """Whether the label is among the k highest scores.
+
+    Args:
+        scores: (N, C), any order-preserving score (logits or probabilities).
+        labels: (N,) class indices.
+        k: from 1; more than C counts as C. Ties are resolved as torch.topk does.
+
+    Returns:
+        bool (N,), on the device of `scores`.
+
+    Raises:
+        ValueError: for k below 1 or shapes that do not belong together.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}: top-k needs k of at least 1")
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise ValueError(
+            f"scores are {tuple(scores.shape)} and labels {tuple(labels.shape)}: they must be (N, C) and (N,)"
+        )
+    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
+    return (best == labels[:, None]).any(dim=1)
+
+
+class RunningMean:
+    """Weighted mean of the values seen so far; NaN before the first."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.weight = 0.0
+
+    def update(self, value: float, *, weight: float = 1.0) -> None:
+        """Count `value` `weight` times, e.g. a batch's mean loss with the batch's size."""
+        if weight < 0:
+            raise ValueError(f"weight is {weight}: it must be at least 0")
+        self.total += value * weight
+        self.weight += weight
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.weight if self.weight else math.nan
+
+    def reset(self) -> None:
+        self.total = 0.0
+        self.weight = 0.0
+
+
+class ViewScores:
+    """Class probabilities of each (video, view) of a test set, each counted exactly once.
+
+    The video's score is the sum of its views' probabilities (PySlowFast utils/meters.py, DATA.ENSEMBLE_METHOD sum).
+    Unlike there, a view that arrives again, as a distributed sampler's padding makes happen, does not count twice.
+    A view either has scores, has failed (its video could not be read) or is missing (nothing came yet).
+
+    Attributes:
+        duplicates: number of views that arrived when they were already there, and were ignored.
+    """
+
+    def __init__(self, *, num_videos: int, num_views: int, num_classes: int) -> None:
+        if min(num_videos, num_views, num_classes) < 1:
+            raise ValueError(
+                f"num_videos is {num_videos}, num_views {num_views}, num_classes {num_classes}: each must be at least 1"
+            )
+        self.num_videos = num_videos
+        self.num_views = num_views
+        self.num_classes = num_classes
+        self.duplicates = 0
+        # Zeros are not backed by memory until written, so a rank that sees a part of the set pays for that part.
+        self._probabilities: FloatArray = np.zeros((num_videos, num_views, num_classes), np.float32)
+        self._scored: BoolArray = np.zeros((num_videos, num_views), np.bool_)
+        self._failed: BoolArray = np.zeros((num_videos, num_views), np.bool_)
+
+    def add(
+        self,
+        videos: npt.ArrayLike,
+        views: npt.ArrayLike,
+        probabilities: npt.ArrayLike,
+        *,
+        failed: npt.ArrayLike | None = None,
+    ) -> None:
+        """Record some views.
+
+        Args:
+            videos: (N,) index of the video in its manifest.
+            views: (N,) number of the view in its video.
+            probabilities: (N, num_classes) softmax of the logits.
+            failed: bool (N,), views that could not be read: their probabilities are ignored. None = all were read.
+
+        Raises:
+            ValueError: for indices out of range, a wrong shape, or probabilities that are not finite.
+        """
+        videos, views = self._checked_keys(videos, views)
+        rows = np.asarray(probabilities, dtype=np.float32)
+        if rows.shape != (len(videos), self.num_classes):
+            raise ValueError(
+                f"probabilities have shape {rows.shape}: {len(videos)} views of {self.num_classes} classes need "
+                f"({len(videos)}, {self.num_classes})"
+            )
+        if failed is not None:
+            lost = np.asarray(failed, dtype=np.bool_)
+            self.mark_failed(videos[lost], views[lost])
+            videos, views, rows = videos[~lost], views[~lost], rows[~lost]
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"the model's probabilities for video {videos[~finite][0]} (view {views[~finite][0]}) are not finite: "
+                "its weights or the precision it runs in are broken"
+            )
+        new = self._first_arrivals(videos, views)
+        self._probabilities[videos[new], views[new]] = rows[new]
+        self._scored[videos[new], views[new]] = True
+        self._failed[videos[new], views[new]] = False
+
+    def mark_failed(self, videos: npt.ArrayLike, views: npt.ArrayLike) -> None:
+        """Record that views (N,) of videos (N,) could not be read; without effect on views that have scores."""
+        videos, views = self._checked_keys(videos, views)
+        self._failed[videos, views] |= ~self._scored[videos, views]
+
+    def missing(self) -> IntArray:
+        """(n, 2): the (video, view) keys that neither have scores nor failed, in order."""
+        return np.argwhere(~(self._scored | self._failed)).astype(np.int64)
+
+    def failed_videos(self) -> BoolArray:
+        """(num_videos,): videos of which no view could be read."""
+        return np.logical_and(self._failed.any(axis=1), ~self._scored.any(axis=1))
+
+    def views_per_video(self) -> IntArray:
+        """(num_videos,): number of views with scores, by which `video_scores` is divided to get a mean."""
+        return self._scored.sum(axis=1, dtype=np.int64)
+
+    def clip_topk(self, labels: npt.ArrayLike, k: int) -> BoolArray:
+        """(num_videos, num_views): whether each view alone has the label among its k best; a failed view is wrong."""
+        targets = np.repeat(self._checked_labels(labels), self.num_views)
+        flat = self._probabilities.reshape(-1, self.num_classes)
+        return _topk(flat, targets, k).reshape(self._scored.shape) & self._scored
+
+    def video_scores(self) -> FloatArray:
+        """(num_videos, num_classes): sum of the probabilities of the views present; zeros if there are none.
+
+        Views are added in their order, whatever order they arrived in, so that any number of ranks gives equal sums.
+        """
+        return self._probabilities.sum(axis=1, dtype=np.float32)
+
+    def video_topk(self, labels: npt.ArrayLike, k: int) -> BoolArray:
+        """(num_videos,): whether the label is among the k best of the summed scores; a failed video is wrong."""
+        return _topk(self.video_scores(), self._checked_labels(labels), k) & self._scored.any(axis=1)
+
+    def predictions(self) -> IntArray:
+        """(num_videos,): the best class of each video, -1 if no view has scores."""
+        best = torch.from_numpy(self.video_scores()).topk(1, dim=1).indices[:, 0].numpy()
+        return np.where(self._scored.any(axis=1), best, -1)
+
+    def confusion(self, labels: npt.ArrayLike) -> IntArray:
+        """(num_classes, num_classes) counts of videos, rows true and columns predicted; failed videos are left out."""
+        labels, predicted = self._checked_labels(labels), self.predictions()
+        known = predicted >= 0
+        cells = labels[known] * self.num_classes + predicted[known]
+        counts = np.bincount(cells, minlength=self.num_classes**2)
+        return counts.reshape(self.num_classes, self.num_classes).astype(np.int64)
+
+    def merge(self, other: "ViewScores") -> None:
+        """Take over what another rank saw. A view both have counts once (this one's) and adds to `duplicates`."""
+        mine = (self.num_videos, self.num_views, self.num_classes)
+        theirs = (other.num_videos, other.num_views, other.num_classes)
+        if mine != theirs:
+            raise ValueError(
+                f"cannot merge scores of (videos, views, classes) {theirs} into {mine}: they must be equal"
+            )
+        duplicates = self.duplicates + other.duplicates
+        videos, views = np.nonzero(other._scored)
+        self.duplicates = 0
+        self.add(videos, views, other._probabilities[videos, views])
+        self.duplicates += duplicates
+        self.mark_failed(*np.nonzero(other._failed))
+
+    def state(self) -> ViewScoresState:
+        """Everything seen so far as plain arrays, to be sent to another rank or written down."""
+        videos, views = np.nonzero(self._scored)
+        return {
+            "num_videos": self.num_videos,
+            "num_views": self.num_views,
+            "num_classes": self.num_classes,
+            "scored": np.stack([videos, views], axis=1).astype(np.int64),
+            "probabilities": self._probabilities[videos, views],
+            "failed": np.argwhere(self._failed).astype(np.int64),
+            "duplicates": self.duplicates,
+        }
+
+    @classmethod
+    def from_state(cls, state: ViewScoresState) -> "ViewScores":
+        """The scores that `state` was taken from."""
+        scores = cls(num_videos=state["num_videos"], num_views=state["num_views"], num_classes=state["num_classes"])
+        scores.add(state["scored"][:, 0], state["scored"][:, 1], state["probabilities"])
+        scores.mark_failed(state["failed"][:, 0], state["failed"][:, 1])
+        scores.duplicates = state["duplicates"]
+        return scores
+
+    def results(
+        self, labels: npt.ArrayLike, class_names: Sequence[str], *, ks: Sequence[int] = (1, 5)
+    ) -> dict[str, float | int | Mapping[str, float | None]]:
+        """The accuracies of the whole set, ready for JSON.
+
+        Accuracies are per cent of ALL videos and views: one that could not be read counts as wrong, so that a copy of
+        the data set with broken files cannot look better than a whole one; num_failed says how many videos those are.
+
+        Args:
+            labels: (num_videos,) class indices.
+            class_names: one name per class, all different.
+            ks: the k of top-k.
+
+        Returns:
+            clip_top{k} (each view on its own) and video_top{k} (views summed) for k in `ks`; num_videos; num_views, the
+            views counted in all, = num_videos * views_per_video; num_failed, videos without a readable view;
+            num_failed_views; per_class, class name -> video-level top-1, None for a class without videos.
+
+        Raises:
+            ValueError: if views are missing, or the names do not fit.
+        """
+        labels = self._checked_labels(labels)
+        if len(set(class_names)) != self.num_classes or len(class_names) != self.num_classes:
+            raise ValueError(
+                f"{len(class_names)} class names, {len(set(class_names))} of them different: "
+                f"{self.num_classes} classes need as many different names"
+            )
+        missing = self.missing()
+        if len(missing):
+            raise ValueError(
+                f"{len(missing)} of {self._scored.size} views were never scored, the first is video {missing[0, 0]}, "
+                f"view {missing[0, 1]}: every view must be scored or marked as failed before results are reported"
+            )
+        accuracies: dict[str, float] = {}
+        for k in ks:
+            accuracies[f"clip_top{k}"] = 100.0 * float(self.clip_topk(labels, k).mean())
+            accuracies[f"video_top{k}"] = 100.0 * float(self.video_topk(labels, k).mean())
+        return {
+            **accuracies,
+            "num_videos": self.num_videos,
+            "num_views": self._scored.size,
+            "views_per_video": self.num_views,
+            "num_failed": int(self.failed_videos().sum()),
+            "num_failed_views": int(self._failed.sum()),
+            "per_class": self._per_class(labels, class_names),
+        }
+
+    def _per_class(self, labels: IntArray, class_names: Sequence[str]) -> dict[str, float | None]:
+        total = np.bincount(labels, minlength=self.num_classes)
+        right = np.bincount(labels[self.video_topk(labels, 1)], minlength=self.num_classes)
+        return {
+            name: 100.0 * float(right[i]) / float(total[i]) if total[i] else None for i, name in enumerate(class_names)
+        }
+
+    def _first_arrivals(self, videos: IntArray, views: IntArray) -> BoolArray:
+        """(N,) which of the keys are new, to this object and within the call; counts the others as duplicates."""
+        _, first = np.unique(videos * self.num_views + views, return_index=True)
+        new = np.zeros(len(videos), np.bool_)
+        new[first] = True
+        new &= ~self._scored[videos, views]
+        self.duplicates += int((~new).sum())
+        return new
+
+    def _checked_keys(self, videos: npt.ArrayLike, views: npt.ArrayLike) -> tuple[IntArray, IntArray]:
+        checked_videos = _indices(videos, size=self.num_videos, what="video")
+        checked_views = _indices(views, size=self.num_views, what="view")
+        if checked_videos.shape != checked_views.shape:
+            raise ValueError(
+                f"{len(checked_videos)} videos and {len(checked_views)} views given: one view per video is needed"
+            )
+        return checked_videos, checked_views
+
+    def _checked_labels(self, labels: npt.ArrayLike) -> IntArray:
+        checked = _indices(labels, size=self.num_classes, what="label")
+        if len(checked) != self.num_videos:
+            raise ValueError(f"{len(checked)} labels given for {self.num_videos} videos: one label per video is needed")
+        return checked
+
+
+def _indices(values: npt.ArrayLike, *, size: int, what: str) -> IntArray:
+    """`values` as int64 (N,), each checked to lie in [0, size)."""
+    indices = np.asarray(values)
+    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
+        raise ValueError(f"{what} indices are {indices.dtype} of shape {indices.shape}: they must be integers (N,)")
+    outside = (indices < 0) | (indices >= size)
+    if outside.any():
+        raise ValueError(f"{what} index {indices[outside][0]} is out of range: there are {size}, counted from 0")
+    return indices.astype(np.int64)
+
+
+def _topk(scores: FloatArray, labels: IntArray, k: int) -> BoolArray:
+    return topk_correct(torch.from_numpy(scores), torch.from_numpy(labels), k).numpy()

@@ -1,0 +1,313 @@
+"""The configuration of an MViT and the geometry of its blocks, derived and never listed by hand."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+Triple = tuple[int, int, int]
+"""Sizes, kernels or strides on (time, height, width)."""
+
+Expansion = Literal["attention", "mlp"]
+RelativePositions = Literal["none", "spatial", "spatiotemporal"]
+AbsolutePositions = Literal["none", "joint", "separable"]
+HeadPooling = Literal["cls", "norm_mean", "mean_norm"]
+Initialisation = Literal["pyslowfast", "zero_bias", "fan_in"]
+AttentionForm = Literal["auto", "flash", "explicit"]
+PoolingForm = Literal["auto", "library", "flipped"]
+
+QUERY_STRIDE: Triple = (1, 2, 2)
+"""Stride of the query pooling in the first block of every stage but the first."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "expand_in": get_args(Expansion),
+    "rel_pos": get_args(RelativePositions),
+    "abs_pos": get_args(AbsolutePositions),
+    "head_pooling": get_args(HeadPooling),
+    "init": get_args(Initialisation),
+    "attention_form": get_args(AttentionForm),
+    "pooling_form": get_args(PoolingForm),
+}
+_FLAGS = ("pool_all_queries", "residual_pooling", "cls_token", "qkv_bias", "activation_checkpointing")
+_SIZES = {"depth": 1, "embed_dim": 1, "num_heads": 1, "num_classes": 0, "num_frames": 1, "crop_size": 1}
+_SIZES["in_channels"] = 1
+_TRIPLES = {"patch_kernel": 1, "patch_stride": 1, "patch_padding": 0, "pool_kernel": 1, "kv_stride": 1}
+_OPTIONAL = ("patch_padding", "pool_kernel")
+
+
+def conv_grid(grid: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
+    """Output size of a convolution or pooling with floor rounding, per axis: (n + 2p - k) // s + 1."""
+    t, h, w = (((n + 2 * p - k) // s + 1) for n, k, s, p in zip(grid, kernel, stride, padding))
+    return t, h, w
+
+
+def half_kernel(kernel: Triple) -> Triple:
+    """The padding k // 2 that goes with every pooling kernel of MViT."""
+    return kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockGeometry:
+    """Widths, strides and nominal grids of one block; see :attr:`MViTConfig.blocks`."""
+
+    index: int
+    stage: int
+    dim_in: int
+    dim_attn: int
+    """Width inside the attention: dim_out when it expands, else dim_in."""
+    dim_out: int
+    num_heads: int
+    stride_q: Triple
+    stride_kv: Triple
+    kernel_q: Triple | None
+    """None: queries are neither pooled nor normalised."""
+    kernel_kv: Triple | None
+    grid_in: Triple
+    """Tokens (T, H, W) that enter the block at the nominal input size."""
+    grid_q: Triple
+    grid_kv: Triple
+    table_rows: Triple
+    """Rows of rel_pos_{t,h,w}; 0 where the block has no such table."""
+    drop_path: float
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim_attn // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class MViTConfig:
+    """Everything that defines an MViT, version 1 or 2, for video (num_frames > 1) or images (num_frames = 1).
+
+    The defaults are those of MViTv2-S 16x4. Lists are accepted where tuples are written.
+
+    Raises:
+        ValueError: a value is impossible; the message holds the value, the rule and the way out.
+    """
+
+    depth: int = 16
+    embed_dim: int = 96
+    """Width of the first stage; every later stage doubles it and the number of heads."""
+    num_heads: int = 1
+    stage_starts: tuple[int, ...] = (1, 3, 14)
+    """Index of the first block of every stage but the first: there queries are pooled by (1, 2, 2)."""
+    num_classes: int = 400
+    """0 builds no head: the model returns the pooled features."""
+    num_frames: int = 16
+    """Nominal clip length. 1 builds an image model: 2-D stem and 2-D pooling weights."""
+    crop_size: int = 224
+    """Nominal height and width. Sizes of tables follow it; any other size may be fed at run time."""
+    in_channels: int = 3
+    patch_kernel: Triple = (3, 7, 7)
+    patch_stride: Triple = (2, 4, 4)
+    patch_padding: Triple | None = None
+    """None: patch_kernel // 2."""
+    pool_kernel: Triple | None = (3, 3, 3)
+    """Kernel of every pooling convolution. None: stride + 1 on strided axes, 1 elsewhere."""
+    kv_stride: Triple = (1, 8, 8)
+    """Key/value stride of the first stage; divided by the query stride (floor, at least 1) at every stage start."""
+    expand_in: Expansion = "attention"
+    """Where the width doubles: in the attention of a stage's first block (v2) or the MLP of the block before (v1)."""
+    pool_all_queries: bool = True
+    """Pool (and normalise) queries in every block, not only where they are strided."""
+    residual_pooling: bool = True
+    rel_pos: RelativePositions = "spatiotemporal"
+    abs_pos: AbsolutePositions = "none"
+    cls_token: bool = True
+    head_pooling: HeadPooling = "cls"
+    """Feature for the head: normalised class token, mean of normalised tokens, or normalised mean of tokens."""
+    qkv_bias: bool = True
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.2
+    """Rate of the last block; block i has drop_path * i / (depth - 1)."""
+    dropout: float = 0.5
+    """Dropout before the linear layer of the head."""
+    init: Initialisation = "pyslowfast"
+    """See :func:`mvit_video.models.layers.init_module`."""
+    head_init_scale: float = 1.0
+    attention_form: AttentionForm = "auto"
+    """See :func:`mvit_video.models.attention.choose_form`."""
+    pooling_form: PoolingForm = "auto"
+    """See :func:`mvit_video.models.pooling.depthwise_pool`."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in _SIZES.items():
+            _check_int(name, getattr(self, name), minimum)
+        for name, minimum in _TRIPLES.items():
+            if not (getattr(self, name) is None and name in _OPTIONAL):
+                object.__setattr__(self, name, _as_triple(name, getattr(self, name), minimum))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, choices))}.")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
+        self._check_stages()
+        self._check_rates()
+        self._check_combinations()
+
+    def _check_stages(self) -> None:
+        starts = self.stage_starts
+        if not isinstance(starts, (tuple, list)):
+            raise ValueError(f"stage_starts={starts!r} must be a list of block indices, such as (1, 3, 14).")
+        for start in starts:
+            _check_int("stage_starts", start, 1)
+        if list(starts) != sorted(set(starts)) or (starts and starts[-1] >= self.depth):
+            raise ValueError(
+                f"stage_starts={tuple(starts)} must rise and stay below depth={self.depth}; give the index of "
+                "the first block of each stage but the first."
+            )
+        object.__setattr__(self, "stage_starts", tuple(starts))
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim={self.embed_dim} must be a multiple of num_heads={self.num_heads}.")
+
+    def _check_rates(self) -> None:
+        for name in ("drop_path", "dropout"):
+            value = _as_float(name, getattr(self, name))
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"{name}={value} must lie in [0, 1): it is the probability of dropping.")
+            object.__setattr__(self, name, value)
+        for name in ("mlp_ratio", "head_init_scale"):
+            value = _as_float(name, getattr(self, name))
+            if value <= 0.0:
+                raise ValueError(f"{name}={value} must be positive.")
+            object.__setattr__(self, name, value)
+
+    def _check_combinations(self) -> None:
+        if self.head_pooling == "cls" and not self.cls_token:
+            raise ValueError(
+                "head_pooling='cls' needs cls_token=True; without the token use 'norm_mean' or 'mean_norm'"
+            )
+        for name in ("pool_kernel", "patch_kernel"):
+            kernel = getattr(self, name)
+            if kernel is not None and any(k % 2 == 0 for k in kernel):
+                raise ValueError(f"{name}={kernel} must be odd on every axis, so that padding keeps the grids aligned.")
+        if self.is_image:
+            for name in ("patch_kernel", "patch_stride", "pool_kernel", "kv_stride"):
+                value = getattr(self, name)
+                if value is not None and value[0] != 1:
+                    raise ValueError(
+                        f"num_frames=1 makes an image model, where {name}={value} must have 1 on the time axis; "
+                        "set it, start from an image preset, or use num_frames of 2 or more."
+                    )
+            if self.rel_pos == "spatiotemporal":
+                raise ValueError("num_frames=1 makes an image model, without rel_pos='spatiotemporal'; use 'spatial'.")
+        if min(self.table_grid) < 1:
+            raise ValueError(
+                f"num_frames={self.num_frames} and crop_size={self.crop_size} give an empty patch grid "
+                f"{self.table_grid} at patch_stride={self.patch_stride}; use a longer clip or a larger crop."
+            )
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this is an image model (one frame, 2-D weights)."""
+        return self.num_frames == 1
+
+    @property
+    def padding(self) -> Triple:
+        """Padding of the patch convolution."""
+        return half_kernel(self.patch_kernel) if self.patch_padding is None else self.patch_padding
+
+    @property
+    def patch_grid(self) -> Triple:
+        """Tokens (T, H, W) after the patch convolution at the nominal size."""
+        size = (self.num_frames, self.crop_size, self.crop_size)
+        return conv_grid(size, self.patch_kernel, self.patch_stride, self.padding)
+
+    @property
+    def table_grid(self) -> Triple:
+        """The patch grid by floor division, which sizes relative tables and absolute embeddings (as published)."""
+        t, h, w = self.patch_stride
+        return self.num_frames // t, self.crop_size // h, self.crop_size // w
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the features that enter the head."""
+        return self.embed_dim * 2 ** len(self.stage_starts)
+
+    @cached_property
+    def blocks(self) -> tuple[BlockGeometry, ...]:
+        """Geometry of every block.
+
+        Relative tables are sized by floor division (78 -> 39 -> 19 -> 9), although the pooling convolutions round up
+        (78 -> 39 -> 20 -> 10): published checkpoints have tables of that size; the model interpolates them on the fly.
+        """
+        blocks: list[BlockGeometry] = []
+        dim, heads, kv_stride = self.embed_dim, self.num_heads, self.kv_stride
+        grid, table_grid = self.patch_grid, self.table_grid
+        for index in range(self.depth):
+            starts = index in self.stage_starts
+            stride_q: Triple = QUERY_STRIDE if starts else (1, 1, 1)
+            if starts:
+                heads *= 2
+                kv_stride = _floor_divide(kv_stride, stride_q)
+            expands = starts if self.expand_in == "attention" else index + 1 in self.stage_starts
+            dim_out = dim * 2 if expands else dim
+            kernel_q = self._pool_kernel(stride_q) if starts or self.pool_all_queries else None
+            kernel_kv = self._pool_kernel(kv_stride)
+            block = BlockGeometry(
+                index=index,
+                stage=sum(index >= start for start in self.stage_starts),
+                dim_in=dim,
+                dim_attn=dim_out if self.expand_in == "attention" else dim,
+                dim_out=dim_out,
+                num_heads=heads,
+                stride_q=stride_q,
+                stride_kv=kv_stride,
+                kernel_q=kernel_q,
+                kernel_kv=kernel_kv,
+                grid_in=grid,
+                grid_q=pooled_grid(grid, kernel_q, stride_q),
+                grid_kv=pooled_grid(grid, kernel_kv, kv_stride),
+                table_rows=self._table_rows(table_grid, stride_q, kv_stride),
+                drop_path=self.drop_path * index / max(self.depth - 1, 1),
+            )
+            blocks.append(block)
+            dim, grid, table_grid = dim_out, block.grid_q, _floor_divide(table_grid, stride_q)
+        return tuple(blocks)
+
+    def _pool_kernel(self, stride: Triple) -> Triple | None:
+        t, h, w = (s + 1 if s > 1 else 1 for s in stride)
+        kernel = (t, h, w) if self.pool_kernel is None else self.pool_kernel
+        return None if kernel == stride == (1, 1, 1) else kernel
+
+    def _table_rows(self, grid: Triple, stride_q: Triple, stride_kv: Triple) -> Triple:
+        if self.rel_pos == "none":
+            return 0, 0, 0
+        query, key = _floor_divide(grid, stride_q), _floor_divide(grid, stride_kv)
+        # The time table follows the block's input, whatever the strides (PySlowFast models/attention.py).
+        rows_t = 2 * grid[0] - 1 if self.rel_pos == "spatiotemporal" else 0
+        return rows_t, 2 * max(query[1], key[1]) - 1, 2 * max(query[2], key[2]) - 1
+
+
+def pooled_grid(grid: Triple, kernel: Triple | None, stride: Triple) -> Triple:
+    """Grid after a pooling convolution of that kernel (padding k // 2); unchanged where there is none."""
+    return grid if kernel is None else conv_grid(grid, kernel, stride, half_kernel(kernel))
+
+
+def _floor_divide(grid: Triple, stride: Triple) -> Triple:
+    t, h, w = (max(n // s, 1) for n, s in zip(grid, stride))
+    return t, h, w
+
+
+def _check_int(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}={value!r} must be a whole number.")
+    if value < minimum:
+        raise ValueError(f"{name}={value} must be at least {minimum}.")
+
+
+def _as_float(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} must be a number.")
+    return float(value)
+
+
+def _as_triple(name: str, value: object, minimum: int) -> Triple:
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        raise ValueError(f"{name}={value!r} must be three whole numbers: (time, height, width).")
+    for item in value:
+        _check_int(name, item, minimum)
+    t, h, w = value
+    return t, h, w

@@ -1,0 +1,207 @@
+"""Pooling of tokens on their space-time grid, without leaving the token layout.
+
+Tokens stay (B, T, H, W, channels) in memory; the permuted view is what libraries call channels-last, so neither the
+depthwise convolution nor the maximum needs a transposed copy. All heads share one bank of kernels: heads are treated as
+further channels and the bank is repeated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvit_video.models.config import Initialisation, PoolingForm, Triple, conv_grid, half_kernel
+
+TAP_STRIDE = 4
+"""From this spatial stride on, weight gradients are summed tap by tap: few positions are touched."""
+
+
+def _channels_first(maps: Tensor) -> Tensor:
+    return maps.permute(0, 4, 1, 2, 3)
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    return maps.permute(0, 2, 3, 4, 1)
+
+
+def _depthwise(maps: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
+    """Depthwise convolution of (B, T, H, W, heads * c) with a bank (c, 1, kt, kh, kw) shared by the heads."""
+    channels = maps.shape[-1]
+    bank = weight.to(maps.dtype).repeat(channels // weight.shape[0], 1, 1, 1, 1)
+    return _channels_last(F.conv3d(_channels_first(maps), bank, None, stride, padding, 1, channels))
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, size: Triple, stride: Triple, padding: Triple) -> Tensor:
+    """Gradient of the input, as a forward convolution of the zero-stuffed gradient with the flipped kernel.
+
+    Libraries have fast forward kernels for depthwise 3-D convolutions, and backward kernels tens of times slower.
+    """
+    kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
+    if stride != (1, 1, 1):
+        t, h, w = (n + 2 * p - k + 1 for n, p, k in zip(size, padding, kernel))
+        stuffed = grad.new_zeros(grad.shape[0], t, h, w, grad.shape[-1])
+        written = stuffed[:, :: stride[0], :: stride[1], :: stride[2]]
+        written[:, : grad.shape[1], : grad.shape[2], : grad.shape[3]] = grad
+        grad = stuffed
+    flipped_padding: Triple = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1], kernel[2] - 1 - padding[2])
+    return _depthwise(grad, weight.flip(2, 3, 4), (1, 1, 1), flipped_padding)
+
+
+def _time_slices(tap: int, frames: int, out_frames: int, stride: int, padding: int) -> tuple[slice, slice]:
+    """Frames of the input that temporal tap `tap` reads, and the output frames they go to (padding left out)."""
+    first = max(0, -(-(padding - tap) // stride))
+    last = min(out_frames - 1, (frames - 1 + padding - tap) // stride)
+    start = first * stride + tap - padding
+    return slice(start, start + max(last - first, 0) * stride + 1, stride), slice(first, last + 1)
+
+
+def _weight_gradient_2d(maps: Tensor, grad: Tensor, kernel: Triple, stride: Triple, padding: Triple) -> Tensor:
+    """Per-channel weight gradient (channels, kt, kh, kw), as one 2-D weight gradient for each temporal tap."""
+    channels = maps.shape[-1]
+    bank = maps.new_zeros(channels, 1, kernel[1], kernel[2])
+    taps = []
+    for tap in range(kernel[0]):
+        read, written = _time_slices(tap, maps.shape[1], grad.shape[1], stride[0], padding[0])
+        if written.stop <= written.start:
+            taps.append(bank)
+            continue
+        images = maps[:, read].flatten(0, 1).permute(0, 3, 1, 2)
+        grads = grad[:, written].flatten(0, 1).permute(0, 3, 1, 2)
+        gradient: Tensor = torch.ops.aten.convolution_backward(
+            grads, images, bank, None, stride[1:], padding[1:], (1, 1), False, (0, 0), channels, (False, True, False)
+        )[1]
+        taps.append(gradient)
+    return torch.stack(taps, dim=2)[:, 0]
+
+
+def _weight_gradient_taps(maps: Tensor, grad: Tensor, kernel: Triple, stride: Triple, padding: Triple) -> Tensor:
+    """Per-channel weight gradient (channels, kt, kh, kw), as one product and sum for each tap of the kernel."""
+    _, t, h, w, channels = grad.shape
+    (kt, kh, kw), (st, sh, sw), (pt, ph, pw) = kernel, stride, padding
+    padded = F.pad(maps, (0, 0, pw, pw, ph, ph, pt, pt))
+    dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    taps = []
+    for a in range(kt):
+        for b in range(kh):
+            for c in range(kw):
+                on_t, on_h = slice(a, a + (t - 1) * st + 1, st), slice(b, b + (h - 1) * sh + 1, sh)
+                on_w = slice(c, c + (w - 1) * sw + 1, sw)
+                taps.append((padded[:, on_t, on_h, on_w] * grad).sum((0, 1, 2, 3), dtype=dtype))
+    return torch.stack(taps, dim=1).view(channels, kt, kh, kw)
+
+
+class FlippedBackwardPool(torch.autograd.Function):
+    """Depthwise pooling convolution whose backward avoids the library's slow depthwise backward kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return _depthwise(maps, weight, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        maps, weight = ctx.saved_tensors
+        stride, padding = ctx.stride, ctx.padding
+        kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
+        grad_maps = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            size: Triple = (maps.shape[1], maps.shape[2], maps.shape[3])
+            grad_maps = _input_gradient(grad, weight, size, stride, padding)
+        if ctx.needs_input_grad[1]:
+            rule = _weight_gradient_taps if max(stride) >= TAP_STRIDE else _weight_gradient_2d
+            per_channel = rule(maps, grad, kernel, stride, padding)
+            heads = per_channel.shape[0] // weight.shape[0]
+            shared = per_channel.view(heads, weight.shape[0], *kernel).sum(0, dtype=weight.dtype)
+            grad_weight = shared.view_as(weight)
+        return grad_maps, grad_weight, None, None
+
+
+def depthwise_pool(maps: Tensor, weight: Tensor, stride: Triple, *, form: PoolingForm = "auto") -> Tensor:
+    """Pool (B, T, H, W, heads * c) by a depthwise convolution with padding k // 2.
+
+    Args:
+        maps: tokens on their grid; views into a larger tensor are fine.
+        weight: (c, 1, kt, kh, kw), shared by the heads.
+        stride: on (time, height, width).
+        form: "library" differentiates with the library's own backward; "flipped" with flipped forward convolutions
+            and 2-D weight gradients, for kernels of 1 or 3 on each axis (others fall back to "library"); "auto" is
+            "flipped" on the CPU and "library" elsewhere. Values and gradients are the same.
+
+    Returns:
+        (B, T', H', W', heads * c) with sizes (n + 2p - k) // s + 1.
+    """
+    kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
+    small = all(k in (1, 3) for k in kernel)
+    if small and (form == "flipped" or (form == "auto" and maps.device.type == "cpu")):
+        pooled: Tensor = FlippedBackwardPool.apply(maps, weight, stride, half_kernel(kernel))
+        return pooled
+    return _depthwise(maps, weight, stride, half_kernel(kernel))
+
+
+class DepthwisePool(nn.Module):
+    """The learnt pooling of queries, keys or values: a bank of depthwise kernels, one per channel of a head, no bias.
+
+    Image models store the bank without the time axis, (head_dim, 1, kh, kw), as the published image weights do.
+    """
+
+    def __init__(self, head_dim: int, kernel: Triple, stride: Triple, *, flat: bool, form: PoolingForm) -> None:
+        super().__init__()
+        shape = (head_dim, 1, *kernel[1:]) if flat else (head_dim, 1, *kernel)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.kernel, self.stride, self.form = kernel, stride, form
+
+    def reset_parameters(self, style: Initialisation) -> None:
+        """Normal (0.02) in PySlowFast's style, else as PyTorch makes convolutions."""
+        if style == "pyslowfast":
+            nn.init.trunc_normal_(self.weight, std=0.02)
+        else:
+            nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def out_grid(self, grid: Triple) -> Triple:
+        return conv_grid(grid, self.kernel, self.stride, half_kernel(self.kernel))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, T, H, W, heads * head_dim) -> (B, T', H', W', heads * head_dim)."""
+        weight = self.weight.unsqueeze(2) if self.weight.dim() == 4 else self.weight
+        return depthwise_pool(maps, weight, self.stride, form=self.form)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, kernel={self.kernel}, stride={self.stride}"
+
+
+def on_grid(tokens: Tensor, grid: Triple, cls: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `pool` to the tokens on their grid; the `cls` leading tokens pass by.
+
+    Args:
+        tokens: (B, cls + T * H * W, C).
+        pool: (B, T, H, W, C) -> (B, T', H', W', C).
+
+    Returns:
+        (B, cls + T' * H' * W', C).
+    """
+    batch, length, channels = tokens.shape
+    if not cls:
+        return pool(tokens.reshape(batch, *grid, channels)).reshape(batch, -1, channels)
+    # split, not two slices: its backward is one concatenation instead of two zero-filled tensors and a sum.
+    head, rest = tokens.split([cls, length - cls], dim=1)
+    pooled = pool(rest.reshape(batch, *grid, channels)).reshape(batch, -1, channels)
+    return torch.cat([head.to(pooled.dtype), pooled], dim=1)
+
+
+def max_pool_skip(tokens: Tensor, grid: Triple, stride: Triple, *, cls: int) -> Tensor:
+    """Max pooling of the skip connection: kernel stride + 1, padding k // 2, height and width only.
+
+    The kernel is 1 on the time axis, so it is a 2-D pool over frames on the channels-last view of the tokens.
+    """
+    assert stride[0] == 1, "queries are never strided in time"
+    kernel = (stride[1] + 1, stride[2] + 1)
+
+    def pool(maps: Tensor) -> Tensor:
+        frames = maps.flatten(0, 1).permute(0, 3, 1, 2)
+        pooled = F.max_pool2d(frames, kernel, stride[1:], (kernel[0] // 2, kernel[1] // 2))
+        return pooled.permute(0, 2, 3, 1).unflatten(0, (maps.shape[0], maps.shape[1]))
+
+    return on_grid(tokens, grid, cls, pool)

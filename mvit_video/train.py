@@ -1,0 +1,21 @@
+"""Train: `python -m mvit_video.train +experiment=k400_mvitv2_s`."""
+
+from mvit_video.config import Train
+from mvit_video.entry import run_command
+
+
+def run(config: Train) -> None:
+    """Train as configured, here or where the launcher says."""
+    from mvit_video import build
+    from mvit_video.launch import launch
+
+    launch(build.train, config)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("config", run)
+
+
+if __name__ == "__main__":
+    main()

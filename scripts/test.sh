@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# All checks, the same here and in CI: lint, format, types, tests. Arguments go to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+ensure_environment
+cd "$ROOT"
+# Two cores and many small tensors: threads of one process would only wait for each other.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
+"$VENV/bin/python" -m pytest "$@"

@@ -1,0 +1,207 @@
+"""Top-k, running means, and the scores of views."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mvit_video.metrics import RunningMean, ViewScores, topk_correct
+
+NAMES = ("a", "b", "c")
+# Two views each of four videos with labels 0, 1, 2, 2. The last video could not be read at all; of the third, view 0.
+LABELS = [0, 1, 2, 2]
+KEYS = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1)]
+PROBABILITIES = [
+    [0.9, 0.1, 0.0],  # right
+    [0.4, 0.6, 0.0],  # wrong; summed with the view before: right
+    [0.5, 0.4, 0.1],  # wrong, second
+    [0.4, 0.45, 0.15],  # right; summed with the view before: wrong, second
+    [0.0, 0.1, 0.9],  # right
+]
+
+
+def filled(order=range(5), *, views=2) -> ViewScores:
+    scores = ViewScores(num_videos=4, num_views=views, num_classes=3)
+    for i in order:
+        scores.add([KEYS[i][0]], [KEYS[i][1]], [PROBABILITIES[i]])
+    scores.mark_failed([2, 3, 3], [0, 0, 1])
+    return scores
+
+
+def test_topk_correct():
+    scores = torch.tensor([[0.1, 0.5, 0.4], [0.7, 0.2, 0.1]])
+    assert topk_correct(scores, torch.tensor([2, 0]), 1).tolist() == [False, True]
+    assert topk_correct(scores, torch.tensor([2, 2]), 2).tolist() == [True, False]
+    assert topk_correct(scores, torch.tensor([2, 2]), 5).tolist() == [True, True]  # clamped to the 3 classes
+
+
+def test_topk_correct_resolves_ties_as_torch():
+    scores = torch.zeros(1, 4)
+    winner = scores.topk(1).indices[0, 0]
+    right = [topk_correct(scores, torch.tensor([label]), 1).item() for label in range(4)]
+    assert right == [label == winner for label in range(4)]
+
+
+def test_topk_correct_refuses_bad_input():
+    with pytest.raises(ValueError, match="k is 0"):
+        topk_correct(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), 0)
+    with pytest.raises(ValueError, match=r"scores are \(2, 3\) and labels \(3,\)"):
+        topk_correct(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long), 1)
+
+
+def test_running_mean_is_weighted():
+    mean = RunningMean()
+    assert math.isnan(mean.mean)
+    mean.update(1.0, weight=3)
+    mean.update(5.0)
+    assert (mean.mean, mean.weight) == (2.0, 4.0)
+    mean.reset()
+    assert math.isnan(mean.mean)
+    with pytest.raises(ValueError, match="weight is -1"):
+        mean.update(1.0, weight=-1)
+
+
+def test_results():
+    results = filled().results(LABELS, NAMES, ks=(1, 2))
+    assert results == {
+        "clip_top1": 37.5,
+        "clip_top2": 62.5,
+        "video_top1": 50.0,
+        "video_top2": 75.0,
+        "num_videos": 4,
+        "num_views": 8,
+        "views_per_video": 2,
+        "num_failed": 1,
+        "num_failed_views": 3,
+        "per_class": {"a": 100.0, "b": 0.0, "c": 50.0},
+    }
+    json.dumps(results)
+
+
+def test_failed_videos_are_wrong_even_where_all_zeros_would_win():
+    scores = ViewScores(num_videos=1, num_views=1, num_classes=1)
+    scores.mark_failed([0], [0])
+    results = scores.results([0], ["only"])
+    assert (results["clip_top1"], results["video_top1"], results["num_failed"]) == (0.0, 0.0, 1)
+    assert scores.predictions().tolist() == [-1]
+
+
+def test_failed_mask_of_add():
+    scores = ViewScores(num_videos=2, num_views=1, num_classes=2)
+    nan = math.nan
+    scores.add([0, 1], [0, 0], [[nan, nan], [0.2, 0.8]], failed=[True, False])
+    assert scores.failed_videos().tolist() == [True, False]
+    assert scores.predictions().tolist() == [-1, 1]
+    assert scores.missing().shape == (0, 2)
+
+
+def test_video_scores_are_sums_over_the_views_present():
+    scores = filled()
+    expected = [[1.3, 0.7, 0.0], [0.9, 0.85, 0.25], [0.0, 0.1, 0.9], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(scores.video_scores(), expected, atol=1e-6)
+    assert scores.views_per_video().tolist() == [2, 2, 1, 0]
+    assert scores.clip_topk(LABELS, 2).tolist() == [[True, True], [True, True], [False, True], [False, False]]
+
+
+def test_confusion_leaves_failed_videos_out():
+    assert filled().confusion(LABELS).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert filled().predictions().tolist() == [0, 0, 2, -1]
+
+
+def test_each_view_counts_once():
+    scores = filled()
+    before = scores.video_scores().copy()
+    scores.add([0, 0, 1], [0, 0, 1], [[0.0, 0.0, 1.0]] * 3)
+    assert scores.duplicates == 3
+    np.testing.assert_array_equal(scores.video_scores(), before)
+    twice_at_once = ViewScores(num_videos=1, num_views=1, num_classes=3)
+    twice_at_once.add([0, 0], [0, 0], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    assert twice_at_once.duplicates == 1
+    assert twice_at_once.video_scores().tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_a_readable_view_beats_a_failed_one_in_any_order():
+    scores = ViewScores(num_videos=1, num_views=1, num_classes=2)
+    scores.mark_failed([0], [0])
+    scores.add([0], [0], [[0.0, 1.0]])
+    scores.mark_failed([0], [0])
+    assert scores.failed_videos().tolist() == [False]
+    assert scores.duplicates == 0
+
+
+def test_missing_views_are_known_and_stop_the_report():
+    scores = ViewScores(num_videos=2, num_views=2, num_classes=3)
+    scores.add([0, 1], [0, 1], PROBABILITIES[:2])
+    assert scores.missing().tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(ValueError, match="2 of 4 views were never scored, the first is video 0, view 1"):
+        scores.results([0, 1], NAMES)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_merging_ranks_gives_the_same_numbers_bit_for_bit(ranks):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(7), size=(11, 3)).astype(np.float32)
+    labels = rng.integers(0, 7, 11)
+    videos, views = np.divmod(rng.permutation(33), 3)
+    whole = ViewScores(num_videos=11, num_views=3, num_classes=7)
+    whole.add(videos, views, probabilities[videos, views])
+    merged = ViewScores(num_videos=11, num_views=3, num_classes=7)
+    for rank in range(ranks):
+        part = ViewScores(num_videos=11, num_views=3, num_classes=7)
+        share = np.arange(rank, rank + -(-33 // ranks) * ranks, ranks) % 33  # padded, as a distributed sampler does
+        part.add(videos[share], views[share], probabilities[videos[share], views[share]])
+        merged.merge(ViewScores.from_state(part.state()))
+    names = [str(i) for i in range(7)]
+    assert merged.results(labels, names) == whole.results(labels, names)
+    np.testing.assert_array_equal(merged.video_scores(), whole.video_scores())
+    assert merged.duplicates == (-(-33 // ranks) * ranks - 33)
+
+
+def test_state_round_trip_and_merge_keep_failures():
+    scores = filled()
+    scores.add([0], [0], [[0.0, 0.0, 1.0]])
+    again = ViewScores.from_state(scores.state())
+    assert again.results(LABELS, NAMES) == scores.results(LABELS, NAMES)
+    assert again.duplicates == 1
+    empty = ViewScores(num_videos=4, num_views=2, num_classes=3)
+    empty.merge(again)
+    assert empty.results(LABELS, NAMES) == scores.results(LABELS, NAMES)
+    assert empty.duplicates == 1
+    with pytest.raises(ValueError, match=r"cannot merge .*\(4, 1, 3\) into \(4, 2, 3\)"):
+        empty.merge(ViewScores(num_videos=4, num_views=1, num_classes=3))
+
+
+def test_per_class_of_a_class_without_videos_is_none():
+    scores = ViewScores(num_videos=1, num_views=1, num_classes=2)
+    scores.add([0], [0], [[0.0, 1.0]])
+    assert scores.results([1], ["x", "y"])["per_class"] == {"x": None, "y": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([4], [0], [[1, 0, 0]]), "video index 4 is out of range: there are 4"),
+        (([0], [2], [[1, 0, 0]]), "view index 2 is out of range: there are 2"),
+        (([-1], [0], [[1, 0, 0]]), "video index -1 is out of range"),
+        (([0.5], [0], [[1, 0, 0]]), "video indices are float64"),
+        (([0, 1], [0], [[1, 0, 0]]), "2 videos and 1 views given"),
+        (([0], [0], [[1, 0]]), r"probabilities have shape \(1, 2\)"),
+        (([3], [1], [[math.nan, 0, 0]]), r"video 3 \(view 1\) are not finite"),
+    ],
+)
+def test_bad_views_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ViewScores(num_videos=4, num_views=2, num_classes=3).add(*arguments)
+
+
+def test_bad_labels_and_names_are_refused():
+    with pytest.raises(ValueError, match="label index 3 is out of range: there are 3"):
+        filled().results([0, 1, 2, 3], NAMES)
+    with pytest.raises(ValueError, match="3 labels given for 4 videos"):
+        filled().results([0, 1, 2], NAMES)
+    with pytest.raises(ValueError, match="3 class names, 2 of them different: 3 classes"):
+        filled().results(LABELS, ("a", "b", "b"))
+    with pytest.raises(ValueError, match="num_views 0"):
+        ViewScores(num_videos=1, num_views=0, num_classes=1)
