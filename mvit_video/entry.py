@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
-    """Compose `conf/<config_name>.yaml` with the command line, then run `job(options)`; exits 1 with a message on error.
+    """Compose `conf/<config_name>.yaml` with the command line, then run `job(options)`; exits 1 on an error.
 
     Errors of the user's making (ValueError, OSError and the run's own RuntimeErrors) are one message;
     MVIT_VIDEO_TRACEBACK=1 shows where they came from.

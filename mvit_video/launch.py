@@ -6,11 +6,16 @@ newest checkpoint. So a preempted or requeued job needs nothing but to be starte
 
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import rich
+from rich.logging import RichHandler
 
 from mvit_video.config import LocalLauncher, SlurmLauncher, Train
 
@@ -30,13 +35,21 @@ def launch(job: Job, config: Train) -> Any:
 
 
 def configure_logging() -> None:
-    """Log lines of this process to stderr; ranks other than 0 speak only when something is wrong."""
+    """Log lines of this process to stderr, or above the progress bar of a terminal.
+
+    Ranks other than 0 speak only when something is wrong.
+    """
     rank = os.environ.get("RANK", "0")
     level = logging.INFO if rank == "0" else logging.WARNING
     prefix = "" if rank == "0" else f"[rank {rank}] "
-    logging.basicConfig(
-        level=level, format=f"%(asctime)s {prefix}%(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    console = rich.get_console()
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
+        handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname).1s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
 
 
@@ -101,22 +114,37 @@ class SlurmJob:
 
 
 def submit(job: Job, config: Train, options: SlurmLauncher) -> str | None:
-    """Submit a job to SLURM and say how to follow it; its id, or None for a dry run."""
+    """Submit a job to SLURM and say how to follow it; its id, or None for a dry run, which prints the script.
+
+    Raises:
+        RuntimeError: on a machine without SLURM, or when SLURM refuses the job; the message is SLURM's own.
+    """
     import submitit
 
     folder = config.run_dir / "slurm"
+    if options.dry_run:
+        print(sbatch_text(folder, config.name, options))
+        return None
+    if shutil.which("sbatch") is None:
+        raise RuntimeError(
+            "no sbatch on this machine: submit from a login node of the cluster, print the script with "
+            "launcher.dry_run=true, or run here with launcher=local"
+        )
     executor = submitit.SlurmExecutor(folder=folder)
     executor.update_parameters(**slurm_parameters(config.name, options))
-    task = SlurmJob(job, config)
-    if options.dry_run:
-        command = executor._submitit_command_str
-        print(executor._make_submission_file_text(command, "dry_run"))
-        return None
-    submitted = executor.submit(task)
+    submitted = executor.submit(SlurmJob(job, config))
     logger.info("submitted SLURM job %s for %s", submitted.job_id, config.run_dir)
-    logger.info("follow it:  tail -F %s", Path(str(submitted.paths.stderr)))
+    logger.info("follow it:  tail -F %s", submitted.paths.stderr)
     logger.info("cancel it:  scancel %s", submitted.job_id)
     return str(submitted.job_id)
+
+
+def sbatch_text(folder: Path, name: str, options: SlurmLauncher) -> str:
+    """The sbatch script of a job, as submitit writes it; needs no cluster."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return str(_make_sbatch_string(command=command, folder=folder, **slurm_parameters(name, options)))
 
 
 def slurm_parameters(name: str, options: SlurmLauncher) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class Batch:
         failed: bool (B,), clips that could not be read (evaluation only).
         paths: file of each clip.
         failures: (path, reason) of every file that could not be read.
-        position: place of the batch's first video in its epoch's order: the key of the batch-wide random draws, the same
-            whichever rank or worker made the batch.
+        position: place of the batch's first video in its epoch's order: the key of the batch-wide random draws, the
+            same whichever rank or worker made the batch.
         epoch: epoch the batch belongs to.
     """
 
@@ -71,12 +71,15 @@ class Batch:
     epoch: int = 0
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch with its tensors on `device` (asynchronously from pinned memory)."""
+        """The batch with clips and labels on `device` (asynchronously from pinned memory).
+
+        Erase boxes and seeds stay: they are read by the host, which would wait for the device.
+        """
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("clips", "labels", "erase")}
         return Batch(**{**self.__dict__, **moved})
 
     def pin_memory(self) -> "Batch":
         """The batch with its tensors in page-locked memory; called by the DataLoader."""
-        for name in ("clips", "labels", "erase"):
+        for name in ("clips", "labels"):
             setattr(self, name, getattr(self, name).pin_memory())
         return self

@@ -47,7 +47,7 @@ def train_clip(
         fps: frames per second of the video.
         num_frames: frames in the clip.
         sampling_rate: one frame in so many, at `target_fps`.
-        target_fps: frame rate in which `sampling_rate` is stated.
+        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" counts frames.
         u: uniform draw from [0, 1).
 
     Raises:
@@ -81,7 +81,7 @@ def test_clip(
         fps: frames per second of the video.
         num_frames: frames in the clip.
         sampling_rate: one frame in so many, at `target_fps`.
-        target_fps: frame rate in which `sampling_rate` is stated.
+        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" counts frames.
         view: temporal view, 0 .. num_views - 1.
         num_views: temporal views per video.
 
@@ -134,7 +134,7 @@ class ClipSampler:
     Attributes:
         num_frames: frames in a clip (T).
         sampling_rate: one frame in so many, at `target_fps`; has no effect in mode "segments".
-        target_fps: frame rate in which `sampling_rate` is stated.
+        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" counts frames.
         mode: "span" (Kinetics) or "segments" (Something-Something v2).
 
     Raises:
@@ -156,7 +156,9 @@ class ClipSampler:
     def train(self, total_frames: int, fps: float, rng: np.random.Generator) -> list[int]:
         """Frame indices of a random clip of a video of `total_frames` frames at `fps` frames per second."""
         if self.mode == "segments":
-            return train_segments(total_frames=total_frames, num_frames=self.num_frames, rng=rng)
+            extracted = self._extracted(total_frames, fps)
+            frames = train_segments(total_frames=extracted, num_frames=self.num_frames, rng=rng)
+            return self._sources(frames, total_frames, fps)
         return train_clip(
             total_frames=total_frames,
             fps=fps,
@@ -170,7 +172,8 @@ class ClipSampler:
         """Frame indices of temporal view `view` of `num_views`; in mode "segments" all of them are the same clip."""
         if self.mode == "segments":
             _check_view(view, num_views)
-            return test_segments(total_frames=total_frames, num_frames=self.num_frames)
+            frames = test_segments(total_frames=self._extracted(total_frames, fps), num_frames=self.num_frames)
+            return self._sources(frames, total_frames, fps)
         return test_clip(
             total_frames=total_frames,
             fps=fps,
@@ -180,6 +183,20 @@ class ClipSampler:
             view=view,
             num_views=num_views,
         )
+
+    def _extracted(self, total_frames: int, fps: float) -> int:
+        """Frames that an extraction at `target_fps` gives: the published SSv2 pipeline works on such pictures."""
+        _check_count("total_frames", total_frames)
+        _check_positive("fps", fps)
+        return max(1, math.floor(total_frames * self.target_fps / fps + 0.5))
+
+    def _sources(self, extracted: list[int], total_frames: int, fps: float) -> list[int]:
+        """The video's own frame shown by each extracted one.
+
+        The extraction puts frame j at place round(j * target_fps / fps), halves up, and repeats it until the next one.
+        """
+        shown = (math.ceil((place + 0.5) * fps / self.target_fps) - 1 for place in extracted)
+        return [min(frame, total_frames - 1) for frame in shown]
 
 
 def _spread(*, start: float, span: float, num_frames: int, total_frames: int) -> list[int]:

@@ -13,7 +13,7 @@ from mvit_video.data.batch import FrameOrder, Sample
 from mvit_video.data.clips import ClipSampler, view_of
 from mvit_video.data.decode import Backend, VideoDecodeError, VideoReader
 from mvit_video.data.manifest import Manifest
-from mvit_video.data.transforms import TrainTransform, test_view
+from mvit_video.data.transforms import TrainTransform, cap_short_side, test_view
 
 NO_ERASE = (0, 0, 0, 0)
 MAX_REPLACEMENTS = 20
@@ -87,6 +87,8 @@ class TrainDataset(Dataset[Sample]):
     def _augmented(
         self, frames: torch.Tensor, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
     ) -> Sample:
+        if self.transform.decode_short_side is not None:
+            frames = cap_short_side(frames, self.transform.decode_short_side)
         clips, boxes, seeds = [], [], []
         for repeat in range(self.repeats):
             rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])

@@ -43,7 +43,8 @@ class VideoReader:
 
     Raises:
         VideoDecodeError: the file cannot be read, with the reason.
-        ValueError: unknown backend, or one that is not installed.
+        ValueError: unknown backend.
+        RuntimeError: the backend is not installed.
     """
 
     def __init__(
@@ -151,7 +152,9 @@ class _DecordSource:
         try:
             import decord  # optional: it has no wheels for many platforms
         except ImportError as error:
-            raise ValueError("backend='decord': decord is not installed; pip install decord, or use 'pyav'") from error
+            raise RuntimeError(
+                "backend='decord': decord is not installed; pip install decord, or use 'pyav'"
+            ) from error
         self.path = path
         file_key(path)
         with VideoFile(path, max_pixels=max_pixels) as file:

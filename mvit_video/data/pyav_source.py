@@ -26,6 +26,7 @@ from mvit_video.data.video_index import (
 
 _KEEP_BYTES = 8 * 2**20  # packets of smaller streams stay in memory between indexing and decoding
 _CACHE_SIZE = 4096  # indexes per process, 2 to 10 KB each for clips of ten seconds
+_MOST_REORDERED = 16  # pictures a decoder may hold back, H.264 A.3.1
 _DEFAULT_FPS = 25.0  # for streams without any clock
 
 
@@ -133,10 +134,12 @@ class PyAVSource:
             raise VideoDecodeError(self.path, f"has no pictures{': ' + table.damage if table.damage else ''}")
         if ranks is None:
             order, count = None, self._count_frames()
+            if table.damage:  # behind the damage frames are missing: what was still to be reordered has wrong numbers
+                count = max(0, count - _MOST_REORDERED)
             anchor = np.zeros(len(table), np.int32)
         else:
             anchor = anchors(ranks, table.key, table.kinds)
-            order = presented_positions(table, ranks, anchor)
+            order = presented_positions(table, ranks, anchor, container=self._file.container)
             count = len(order)
         if not count:
             raise VideoDecodeError(self.path, f"no picture can be decoded ({table.damage or 'no key frame'})")
@@ -177,7 +180,9 @@ class PyAVSource:
         for attempt in ("as opened", "probed"):
             if attempt == "probed":
                 self._reopen()
-            frame = self._first_frame(table, anchor, keys_alone=True) or self._first_frame(table, anchor, keys_alone=False)
+            frame = self._first_frame(table, anchor, keys_alone=True) or self._first_frame(
+                table, anchor, keys_alone=False
+            )
             if frame is not None:
                 return (frame.height, frame.width), orientation_of(frame)
         raise VideoDecodeError(self.path, f"no key frame of its {self._file.codec} stream can be decoded")
@@ -211,17 +216,20 @@ class PyAVSource:
             self._fill_counting(rows, out)
             return
         todo = {int(order[frame]): row for frame, row in rows.items()}
-        bad = self._fill_segments(plan(self._index.anchor, list(todo)), todo, out, careful=False)
-        if todo:
+        anchor = self._index.anchor
+        reachable = [position for position in todo if anchor[position] != UNREACHABLE]
+        bad = self._fill_segments(plan(anchor, reachable), todo, out, careful=False)
+        if todo and len(reachable) == len(rows):
             self._reopen()
             self._packets = None
-            first = int(self._index.anchor[order].min())
+            first = int(anchor[anchor != UNREACHABLE].min())
             whole = Segment(first, max(todo), frozenset(todo))
             bad = self._fill_segments([whole], todo, out, careful=True)
         if todo:
             lost = sorted(frame for frame in rows if int(order[frame]) in todo)
-            why = "the data around it is damaged" if bad else "the decoder did not return it"
-            raise VideoDecodeError(self.path, f"frame {lost[0]} ({len(lost)} in all) cannot be decoded: {why}")
+            why = "the data it needs is damaged" if bad else "no key frame precedes it"
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise VideoDecodeError(self.path, f"frame {lost[0]}{more} cannot be decoded: {why}")
 
     def _fill_segments(
         self, segments: Sequence[Segment], todo: dict[int, int], out: npt.NDArray[np.uint8], *, careful: bool

@@ -52,11 +52,11 @@ class _Splits:
         """See Source. Raises ValueError when the split was not configured or its files are not as they should be."""
         actual = self._resolved(split)
         if actual is None:
-            raise ValueError(f"data.source.{split} is not set: give the place of the {split} split, data.source.{split}=...")
+            raise ValueError(
+                f"data.source.{split} is not set: give the place of the {split} split, data.source.{split}=..."
+            )
         result = self._read(getattr(self, actual), actual)
-        left_out = f" ({len(result.missing)} listed files are missing and left out)" if result.missing else ""
-        logger.info("%s: %d videos, %d classes, %s%s", split, len(result), result.num_classes, result.source, left_out)
-        return result
+        return _logged(result, split)
 
     def _resolved(self, split: Split) -> Split | None:
         if split == "test" and self.test is None:
@@ -158,7 +158,7 @@ class FolderSource(_Splits):
 
 @dataclass(kw_only=True)
 class MotionSource:
-    """The embedded set, generated on first use; see synthetic.MotionSpec. It has no validation split but the test set."""
+    """The embedded set, generated on first use; see synthetic.MotionSpec. Its test set is its validation set too."""
 
     root: str
     train_videos: int = 1200
@@ -182,4 +182,11 @@ class MotionSource:
         """See Source."""
         name = "train" if split == "train" else "test"
         root = Path(self.root)
-        return read.from_list(root / f"{name}.csv", root=root, class_names_file=root / "classes.txt")
+        return _logged(read.from_list(root / f"{name}.csv", root=root, class_names_file=root / "classes.txt"), split)
+
+
+def _logged(manifest: Manifest, split: Split) -> Manifest:
+    left_out = f" ({len(manifest.missing)} listed files are missing and left out)" if manifest.missing else ""
+    shape = f"{len(manifest)} videos, {manifest.num_classes} classes"
+    logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
+    return manifest

@@ -87,7 +87,8 @@ class VideoFile:
         self.path = path
         try:
             # The prefix keeps a colon in a name from being read as a protocol.
-            self._container = av.open("file:" + path, options=dict(_QUICK if mode == "quick" else _PROBED))
+            options = _QUICK if mode == "quick" else {**_PROBED, "max_pixels": str(max_pixels)}
+            self._container = av.open("file:" + path, options=dict(options))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoDecodeError(path, f"cannot be opened: {explain(error)}") from error
         try:
@@ -126,7 +127,7 @@ class VideoFile:
         self._decoder = self._stream.codec_context
         self._decoder.thread_count = 1
         self._decoder.thread_type = "NONE"
-        self._decoder.options = {"max_pixels": str(max_pixels), "err_detect": "explode"}
+        self._decoder.options = {"max_pixels": str(max_pixels)}
         if self._decoder.name == "h264":
             # A stream that does not state its reorder depth makes the decoder guess and drop what comes late;
             # strict takes the largest depth instead.
@@ -179,6 +180,7 @@ class VideoFile:
         table = PacketTable()
         kept: list[av.Packet] | None = []
         total = 0
+        places: list[int | None] = []
         codec = self.codec
         parsed = codec in _PARSED
         length_bytes = nal_length_bytes(codec, self._decoder.extradata)
@@ -191,6 +193,7 @@ class VideoFile:
                 kind = packet_kind(codec, memoryview(packet), length_bytes) if parsed else PLAIN
                 if packet.is_corrupt:
                     table.corrupt.append(len(table))
+                places.append(packet.pos)
                 table.pts.append(packet.pts)
                 table.dts.append(packet.dts)
                 table.key.append(packet.is_keyframe)
@@ -202,7 +205,26 @@ class VideoFile:
                     kept.append(packet)
         except av.error.FFmpegError as error:
             table.damage = f"reading stopped after {len(table)} packets: {explain(error)}"
+        if not table.damage:
+            self._find_gap(table, places)
         return table, kept
+
+    def _find_gap(self, table: PacketTable, places: list[int | None]) -> None:
+        """Cut the table where packets are missing although demuxing went on to the end of the file without complaint.
+
+        FFmpeg hands out what is left of a packet that the end of the file cuts short, and looks for the next sound
+        chunk after damage in an AVI. MP4 and AVI have an index of their own that tells how many packets there were.
+        """
+        if table.corrupt and table.corrupt[-1] == len(table) - 1:
+            table.cut(len(table) - 1, f"the file ends in the middle of packet {len(table) - 1}")
+            return
+        if len(self._stream.index_entries) <= len(places):
+            return
+        stated = [entry.pos for entry in self._stream.index_entries if entry.size]
+        if len(stated) > len(places):
+            header = 8 if self.container == "avi" else 0  # an AVI's index points at the chunk's header
+            gap = next((i for i, (a, b) in enumerate(zip(stated, places)) if a + header != b), len(places))
+            table.cut(gap, f"packet {gap} of {len(stated)} is missing")
 
     def packets(self) -> Iterator[av.Packet]:
         """Non-empty packets from the current place on: the start, or where `seek` went.

@@ -96,6 +96,13 @@ class PacketTable:
     def __len__(self) -> int:
         return len(self.pts)
 
+    def cut(self, length: int, damage: str) -> None:
+        """Keep the first `length` rows, for the reason `damage`."""
+        for column in (self.pts, self.dts, self.key, self.shown, self.kinds):
+            del column[length:]
+        self.corrupt = [position for position in self.corrupt if position < length]
+        self.damage = damage
+
 
 @dataclass(frozen=True)
 class PacketKind:
@@ -180,7 +187,7 @@ def plan(anchor: npt.NDArray[np.int32], positions: Sequence[int]) -> list[Segmen
         first = int(anchor[position])
         if runs and first <= runs[-1][1] + 1:
             start, _, wanted = runs[-1]
-            runs[-1] = (start, position, [*wanted, position])
+            runs[-1] = (min(start, first), position, [*wanted, position])
         else:
             runs.append((first, position, [position]))
     return [Segment(start, last, frozenset(wanted)) for start, last, wanted in _join_overlaps(runs)]
@@ -372,17 +379,24 @@ def anchors(ranks: Sequence[int], key: Sequence[bool], kinds: Sequence[PacketKin
 
 
 def presented_positions(
-    table: PacketTable, ranks: Sequence[int], anchor: npt.NDArray[np.int32]
+    table: PacketTable, ranks: Sequence[int], anchor: npt.NDArray[np.int32], *, container: str
 ) -> npt.NDArray[np.int32]:
     """Packet positions in order of presentation: int32 (num_frames,).
 
-    If demuxing stopped early, packets are missing whose decoding time lies behind the last one read. A picture is never
-    shown before it is decoded, so up to that time the order is complete; what lies behind cannot be numbered.
+    Pictures that no key frame precedes count only where a file must begin with a key frame, so that losing it shifts no
+    numbers; a broadcast stream may be joined anywhere, and players show nothing before its first key frame.
+
+    If demuxing stopped early, packets are missing whose decoding time lies behind the last one read. A picture is
+    never shown before it is decoded, so up to that time the order is complete; what lies behind cannot be numbered.
+    Where there are no decoding times, the last picture is in doubt: an anchor before which B pictures may be missing.
     """
-    usable = np.array(table.shown, bool) & (anchor != UNREACHABLE)
     values = np.array(ranks, np.int64)
-    last = table.dts[-1] if table.dts else None
-    if table.damage and last is not None and table.pts[-1] is not None:
-        usable &= values <= last
+    reachable = anchor != UNREACHABLE
+    if not container.startswith("mpeg"):
+        reachable[: table.key.index(True) if any(table.key) else 0] = True
+    usable = np.array(table.shown, bool) & reachable
+    if table.damage and len(values):
+        last = table.dts[-1]
+        usable &= values < values.max() if last is None or container == "avi" else values <= last
     positions = np.flatnonzero(usable)
     return positions[np.argsort(values[positions], kind="stable")].astype(np.int32)

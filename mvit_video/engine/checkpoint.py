@@ -47,7 +47,7 @@ _CONTAINERS = ("model_state", "state_dict", "model")
 # What a run needs to go on. The trainer may add to it.
 _REQUIRED = frozenset({"step", "epoch", "model", "optimizer", "ema", "config", "metrics"})
 # How torch names an object that weights_only=True does not load.
-_REFUSED_OBJECT = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:global|class):?) +([\w.]+)")
+_REFUSED_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 
 
 class CheckpointError(RuntimeError):
@@ -410,8 +410,8 @@ def _torch_load(path: Path) -> object:
         refused = _REFUSED_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused:
             raise CheckpointError(
-                f"{path} holds Python objects besides tensors ({refused[1]}), which are not loaded because they could run "
-                "code: write its state dict alone to a file with torch.save(model.state_dict(), ...)"
+                f"{path} holds Python objects besides tensors ({refused[1]}), which are not loaded because they could "
+                "run code: write its state dict alone to a file with torch.save(model.state_dict(), ...)"
             ) from error
         # An UnpicklingError's own text is advice to load without weights_only, which would be wrong here.
         known = isinstance(error, OSError | RuntimeError) and str(error).strip()

@@ -82,8 +82,9 @@ class LossWatch:
                 copied.synchronize()
             if not torch.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"the loss of step {step} is {loss.item()}. Its videos: {', '.join(dict.fromkeys(paths))}. The last "
-                    "checkpoint is from before it; lower optim.lr, set optim.clip_grad_norm, or set trainer.precision=fp32"
+                    f"the loss of step {step} is {loss.item()}. Its videos: {', '.join(dict.fromkeys(paths))}. "
+                    "The last checkpoint is from before it; lower optim.lr, set optim.clip_grad_norm, or train with "
+                    "trainer.precision=fp32"
                 )
 
 
@@ -289,7 +290,7 @@ class Trainer:
         return True
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch on the device; its unreadable videos are counted and listed, and stop a run beyond its budget."""
+        """The next batch on the device; unreadable videos are counted and listed, and stop a run beyond its budget."""
         batch = next(batches)
         self.seen += self.loader.batch_size
         if batch.failures:

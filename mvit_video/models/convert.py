@@ -1,4 +1,4 @@
-"""Fitting a state dict to a model: names, the class head, and tables of another size. State dicts in, state dicts out."""
+"""Fitting a state dict to a model: names, the class head, tables of another size. Takes and gives state dicts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -80,8 +80,10 @@ class MViT(nn.Module):
     def init_weights(self) -> None:
         """Draw all parameters anew (from torch's generator) and rebuild the index buffers.
 
-        To be called after `to_empty` on a model made on the meta device, too.
+        On the meta device there is nothing to draw: call it again after `to_empty`.
         """
+        if self.norm.weight.is_meta:
+            return
         for module in self.modules():
             init_module(module, self.config.init)
             if isinstance(module, DepthwisePool):
@@ -127,7 +129,7 @@ class MViT(nn.Module):
         return maps
 
     def layer_ids(self) -> dict[str, int]:
-        """Depth of every parameter, for layer-wise rates: stem and positions 0, block i at i + 1, norm and head last."""
+        """Depth of every parameter: stem and positions have 0, block i has i + 1, norm and head have depth + 1."""
         ids = {}
         for name, _ in self.named_parameters():
             if name.startswith("blocks."):

@@ -132,7 +132,7 @@ def test_sampler_takes_spans_or_segments() -> None:
     spans = clips.ClipSampler(num_frames=4, sampling_rate=2, target_fps=30.0)
     assert spans.test(20, 30.0, 2, 3) == [12, 14, 16, 19]
     segments = clips.ClipSampler(num_frames=4, sampling_rate=2, mode="segments")
-    assert segments.test(10, 30.0, 0, 2) == segments.test(10, 12.0, 1, 2) == [1, 3, 5, 8]
+    assert segments.test(10, 30.0, 0, 2) == segments.test(10, 30.0, 1, 2) == [1, 3, 5, 8]
     drawn = segments.train(10, 30.0, np.random.default_rng(0))
     assert drawn == clips.train_segments(total_frames=10, num_frames=4, rng=np.random.default_rng(0))
 
@@ -175,3 +175,12 @@ def test_sampler_refuses_a_view_that_does_not_exist_in_either_mode() -> None:
     for mode in ("span", "segments"):
         with pytest.raises(ValueError, match=r"view=3: temporal views run from 0 to 2"):
             clips.ClipSampler(num_frames=4, sampling_rate=2, mode=mode).test(20, 30.0, 3, 3)
+
+
+def test_segments_count_frames_extracted_at_the_target_rate() -> None:
+    """A 12 fps video extracted at 30 fps: its frame j takes place round(2.5 j), so five places show two frames."""
+    sampler = clips.ClipSampler(num_frames=5, sampling_rate=1, mode="segments")
+    # 4 frames give 10 extracted ones, 0 0 0 1 1 2 2 2 3 3; segments of 1.8 from 0 to 9: middles 1, 3, 4, 6, 8.
+    assert sampler.test(total_frames=4, fps=12.0, view=0, num_views=1) == [0, 1, 1, 2, 3]
+    # At the target rate itself nothing changes.
+    assert sampler.test(total_frames=10, fps=30.0, view=0, num_views=1) == [1, 3, 4, 6, 8]

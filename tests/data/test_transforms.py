@@ -73,11 +73,14 @@ def test_random_resized_crop_falls_back_to_the_centre(height: int, width: int, b
     assert got == box
 
 
-def test_fixed_scale_and_ratio_give_a_fixed_size() -> None:
-    got = transforms.random_resized_crop_box(
-        100, 100, scale=(0.25, 0.25), ratio=(1.0, 1.0), rng=np.random.default_rng(1)
-    )
-    assert got[2:] == (50, 50)
+@pytest.mark.parametrize(
+    ("scale", "ratio", "size"),
+    [(0.25, 1.0, (50, 50)), (0.5, 2.0, (50, 100)), (0.5, 0.5, (100, 50))],  # the ratio is width / height
+)
+def test_fixed_scale_and_ratio_give_a_fixed_size(scale: float, ratio: float, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    got = transforms.random_resized_crop_box(100, 100, scale=(scale, scale), ratio=(ratio, ratio), rng=rng)
+    assert got[2:] == size
 
 
 def test_jitter_short_side_ranges_and_means() -> None:
@@ -141,10 +144,11 @@ def test_cap_filters_what_it_makes_smaller_and_leaves_the_rest() -> None:
     frames = make_frames(48, 64)
     assert transforms.cap_short_side(frames, 48) is frames
     assert transforms.cap_short_side(frames, 100) is frames
-    stripes = (torch.arange(64) % 2 * 255).to(torch.uint8).view(1, 1, 64, 1).expand(1, 64, 64, 3).contiguous()
-    capped = transforms.cap_short_side(stripes, 16)
-    assert capped.shape == (1, 16, 16, 3)
-    assert (capped.float() - 127.5).abs().max() < 20  # a sampled resize would give 0 or 255
+    # A third of the size: without a filter every third stripe is sampled, which is 0 or 255.
+    stripes = (torch.arange(63) % 2 * 255).to(torch.uint8).view(1, 1, 63, 1).expand(1, 63, 63, 3).contiguous()
+    capped = transforms.cap_short_side(stripes, 21)
+    assert capped.shape == (1, 21, 21, 3)
+    assert (capped[:, :, 1:-1].float() - 127.5).abs().max() < 20
 
 
 # Test views

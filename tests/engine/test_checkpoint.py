@@ -318,7 +318,7 @@ def save_without_end(folder):
 
 folder = Path(sys.argv[1])
 rng = random.Random(0)
-for _ in range(20):
+for _ in range(12):
     writer = os.fork()
     if writer == 0:
         save_without_end(folder)
@@ -345,7 +345,7 @@ def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     latest, best = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
-    assert len(latest) == 20
+    assert len(latest) == 12
     assert list(latest) == sorted(latest)  # no saved step is lost, although a single checkpoint is kept
     assert latest[-1] > latest[0]
     assert list(best) == sorted(best)

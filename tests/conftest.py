@@ -1,0 +1,69 @@
+"""What the tests share: options composed as the commands do, a tiny motion set, random states restored."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from mvit_video.config import Evaluate, Train, config_dir, register
+from mvit_video.config_check import to_object
+from mvit_video.data.synthetic import MotionSpec, generate_motion
+
+SHARED_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+
+
+@pytest.fixture(autouse=True)
+def _restore_random_state() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - restoring the global state
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+
+
+def options(*overrides: str, config_name: str = "config") -> Train:
+    """The checked options of a command line."""
+    register()
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        return to_object(compose(config_name, overrides=list(overrides)))
+
+
+def evaluate_options(*overrides: str) -> Evaluate:
+    """The checked options of an evaluation's command line."""
+    result = options(*overrides, config_name="evaluate")
+    assert isinstance(result, Evaluate)
+    return result
+
+
+@pytest.fixture(scope="session")
+def motion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A motion set of 32 training and 16 test videos."""
+    root = tmp_path_factory.mktemp("motion")
+    generate_motion(root, MotionSpec(train_videos=32, test_videos=16), workers=1, progress=False)
+    return root
+
+
+def motion_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
+    """Overrides for seconds-long runs on the tiny motion set."""
+    return [
+        "+experiment=motion_mvitv2",
+        f"data.source.root={root}",
+        "data.source.train_videos=32",
+        "data.source.test_videos=16",
+        f"output_dir={output}",
+        "name=tiny",
+        "schedule.epochs=2",
+        "schedule.warmup_epochs=1",
+        "trainer.batch_size=8",
+        "trainer.num_workers=0",
+        "trainer.threads=1",
+        "trainer.precision=fp32",
+        "trainer.device=cpu",
+        "trainer.log_every=1",
+        "trainer.eval_every=1",
+        *more,
+    ]

@@ -1,0 +1,154 @@
+"""The loop, on real clips of the tiny motion set: it learns, resumes exactly, and stops for the right reasons."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvit_video import build
+from mvit_video.engine.checkpoint import load_latest
+from mvit_video.engine.tracking import read_metrics
+from mvit_video.engine.trainer import LossWatch, NonFiniteLossError, TooManyFailuresError
+from tests.conftest import motion_overrides, options
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = load_latest(run / "checkpoints")
+    assert state is not None
+    return state["model"]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_leaves_what_the_design_promises(motion_root: Path, tmp_path: Path) -> None:
+    metrics = build.train(options(*motion_overrides(motion_root, tmp_path)))
+    run = tmp_path / "tiny"
+    assert set(metrics) == {"video_top1", "video_top5", "num_videos", "num_failed"}
+    assert metrics["num_videos"] == 16
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "curves.png", "checkpoints/best.pt"):
+        assert (run / name).stat().st_size > 0, name
+    assert list((run / "tensorboard").iterdir())
+    lines = read_metrics(run / "metrics.jsonl")
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [4, 8]
+    assert {"loss", "top1", "lr", "clips_per_s", "data_wait", "epoch"} <= set(lines[0])
+
+
+@pytest.mark.parametrize("more", [[], ["trainer.accumulate=2", "trainer.ema_decay=0.9", "augment.mixup_alpha=0.8"]])
+def test_resuming_in_the_middle_of_an_epoch_changes_no_bit(motion_root: Path, tmp_path: Path, more: list[str]) -> None:
+    common = ["trainer.checkpoint_every=1", "model.drop_path=0.2", "augment.erase_prob=0.5", *more]
+    build.train(options(*motion_overrides(motion_root, tmp_path / "whole", *common)))
+    broken = motion_overrides(motion_root, tmp_path / "broken", *common)
+    build.train(options(*broken, "trainer.max_steps=1"))
+    build.train(options(*broken, "trainer.num_workers=1"))
+    assert equal(weights(tmp_path / "whole/tiny"), weights(tmp_path / "broken/tiny"))
+    losses = [
+        [(line["step"], line["loss"]) for line in read_metrics(run / "tiny/metrics.jsonl") if line["kind"] == "train"]
+        for run in (tmp_path / "whole", tmp_path / "broken")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_complete_run_is_left_alone(motion_root: Path, tmp_path: Path) -> None:
+    command = motion_overrides(motion_root, tmp_path)
+    build.train(options(*command))
+    before = weights(tmp_path / "tiny")
+    assert build.train(options(*command)) == {}
+    assert equal(before, weights(tmp_path / "tiny"))
+
+
+def test_the_loss_falls(motion_root: Path, tmp_path: Path) -> None:
+    """Sixteen videos are learnt by heart: the gradients, the optimizer and the schedule do their work together."""
+    build.train(
+        options(
+            *motion_overrides(motion_root, tmp_path, "schedule.epochs=40", "trainer.eval_every=40", "optim.lr=2e-3"),
+            "augment.jitter=[53,53]",
+        )
+    )
+    losses = [line["loss"] for line in read_metrics(tmp_path / "tiny/metrics.jsonl") if line["kind"] == "train"]
+    assert sum(losses[-8:]) / 8 < 0.8 * sum(losses[:8]) / 8
+
+
+def test_learning_rate_follows_the_global_batch(motion_root: Path, tmp_path: Path) -> None:
+    build.train(options(*motion_overrides(motion_root, tmp_path, "trainer.max_steps=5", "trainer.batch_size=4")))
+    lines = [line for line in read_metrics(tmp_path / "tiny/metrics.jsonl") if line["kind"] == "train"]
+    # 8 steps an epoch, warm-up of one epoch from 1e-6 to 1e-3, both for 16 videos; this step takes 4.
+    expected = [(1e-6 + step / 8 * (1e-3 - 1e-6)) * 4 / 16 for step in range(5)]
+    assert [line["lr"] for line in lines] == pytest.approx(expected)
+
+
+def test_accumulation_equals_the_larger_batch(motion_root: Path, tmp_path: Path) -> None:
+    for name, more in (("one", ["trainer.batch_size=8"]), ("two", ["trainer.batch_size=4", "trainer.accumulate=2"])):
+        overrides = motion_overrides(motion_root, tmp_path / name, *more, "trainer.max_steps=2")
+        build.train(options(*overrides))
+    one, two = (weights(tmp_path / name / "tiny") for name in ("one", "two"))
+    # AdamW divides by the root of tiny second moments, so equal gradients to 1e-6 give steps equal to about 1e-4 of lr.
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-5
+
+
+def test_one_broken_training_video_does_not_end_a_run(motion_root: Path, tmp_path: Path) -> None:
+    overrides = _with_broken_videos(motion_root, tmp_path, count=1)
+    build.train(options(*overrides))
+    lines = (tmp_path / "runs/tiny/failed_videos.0.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {Path(row["path"]).name for row in rows} == {"broken_0.mp4"}
+    assert all(row["reason"] for row in rows)
+
+
+def test_too_many_broken_training_videos_end_a_run_with_the_list(motion_root: Path, tmp_path: Path) -> None:
+    overrides = _with_broken_videos(motion_root, tmp_path, count=16)
+    with pytest.raises(
+        TooManyFailuresError, match=r"could not be decoded, more than trainer.max_failed=0.01.*listed in"
+    ):
+        build.train(options(*overrides))
+
+
+def test_a_loss_that_is_not_finite_names_its_videos() -> None:
+    watch = LossWatch()
+    watch.push(1, torch.tensor(1.0), ["a.mp4"])
+    watch.push(2, torch.tensor(float("nan")), ["b.mp4", "b.mp4", "c.mp4"])
+    with pytest.raises(NonFiniteLossError, match=r"loss of step 2 is nan. Its videos: b\.mp4, c\.mp4\."):
+        watch.push(3, torch.tensor(1.0), ["d.mp4"])
+
+
+def test_a_run_whose_loss_explodes_stops(motion_root: Path, tmp_path: Path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "optim.lr=1e30", "optim.clip_grad_norm=null")
+    with pytest.raises(NonFiniteLossError, match=r"Its videos: .*\.mp4"):
+        build.train(options(*overrides))
+
+
+def test_weights_of_another_class_count_start_a_training_with_a_new_head(motion_root: Path, tmp_path: Path) -> None:
+    build.train(options(*motion_overrides(motion_root, tmp_path, "trainer.max_steps=1")))
+    start = tmp_path / "tiny/checkpoints/step_00000001.pt"
+    config = options(*motion_overrides(motion_root, tmp_path), f"weights={start}", "data.num_classes=5")
+    model = build.build_model(config)
+    build.load_weights(model, str(start), new_head=True)
+    state = model.state_dict()
+    assert torch.equal(state["blocks.0.attn.qkv.weight"], weights(tmp_path / "tiny")["blocks.0.attn.qkv.weight"])
+    assert state["head.projection.weight"].shape[0] == 5
+    with pytest.raises(ValueError, match=r"head.projection.weight: \(8, 192\) in the file, \(5, 192\) in the model.*"):
+        build.load_weights(model, str(start), new_head=False)
+
+
+def _with_broken_videos(motion_root: Path, tmp_path: Path, *, count: int) -> list[str]:
+    """Overrides for a list of the motion set in which the first `count` videos are empty files."""
+    lines = (motion_root / "train.csv").read_text().splitlines()
+    for index in range(count):
+        broken = tmp_path / f"broken_{index}.mp4"
+        broken.write_bytes(b"")
+        lines[index] = f"{broken} {lines[index].split()[1]}"
+    listing = tmp_path / "train.csv"
+    listing.write_text("\n".join(lines) + "\n")
+    plain = [o for o in motion_overrides(motion_root, tmp_path / "runs") if not o.startswith("data.source.")]
+    return [
+        *plain,
+        "data/source=list",
+        f"data.source.train={listing}",
+        f"data.source.val={motion_root / 'test.csv'}",
+        f"data.source.root={motion_root}",
+        f"data.source.class_names_file={motion_root / 'classes.txt'}",
+    ]

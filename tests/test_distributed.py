@@ -1,0 +1,92 @@
+"""Two ranks on one machine, started by torchrun and by the local launcher."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvit_video import build, distributed
+from mvit_video.engine.checkpoint import load_latest
+from tests.conftest import evaluate_options, motion_overrides, options
+from tests.test_config import command
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+
+
+def torchrun(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*TORCHRUN, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
+    """The same global batch on one and on two ranks: the same weights to float tolerance, the same evaluation."""
+    recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
+    one = motion_overrides(motion_root, tmp_path / "one", *recipe, "trainer.batch_size=4", "trainer.accumulate=2")
+    two = motion_overrides(motion_root, tmp_path / "two", *recipe, "trainer.batch_size=4")
+    build.train(options(*one))
+    result = torchrun("mvit_video.train", *two)
+    assert result.returncode == 0, result.stderr
+    states = [load_latest(tmp_path / name / "tiny/checkpoints") for name in ("one", "two")]
+    assert states[0] is not None and states[1] is not None
+    assert states[0]["step"] == states[1]["step"] == 6
+    worst = max(float((states[0]["model"][name] - states[1]["model"][name]).abs().max()) for name in states[0]["model"])
+    assert worst < 1e-4
+    # Fifteen videos do not divide by two ranks, nor 45 views by the batch.
+    listing = tmp_path / "fifteen.csv"
+    listing.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:15]))
+    plain = [o for o in motion_overrides(motion_root, tmp_path / "two") if not o.startswith("data.source.")]
+    evaluation = [
+        *plain,
+        "data/source=list",
+        f"data.source.val={listing}",
+        f"data.source.root={motion_root}",
+        f"data.source.class_names_file={motion_root / 'classes.txt'}",
+    ]
+    alone = build.evaluate(evaluate_options(*evaluation, f"output={tmp_path / 'alone'}"))
+    result = torchrun("mvit_video.evaluate", *evaluation, f"output={tmp_path / 'both'}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "both/results.json").read_text()) == alone
+    assert alone["num_views"] == 45
+
+
+@pytest.mark.slow
+def test_the_local_launcher_starts_its_own_ranks(motion_root: Path, tmp_path: Path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "trainer.max_steps=1", "launcher.processes=2")
+    result = command("mvit_video.train", *overrides, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    state = load_latest(tmp_path / "tiny/checkpoints")
+    assert state is not None and state["step"] == 1
+    # 32 videos in steps of 2 x 8: one process would have reported twice as many steps an epoch.
+    assert state["epoch"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_failing_rank_ends_the_command_with_its_error(motion_root: Path, tmp_path: Path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "launcher.processes=2", "trainer.batch_size=64")
+    result = command("mvit_video.train", *overrides, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "fewer than one step takes: 64 videos x 2 processes" in result.stderr
+
+
+def test_half_a_launch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.launched_size() == 1
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="has RANK, WORLD_SIZE but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
+        distributed.launched_size()
+
+
+def test_a_group_that_cannot_form_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    match = r"rank 1 of 2 could not join the gloo group at 127\.0\.0\.1:9 within 2 s"
+    with pytest.raises(RuntimeError, match=match), distributed.world(torch.device("cpu"), timeout_s=2):
+        pass
