@@ -338,10 +338,16 @@ def presentation_ranks(table: PacketTable, *, codec: str, container: str) -> lis
 
 
 def _mpeg4_ranks(vops: Sequence[str]) -> list[int] | None:
-    """Presentation ranks of MPEG-4 packets. The decoder unpacks packed streams: packet n then carries picture n."""
-    types = "".join(vops)
-    if len(types) != len(vops):
-        return None
+    """Presentation ranks of MPEG-4 packets. The decoder unpacks packed streams: packet n then carries picture n.
+
+    A B picture packed into the last packet never comes out, for want of a packet to take its place.
+    """
+    pictures = 0
+    for position, kinds in enumerate(vops):
+        pictures += len(kinds)
+        if pictures <= position:
+            return None
+    types = "".join(vops)[: len(vops)]
     ranks = [0] * len(types)
     shown = 0
     held = -1

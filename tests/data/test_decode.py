@@ -19,7 +19,14 @@ import torch
 from mvit_video.data import pyav_source
 from mvit_video.data.decode import VideoDecodeError, VideoInfo, VideoReader, probe, read_frames
 from mvit_video.data.video_file import VideoFile
-from mvit_video.data.video_index import Orientation, orientation_from_matrix, plan
+from mvit_video.data.video_index import (
+    Orientation,
+    PacketKind,
+    PacketTable,
+    orientation_from_matrix,
+    plan,
+    presentation_ranks,
+)
 
 Picture = npt.NDArray[np.uint8]
 HEIGHT, WIDTH, FRAMES = 64, 96, 60
@@ -538,3 +545,17 @@ class TestPlan:
 )
 def test_orientation_from_matrix(matrix: tuple[int, ...], expected: Orientation) -> None:
     assert orientation_from_matrix([*matrix, 0, 0, 1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("vops", "expected"),
+    [
+        (["I", "P", "B", "B", "P"], [0, 3, 1, 2, 4]),
+        (["I", "PB", "B", "", "P"], [0, 3, 1, 2, 4]),  # packed: the empty packet takes the place of the second picture
+        (["I", "PB", "B", "", "PB"], [0, 3, 1, 2, 4]),
+        (["I", "", "P"], None),  # a repeated frame: only decoding tells what is shown
+    ],
+)
+def test_mpeg4_pictures_in_order_of_presentation(vops: list[str], expected: list[int] | None) -> None:
+    table = PacketTable(pts=[None] * len(vops), kinds=[PacketKind(vops=v) for v in vops])
+    assert presentation_ranks(table, codec="mpeg4", container="avi") == expected
