@@ -59,16 +59,10 @@ def _gpus(config: Train) -> int:
     return 1 if config.trainer.device == "cpu" else max(1, torch.cuda.device_count())
 
 
-@dataclass(frozen=True)
-class _Process:
+def _process(job: Job, config: Train) -> Any:
     """What one of several local processes runs."""
-
-    job: Job
-    config: Train
-
-    def __call__(self) -> Any:
-        configure_logging()
-        return self.job(self.config)
+    configure_logging()
+    return job(config)
 
 
 def _run_processes(job: Job, config: Train, processes: int) -> Any:
@@ -90,7 +84,7 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         max_restarts=0,
     )
     try:
-        results = elastic_launch(launch_config, _Process(job, config))()
+        results = elastic_launch(launch_config, _process)(job, config)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise RuntimeError(f"rank {rank} of {processes} failed first: {failure.message}") from error

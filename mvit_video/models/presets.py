@@ -112,7 +112,7 @@ def mvitv2_motion() -> MViTConfig:
         num_classes=8,
         num_frames=8,
         crop_size=48,
-        kv_stride=(1, 2, 2),
+        kv_stride=(1, 4, 4),
         drop_path=0.0,
         dropout=0.0,
         init="fan_in",
