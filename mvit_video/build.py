@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from mvit_video import distributed, env
+from mvit_video import distributed, env, models
 from mvit_video.config import Data, Evaluate, Train
 from mvit_video.data.batch import Batch, FrameOrder
 from mvit_video.data.clips import ClipSampler
@@ -28,13 +28,11 @@ from mvit_video.data.mixing import Mixing
 from mvit_video.data.sources import Source, Split
 from mvit_video.data.transforms import TrainTransform, normalize_clips
 from mvit_video.distributed import World
-from mvit_video.engine.checkpoint import read_weights
 from mvit_video.engine.evaluator import score_views, write_evaluation
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.tracking import Tracker
 from mvit_video.engine.trainer import Prepare, Trainer, TrainerOptions, Validate
 from mvit_video.metrics import ViewScores
-from mvit_video.models.convert import fit_state_dict
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
 
 logger = logging.getLogger(__name__)
@@ -52,11 +50,12 @@ def _train(config: Train, world: World) -> dict[str, float]:
     val_set = read_manifest(source, "val", config) if source.has("val") else None
     model = build_model(config).to(world.device)
     if config.weights is not None:
-        load_weights(model, config.weights, new_head=True)
+        rule: Any = config.image_to_video
+        load_weights(model, config.weights, new_head=True, image_to_video=rule)
     loader = build_train_loader(config, train_set, world)
     options = trainer_options(config, loader, world)
     record_run(config, world)
-    tracker = Tracker(config.run_dir, total_steps=options.total_steps, enabled=world.is_main)
+    tracker = Tracker(config.run_dir, total_steps=options.last_step, enabled=world.is_main)
     trainer = Trainer(
         model=model,
         optimizer=build_optimizer_for(model, config, loader),
@@ -72,7 +71,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
         options=options,
     )
     with tracker:
-        if trainer.resume() and trainer.step >= trainer.last_step:
+        if trainer.resume() and trainer.step >= options.last_step:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
         return trainer.fit()
@@ -161,9 +160,16 @@ def build_model(config: Train) -> nn.Module:
     return model
 
 
-def load_weights(model: nn.Module, path: str, *, new_head: bool, use_ema: bool = True) -> None:
-    """Put the weights of a file into the model and say what did not come from the file."""
-    report = fit_state_dict(model, read_weights(Path(path), use_ema=use_ema), new_head=new_head)
+def load_weights(
+    model: nn.Module,
+    path: str,
+    *,
+    new_head: bool,
+    use_ema: bool = True,
+    image_to_video: Literal["published", "corrected"] | None = None,
+) -> None:
+    """Put the weights of a file into the model and say what did not come from the file; see models.load_weights."""
+    report = models.load_weights(model, path, new_head=new_head, use_ema=use_ema, image_to_video=image_to_video)
     logger.info("weights from %s: %s", path, report)
 
 

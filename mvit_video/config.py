@@ -122,10 +122,10 @@ class MotionSource:
 
     _target_: str = "mvit_video.data.sources.MotionSource"
     root: str = "data/motion"
-    train_videos: int = 1200
+    train_videos: int = 2400
     test_videos: int = 320
     seed: int = 0
-    difficulty: float = 1.0
+    difficulty: float = 0.5
     workers: int | None = None  # null: one per core
 
 
@@ -256,6 +256,7 @@ class Train:
     output_dir: str = "runs"
     seed: int = 0
     weights: str | None = None  # start from these weights; the class head may differ
+    image_to_video: str | None = None  # published | corrected: how image weights become a video model's
     model: Any = MISSING
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)

@@ -18,7 +18,7 @@ AT_LEAST_ONE = (
     "data.num_classes", "data.num_frames", "data.crop_size", "data.test_short_side", "data.test_temporal_views",
     "augment.repeats", "optim.reference_batch", "trainer.batch_size", "trainer.accumulate", "trainer.eval_batch_size",
     "trainer.eval_every", "trainer.keep_last", "trainer.log_every", "trainer.max_steps", "trainer.checkpoint_every",
-    "trainer.threads", "augment.decode_short_side", "launcher.processes", "launcher.nodes", "launcher.gpus_per_node",
+    "trainer.threads", "augment.decode_short_side", "launcher.processes", "launcher.nodes",
     "launcher.tasks_per_node", "launcher.cpus_per_task", "launcher.time_min",
 )  # fmt: skip
 POSITIVE = ("data.sampling_rate", "data.target_fps", "optim.lr", "optim.eps", "optim.clip_grad_norm", "schedule.epochs")
@@ -29,7 +29,7 @@ SHARES = (
 BELOW_ONE = ("trainer.ema_decay", "model.drop_path", "model.dropout", "optim.momentum")
 NOT_NEGATIVE = (
     "augment.mixup_alpha", "augment.cutmix_alpha", "optim.weight_decay", "schedule.warmup_epochs", "schedule.end_lr",
-    "schedule.warmup_start_lr", "trainer.num_workers",
+    "schedule.warmup_start_lr", "trainer.num_workers", "launcher.gpus_per_node",
 )  # fmt: skip
 CHOICES: dict[str, tuple[object, ...]] = {
     "data.sampling": ("span", "segments"),
@@ -40,6 +40,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "optim.name": ("adamw", "sgd"),
     "trainer.precision": ("auto", "fp32", "bf16"),
     "trainer.device": ("auto", "cpu", "cuda"),
+    "image_to_video": ("published", "corrected"),
     "frame_order": ("forward", "reversed", "shuffled"),
     "split": ("train", "val", "test"),
 }

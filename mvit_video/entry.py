@@ -34,7 +34,11 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
             if os.environ.get("MVIT_VIDEO_TRACEBACK"):
                 raise
             logger.error("%s", error)
+            logger.info("MVIT_VIDEO_TRACEBACK=1 before the command shows where that came from")
             sys.exit(1)
+        except KeyboardInterrupt:
+            logger.warning("interrupted; the same command goes on from the last checkpoint")
+            sys.exit(130)
 
     try:
         compose()

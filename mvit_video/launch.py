@@ -106,6 +106,12 @@ class SlurmJob:
         configure_logging()
         return self.job(self.config)
 
+    def checkpoint(self) -> Any:
+        """Preempted or out of time: submitit starts the same job again, and it goes on from its newest checkpoint."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
 
 def submit(job: Job, config: Train, options: SlurmLauncher) -> str | None:
     """Submit a job to SLURM and say how to follow it; its id, or None for a dry run, which prints the script.

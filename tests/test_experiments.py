@@ -36,7 +36,7 @@ PARAMETERS = {
     "ssv2_mvitv2_s": 34_363_950,
     "ssv2_mvitv2_b": 51_056_334,
     "ssv2_mvitv2_l": 213_129_534,
-    "motion_mvitv2": 698_504,
+    "motion_mvitv2": 697_352,
     "finetune_folder": 34_537_744 - (400 - 5) * 769,
 }
 

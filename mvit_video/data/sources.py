@@ -161,10 +161,10 @@ class MotionSource:
     """The embedded set, generated on first use; see synthetic.MotionSpec. Its test set is its validation set too."""
 
     root: str
-    train_videos: int = 1200
+    train_videos: int = 2400
     test_videos: int = 320
     seed: int = 0
-    difficulty: float = 1.0
+    difficulty: float = 0.5
     workers: int | None = None
 
     def prepare(self) -> None:

@@ -10,7 +10,7 @@ encodes, writes and lists them, once:
     <root>/classes.txt          one class name per line, in label order
     <root>/motion.json          the spec and what was written; last of all, so its presence means a complete set
 
-    python -m mvit_video.data.synthetic OUT [--train-videos 1200 --test-videos 320 --seed 0 --difficulty 1 --workers 2]
+    python -m mvit_video.data.synthetic OUT [--train-videos 2400 --test-videos 320 --seed 0 --difficulty 0.5]
 """
 
 import argparse
@@ -66,10 +66,10 @@ class MotionSpec:
     crf: x264's constant rate factor; larger is smaller and worse.
     """
 
-    train_videos: int = 1200
+    train_videos: int = 2400
     test_videos: int = 320
     seed: int = 0
-    difficulty: float = 1.0
+    difficulty: float = 0.5
     crf: int = 20
 
     def __post_init__(self) -> None:

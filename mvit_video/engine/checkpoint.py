@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, verified when loaded, newest complete one first; weights of any origin.
+"""Checkpoints: written beside and renamed, verified when loaded, newest complete one first.
 
 A folder of checkpoints holds, for each kept step, `step_00001234.pt` and its manifest `step_00001234.json` (checksum,
 size, step, metrics), and `best.pt` with `best.json`. A checkpoint is complete when its manifest names the size the file
@@ -22,7 +22,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import re
 import shutil
 import time
@@ -32,8 +31,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+
+from mvit_video.models.files import CheckpointError, check_is_file, load_plain
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +41,8 @@ _STEP_FILE = re.compile(r"step_(\d{8,})\.pt")
 _TEMPORARY = ".tmp"
 # Types torch.load(weights_only=True) accepts. Exact types: a NumPy float64 is a float, but needs NumPy's unpickler.
 _PLAIN_TYPES = frozenset({bool, int, float, str, type(None)})
-# Where training codes keep the weights: PySlowFast and mvit; MMAction2, Lightning; timm, MAE and this project.
-_CONTAINERS = ("model_state", "state_dict", "model")
 # What a run needs to go on. The trainer may add to it.
 _REQUIRED = frozenset({"step", "epoch", "model", "optimizer", "ema", "config", "metrics"})
-# How torch names an object that weights_only=True does not load.
-_REFUSED_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, is damaged, or is not what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +155,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged, or none of ours.
     """
-    _check_is_file(path)
+    check_is_file(path)
     _verify(path)
-    state = _torch_load(path)
+    state = load_plain(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path} is no training checkpoint of this version (format {found!r}, expected {FORMAT})")
@@ -174,52 +165,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"checkpoint {path} lacks {', '.join(missing)}: it was not written by this trainer")
     return state
-
-
-def read_weights(path: Path, *, use_ema: bool = True) -> dict[str, torch.Tensor]:
-    """The state dict in a file of weights, on the CPU, without the prefixes of DDP and torch.compile.
-
-    Takes a checkpoint of this project, a bare state dict (.pt, .pth), {"model_state": ...} (PySlowFast .pyth),
-    {"state_dict": ...} (MMAction2), {"model": ...} (timm) and .safetensors. Names are not converted otherwise.
-
-    Args:
-        path: the file.
-        use_ema: prefer the averaged weights if the file has them.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated, or none of these.
-    """
-    _check_is_file(path)
-    if path.suffix == ".safetensors":
-        try:
-            return _clean_names(load_file(path), path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
-    content = _torch_load(path)
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}: expected a state dict or a checkpoint with one"
-        )
-    weights: object = content
-    for key in _CONTAINERS:
-        if isinstance(content.get(key), Mapping):
-            weights = content[key]
-            break
-    if (
-        not isinstance(weights, Mapping)
-        or not weights
-        or not all(isinstance(v, torch.Tensor) for v in weights.values())
-    ):
-        raise CheckpointError(
-            f"{path} holds no weights that are known here (top-level keys: {_listed(content)}): "
-            f"expected names with tensors, bare or under one of {', '.join(_CONTAINERS)}"
-        )
-    cleaned = _clean_names(weights, path)
-    averaged = content.get("ema") if use_ema and "format" in content else None
-    if isinstance(averaged, Mapping):
-        # An average may hold the parameters alone; AveragedModel adds a counter.
-        cleaned |= {name: value for name, value in _clean_names(averaged, path).items() if name in cleaned}
-    return cleaned
 
 
 class _HashingWriter:
@@ -403,42 +348,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _torch_load(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a damaged byte leads it to; nothing is swallowed here
-        refused = _REFUSED_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if refused:
-            raise CheckpointError(
-                f"{path} holds Python objects besides tensors ({refused[1]}), which are not loaded because they could "
-                "run code: write its state dict alone to a file with torch.save(model.state_dict(), ...)"
-            ) from error
-        # An UnpicklingError's own text is advice to load without weights_only, which would be wrong here.
-        known = isinstance(error, OSError | RuntimeError) and str(error).strip()
-        reason = str(error).strip().splitlines()[0] if known else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or no PyTorch file ({reason}): fetch or write it again") from error
-
-
-def _check_is_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder: name a file in it, for example best.pt")
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-
-
-def _clean_names(weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Names without "_orig_mod." (torch.compile, anywhere) and a leading "module." (DataParallel, DDP)."""
-    cleaned: dict[str, torch.Tensor] = {}
-    for name, tensor in weights.items():
-        short = name.replace("_orig_mod.", "")
-        while short.startswith("module."):
-            short = short.removeprefix("module.")
-        if short in cleaned:
-            raise CheckpointError(f"{path} holds two tensors called {short!r}, with and without a wrapper's prefix")
-        cleaned[short] = tensor
-    return cleaned
-
-
 def _check_state(state: Mapping[str, Any], *, step: int) -> None:
     missing = sorted(_REQUIRED - state.keys())
     if missing:
@@ -466,8 +375,3 @@ def _check_plain(value: object, where: str) -> None:
             f"{where} is a {type(value).__module__}.{type(value).__qualname__}: checkpoints hold tensors, numbers, "
             "strings, lists and dicts only, so that they load without running code; convert it"
         )
-
-
-def _listed(content: Mapping[str, object]) -> str:
-    keys = [str(key) for key in content]
-    return ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") if keys else "none"

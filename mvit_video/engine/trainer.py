@@ -56,6 +56,11 @@ class TrainerOptions:
     bf16: bool
     compile: bool
 
+    @property
+    def last_step(self) -> int:
+        """Step at which the run ends."""
+        return self.total_steps if self.max_steps is None else min(self.max_steps, self.total_steps)
+
 
 class LossWatch:
     """Looks at each loss one step late, so that the device never waits, and stops at one that is not finite."""
@@ -146,21 +151,15 @@ class Trainer:
             model.compile()
         self.forward = data_parallel(model, world)
 
-    @property
-    def last_step(self) -> int:
-        """Step at which this run ends."""
-        limit = self.options.max_steps
-        return self.options.total_steps if limit is None else min(limit, self.options.total_steps)
-
     def fit(self) -> dict[str, float]:
         """Train to the last step and return the metrics of the last validation."""
         metrics: dict[str, float] = {}
         batches = self.loader.batches(self.step)
         self.tracker.start(self.step)
-        while self.step < self.last_step:
+        while self.step < self.options.last_step:
             self.train_epoch(batches)
             epoch = -(-self.step // self.loader.steps_per_epoch)
-            ended = self.step >= self.last_step
+            ended = self.step >= self.options.last_step
             if self.validate and (ended or epoch % self.options.eval_every == 0):
                 metrics = self.evaluate(self.validate)
             if ended or self.options.checkpoint_every is None:
@@ -170,7 +169,7 @@ class Trainer:
     def train_epoch(self, batches: Iterator[Batch]) -> None:
         """Steps up to the end of the epoch, or of the run."""
         per_epoch = self.loader.steps_per_epoch
-        end = min((self.step // per_epoch + 1) * per_epoch, self.last_step)
+        end = min((self.step // per_epoch + 1) * per_epoch, self.options.last_step)
         watch, window = LossWatch(), Window()
         self.forward.train()
         while self.step < end:
@@ -286,7 +285,7 @@ class Trainer:
             self.ema.n_averaged.fill_(state["ema_updates"])
         self.step, self.best = state["step"], state["best"]
         self.failed, self.seen = state["failed"], state["seen"]
-        logger.info("resumed %s at step %d of %d", self.run_dir, self.step, self.last_step)
+        logger.info("resumed %s at step %d of %d", self.run_dir, self.step, self.options.last_step)
         return True
 
     def _next(self, batches: Iterator[Batch]) -> Batch:

@@ -1,7 +1,23 @@
 """MViT models. Imports nothing but torch, so it runs wherever PyTorch does."""
 
 from mvit_video.models.config import BlockGeometry, MViTConfig
+from mvit_video.models.convert import LoadReport
+from mvit_video.models.files import CheckpointError
+from mvit_video.models.formats import save_as
 from mvit_video.models.mvit import MViT
 from mvit_video.models.presets import create_model, get_config, list_models
+from mvit_video.models.weights import from_checkpoint, load_weights
 
-__all__ = ["BlockGeometry", "MViT", "MViTConfig", "create_model", "get_config", "list_models"]
+__all__ = [
+    "BlockGeometry",
+    "CheckpointError",
+    "LoadReport",
+    "MViT",
+    "MViTConfig",
+    "create_model",
+    "from_checkpoint",
+    "get_config",
+    "list_models",
+    "load_weights",
+    "save_as",
+]

@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, that no fault leaves a folder a run cannot resume from, and weights of other origins."""
+"""Checkpoints: what they hold, that no fault leaves a folder a run cannot resume from."""
 
 import errno
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,7 +20,6 @@ from mvit_video.engine.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     load_latest,
-    read_weights,
     save_checkpoint,
 )
 
@@ -351,98 +349,3 @@ def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
     assert list(best) == sorted(best)
     assert best[-1] > 0
     assert all(step % 3 == 0 for step in best)
-
-
-WEIGHTS = {"norm.weight": torch.arange(3.0), "head.bias": torch.ones(2)}
-
-
-class TestReadWeights:
-    @pytest.mark.parametrize(
-        "wrap",
-        [
-            lambda weights: weights,
-            lambda weights: {"model_state": weights, "epoch": 199, "cfg": "MVIT: {}", "optimizer_state": {"state": {}}},
-            lambda weights: {"state_dict": weights, "meta": {"version": "1"}},
-            lambda weights: {"model": weights},
-            lambda weights: {f"module.{name}": value for name, value in weights.items()},
-            lambda weights: {f"module._orig_mod.{name}": value for name, value in weights.items()},
-            lambda weights: {name.replace(".", "._orig_mod."): value for name, value in weights.items()},
-        ],
-    )
-    def test_containers_and_prefixes(self, tmp_path, wrap):
-        torch.save(wrap(WEIGHTS), tmp_path / "weights.pyth")
-        read = read_weights(tmp_path / "weights.pyth")
-        assert read.keys() == WEIGHTS.keys()
-        assert all(torch.equal(read[name], value) for name, value in WEIGHTS.items())
-
-    def test_legacy_format(self, tmp_path):
-        torch.save({"model_state": WEIGHTS}, tmp_path / "old.pyth", _use_new_zipfile_serialization=False)
-        assert read_weights(tmp_path / "old.pyth").keys() == WEIGHTS.keys()
-
-    def test_safetensors(self, tmp_path):
-        save_file(WEIGHTS, tmp_path / "weights.safetensors")
-        assert torch.equal(read_weights(tmp_path / "weights.safetensors")["norm.weight"], torch.arange(3.0))
-        content = (tmp_path / "weights.safetensors").read_bytes()
-        (tmp_path / "cut.safetensors").write_bytes(content[:-8])
-        with pytest.raises(CheckpointError, match=r"cut\.safetensors is no complete safetensors file"):
-            read_weights(tmp_path / "cut.safetensors")
-
-    def test_ours_prefers_the_average(self, tmp_path):
-        model = nn.BatchNorm1d(2)
-        ema = AveragedModel(model)
-        ema.module.weight.data.fill_(7.0)
-        state = state_of(1, model=model.state_dict(), ema=ema.state_dict())
-        path = save_checkpoint(tmp_path, state, step=1)
-        assert read_weights(path)["weight"].tolist() == [7.0, 7.0]
-        assert read_weights(path).keys() == model.state_dict().keys()  # without the counter of the average
-        assert read_weights(path, use_ema=False)["weight"].tolist() == [1.0, 1.0]
-
-    def test_ours_with_an_average_of_the_parameters_alone(self, tmp_path):
-        state = state_of(1, model=nn.BatchNorm1d(2).state_dict(), ema={"weight": torch.full((2,), 7.0)})
-        read = read_weights(save_checkpoint(tmp_path, state, step=1))
-        assert read["weight"].tolist() == [7.0, 7.0]
-        assert read["running_var"].tolist() == [1.0, 1.0]
-
-    def test_ours_without_an_average(self, tmp_path):
-        assert read_weights(save(tmp_path, 4))["weight"][0, 0] == 4.0
-
-    def test_missing(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"weights\.pt does not exist"):
-            read_weights(tmp_path / "weights.pt")
-        with pytest.raises(CheckpointError, match="is a folder"):
-            read_weights(tmp_path)
-
-    @pytest.mark.parametrize("legacy", [True, False])
-    @pytest.mark.parametrize("keep", [0, 10, 200, -50])
-    def test_truncated(self, tmp_path, keep, legacy):
-        path = tmp_path / "weights.pt"
-        torch.save(WEIGHTS, path, _use_new_zipfile_serialization=not legacy)
-        path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(CheckpointError, match=r"weights\.pt is truncated or no PyTorch file"):
-            read_weights(path)
-
-    def test_not_a_pytorch_file(self, tmp_path):
-        (tmp_path / "page.pt").write_text("<html>404 not found</html>")
-        with pytest.raises(CheckpointError, match="truncated or no PyTorch file"):
-            read_weights(tmp_path / "page.pt")
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ([1, 2], "holds a list: expected a state dict"),
-            ({"epoch": 3, "cfg": "x"}, r"no weights that are known here \(top-level keys: epoch, cfg\)"),
-            ({"model_state": {}}, "no weights that are known here"),
-            ({"a.w": torch.ones(1), "module.a.w": torch.ones(1)}, "two tensors called 'a.w'"),
-        ],
-    )
-    def test_none_of_these(self, tmp_path, content, message):
-        torch.save(content, tmp_path / "other.pt")
-        with pytest.raises(CheckpointError, match=message):
-            read_weights(tmp_path / "other.pt")
-
-    def test_files_that_would_run_code_are_refused(self, tmp_path):
-        torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-        with pytest.raises(
-            CheckpointError, match=r"besides tensors \(torch\.nn\.modules\.linear\.Linear\).*state_dict\(\)"
-        ):
-            read_weights(tmp_path / "module.pt")

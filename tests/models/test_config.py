@@ -40,7 +40,7 @@ def test_block_geometry_of_l_keeps_floor_sized_tables_on_ceil_sized_grids():
 def test_geometry_of_the_motion_model():
     blocks = get_config("mvitv2_motion").blocks
     assert [b.grid_q for b in blocks] == [(4, 12, 12), (4, 6, 6), (4, 6, 6), (4, 3, 3)]
-    assert [b.grid_kv for b in blocks] == [(4, 6, 6), (4, 12, 12), (4, 6, 6), (4, 6, 6)]
+    assert [b.grid_kv for b in blocks] == [(4, 3, 3), (4, 6, 6), (4, 3, 3), (4, 6, 6)]
     assert [(b.dim_out, b.num_heads) for b in blocks] == [(48, 1), (96, 2), (96, 2), (192, 4)]
 
 

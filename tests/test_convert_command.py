@@ -1,0 +1,111 @@
+"""python -m mvit_video.convert."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvit_video.convert import main
+from mvit_video.models import from_checkpoint
+from tests.models.helpers import randomised, small_config
+from tests.models.peers import torchvision_state
+
+CONFIG = small_config()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.pyth"
+    torch.save({"model_state": randomised(CONFIG).float().state_dict(), "epoch": 1}, path)
+    return path
+
+
+def test_to_torchvision_and_back(source, tmp_path, capsys):
+    theirs, ours = tmp_path / "tv.pth", tmp_path / "ours.pt"
+    main([str(source), str(theirs), "--to", "torchvision"])
+    first = capsys.readouterr().out.splitlines()
+    state = torch.load(source, weights_only=True)["model_state"]
+    written = torch.load(theirs, weights_only=True)
+    wanted = torchvision_state(dict(state))
+    assert written.keys() == wanted.keys()
+    assert all(torch.equal(written[name], value) for name, value in wanted.items())
+    assert first[0] == f"{source}: pyslowfast, {len(state)} tensors loaded"
+    assert first[1].startswith(f"{theirs}: torchvision, {len(state)} tensors, ")
+    assert first[1].endswith("4 blocks, 4 x 32 pixels, 5 classes")
+
+    main([str(theirs), str(ours), "--to", "mvit_video", "--set", "drop_path=0.1"])
+    assert "of them converted from torchvision" in capsys.readouterr().out
+    model = from_checkpoint(ours)
+    assert model.config.drop_path == 0.1
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pyth", "ours.pt", "tv.pth"]
+
+
+def test_the_container_of_pyslowfast_and_another_size(source, tmp_path, capsys):
+    target = tmp_path / "out.pyth"
+    main([str(source), str(target), "--to", "pyslowfast", "--set", "num_frames=8", "--set", "crop_size=64"])
+    content = torch.load(target, weights_only=True)
+    assert list(content) == ["model_state"]
+    assert content["model_state"]["blocks.0.attn.rel_pos_t"].shape == (7, 8)
+    assert "interpolated: " in capsys.readouterr().out
+
+
+def test_names_to_leave_out(source, tmp_path, capsys):
+    content = torch.load(source, weights_only=True)
+    content["model_state"]["pred_head.0.weight"] = torch.zeros(2)
+    torch.save(content, source)
+    command = [str(source), str(tmp_path / "out.pt"), "--to", "mvit_video"]
+    with pytest.raises(SystemExit, match="1"):
+        main(command)
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        "error: the weights do not fit the model (1 problems): pred_head.0.weight: in the file"
+    )
+    assert captured.err.count("\n") == 1 and captured.out == ""
+    main([*command, "--allow", "pred_head.*"])
+    assert "left out: pred_head.0.weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--set", "qkv_bias=False"], "error: the weights do not fit the model (4 problems): blocks.0.attn.qkv.bias"),
+        (["--set", "frames=8"], "error: unknown override 'frames'"),
+        (["--set", "head_pooling=norm_mean"], "error: torchvision's MViT has no such model"),
+    ],
+)
+def test_errors_are_one_line_and_write_nothing(source, tmp_path, capsys, change, message):
+    with pytest.raises(SystemExit, match="1"):
+        main([str(source), str(tmp_path / "out.pth"), "--to", "torchvision", *change])
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message) and captured.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pyth"]
+
+
+def test_missing_files_and_folders(source, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path / "none.pyth"), str(tmp_path / "out.pt"), "--to", "mvit_video"])
+    assert "none.pyth does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        main([str(source), str(tmp_path / "no_folder" / "out.pt"), "--to", "mvit_video"])
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_field_without_a_value(source, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(source), str(tmp_path / "out.pt"), "--to", "mvit_video", "--set", "num_frames"])
+    assert "'num_frames' must be FIELD=VALUE" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys, runpy\nsys.argv = ['convert', '--help']\n"
+        "try: runpy.run_module('mvit_video.convert', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--to {pyslowfast,torchvision,mvit_video}" in result.stdout
