@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -130,7 +131,7 @@ def _process(config: Train) -> Any:
 
 def build_source(data: Data, world: World) -> Source:
     """The data source, its files made to exist by rank 0 first."""
-    source: Source = instantiate(data.source)
+    source: Source = _instantiate(data.source)
     with distributed.main_first(world):
         source.prepare()
     return source
@@ -156,8 +157,18 @@ def build_model(config: Train) -> nn.Module:
     """The model of the options, with weights drawn from the run's seed. An option at null is left to the preset."""
     env.seed_everything(config.seed)
     options = config.model if isinstance(config.model, dict) else dataclasses.asdict(config.model)
-    model: nn.Module = instantiate({key: value for key, value in options.items() if value is not None})
+    model: nn.Module = _instantiate({key: value for key, value in options.items() if value is not None})
     return model
+
+
+def _instantiate(options: Any) -> Any:
+    """What the options' `_target_` makes of them; its own ValueError, not Hydra's wrapping of it."""
+    try:
+        return instantiate(options, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ValueError(str(error.__cause__)) from error
+        raise
 
 
 def load_weights(
@@ -397,6 +408,4 @@ def record_run(config: Train, world: World) -> None:
         "environment.json": json.dumps(env.describe_environment(), indent=2) + "\n",
     }
     for name, text in files.items():
-        beside = config.run_dir / (name + ".tmp")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, config.run_dir / name)
+        env.write_text(config.run_dir / name, text)

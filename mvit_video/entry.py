@@ -25,16 +25,16 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
 
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
-        from mvit_video.launch import configure_logging
+        from mvit_video.launch import TRACEBACK, configure_logging
 
         configure_logging()
         try:
             job(_checked(config))
         except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("MVIT_VIDEO_TRACEBACK"):
+            if os.environ.get(TRACEBACK):
                 raise
             logger.error("%s", error)
-            logger.info("MVIT_VIDEO_TRACEBACK=1 before the command shows where that came from")
+            logger.info("%s=1 before the command shows where that came from", TRACEBACK)
             sys.exit(1)
         except KeyboardInterrupt:
             logger.warning("interrupted; the same command goes on from the last checkpoint")

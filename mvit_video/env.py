@@ -1,4 +1,4 @@
-"""Where a run runs: versions, hardware and git state for its record; seeds; choice of device."""
+"""Where a run runs: versions, hardware and git state for its record; seeds; choice of device; files written whole."""
 
 import hashlib
 import importlib.metadata
@@ -60,6 +60,13 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
     if commit is None or changes is None:
         return None, None
     return commit, changes != ""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place and rename it there, so that it is whole or absent at every instant."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def seed_everything(seed: int) -> None:

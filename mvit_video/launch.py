@@ -21,6 +21,7 @@ from mvit_video.config import LocalLauncher, SlurmLauncher, Train
 
 logger = logging.getLogger(__name__)
 Job = Callable[[Any], Any]
+TRACEBACK = "MVIT_VIDEO_TRACEBACK"  # set in the environment: errors show where they came from
 
 
 def launch(job: Job, config: Train) -> Any:
@@ -60,9 +61,15 @@ def _gpus(config: Train) -> int:
 
 
 def _process(job: Job, config: Train) -> Any:
-    """What one of several local processes runs."""
+    """What one of several local processes runs: an error of the run is one message, not every rank's traceback."""
     configure_logging()
-    return job(config)
+    try:
+        return job(config)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        logger.error("%s", error)
+        sys.exit(1)
 
 
 def _run_processes(job: Job, config: Train, processes: int) -> Any:
@@ -74,6 +81,8 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Its reports repeat in twenty lines what is said here in one.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     launch_config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -87,7 +96,10 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         results = elastic_launch(launch_config, _process)(job, config)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise RuntimeError(f"rank {rank} of {processes} failed first: {failure.message}") from error
+        raise RuntimeError(
+            f"rank {rank} of {processes} ended first, with exit code {failure.exitcode}; the others were stopped. "
+            "Its own message is above"
+        ) from error
     return results[0]
 
 

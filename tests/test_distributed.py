@@ -71,6 +71,8 @@ def test_a_failing_rank_ends_the_command_with_its_error(motion_root: Path, tmp_p
     result = command("mvit_video.train", *overrides, cwd=tmp_path)
     assert result.returncode == 1
     assert "fewer than one step takes: 64 videos x 2 processes" in result.stderr
+    assert "ended first, with exit code 1; the others were stopped" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_half_a_launch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,21 @@ def test_published_recipe(name: str) -> None:
     assert actual == RECIPES[name]
 
 
+def test_the_order_blind_variant_of_the_motion_model() -> None:
+    """Lists on the command line reach the model, and leave it without anything temporal but attention itself."""
+    parts = ["model.rel_pos=spatial", "model.pool_kernel=[1,3,3]", "model.patch_kernel=[1,7,7]"]
+    model = build.build_model(options("+experiment=motion_mvitv2", *parts))
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert not any("rel_pos_t" in name for name in shapes)
+    assert shapes["patch_embed.proj.weight"] == (48, 3, 1, 7, 7)
+    assert {shape[2] for name, shape in shapes.items() if ".pool_" in name} == {1}
+
+
+def test_an_impossible_model_is_refused_in_the_models_own_words() -> None:
+    with pytest.raises(ValueError, match=r"^patch_kernel=.1, 7. must be three whole numbers"):
+        build.build_model(options("+experiment=motion_mvitv2", "model.patch_kernel=[1,7]"))
+
+
 @pytest.mark.parametrize("model", ["x3d_s", "x3d_m", "slow_r50", "slowfast_r50"])
 def test_baselines_run_in_the_same_pipeline(model: str) -> None:
     config = options(f"model={model}", "name=baseline", *KINETICS)

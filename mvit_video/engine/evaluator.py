@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mvit_video.data.manifest import Manifest
 from mvit_video.distributed import World, gather_to_main
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.tracking import plot_confusion
+from mvit_video.env import write_text
 from mvit_video.metrics import ViewScores
 
 logger = logging.getLogger(__name__)
@@ -78,9 +78,9 @@ def write_evaluation(folder: Path, scores: ViewScores, *, manifest: Manifest, ab
     folder.mkdir(parents=True, exist_ok=True)
     labels = np.asarray(manifest.labels)
     results = {**scores.results(labels, manifest.class_names), **about}
-    _write(folder / "predictions.jsonl", "".join(_prediction_lines(scores, manifest)))
+    write_text(folder / "predictions.jsonl", "".join(_prediction_lines(scores, manifest)))
     plot_confusion(scores.confusion(labels), manifest.class_names, folder / "confusion.png")
-    _write(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -99,9 +99,3 @@ def _prediction_lines(scores: ViewScores, manifest: Manifest) -> Iterable[str]:
                 manifest.class_names[c]: round(float(video_scores[video, c] / views[video]), 6) for c in best
             }
         yield json.dumps(line) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 # TensorBoard and matplotlib take seconds to import: only the process that uses them does.
+from mvit_video.env import write_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -230,9 +232,7 @@ def _truncate_metrics(path: Path, *, last_step: int) -> dict[str, int]:
         return {}
     kept = [record for record in read_metrics(path) if _number(record, "step") <= last_step]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(path, text)
     return {str(record["kind"]): int(_number(record, "step")) for record in kept}
 
 

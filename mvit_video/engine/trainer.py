@@ -164,6 +164,7 @@ class Trainer:
                 metrics = self.evaluate(self.validate)
             if ended or self.options.checkpoint_every is None:
                 self.save(metrics)
+        self.tracker.plot_curves()
         return metrics
 
     def train_epoch(self, batches: Iterator[Batch]) -> None:
@@ -237,6 +238,7 @@ class Trainer:
         subject.eval()
         metrics = validate(subject)
         self.tracker.log_eval(self.step, metrics)
+        self.tracker.plot_curves()
         return metrics
 
     def state(self, metrics: dict[str, float]) -> dict[str, Any]:
@@ -271,7 +273,6 @@ class Trainer:
                 keep_last=self.options.keep_last,
                 best=is_best,
             )
-            self.tracker.plot_curves()
 
     def resume(self) -> bool:
         """Go on from the newest complete checkpoint of the run; False if there is none."""
