@@ -279,7 +279,7 @@ def test_same_set_with_any_number_of_workers(small: MotionSet, tmp_path: Path) -
 
 
 def test_seed_and_difficulty_change_the_videos(small: MotionSet, tmp_path: Path) -> None:
-    job = synthetic.SceneJob(root=tmp_path, split="train", scene=0, seed=0, difficulty=1.0, crf=20)
+    job = synthetic.SceneJob(root=tmp_path, split="train", scene=0, seed=0, difficulty=0.5, crf=20)
     (tmp_path / "videos/train").mkdir(parents=True)
     written = []
     for change in ({}, {"seed": 1}, {"difficulty": 2.0}, {"crf": 30}):
@@ -434,7 +434,7 @@ def test_impossible_workers_are_refused(tmp_path: Path) -> None:
 
 
 def test_command_line(small: MotionSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--train-videos", "8", "--test-videos", "8", "--seed", "0", "--difficulty", "1", "--workers", "1"]
+    options = ["--train-videos", "8", "--test-videos", "8", "--seed", "0", "--difficulty", "0.5", "--workers", "1"]
     synthetic.main([str(tmp_path / "set"), *options])
     name = "videos/train/00003_reversed.mp4"
     assert (tmp_path / "set" / name).read_bytes() == (small.root / name).read_bytes()
