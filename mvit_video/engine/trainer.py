@@ -141,8 +141,7 @@ class Trainer:
         self.options = options
         self.step = 0
         self.best = float("-inf")
-        self.failed = 0
-        self.seen = 0
+        self.failed: set[str] = set()
         self.ema: AveragedModel | None = None
         if options.ema_decay is not None:
             average = get_ema_multi_avg_fn(options.ema_decay)
@@ -254,8 +253,7 @@ class Trainer:
             "config": self.config_text,
             "metrics": metrics,
             "best": self.best,
-            "failed": self.failed,
-            "seen": self.seen,
+            "failed": sorted(self.failed),
         }
 
     def save(self, metrics: dict[str, float]) -> None:
@@ -285,30 +283,33 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"] or state["model"])
             self.ema.n_averaged.fill_(state["ema_updates"])
         self.step, self.best = state["step"], state["best"]
-        self.failed, self.seen = state["failed"], state["seen"]
+        self.failed = set(state["failed"])
         logger.info("resumed %s at step %d of %d", self.run_dir, self.step, self.options.last_step)
         return True
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         """The next batch on the device; unreadable videos are counted and listed, and stop a run beyond its budget."""
         batch = next(batches)
-        self.seen += self.loader.batch_size
         if batch.failures:
             self._record_failures(batch)
         return batch.to(self.world.device)
 
     def _record_failures(self, batch: Batch) -> None:
-        self.failed += len(batch.failures)
+        """List each unreadable video once; raise TooManyFailuresError when they are more than the run allows.
+
+        A share of a small set is less than one video, so a quarter of it, up to ten videos, and always one, are let by.
+        """
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with open(self.run_dir / f"failed_videos.{self.world.rank}.jsonl", "a", encoding="utf-8") as file:
             for path, reason in batch.failures:
-                logger.warning("unreadable training video, replaced by another: %s: %s", path, reason)
-                file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
-        # A small sample says little about a share, so the budget is also a floor of ten videos.
-        allowed = max(10.0, self.options.max_failed * max(self.seen, len(self.loader.dataset)))
-        if self.failed > allowed:
+                if path not in self.failed:
+                    logger.warning("unreadable training video, replaced by another: %s: %s", path, reason)
+                    file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
+                    self.failed.add(path)
+        videos = len(self.loader.dataset)
+        if len(self.failed) > max(self.options.max_failed * videos, min(10, videos // 4), 1):
             raise TooManyFailuresError(
-                f"{self.failed} of {self.seen} videos read so far could not be decoded, more than "
+                f"{len(self.failed)} of the {videos} training videos could not be decoded, more than "
                 f"trainer.max_failed={self.options.max_failed:g} allows; they are listed in {file.name}. "
                 "Repair or remove them, or raise trainer.max_failed"
             )
@@ -331,7 +332,7 @@ class Trainer:
                 "lr": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_scale"],
                 "clips_per_s": window.clips * self.world.size / elapsed,
                 "data_wait": 100 * window.waited / elapsed,
-                "failed_videos": self.failed,
+                "failed_videos": len(self.failed),
             },
         )
 
