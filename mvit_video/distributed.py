@@ -39,7 +39,8 @@ def launched_size() -> int:
     """Processes the launcher started, by the variables torchrun and submitit export; 1 without them.
 
     Raises:
-        RuntimeError: when only some of the variables are set: a half-made launch must not become "one process of one".
+        RuntimeError: when only some of the variables are set, or the port is 0: a half-made launch must not become
+            "one process of one".
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     present = [name for name in names if name in os.environ]
@@ -50,6 +51,11 @@ def launched_size() -> int:
         raise RuntimeError(
             f"the environment has {', '.join(present)} but not {', '.join(lacking)}: start with torchrun or "
             "launcher=slurm, which set all five, or unset those for a run of one process"
+        )
+    if os.environ["MASTER_PORT"] == "0":
+        raise RuntimeError(
+            "MASTER_PORT is 0: the ranks cannot find each other there. Give torchrun a port, or --standalone, which "
+            "finds a free one"
         )
     return int(os.environ["WORLD_SIZE"])
 

@@ -14,7 +14,7 @@ from mvit_video.engine.checkpoint import load_latest
 from tests.conftest import evaluate_options, motion_overrides, options
 from tests.test_config import command
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def torchrun(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -82,6 +82,15 @@ def test_half_a_launch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="has RANK, WORLD_SIZE but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
+        distributed.launched_size()
+
+
+def test_port_zero_is_refused_rather_than_waited_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun --master-port 0 hands the zero on to the ranks, which would look for each other there for ever."""
+    values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match=r"MASTER_PORT is 0: .*--standalone"):
         distributed.launched_size()
 
 
