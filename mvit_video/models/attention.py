@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvit_video.models.augment import Widths, augment_queries, operand_padding
 from mvit_video.models.config import AttentionForm, BlockGeometry, MViTConfig, Triple
-from mvit_video.models.pooling import DepthwisePool, on_grid
+from mvit_video.models.pooling import DepthwisePool, depthwise_pool, on_grid
+from mvit_video.models.recompute import is_plain, merge_heads, with_zero_gradients
 
 AXES = ("t", "h", "w")
 SMALL_LOGITS = 100_000
@@ -82,15 +84,15 @@ def position_terms(q: Tensor, tables: list[Tensor], axes: tuple[int, ...], grid:
     return torch.cat(terms, dim=-1).reshape(batch, heads, length, -1)
 
 
-def choose_form(form: AttentionForm, q: Tensor, k: Tensor) -> Literal["flash", "explicit", "matmul"]:
-    """The form that computes the attention; all give the same values.
+def choose_form(form: AttentionForm, queries: int, k: Tensor) -> Literal["flash", "explicit", "matmul"]:
+    """The form that computes the attention of so many queries on keys (B, heads, M, c); all give the same values.
 
     "flash" and "explicit" are themselves. "auto" is flash, except on the CPU when a head has at most SMALL_LOGITS
     logits: there the fused kernel's backward loses to matrix products and a softmax on the same augmented operands.
     """
     if form != "auto":
         return form
-    return "matmul" if q.device.type == "cpu" and q.shape[2] * k.shape[2] <= SMALL_LOGITS else "flash"
+    return "matmul" if k.device.type == "cpu" and queries * k.shape[2] <= SMALL_LOGITS else "flash"
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cls: int) -> Tensor:
@@ -101,16 +103,16 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cls
     return logits.softmax(dim=-1).to(v.dtype) @ v
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool) -> Tensor:
-    """Attention on augmented queries (B, heads, N, c + e) and keys (B, heads, M, c + e), values (B, heads, M, c)."""
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool, padding: int = 0) -> Tensor:
+    """Attention on augmented queries (B, heads, N, c + e) and keys (B, heads, M, c + e), values (B, heads, M, c).
+
+    Returns:
+        (B, heads, N, c + padding), zeros in the last `padding` columns, or none of them if small.
+    """
     if small:
         logits = (q * scale) @ k.transpose(-2, -1)
         return logits.softmax(dim=-1).to(v.dtype) @ v
-    extra = q.shape[-1] - v.shape[-1]
-    if extra:  # flash kernels take one width for queries, keys and values
-        v = F.pad(v, (0, extra))
-    out = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return out[..., : out.shape[-1] - extra] if extra else out
+    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, padding)) if padding else v, scale=scale)
 
 
 class MultiscaleAttention(nn.Module):
@@ -141,71 +143,163 @@ class MultiscaleAttention(nn.Module):
         for axis in self.axes:
             table = nn.Parameter(torch.empty(geometry.table_rows[axis], head_dim))
             setattr(self, f"rel_pos_{AXES[axis]}", table)
-        if self.axes:
-            self._register_position_buffers()
+        self._register_buffers()
 
     def _pooling_of(self, name: str) -> tuple[Triple | None, Triple]:
         geometry = self.geometry
         return (geometry.kernel_q, geometry.stride_q) if name == "q" else (geometry.kernel_kv, geometry.stride_kv)
 
-    def _register_position_buffers(self, device: torch.device | None = None) -> None:
+    def _register_buffers(self, device: torch.device | None = None) -> None:
         """Index tables of the nominal grids: not saved, and rebuilt after a model was made on the meta device."""
         geometry = self.geometry
         for axis in self.axes:
             index = relative_index(geometry.grid_q[axis], geometry.grid_kv[axis], device)
             self.register_buffer(f"index_{AXES[axis]}", index, persistent=False)
-        one_hot = one_hot_positions(geometry.grid_kv, self.axes, self.cls, device)
-        self.register_buffer("one_hot", one_hot, persistent=False)
+        if self.axes:
+            one_hot = one_hot_positions(geometry.grid_kv, self.axes, self.cls, device)
+            self.register_buffer("one_hot", one_hot, persistent=False)
+        if self.pool_k is not None and self.pool_k.skips_tokens():
+            read = self.pool_k.read_tokens(geometry.grid_in, self.cls, device)
+            self.register_buffer("read_tokens", read, persistent=False)
 
     def reset_parameters(self) -> None:
         """Initialise the relative tables (normal, 0.02) and rebuild the index buffers on the present device."""
         for axis in self.axes:
             nn.init.trunc_normal_(getattr(self, f"rel_pos_{AXES[axis]}"), std=0.02)
-        if self.axes:
-            self._register_position_buffers(self.qkv.weight.device)
+        self._register_buffers(self.qkv.weight.device)
 
     def forward(self, x: Tensor, grid: Triple) -> tuple[Tensor, Triple]:
         """(B, cls + T*H*W, dim_in) on its grid -> (B, cls + T'*H'*W', dim_attn) and the pooled grid."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, grid_q = self._pool(q, grid, "q")
-        k, grid_kv = self._pool(k, grid, "k")
-        v, _ = self._pool(v, grid, "v")
-        out = self._attend(q, k, v, grid_q, grid_kv).transpose(1, 2)
+        width = self.geometry.dim_attn
+        q, kv = self.qkv(x).split([width, 2 * width], dim=-1)
+        return self.attend(q, kv, grid)
+
+    def split_weights(self) -> list[tuple[Tensor, Tensor | None]]:
+        """(weight, bias) of the linear layers that make queries, and keys with values."""
+        width = self.geometry.dim_attn
+        weights = self.qkv.weight.split([width, 2 * width])
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+        return list(zip(weights, biases))
+
+    def read_by_keys(self, grid: Triple) -> Tensor | None:
+        """Indices of the class token and the tokens that the pooling of keys and values reads; None: (nearly) all."""
+        if self.pool_k is None or not self.pool_k.skips_tokens():
+            return None
+        if grid == self.geometry.grid_in:
+            return self.get_buffer("read_tokens")
+        return self.pool_k.read_tokens(grid, self.cls, self.qkv.weight.device)
+
+    def attend(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> tuple[Tensor, Triple]:
+        """Pooling, attention and projection.
+
+        Args:
+            q: (B, cls + T*H*W, heads * c), not pooled yet.
+            kv: (B, cls + T*H*W, 2 * heads * c), or the tokens of :meth:`read_by_keys` alone if `picked`.
+
+        Returns:
+            (B, cls + T'*H'*W', dim_attn) and the pooled grid (T', H', W').
+        """
+        k, v, grid_kv = self._pool_keys(kv, grid, picked)
+        q, grid_q = self._pool_queries(q, grid)
+        form = choose_form(self.form, q.shape[1], k)
+        if form != "explicit" and self.axes:
+            return self._attend_augmented(q, k, v, grid_q, grid_kv, small=form == "matmul"), grid_q
+        out = self._attend_plainly(q.transpose(1, 2), k, v, grid_q, grid_kv, form).transpose(1, 2)
         if self.residual_pooling:
-            out = self._add_queries(out, q.transpose(1, 2))
+            out = self._add_queries(out, q)
         return self.proj(out.flatten(2)), grid_q
 
-    def _pool(self, tokens: Tensor, grid: Triple, name: str) -> tuple[Tensor, Triple]:
-        """(B, N, heads * c) -> (B, heads, N', c): convolution, then LayerNorm of all tokens; neither if not pooled."""
-        pool, norm = getattr(self, f"pool_{name}"), getattr(self, f"norm_{name}")
-        heads = self.geometry.num_heads
-        if pool is None:
-            return tokens.unflatten(-1, (heads, -1)).transpose(1, 2), grid
-        pooled = on_grid(tokens, grid, self.cls, pool)
-        # Autocast may run the norm in float32; one cast here keeps the attention operands in the compute dtype.
-        normed = norm(pooled.unflatten(-1, (heads, -1))).to(tokens.dtype)
-        return normed.transpose(1, 2), pool.out_grid(grid)
+    def attend_cls(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> Tensor:
+        """What :meth:`attend` gives for the class token, from its query (B, 1, heads * c) alone: (B, 1, dim_attn).
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple) -> Tensor:
-        """(B, heads, N, c) and (B, heads, M, c) twice -> (B, heads, N, c)."""
-        form = choose_form(self.form, q, k)
-        if not self.axes:
-            if form == "flash":
-                return F.scaled_dot_product_attention(q, k, v)
-            return explicit_attention(q, k, v, None, self.cls)
-        scale = q.shape[-1] ** -0.5
-        tables = self._tables(grid_q, grid_kv)
-        one_hot = self._one_hot(grid_kv).to(k.dtype)
-        if form == "explicit":
-            terms = position_terms(q[:, :, self.cls :], [t.to(q.dtype) for t in tables], self.axes, grid_q)
-            return explicit_attention(q, k, v, terms @ one_hot[self.cls :].t(), self.cls)
+        The class token is not pooled, has no relative positions and gets no pooled query added.
+        """
+        k, v, _ = self._pool_keys(kv, grid, picked)
+        q = q.unflatten(-1, (self.geometry.num_heads, -1))
+        idle = [getattr(self, f"rel_pos_{AXES[axis]}") for axis in self.axes]
+        if self.pool_q is not None:
+            q = self._norm(q, "q", q.dtype)
+            idle.append(self.pool_q.weight)
+        out = fused_attention(q.transpose(1, 2), k, v, q.shape[-1] ** -0.5, small=True)
+        return with_zero_gradients(self.proj(out.transpose(1, 2).flatten(2)), idle)
+
+    def _fused_pool(self, tokens: Tensor, name: str, grid: Triple, stride: Triple) -> Tensor | None:
+        """Convolution and norm in one Triton kernel, (B, N', heads, c), if that form is chosen and takes the tokens."""
+        pool, norm = getattr(self, f"pool_{name}"), getattr(self, f"norm_{name}")
+        if pool.form != "triton":
+            return None
+        from mvit_video.models import triton_pool  # imported where it is used: importing Triton takes seconds
+
+        bank, heads = pool.bank(), self.geometry.num_heads
+        if not triton_pool.supports(tokens, bank, stride):
+            return None
+        return triton_pool.pool_norm(
+            tokens, bank, norm.weight, norm.bias, grid, stride, cls=self.cls, heads=heads, eps=norm.eps
+        )
+
+    def _norm(self, tokens: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+        """LayerNorm of (..., heads, c). Autocast may run it in float32; one cast here keeps the compute dtype."""
+        normed: Tensor = getattr(self, f"norm_{name}")(tokens)
+        return normed.to(dtype)
+
+    def _pool_queries(self, q: Tensor, grid: Triple) -> tuple[Tensor, Triple]:
+        """(B, N, heads * c) -> (B, N', heads, c): convolution, then LayerNorm of all tokens; neither if not pooled."""
+        heads = self.geometry.num_heads
+        if self.pool_q is None:
+            return q.unflatten(-1, (heads, -1)), grid
+        fused = self._fused_pool(q, "q", grid, self.pool_q.stride)
+        if fused is not None:
+            return fused, self.pool_q.out_grid(grid)
+        pooled = on_grid(q, grid, self.cls, self.pool_q)
+        return self._norm(pooled.unflatten(-1, (heads, -1)), "q", q.dtype), self.pool_q.out_grid(grid)
+
+    def _pool_keys(self, kv: Tensor, grid: Triple, picked: bool) -> tuple[Tensor, Tensor, Triple]:
+        """Keys and values (B, M, 2 * heads * c), as channels of one convolution -> (B, heads, M', c) twice."""
+        heads = self.geometry.num_heads
+        pool_k, pool_v = self.pool_k, self.pool_v
+        if pool_k is None or pool_v is None:
+            k, v = kv.unflatten(-1, (2, heads, -1)).unbind(2)
+            return k.transpose(1, 2), v.transpose(1, 2), grid
+        on, stride = pool_k.condensed(grid) if picked else (grid, pool_k.stride)
+        slots = kv.chunk(2, dim=-1)
+        k, v = (self._fused_pool(slot, name, on, stride) for slot, name in zip(slots, "kv"))
+        if k is not None and v is not None:
+            return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
+        bank = torch.cat([pool_k.bank().repeat(heads, 1, 1, 1, 1), pool_v.bank().repeat(heads, 1, 1, 1, 1)])
+        pooled = on_grid(kv, on, self.cls, lambda maps: depthwise_pool(maps, bank, stride, form=pool_k.form))
+        k, v = pooled.unflatten(-1, (2, heads, -1)).unbind(2)
+        k, v = self._norm(k, "k", kv.dtype), self._norm(v, "v", kv.dtype)
+        return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
+
+    def _attend_augmented(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, *, small: bool
+    ) -> Tensor:
+        """Flash form, residual pooling and projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim)."""
+        width = q.shape[-1]
+        scale = width**-0.5
         # The bias takes the unscaled query, so the terms are divided by the scale that the kernel multiplies with.
-        terms = position_terms(q[:, :, self.cls :], [(t / scale).to(q.dtype) for t in tables], self.axes, grid_q)
-        small = form == "matmul"
-        fill = 0 if small else -(q.shape[-1] + terms.shape[-1]) % 8
-        terms = F.pad(terms.to(q.dtype), (0, fill, self.cls, 0))
-        one_hot = F.pad(one_hot, (0, fill)).expand(*k.shape[:2], -1, -1)
-        return fused_attention(torch.cat([q, terms], -1), torch.cat([k, one_hot], -1), v, scale, small=small)
+        tables = [(table / scale).to(q.dtype) for table in self._tables(grid_q, grid_kv)]
+        terms = sum(table.shape[1] for table in tables)
+        padding = Widths(0, 0) if small else operand_padding(width, terms, q.device.type, q.dtype)
+        augmented = augment_queries(q, tables, self.axes, grid_q, cls=self.cls, fill=padding.queries_keys)
+        one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, padding.queries_keys))
+        keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
+        out = fused_attention(augmented, keys, v, scale, small=small, padding=padding.values)
+        if self.residual_pooling and is_plain(self.proj):
+            return merge_heads(out, q, augmented, self.proj, self.cls)
+        out = out[..., :width].transpose(1, 2)
+        if self.residual_pooling:
+            out = self._add_queries(out, q)
+        return self.proj(out.flatten(2))
+
+    def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, form: str) -> Tensor:
+        """Without relative positions, or with their bias written out: (B, heads, N, c) and twice (B, heads, M, c)."""
+        if not self.axes:
+            return F.scaled_dot_product_attention(q, k, v) if form == "flash" else explicit_attention(q, k, v, None, 0)
+        tables = [table.to(q.dtype) for table in self._tables(grid_q, grid_kv)]
+        terms = position_terms(q[:, :, self.cls :], tables, self.axes, grid_q)
+        one_hot = self._one_hot(grid_kv).to(k.dtype)
+        return explicit_attention(q, k, v, terms @ one_hot[self.cls :].t(), self.cls)
 
     def _add_queries(self, out: Tensor, q: Tensor) -> Tensor:
         """Residual pooling: every token but the class token adds its pooled query. Both (B, N, heads, c)."""

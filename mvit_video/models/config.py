@@ -13,7 +13,7 @@ AbsolutePositions = Literal["none", "joint", "separable"]
 HeadPooling = Literal["cls", "norm_mean", "mean_norm"]
 Initialisation = Literal["pyslowfast", "zero_bias", "fan_in"]
 AttentionForm = Literal["auto", "flash", "explicit"]
-PoolingForm = Literal["auto", "library", "flipped"]
+PoolingForm = Literal["auto", "library", "flipped", "triton"]
 
 QUERY_STRIDE: Triple = (1, 2, 2)
 """Stride of the query pooling in the first block of every stage but the first."""

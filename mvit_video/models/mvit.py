@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvit_video.models.attention import MultiscaleAttention
-from mvit_video.models.config import BlockGeometry, MViTConfig, Triple
+from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_grid
 from mvit_video.models.layers import DropPath, Head, Mlp, PatchEmbed, init_module, joint_positions, separable_positions
 from mvit_video.models.pooling import DepthwisePool, max_pool_skip
+from mvit_video.models.recompute import is_plain, norm_linears, norm_mlp
 
 
 class Block(nn.Module):
@@ -27,18 +28,56 @@ class Block(nn.Module):
         self.proj = nn.Linear(geometry.dim_in, geometry.dim_out) if widens else None
         self.drop_path = DropPath(geometry.drop_path)
 
-    def forward(self, x: Tensor, grid: Triple) -> tuple[Tensor, Triple]:
-        """(B, cls + T*H*W, dim_in) on its grid -> (B, cls + T'*H'*W', dim_out) and the new grid."""
-        normed = self.norm1(x)
-        attended, new_grid = self.attn(normed, grid)
-        # The published models widen the skip from the normalised tokens, not from x.
-        skip = self.proj(normed) if self.expands_attention and self.proj is not None else x
-        if max(self.geometry.stride_q) > 1:
+    def forward(self, x: Tensor, grid: Triple, cls_only: bool = False) -> tuple[Tensor, Triple]:
+        """(B, cls + T*H*W, dim_in) on its grid -> (B, cls + T'*H'*W', dim_out) and the new grid.
+
+        With cls_only the result is the class token's, (B, 1, dim_out), the same as in the whole.
+        """
+        attended, skip, new_grid = self._attend_cls(x, grid) if cls_only else self._attend(x, grid)
+        if max(self.geometry.stride_q) > 1 and not cls_only:
             skip = max_pool_skip(skip, grid, self.geometry.stride_q, cls=self.cls)
         x = skip + self.drop_path(attended)
-        normed = self.norm2(x)
-        skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
-        return skip + self.drop_path(self.mlp(normed)), new_grid
+        widened, skip = self._widen(x)
+        return skip + self.drop_path(widened), new_grid
+
+    def _attend(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
+        """Attention of the normalised tokens, the skip beside it, and the new grid."""
+        # The published models widen the skip from the normalised tokens, not from x.
+        widening = self.proj if self.expands_attention else None
+        if not is_plain(self.norm1, self.attn.qkv, widening):
+            normed = self.norm1(x)
+            attended, new_grid = self.attn(normed, grid)
+            return attended, x if widening is None else widening(normed), new_grid
+        picked = self.attn.read_by_keys(grid)
+        queries, keys = self.attn.split_weights()
+        between = [] if widening is None else [(widening.weight, widening.bias)]
+        q, *skip, kv = norm_linears(x, self.norm1, [queries, *between, keys], picked)
+        attended, new_grid = self.attn.attend(q, kv, grid, picked=picked is not None)
+        return attended, skip[0] if skip else x, new_grid
+
+    def _attend_cls(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
+        """As :meth:`_attend`, for the class token alone; other tokens are only keys and values."""
+        assert self.cls == 1
+        widening = self.proj if self.expands_attention else None
+        first, new_grid = x[:, :1], pooled_grid(grid, self.geometry.kernel_q, self.geometry.stride_q)
+        if not is_plain(self.norm1, self.attn.qkv, widening):
+            attended, whole, new_grid = self._attend(x, grid)
+            return attended[:, :1], whole[:, :1], new_grid
+        picked = self.attn.read_by_keys(grid)
+        queries, keys = self.attn.split_weights()
+        between = [] if widening is None else [(widening.weight, widening.bias)]
+        (kv,) = norm_linears(x, self.norm1, [keys], picked)
+        q, *skip = norm_linears(first, self.norm1, [queries, *between])
+        attended = self.attn.attend_cls(q, kv, grid, picked=picked is not None)
+        return attended, skip[0] if skip else first, new_grid
+
+    def _widen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The MLP of the normalised tokens, and the skip beside it."""
+        if self.expands_mlp or not is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2):
+            normed = self.norm2(x)
+            skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
+            return self.mlp(normed), skip
+        return norm_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2), x
 
 
 class MViT(nn.Module):
@@ -110,8 +149,11 @@ class MViT(nn.Module):
             ValueError: the input has another shape.
         """
         tokens, grid = self._embed(x)
-        for block in self.blocks:
-            tokens, grid = self._run_block(block, tokens, grid)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            # Behind the last block only the class token is read, if the head pools it.
+            cls_only = index == last and self.config.head_pooling == "cls"
+            tokens, grid = self._run_block(block, tokens, grid, cls_only)
         return self.head(self._pool_tokens(tokens))
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
@@ -168,11 +210,13 @@ class MViT(nn.Module):
         rest = separable_positions(self.pos_embed_spatial, self.pos_embed_temporal, nominal, grid)
         return torch.cat([self.pos_embed_class, rest], dim=1) if self.cls else rest
 
-    def _run_block(self, block: nn.Module, tokens: Tensor, grid: Triple) -> tuple[Tensor, Triple]:
+    def _run_block(
+        self, block: nn.Module, tokens: Tensor, grid: Triple, cls_only: bool = False
+    ) -> tuple[Tensor, Triple]:
         if self.config.activation_checkpointing and self.training and torch.is_grad_enabled():
-            result: tuple[Tensor, Triple] = checkpoint(block, tokens, grid, use_reentrant=False)
+            result: tuple[Tensor, Triple] = checkpoint(block, tokens, grid, cls_only, use_reentrant=False)
             return result
-        return block(tokens, grid)
+        return block(tokens, grid, cls_only)
 
     def _pool_tokens(self, tokens: Tensor) -> Tensor:
         """The feature of the clip, (B, out_dim), by the configured head pooling."""

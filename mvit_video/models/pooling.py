@@ -128,17 +128,31 @@ def depthwise_pool(maps: Tensor, weight: Tensor, stride: Triple, *, form: Poolin
         stride: on (time, height, width).
         form: "library" differentiates with the library's own backward; "flipped" with flipped forward convolutions
             and 2-D weight gradients, for kernels of 1 or 3 on each axis (others fall back to "library"); "auto" is
-            "flipped" on the CPU and "library" elsewhere. Values and gradients are the same.
+            "flipped" on the CPU and "library" elsewhere. Values and gradients are the same. "triton" is a form of
+            the convolution and the norm behind it together (MultiscaleAttention); here it is "auto".
 
     Returns:
         (B, T', H', W', heads * c) with sizes (n + 2p - k) // s + 1.
     """
     kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
     small = all(k in (1, 3) for k in kernel)
-    if small and (form == "flipped" or (form == "auto" and maps.device.type == "cpu")):
+    if small and (form == "flipped" or (form in ("auto", "triton") and maps.device.type == "cpu")):
         pooled: Tensor = FlippedBackwardPool.apply(maps, weight, stride, half_kernel(kernel))
         return pooled
     return _depthwise(maps, weight, stride, half_kernel(kernel))
+
+
+def read_positions(size: int, kernel: int, stride: int) -> list[int]:
+    """Positions on an axis that some kernel (padding k // 2) reads; all of them unless the stride exceeds the kernel.
+
+    A kernel of 3 at stride 8 reads 0, 1, then 7, 8, 9, then 15, ...: as many positions as a kernel of 3 at stride 3
+    reads when the others are taken out, and the same ones fall on the padding.
+    """
+    if stride <= kernel:
+        return list(range(size))
+    padding = kernel // 2
+    starts = range(-padding, size + padding - kernel + 1, stride)
+    return [start + tap for start in starts for tap in range(kernel) if 0 <= start + tap < size]
 
 
 class DepthwisePool(nn.Module):
@@ -163,10 +177,32 @@ class DepthwisePool(nn.Module):
     def out_grid(self, grid: Triple) -> Triple:
         return conv_grid(grid, self.kernel, self.stride, half_kernel(self.kernel))
 
+    def bank(self) -> Tensor:
+        """The kernels as (head_dim, 1, kt, kh, kw)."""
+        return self.weight.unsqueeze(2) if self.weight.dim() == 4 else self.weight
+
+    def skips_tokens(self) -> bool:
+        """Whether strides are so wide that a good part of the tokens is read by no kernel."""
+        return any(s > k for s, k in zip(self.stride, self.kernel))
+
+    def read_tokens(self, grid: Triple, cls: int, device: torch.device | None = None) -> Tensor:
+        """Indices of the class tokens and of all tokens on the grid that some kernel reads, int64, rising."""
+        t, h, w = (
+            torch.tensor(read_positions(n, k, s), device=device)
+            for n, k, s in zip(grid, self.kernel, self.stride, strict=True)
+        )
+        places = (t[:, None, None] * grid[1] + h[:, None]) * grid[2] + w
+        return torch.cat([torch.arange(cls, device=device), places.flatten() + cls])
+
+    def condensed(self, grid: Triple) -> tuple[Triple, Triple]:
+        """The grid of the tokens of :meth:`read_tokens`, and the stride that pools it as `stride` pools the whole."""
+        t, h, w = (len(read_positions(n, k, s)) for n, k, s in zip(grid, self.kernel, self.stride))
+        st, sh, sw = (min(k, s) for k, s in zip(self.kernel, self.stride))
+        return (t, h, w), (st, sh, sw)
+
     def forward(self, maps: Tensor) -> Tensor:
         """(B, T, H, W, heads * head_dim) -> (B, T', H', W', heads * head_dim)."""
-        weight = self.weight.unsqueeze(2) if self.weight.dim() == 4 else self.weight
-        return depthwise_pool(maps, weight, self.stride, form=self.form)
+        return depthwise_pool(maps, self.bank(), self.stride, form=self.form)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, kernel={self.kernel}, stride={self.stride}"

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mvit_video.models import pooling
-from mvit_video.models.pooling import depthwise_pool, max_pool_skip
+from mvit_video.models.pooling import DepthwisePool, depthwise_pool, max_pool_skip, on_grid, read_positions
 
 CASES = [
     ((3, 3, 3), (1, 1, 1)),
@@ -104,3 +104,35 @@ def test_max_pool_skip_is_the_3d_pool_and_leaves_the_class_token(cls):
     pooled = F.max_pool3d(maps, (1, 3, 3), (1, 2, 2), (0, 1, 1)).flatten(2).transpose(1, 2)
     out = max_pool_skip(tokens, grid, (1, 2, 2), cls=cls)
     assert torch.equal(out, torch.cat([tokens[:, :cls], pooled], dim=1))
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 8), (3, 4), (1, 2), (3, 3), (3, 2), (5, 8)])
+def test_read_positions_are_those_of_the_kernels(size, kernel, stride):
+    reads = F.conv1d(torch.eye(size)[:, None], torch.ones(1, 1, kernel), stride=stride, padding=kernel // 2)
+    wanted = reads.flatten(1).any(1).nonzero()[:, 0].tolist()
+    positions = read_positions(size, kernel, stride)
+    assert positions == (wanted if stride > kernel else list(range(size)))
+
+
+@pytest.mark.parametrize("cls", [0, 1])
+@pytest.mark.parametrize("grid", [(2, 9, 17), (1, 8, 8), (3, 7, 10), (2, 2, 1)])
+@pytest.mark.parametrize("stride", [(1, 8, 8), (1, 4, 4), (1, 4, 2), (4, 1, 1)])
+def test_pooling_the_tokens_that_are_read_is_pooling_all(stride, grid, cls):
+    torch.manual_seed(0)
+    pool = DepthwisePool(4, (3, 3, 3), stride, flat=False, form="auto")
+    pool.reset_parameters("fan_in")
+    tokens = torch.randn(2, cls + grid[0] * grid[1] * grid[2], 4)
+    read = pool.read_tokens(grid, cls)
+    assert pool.skips_tokens() and len(read) == len(read.unique())
+    condensed, narrow = pool.condensed(grid)
+    got = on_grid(tokens[:, read], condensed, cls, lambda maps: depthwise_pool(maps, pool.bank(), narrow))
+    torch.testing.assert_close(got, on_grid(tokens, grid, cls, pool))
+
+
+def test_s_reads_a_seventh_and_half_of_its_tokens():
+    pool = DepthwisePool(96, (3, 3, 3), (1, 8, 8), flat=False, form="auto")
+    assert len(pool.read_tokens((8, 56, 56), 1)) == 1 + 8 * 20 * 20
+    pool = DepthwisePool(96, (3, 3, 3), (1, 4, 4), flat=False, form="auto")
+    assert len(pool.read_tokens((8, 56, 56), 1)) == 1 + 8 * 41 * 41
+    assert pool.condensed((8, 56, 56)) == ((8, 41, 41), (1, 3, 3))

@@ -1,0 +1,265 @@
+"""Linear layers that keep less for the backward pass than a chain of modules does.
+
+What LayerNorm, GELU and the merging of heads put out is only read by the linear layer behind them. It is cheap to
+compute again from what is kept anyway, so these functions keep the input and repeat that step in the backward pass.
+Values and gradients are those of the plain modules.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_VALUES = 2**22
+"""Values of the widest tensor in one chunk of tokens of an MLP on the CPU: 16 MiB in float32.
+
+Smaller ones cost the matrix products more than the cache gives back; larger ones leave the range in which the C
+library reuses memory instead of mapping fresh pages.
+"""
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which matrix products of x run: autocast's where it is on, else that of x."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+
+
+def is_plain(*modules: nn.Module | None) -> bool:
+    """Whether these are PyTorch's own layers without hooks, so that working on their parameters is the same.
+
+    Adapters (LoRA) and quantisation put other modules in their place; those must be called.
+    """
+    return all(
+        module is None
+        or (type(module) in (nn.Linear, nn.LayerNorm) and not module._forward_hooks and not module._forward_pre_hooks)
+        for module in modules
+    )
+
+
+def _rows(tokens: Tensor) -> Tensor:
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
+class NormLinears(torch.autograd.Function):
+    """LayerNorm, then several linear layers; keeps the input of the norm and its statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, picked: Tensor | None, *layers: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        weights, biases = layers[0::2], layers[1::2]
+        assert weights[0] is not None
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+        normed = normed.to(weights[0].dtype)
+        inputs = [normed] * len(weights)
+        if picked is not None:
+            inputs[-1] = normed.index_select(1, picked)
+        ctx.save_for_backward(x, gamma, beta, mean, rstd, picked, *weights)
+        ctx.eps = eps
+        return tuple(F.linear(a, w, b) for a, w, b in zip(inputs, weights, biases) if w is not None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, mean, rstd, picked, *weights = ctx.saved_tensors
+        normed = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, ctx.eps)[0].to(weights[0].dtype)
+        needs = ctx.needs_input_grad
+        grad_normed: Tensor | None = None
+        layers: list[Tensor | None] = []
+        for index, (grad, weight) in enumerate(zip(grads, weights)):
+            selected = picked is not None and index == len(weights) - 1
+            rows = _rows(grad)
+            read = normed.index_select(1, picked) if selected else normed
+            layers.append(rows.t() @ _rows(read) if needs[5 + 2 * index] else None)
+            layers.append(rows.sum(0) if needs[6 + 2 * index] else None)
+            if not any(needs[:3]):
+                continue
+            if selected:
+                if grad_normed is None:
+                    grad_normed = torch.zeros_like(x, dtype=grad.dtype)
+                grad_normed.index_add_(1, picked, grad @ weight)
+            elif grad_normed is None:
+                grad_normed = (rows @ weight).view_as(x)
+            else:
+                _rows(grad_normed).addmm_(rows, weight)
+        if grad_normed is None:
+            return None, None, None, None, None, *layers
+        mask = list(needs[:3])
+        of_norm = torch.ops.aten.native_layer_norm_backward(
+            grad_normed.to(x.dtype), x, x.shape[-1:], mean, rstd, gamma, beta, mask
+        )
+        return *(g if needed else None for g, needed in zip(of_norm, mask)), None, None, *layers
+
+
+def norm_linears(
+    x: Tensor, norm: nn.LayerNorm, layers: list[tuple[Tensor, Tensor | None]], picked: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Linear layers (weight, bias) of the normalised tokens, keeping only x (B, N, C).
+
+    Args:
+        picked: int64 indices, without repetition, of the tokens that the last of several layers reads; None: all.
+
+    Returns:
+        One (B, N or len(picked), width) for each layer.
+    """
+    dtype = compute_dtype(x)
+    flat: list[Tensor | None] = []
+    for weight, bias in layers:
+        flat += [weight.to(dtype), None if bias is None else bias.to(dtype)]
+    outputs: tuple[Tensor, ...] = NormLinears.apply(
+        x.to(norm.weight.dtype), norm.weight, norm.bias, norm.eps, picked, *flat
+    )
+    return outputs
+
+
+def _chunks(rows: Tensor, width: int) -> list[slice]:
+    """Equal slices of the rows, of at most CHUNK_VALUES values at `width` columns; all of them but on an eager CPU."""
+    count = rows.shape[0]
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(0, count)]
+    step = -(-count // -(-count * width // CHUNK_VALUES)) if count else 1
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+class NormMlp(torch.autograd.Function):
+    """LayerNorm, linear, exact GELU, linear; keeps the input and what enters the GELU.
+
+    On a CPU many tokens are worked through in chunks, so that the wide tensors between the layers stay small.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+    ) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+        rows = _rows(normed.to(w1.dtype))
+        parts = _chunks(rows, w1.shape[0])
+        if len(parts) == 1:
+            hidden = torch.addmm(b1, rows, w1.t())
+            out = torch.addmm(b2, F.gelu(hidden), w2.t())
+        else:
+            hidden = rows.new_empty(rows.shape[0], w1.shape[0])
+            out = rows.new_empty(rows.shape[0], w2.shape[0])
+            for part in parts:
+                torch.addmm(b1, rows[part], w1.t(), out=hidden[part])
+                torch.addmm(b2, F.gelu(hidden[part]), w2.t(), out=out[part])
+        ctx.save_for_backward(x, gamma, beta, mean, rstd, hidden, w1, w2)
+        ctx.eps = eps
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, mean, rstd, hidden, w1, w2 = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        normed = _rows(torch.native_layer_norm(x, x.shape[-1:], gamma, beta, ctx.eps)[0].to(w1.dtype))
+        rows = _rows(grad)
+        parts = _chunks(rows, w1.shape[0])
+        of_normed: list[Tensor] = []
+        sums: list[Tensor | None] = [None, None, None]
+        for part in parts:
+            of_hidden = torch.ops.aten.gelu_backward(rows[part] @ w2, hidden[part])
+            terms = (
+                (of_hidden.t(), normed[part]) if needs[4] else None,
+                of_hidden.sum(0) if needs[5] else None,
+                (rows[part].t(), F.gelu(hidden[part])) if needs[6] else None,
+            )
+            sums = [_accumulate(total, term) for total, term in zip(sums, terms)]
+            if any(needs[:3]):
+                of_normed.append(of_hidden @ w1)
+        of_norm: tuple[Tensor | None, ...] = (None, None, None)
+        if of_normed:
+            grad_normed = torch.cat(of_normed) if len(of_normed) > 1 else of_normed[0]
+            of_norm = torch.ops.aten.native_layer_norm_backward(
+                grad_normed.view_as(x).to(x.dtype), x, x.shape[-1:], mean, rstd, gamma, beta, list(needs[:3])
+            )
+        of_x, of_gamma, of_beta = (g if needed else None for g, needed in zip(of_norm, needs))
+        return of_x, of_gamma, of_beta, None, *sums, rows.sum(0) if needs[7] else None
+
+
+def _accumulate(total: Tensor | None, term: Tensor | tuple[Tensor, Tensor] | None) -> Tensor | None:
+    """total + term, where a pair stands for its matrix product; the first term starts the total."""
+    if term is None:
+        return None
+    if isinstance(term, Tensor):
+        return term if total is None else total.add_(term)
+    return term[0] @ term[1] if total is None else total.addmm_(*term)
+
+
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
+    """fc2(gelu(fc1(norm(x)))), keeping only x (B, N, C) and what enters the GELU."""
+    dtype = compute_dtype(x)
+    parameters = [p.to(dtype) for p in (fc1.weight, fc1.bias, fc2.weight, fc2.bias)]
+    out: Tensor = NormMlp.apply(x.to(norm.weight.dtype), norm.weight, norm.bias, norm.eps, *parameters)
+    return out
+
+
+class MergeHeads(torch.autograd.Function):
+    """Attention output and pooled queries added and merged, then the projection; keeps what attention keeps anyway."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, out: Tensor, q: Tensor, augmented: Tensor, weight: Tensor, bias: Tensor | None, cls: int
+    ) -> Tensor:
+        ctx.save_for_backward(out, augmented, weight)
+        ctx.cls, ctx.width = cls, q.shape[-1]
+        return F.linear(_merge(out, augmented, cls, ctx.width), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        out, augmented, weight = ctx.saved_tensors
+        rows = _rows(grad)
+        grad_weight = grad_bias = grad_out = grad_q = None
+        if ctx.needs_input_grad[3]:
+            grad_weight = rows.t() @ _rows(_merge(out, augmented, ctx.cls, ctx.width))
+        if ctx.needs_input_grad[4]:
+            grad_bias = rows.sum(0)
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            grad_q = (rows @ weight).view(grad.shape[0], grad.shape[1], -1, ctx.width)
+            grad_out = F.pad(grad_q.transpose(1, 2), (0, out.shape[-1] - ctx.width))
+            if out.shape[-1] == ctx.width:  # nothing was padded, so grad_out is grad_q, which the next line changes
+                grad_out = grad_out.clone()
+            grad_q[:, : ctx.cls].zero_()
+        return grad_out, grad_q, None, grad_weight, grad_bias, None
+
+
+def _merge(out: Tensor, augmented: Tensor, cls: int, width: int) -> Tensor:
+    """(B, heads, N, width + e) twice -> (B, N, heads * width): their sum, without the queries for the class token."""
+    merged = out[..., :width].transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    merged[:, cls:] += augmented[:, :, cls:, :width].transpose(1, 2)
+    return merged.flatten(2)
+
+
+def merge_heads(out: Tensor, q: Tensor, augmented: Tensor, proj: nn.Linear, cls: int) -> Tensor:
+    """proj(out + q), with the class token spared from the addition.
+
+    Args:
+        out: (B, heads, N, c + e), of which the first c columns count.
+        q: (B, N, heads, c): pooled queries, for their gradient.
+        augmented: (B, heads, N, c + e'): the same queries in the first c columns, for their values.
+    """
+    dtype = compute_dtype(out)
+    bias = None if proj.bias is None else proj.bias.to(dtype)
+    merged: Tensor = MergeHeads.apply(out, q, augmented.detach(), proj.weight.to(dtype), bias, cls)
+    return merged
+
+
+class ZeroGradient(torch.autograd.Function):
+    """The identity, which gives parameters that the result does not depend on a gradient of zero instead of none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
+
+
+def with_zero_gradients(x: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """x; the parameters get zero gradients, so that weight decay and gradient exchange treat them like all others."""
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    if not (wanted and torch.is_grad_enabled()):
+        return x
+    same: Tensor = ZeroGradient.apply(x, *wanted)
+    return same

@@ -1,0 +1,36 @@
+"""One graph without breaks, in training and evaluation, for a fixed batch and for any batch."""
+
+import torch
+import torch._dynamo.testing
+
+from mvit_video.models import create_model
+from tests.models.helpers import randomised, small_config
+
+
+def test_any_batch_is_one_graph_compiled_once_for_training_and_once_for_evaluation():
+    torch.compiler.reset()
+    model = randomised(small_config(depth=2, stage_starts=(1,), attention_form="flash"))
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
+    for count, training in enumerate((False, True), start=1):
+        model.train(training)
+        for batch in (2, 3, 5):
+            x = torch.randn(batch, 3, 4, 32, 32, dtype=torch.float64)
+            torch._dynamo.mark_dynamic(x, 0)
+            with torch.set_grad_enabled(training):
+                torch.testing.assert_close(compiled(x), model(x))
+        assert graphs.frame_count == count
+
+
+def test_autocast_compiles_into_one_graph():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = create_model("mvitv2_motion", depth=2, stage_starts=(1,)).train()
+    x = torch.randn(2, 3, 8, 48, 48)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, out = model(x), compiled(x)
+    assert out.dtype == plain.dtype == torch.bfloat16
+    torch.testing.assert_close(out, plain, rtol=0.02, atol=0.02)
+    out.float().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
