@@ -22,10 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mvit_video.models import triton_pool
 from mvit_video.models.config import Triple
 from mvit_video.models.pooling import depthwise_pool, on_grid
+from mvit_video.models.presets import create_model
 from mvit_video.models.triton_pool import INTERPRETED, pool_norm, supports
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERPRETED_TESTS = 17
+INTERPRETED_TESTS = 18
 EPS = 1e-6
 
 Case = tuple[Triple, Triple, Triple, int, int, int, int]
@@ -80,6 +81,21 @@ def errors(case: Case, dtype: torch.dtype, device: str = "cpu") -> list[float]:
 
 
 if INTERPRETED:
+
+    def test_a_model_with_the_kernel_equals_the_plain_one(monkeypatch):
+        monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
+        calls = []
+        monkeypatch.setattr(triton_pool, "pool_norm", lambda *a, f=pool_norm, **k: calls.append(1) or f(*a, **k))
+        small = {"num_frames": 4, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
+        clip = torch.randn(1, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        gradients = []
+        for form in ("triton", "library"):
+            torch.manual_seed(0)
+            model = create_model("mvitv2_motion", pooling_form=form, **small)
+            model(clip).square().sum().backward()
+            gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        assert len(calls) >= 4
+        assert float((gradients[0] - gradients[1]).abs().max()) < 1e-4 * float(gradients[1].abs().max())
 
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_values_and_gradients_equal_the_plain_form(case, monkeypatch):
