@@ -27,7 +27,7 @@ MOTION = "+experiment=motion_mvitv2"
         ("optim.name=lion", "optim.name=lion: must be one of adamw, sgd"),
         ("data.test_spatial_views=2", "data.test_spatial_views=2: must be one of 1, 3"),
         ("trainer.precision=fp16", "trainer.precision=fp16: must be one of auto, fp32, bf16"),
-        ("schedule.warmup_epochs=99", "schedule.warmup_epochs=99.0: must be less than schedule.epochs=9.0"),
+        ("schedule.warmup_epochs=99", "schedule.warmup_epochs=99.0: must be less than schedule.epochs=12.0"),
         ("data.test_short_side=40", "data.test_short_side=40: must hold a crop of data.crop_size=48"),
         ("augment.jitter=[60,49]", "augment.jitter=.60, 49.: needs two values above 0, the lesser first"),
         ("augment.jitter=[40,60]", "augment.jitter=.40, 60.: no short side may be under data.crop_size=48"),
