@@ -82,8 +82,13 @@ class TestSaveAndLoad:
         state = state_of(1, model=model.state_dict(), optimizer=optimizer.state_dict(), ema=ema.state_dict())
         save_checkpoint(tmp_path, state, step=1)
         loaded = load_latest(tmp_path)
-        model.load_state_dict(loaded["model"])
-        optimizer.load_state_dict(loaded["optimizer"])
+        fresh = nn.Sequential(nn.Conv3d(3, 4, 2), nn.BatchNorm3d(4))
+        fresh.load_state_dict(loaded["model"])
+        assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in model.state_dict().items())
+        other = torch.optim.AdamW(fresh.parameters(), fused=True)
+        other.load_state_dict(loaded["optimizer"])
+        for old, new in zip(optimizer.state.values(), other.state.values(), strict=True):
+            assert all(torch.equal(old[key], new[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
         ema.load_state_dict(loaded["ema"])
 
     def test_no_checkpoint(self, tmp_path):
