@@ -77,7 +77,7 @@ class TrainDataset(Dataset[Sample]):
 
     def _clip(self, epoch: int, index: int) -> torch.Tensor:
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
-        with VideoReader(self.manifest.paths[index], backend=self.backend) as video:
+        with VideoReader(self.manifest.media(index), backend=self.backend) as video:
             return video.read(self.sampler.train(total_frames=video.info.num_frames, fps=video.info.fps, rng=rng))
 
     def _replacement(self, epoch: int, index: int, attempt: int) -> int:
@@ -180,7 +180,7 @@ class EvalDataset(Dataset[Sample]):
 
     def _views(self, index: int) -> torch.Tensor:
         """uint8 (views, T, S, S, 3): every frame any view needs is decoded once."""
-        with VideoReader(self.manifest.paths[index], backend=self.backend) as video:
+        with VideoReader(self.manifest.media(index), backend=self.backend) as video:
             info = video.info
             wanted = [
                 self.sampler.test(total_frames=info.num_frames, fps=info.fps, view=view, num_views=self.temporal_views)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mvit_video.data.media import Media
 from mvit_video.data.pyav_source import PyAVSource
 from mvit_video.data.video_file import VideoFile, file_key
 from mvit_video.data.video_index import VideoDecodeError, VideoInfo
@@ -48,8 +49,9 @@ class VideoReader:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, backend: Backend = "pyav", max_pixels: int = MAX_PIXELS
+        self, path: str | os.PathLike[str] | Media, *, backend: Backend = "pyav", max_pixels: int = MAX_PIXELS
     ) -> None:
+        path = Media.of(path).url
         if max_pixels < 1:
             raise ValueError(f"max_pixels={max_pixels}: must be positive")
         self._source: _Source

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from mvit_video.compat import import_pytorchvideo
+from mvit_video.data.media import Media
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ class Manifest:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def media(self, index: int) -> Media:
+        """Where the bytes of a video are."""
+        return Media.of(self.paths[index])
 
     def counts(self) -> tuple[int, ...]:
         """Number of videos of each class."""
