@@ -6,7 +6,6 @@ Folders are listed once each; asking the file system about every single video ta
 
 import csv
 import difflib
-import json
 import logging
 import os
 import re
@@ -15,7 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from mvit_video.compat import import_pytorchvideo
+from mvit_video.data.columns import Column, IntColumn, TextColumn
+from mvit_video.data.listing import VIDEO_EXTENSIONS, existing, read_json, read_text, scan, videos_below, videos_by_stem
 from mvit_video.data.media import Media
 
 logger = logging.getLogger(__name__)
@@ -23,7 +27,6 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 Missing = Literal["error", "skip"]
 
-VIDEO_EXTENSIONS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 _KINETICS_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi")
 _SSV2_EXTENSIONS = (".webm", ".mp4")
 _KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -37,8 +40,8 @@ class Manifest:
     """Videos with their labels, and the names of the classes.
 
     Attributes:
-        paths: one file per video.
-        labels: class index of each video, 0 to num_classes - 1.
+        paths: one file per video; kept in flat memory that loader workers share.
+        labels: class index of each video, 0 to num_classes - 1; likewise.
         class_names: name of each class.
         source: file or folder that the manifest was read from.
         missing: listed videos that were left out because their files are absent.
@@ -46,19 +49,24 @@ class Manifest:
     ValueError for no videos, another number of labels than of videos, or a label out of range.
     """
 
-    paths: tuple[str, ...] = field(repr=False)
-    labels: tuple[int, ...] = field(repr=False)
+    paths: Sequence[str] = field(repr=False)
+    labels: Sequence[int] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
     source: str
     missing: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.paths, Column):
+            object.__setattr__(self, "paths", TextColumn(self.paths))
+        if not isinstance(self.labels, Column):
+            object.__setattr__(self, "labels", IntColumn(self.labels))
         if not self.paths or len(self.paths) != len(self.labels):
             numbers = f"{len(self.paths)} videos and {len(self.labels)} labels"
             raise ValueError(f"{self.source}: {numbers}; give at least one video, and one label for each")
-        if min(self.labels) < 0 or max(self.labels) >= self.num_classes:
-            index = next(i for i, label in enumerate(self.labels) if not 0 <= label < self.num_classes)
-            raise ValueError(f"{self.paths[index]}: {_range_message(self.labels[index], self.num_classes)}")
+        labels = np.asarray(self.labels)
+        bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if len(bad):
+            raise ValueError(f"{self.paths[bad[0]]}: {_range_message(self.labels[bad[0]], self.num_classes)}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -67,14 +75,18 @@ class Manifest:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def shard_of(self) -> npt.NDArray[np.int32] | None:
+        """Number of the tar shard that holds each video, int32 (videos,); None for videos that are files."""
+        return None
+
     def media(self, index: int) -> Media:
         """Where the bytes of a video are."""
         return Media.of(self.paths[index])
 
     def counts(self) -> tuple[int, ...]:
         """Number of videos of each class."""
-        counted = Counter(self.labels)
-        return tuple(counted[label] for label in range(self.num_classes))
+        return tuple(np.bincount(np.asarray(self.labels), minlength=self.num_classes).tolist())
 
     def num_duplicates(self) -> int:
         """Number of entries whose file an earlier entry has."""
@@ -124,7 +136,7 @@ def from_labeled_video_paths(
     RuntimeError if PyTorchVideo is not installed.
     """
     source = os.fspath(path)
-    lines = _read_text(source, "labelled list").splitlines()
+    lines = read_text(source, "labelled list").splitlines()
     for number, line in enumerate(lines, start=1):
         if re.search(r"\S\s+[0-9]{1,9}\s*$", line) is None:
             raise ValueError(_bad_line(f"{source}:{number}", line, "does not suit PyTorchVideo's reader", " "))
@@ -202,12 +214,12 @@ def from_ssv2_json(
         missing: whether a listed video without a file is an error or is left out.
     """
     source = os.fspath(annotation)
-    entries = _read_json(source, "annotation")
+    entries = read_json(source, "annotation")
     if not isinstance(entries, list):
         raise ValueError(f"{source}: a JSON list of entries is expected; the file may be labels_file, swapped with it")
     names = _read_class_names(labels_file)
     indices = {name: index for index, name in enumerate(names)}
-    files = _videos_by_stem(_scan(os.fspath(root)), _SSV2_EXTENSIONS)
+    files = videos_by_stem(scan(os.fspath(root)), _SSV2_EXTENSIONS)
     listed, found, labels = [], [], []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("template"), str):
@@ -243,7 +255,7 @@ def from_folder(root: PathLike, *, class_names: Sequence[str] | None = None) -> 
     for name in folders:
         folder = os.path.join(source, name)
         index = _class_index(indices, name, place=folder)
-        videos = _videos_below(folder)
+        videos = videos_below(folder)
         if not videos:
             known = ", ".join(VIDEO_EXTENSIONS)
             raise ValueError(f"{folder}: no video in the class folder ({known}); add videos or remove the folder")
@@ -255,7 +267,7 @@ def from_folder(root: PathLike, *, class_names: Sequence[str] | None = None) -> 
 def folder_class_names(root: PathLike) -> tuple[str, ...]:
     """The classes of a folder of class folders, sorted: those `from_folder` takes when it is given none."""
     source = os.fspath(root)
-    folders = sorted(entry.name for entry in _scan(source) if entry.is_dir() and not entry.name.startswith("."))
+    folders = sorted(entry.name for entry in scan(source) if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ValueError(f"{source}: no class folders in it; lay the videos out as {source}/<class>/<video>.mp4")
     if {name.lower() for name in folders} <= _SPLIT_NAMES:
@@ -268,7 +280,7 @@ def _parse_list(source: str, separator: str) -> list[tuple[int, str, int]]:
     split_at = None if separator == " " else separator
     rows: list[tuple[int, str, int]] = []
     unlabelled: list[tuple[int, str]] = []
-    for number, line in enumerate(_read_text(source, "list").splitlines(), start=1):
+    for number, line in enumerate(read_text(source, "list").splitlines(), start=1):
         text = line.strip()
         if not text:
             continue
@@ -310,7 +322,7 @@ def _from_rows(
         if label >= len(names):
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
     listed = [os.path.join(root or "", path) for _, path, _ in rows]
-    return _assemble(listed, _existing(listed), labels, names, source=source, root=root, missing=missing)
+    return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
 
 
 class _Classes(NamedTuple):
@@ -339,7 +351,7 @@ def _range_message(label: int, num_classes: int) -> str:
 def _read_kinetics_rows(source: str) -> list[tuple[int, str, str, str]]:
     """(line number, label, YouTube id, name of the cut clip without extension) of every row of an annotation."""
     # Each line by itself, so that a stray quotation mark cannot swallow the lines after it.
-    lines = [next(csv.reader([line]), []) for line in _read_text(source, "annotation").splitlines()]
+    lines = [next(csv.reader([line]), []) for line in read_text(source, "annotation").splitlines()]
     header = [name.strip() for name in lines[0]] if lines else []
     absent = [name for name in _KINETICS_COLUMNS if name not in header]
     if absent:
@@ -372,11 +384,11 @@ def _fold(name: str) -> str:
 def _kinetics_folders(root: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
     """Videos by name without extension: of `root` itself under "", of each label's folder under the folded label."""
     wanted = {_fold(label) for label in labels}
-    entries = _scan(root)
-    folders = {"": _videos_by_stem(entries, _KINETICS_EXTENSIONS)}
+    entries = scan(root)
+    folders = {"": videos_by_stem(entries, _KINETICS_EXTENSIONS)}
     for entry in sorted(entries, key=lambda item: item.name):
         if _fold(entry.name) in wanted and entry.is_dir():
-            videos = _videos_by_stem(_scan(entry.path), _KINETICS_EXTENSIONS)
+            videos = videos_by_stem(scan(entry.path), _KINETICS_EXTENSIONS)
             folders.setdefault(_fold(entry.name), {}).update(videos)
     return folders
 
@@ -385,9 +397,9 @@ def _read_class_names(path: PathLike) -> tuple[str, ...]:
     """Names in the order of their indices, from one name per line or a JSON object from name to index."""
     source = os.fspath(path)
     if not source.lower().endswith(".json"):
-        lines = (line.strip() for line in _read_text(source, "file of class names").splitlines())
+        lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
         return _checked_names([line for line in lines if line], source)
-    content = _read_json(source, "file of class names")
+    content = read_json(source, "file of class names")
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a JSON object from class name to index is expected; or write one name per line")
     names: dict[int, str] = {}
@@ -423,71 +435,6 @@ def _class_index(indices: Mapping[str, int], name: str, *, place: str) -> int:
         f"{place}: unknown class {name!r}{hint}, not among the {len(indices)} known classes; correct the name, or add "
         "it to the training split or the file of class names"
     )
-
-
-def _read_text(source: str, what: str) -> str:
-    """Content of a UTF-8 file, with or without a byte order mark, with any line endings."""
-    if not os.path.isfile(source):
-        state = "is a folder" if os.path.isdir(source) else "does not exist"
-        raise ValueError(f"{source}: the {what} {state}; give the path of the file")
-    try:
-        with open(source, encoding="utf-8-sig") as stream:
-            return stream.read()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: the {what} is not UTF-8 text ({error}); save it as UTF-8") from error
-
-
-def _read_json(source: str, what: str) -> object:
-    try:
-        return json.loads(_read_text(source, what))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}:{error.lineno}: the {what} is not JSON ({error.msg}); repair the file") from error
-
-
-def _scan(folder: str) -> list[os.DirEntry[str]]:
-    """Entries of a folder the user named."""
-    if not os.path.isdir(folder):
-        state = "is not a folder" if os.path.exists(folder) else "does not exist"
-        raise ValueError(f"{folder}: the folder of videos {state}; give the path of an existing folder")
-    with os.scandir(folder) as entries:
-        return list(entries)
-
-
-def _videos_by_stem(entries: Iterable[os.DirEntry[str]], extensions: Sequence[str]) -> dict[str, str]:
-    """Path of each video among a folder's entries by its name without extension; the earlier extension wins."""
-    found: dict[str, tuple[int, str]] = {}
-    for entry in entries:
-        stem, extension = os.path.splitext(entry.name)
-        if extension.lower() in extensions:
-            candidate = (extensions.index(extension.lower()), entry.path)
-            found[stem] = min(candidate, found.get(stem, candidate))
-    return {stem: path for stem, (_, path) in found.items()}
-
-
-def _videos_below(folder: str) -> list[str]:
-    """Paths of the videos of a folder and its sub-folders, sorted; links to folders are not followed."""
-    paths: list[str] = []
-    for entry in _scan(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            paths += _videos_below(entry.path)
-        elif entry.name.lower().endswith(VIDEO_EXTENSIONS):
-            paths.append(entry.path)
-    return sorted(paths)
-
-
-def _existing(paths: Sequence[str]) -> list[str | None]:
-    """Each path, or None if there is no such file; lists each parent folder once."""
-    names_in: dict[str, set[str]] = {}
-    found: list[str | None] = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in names_in:
-            entries = _scan(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
-            names_in[folder] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
-        found.append(path if name in names_in[folder] else None)
-    return found
 
 
 def _assemble(

@@ -6,6 +6,18 @@ from dataclasses import dataclass, field
 from mvit_video.data.video_index import FrameIndex
 
 
+def is_remote(place: str) -> bool:
+    """Whether a place is read through fsspec rather than from a local file."""
+    return "://" in place
+
+
+def join_place(base: str, place: str) -> str:
+    """A path or URL that starts from the folder or URL `base` unless it is absolute."""
+    if not base or is_remote(place):
+        return place
+    return os.path.join(base, place) if place else base  # URLs join like POSIX paths
+
+
 @dataclass(frozen=True)
 class Media:
     """One video to decode.
@@ -37,4 +49,4 @@ class Media:
     @property
     def remote(self) -> bool:
         """Read through fsspec rather than from a local file."""
-        return "://" in self.url
+        return is_remote(self.url)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from mvit_video.data import manifest as read
+from mvit_video.data.index_file import IndexFile
+from mvit_video.data.indexed_manifest import from_index
 from mvit_video.data.manifest import Manifest, Missing
 from mvit_video.data.synthetic import MotionSpec, generate_motion
 
@@ -157,6 +159,29 @@ class FolderSource(_Splits):
 
 
 @dataclass(kw_only=True)
+class IndexSource(_Splits):
+    """Prepared splits: the index files that mvit_video.prepare writes; see indexed_manifest.from_index."""
+
+    root: str | None = None
+
+    def _read(self, place: str, split: Split) -> Manifest:
+        result = from_index(place, root=self.root)
+        if split != "train" and self.train is not None:
+            _check_same_classes(self.train, IndexFile.open(self.train).class_names, place, result.class_names)
+        return result
+
+
+def _check_same_classes(first: str, names: Sequence[str], second: str, others: Sequence[str]) -> None:
+    if names == others:
+        return
+    way_out = "prepare the splits together, so that a label means the same in each"
+    if len(names) != len(others):
+        raise ValueError(f"{first} has {len(names)} classes and {second} has {len(others)}; {way_out}")
+    label, name, other = next((i, *pair) for i, pair in enumerate(zip(names, others)) if pair[0] != pair[1])
+    raise ValueError(f"class {label} is {name!r} in {first} and {other!r} in {second}; {way_out}")
+
+
+@dataclass(kw_only=True)
 class MotionSource:
     """The embedded set, generated on first use; see synthetic.MotionSpec. Its test set is its validation set too."""
 
@@ -186,7 +211,7 @@ class MotionSource:
 
 
 def _logged(manifest: Manifest, split: Split) -> Manifest:
-    left_out = f" ({len(manifest.missing)} listed files are missing and left out)" if manifest.missing else ""
+    left_out = f" ({len(manifest.missing)} listed files are missing or broken and left out)" if manifest.missing else ""
     shape = f"{len(manifest)} videos, {manifest.num_classes} classes"
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
     return manifest
