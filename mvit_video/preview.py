@@ -1,0 +1,20 @@
+"""Contact sheets of what the model sees: `python -m mvit_video.preview +experiment=k400_mvitv2_s`."""
+
+from mvit_video.config import Preview
+from mvit_video.entry import run_command
+
+
+def run(config: Preview) -> None:
+    """Write the sheets, in this process whatever the launcher."""
+    from mvit_video.build_preview import preview
+
+    preview(config)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("preview", run)
+
+
+if __name__ == "__main__":
+    main()
