@@ -3,14 +3,19 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mvit_video.config import Train, config_dir, register
 from mvit_video.config_check import explain, to_object
+from mvit_video.interruption import EXIT_INTERRUPTED, Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,10 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
 
         configure_logging()
         try:
-            job(_checked(config))
+            job(_in_sweep(_checked(config)))
+        except Interrupted as stop:
+            logger.warning("%s", stop)
+            sys.exit(EXIT_INTERRUPTED)
         except (ValueError, OSError, RuntimeError) as error:
             if os.environ.get(TRACEBACK):
                 raise
@@ -41,7 +49,8 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
             sys.exit(130)
 
     try:
-        compose()
+        with _sweep():
+            compose()
     except SystemExit as stop:
         # Hydra prints what it refused and exits; add the known options and the nearest name.
         hint = explain(stop.__context__) if stop.code and stop.__context__ else None
@@ -55,3 +64,38 @@ def _checked(config: DictConfig) -> Train:
     if os.environ.get("RANK", "0") == "0":
         logger.info("options:\n%s", OmegaConf.to_yaml(config, resolve=True))
     return options
+
+
+def _in_sweep(config: Train) -> Train:
+    """In a sweep each combination is a run of its own: its name gets the values that are swept over."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return config
+    parser = OverridesParser.create()
+    swept = {o.key_or_group for o in parser.parse_overrides(_overrides(sys.argv)) if o.is_sweep_override()}
+    chosen = [o for o in parser.parse_overrides(list(HydraConfig.get().overrides.task)) if o.key_or_group in swept]
+    if "name" not in swept and chosen:
+        config.name += "".join(f",{o.key_or_group.split('.')[-1]}={o.get_value_element_as_str()}" for o in chosen)
+    return config
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    return [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
+
+
+@contextmanager
+def _sweep() -> Iterator[None]:
+    """Submits the SLURM jobs of a `--multirun` as one job array, after Hydra went through all of them."""
+    if not {"--multirun", "-m"} & set(sys.argv):
+        yield
+        return
+    from mvit_video import cluster
+    from mvit_video.launch import configure_logging
+
+    cluster.begin_sweep()
+    yield
+    configure_logging()
+    try:
+        cluster.end_sweep()
+    except (ValueError, RuntimeError) as error:
+        logger.error("%s", error)
+        sys.exit(1)

@@ -1,23 +1,22 @@
-"""Where a job runs: in this process, in several on this machine, or on a cluster. The only importer of submitit.
+"""Where a job runs: in this process, in several on this machine or on several machines, or on a cluster.
 
-A job is a picklable function of a config that resumes by itself: run again with the same config it goes on from its
-newest checkpoint. So a preempted or requeued job needs nothing but to be started once more.
+A job is a function of a config that resumes by itself: run again with the same config it goes on from its newest
+checkpoint. So a preempted or requeued job needs nothing but to be started once more.
 """
 
 import logging
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 import rich
 from rich.logging import RichHandler
 
-from mvit_video.config import LocalLauncher, SlurmLauncher, Train
+from mvit_video.config import Evaluate, LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher, Train
+from mvit_video.interruption import EXIT_INTERRUPTED, Interrupted, record_error
+from mvit_video.supervisor import journal
 
 logger = logging.getLogger(__name__)
 Job = Callable[[Any], Any]
@@ -25,14 +24,26 @@ TRACEBACK = "MVIT_VIDEO_TRACEBACK"  # set in the environment: errors show where 
 
 
 def launch(job: Job, config: Train) -> Any:
-    """Run or submit `job(config)` as `config.launcher` says; its result if it ran here, else None."""
-    if isinstance(config.launcher, SlurmLauncher):
-        submit(job, config, config.launcher)
+    """Run or submit `job(config)` as `config.launcher` says; its result if it ran here, else None.
+
+    Raises:
+        Interrupted: the run was asked to stop, and saved.
+        RuntimeError: a rank failed, or the cluster refused the job.
+    """
+    launcher = config.launcher
+    if isinstance(launcher, SlurmLauncher | SubmititLocalLauncher):
+        from mvit_video import cluster
+
+        cluster.submit(job, config)
         return None
-    assert isinstance(config.launcher, LocalLauncher)
-    started_by_others = "RANK" in os.environ  # torchrun made the processes already
-    processes = 1 if started_by_others else config.launcher.processes or _gpus(config)
-    return job(config) if processes == 1 else _run_processes(job, config, processes)
+    if "RANK" in os.environ:  # torchrun made the processes already
+        return job(config)
+    assert isinstance(launcher, LocalLauncher | TorchrunLauncher)
+    processes = launcher.processes or _gpus(config)
+    with nullcontext() if isinstance(config, Evaluate) else _Life(config):
+        if isinstance(launcher, LocalLauncher) and processes == 1:
+            return job(config)
+        return _run_processes(job, config, processes)
 
 
 def configure_logging() -> None:
@@ -54,6 +65,40 @@ def configure_logging() -> None:
     logging.captureWarnings(True)
 
 
+def run_rank(job: Job, config: Train) -> int:
+    """Run one of several ranks; its exit code.
+
+    Errors of the user's making are one message. Others come with their traceback: nobody can ask a cluster job again.
+    """
+    configure_logging()
+    try:
+        job(config)
+    except Interrupted as stop:
+        logger.info("%s", stop)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:
+        record_error(f"{type(error).__name__}: {error}")
+        plain = isinstance(error, ValueError | OSError) and not os.environ.get(TRACEBACK)
+        logger.error("%s", error, exc_info=None if plain else error)
+        return 1
+    return 0
+
+
+class _Life:
+    """Notes in the run's journal that it runs in this process, and how that ended."""
+
+    def __init__(self, config: Train) -> None:
+        self.run_dir = config.run_dir
+
+    def __enter__(self) -> None:
+        journal(self.run_dir, event="start", job="local", pid=os.getpid(), nodes=os.uname().nodename, restart=0)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        ended = "done" if kind is None else "saved" if issubclass(kind, Interrupted) else "failed"
+        cause = "finished" if kind is None else str(error).splitlines()[0] if str(error) else kind.__name__
+        journal(self.run_dir, event="end", job="local", restart=0, ended=ended, cause=cause)
+
+
 def _gpus(config: Train) -> int:
     import torch
 
@@ -61,123 +106,48 @@ def _gpus(config: Train) -> int:
 
 
 def _process(job: Job, config: Train) -> Any:
-    """What one of several local processes runs: an error of the run is one message, not every rank's traceback."""
-    configure_logging()
-    try:
-        return job(config)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        logger.error("%s", error)
-        sys.exit(1)
+    """What one of several local processes runs; the result of rank 0 travels back."""
+    box: list[Any] = []
+    code = run_rank(lambda options: box.append(job(options)), config)
+    if code:
+        sys.exit(code)
+    return box[0]
 
 
 def _run_processes(job: Job, config: Train, processes: int) -> Any:
-    """Start `processes` ranks on this machine, as torchrun would; the result of rank 0.
+    """Start `processes` ranks on this machine, as torchrun would; the result of this machine's first rank.
 
     Raises:
+        Interrupted: asked to stop, and saved.
         RuntimeError: when a rank fails; the others are ended.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Its reports repeat in twenty lines what is said here in one.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    launcher = config.launcher
+    several = isinstance(launcher, TorchrunLauncher)
     launch_config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=launcher.nodes if several else 1,
+        max_nodes=launcher.nodes if several else 1,
         nproc_per_node=processes,
         run_id=config.name,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        rdzv_endpoint=launcher.rendezvous if several else "localhost:0",
+        max_restarts=launcher.max_restarts,
     )
     try:
         results = elastic_launch(launch_config, _process)(job, config)
+    except SignalException as signal:
+        raise Interrupted(f"stopped by {signal.sigval.name}; the same command goes on") from signal
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == EXIT_INTERRUPTED:
+            raise Interrupted("stopped and saved; the same command goes on") from error
         raise RuntimeError(
             f"rank {rank} of {processes} ended first, with exit code {failure.exitcode}; the others were stopped. "
             "Its own message is above"
         ) from error
-    return results[0]
-
-
-@dataclass(frozen=True)
-class SlurmJob:
-    """What each task of a SLURM job runs: join the others, then work."""
-
-    job: Job
-    config: Train
-
-    def __call__(self) -> Any:
-        import submitit
-
-        # A job that was given GPUs 2 and 3 must not be pointed at 0 and 1, so the variable SLURM set stays.
-        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        configure_logging()
-        return self.job(self.config)
-
-    def checkpoint(self) -> Any:
-        """Preempted or out of time: submitit starts the same job again, and it goes on from its newest checkpoint."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def submit(job: Job, config: Train, options: SlurmLauncher) -> str | None:
-    """Submit a job to SLURM and say how to follow it; its id, or None for a dry run, which prints the script.
-
-    Raises:
-        RuntimeError: on a machine without SLURM, or when SLURM refuses the job; the message is SLURM's own.
-    """
-    import submitit
-
-    folder = config.run_dir / "slurm"
-    if options.dry_run:
-        print(sbatch_text(folder, config.name, options))
-        return None
-    if shutil.which("sbatch") is None:
-        raise RuntimeError(
-            "no sbatch on this machine: submit from a login node of the cluster, print the script with "
-            "launcher.dry_run=true, or run here with launcher=local"
-        )
-    executor = submitit.SlurmExecutor(folder=folder)
-    executor.update_parameters(**slurm_parameters(config.name, options))
-    submitted = executor.submit(SlurmJob(job, config))
-    logger.info("submitted SLURM job %s for %s", submitted.job_id, config.run_dir)
-    logger.info("follow it:  tail -F %s", submitted.paths.stderr)
-    logger.info("cancel it:  scancel %s", submitted.job_id)
-    return str(submitted.job_id)
-
-
-def sbatch_text(folder: Path, name: str, options: SlurmLauncher) -> str:
-    """The sbatch script of a job, as submitit writes it; needs no cluster."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return str(_make_sbatch_string(command=command, folder=folder, **slurm_parameters(name, options)))
-
-
-def slurm_parameters(name: str, options: SlurmLauncher) -> dict[str, Any]:
-    """The options as submitit's SLURM parameters (pure)."""
-    parameters: dict[str, Any] = {
-        "job_name": name,
-        "nodes": options.nodes,
-        "ntasks_per_node": options.tasks_per_node or max(1, options.gpus_per_node),
-        "cpus_per_task": options.cpus_per_task,
-        "time": options.time_min,
-        # One rank's death ends the step, instead of leaving the others in a collective.
-        "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": list(options.setup) or None,
-        "additional_parameters": dict(options.sbatch),
-    }
-    if options.gpus_per_node:
-        parameters["gpus_per_node"] = options.gpus_per_node
-    if options.mem_gb is not None:
-        parameters["mem"] = f"{options.mem_gb}GB"
-    for key in ("partition", "account", "qos", "constraint"):
-        value = getattr(options, key)
-        if value is not None:
-            parameters[key] = value
-    return {key: value for key, value in parameters.items() if value is not None}
+    return results[min(results)]

@@ -1,70 +1,159 @@
-"""The launcher: options to SLURM parameters, and a job's text without a cluster."""
+"""Running jobs here: in this process and in several."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mvit_video import launch
-from mvit_video.config import SlurmLauncher
-from tests.conftest import options
+from mvit_video.interruption import EXIT_INTERRUPTED, Interrupted
+from mvit_video.supervisor import ERROR_FILE, read_journal
+from tests.conftest import motion_overrides, options
 
 
 def job(config: Any) -> str:
     return f"ran {config.name}"
 
 
-def test_local_runs_here() -> None:
-    assert launch.launch(job, options("+experiment=motion_mvitv2", "trainer.device=cpu")) == "ran motion_mvitv2"
+def rank_job(config: Any) -> str:
+    return f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
 
 
-def test_slurm_parameters() -> None:
-    launcher = SlurmLauncher(nodes=8, gpus_per_node=8, partition="video", mem_gb=400, setup=["module load cuda"])
-    parameters = launch.slurm_parameters("run", launcher)
-    assert parameters == {
-        "job_name": "run",
-        "nodes": 8,
-        "ntasks_per_node": 8,
-        "cpus_per_task": 8,
-        "time": 1440,
-        "srun_args": ["--kill-on-bad-exit=1"],
-        "setup": ["module load cuda"],
-        "additional_parameters": {},
-        "gpus_per_node": 8,
-        "mem": "400GB",
-        "partition": "video",
-    }
+def failing_on_rank_1(config: Any) -> str:
+    if os.environ["RANK"] == "1":
+        raise ValueError("rank 1 has had enough")
+    time.sleep(60)
+    return "not reached"
 
 
-def test_a_cpu_job_asks_for_no_gpus() -> None:
-    parameters = launch.slurm_parameters("run", SlurmLauncher(gpus_per_node=0, tasks_per_node=2))
-    assert "gpus_per_node" not in parameters
-    assert parameters["ntasks_per_node"] == 2
+def interrupted(config: Any) -> None:
+    raise Interrupted("saved at step 3")
 
 
-def test_dry_run_prints_the_script_and_submits_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def voting(config: Any) -> list[bool]:
+    """Rank 1 is asked to stop before the third step."""
+    import torch
+
+    from mvit_video.distributed import StopVote, world
+
+    with world(torch.device("cpu"), timeout_s=60) as here:
+        vote = StopVote(here, timeout_s=60)
+        return [vote.ask(here.rank == 1 and step == 2)() for step in range(4)]
+
+
+def losing_a_rank(config: Any) -> str:
+    """Rank 1 never answers."""
+    import torch
+
+    from mvit_video.distributed import StopVote, world
+
+    with world(torch.device("cpu"), timeout_s=60) as here:
+        vote = StopVote(here, timeout_s=2)
+        if here.rank == 1:
+            time.sleep(20)
+        try:
+            vote.ask(False)()
+        except RuntimeError as error:
+            return str(error)
+    return "answered"
+
+
+def test_local_runs_here_and_notes_it(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
+    assert launch.launch(job, config) == "ran motion_mvitv2"
+    start, end = read_journal(config.run_dir)
+    assert (start["event"], start["job"], start["pid"]) == ("start", "local", os.getpid())
+    assert (end["event"], end["ended"]) == ("end", "done")
+
+
+def test_a_failure_is_noted_with_its_reason(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
+
+    def broken(config: Any) -> None:
+        raise ValueError("no such folder")
+
+    with pytest.raises(ValueError, match="no such folder"):
+        launch.launch(broken, config)
+    assert read_journal(config.run_dir)[-1]["cause"] == "no such folder"
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    assert launch.launch(rank_job, config) == "rank 0 of 2"
+
+
+def test_a_failing_rank_ends_the_others_within_seconds(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with pytest.raises(RuntimeError, match="rank 1 of 2 ended first, with exit code 1"):
+        launch.launch(failing_on_rank_1, config)  # the other rank sleeps for a minute: the test would take that long
+
+
+def test_an_interrupted_rank_is_no_failure(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        launch.launch(interrupted, config)
+    assert read_journal(config.run_dir)[-1]["ended"] == "saved"
+
+
+def test_all_ranks_stop_after_the_same_step(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    assert launch.launch(voting, config) == [False, False, True, False]
+
+
+def test_a_rank_that_does_not_answer_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    text = launch.launch(losing_a_rank, config)
+    assert text.startswith("rank 0: another rank did not finish its step within 2 s, or is gone")
+
+
+def test_torchrun_launcher_runs_on_one_machine_too(tmp_path: Path) -> None:
     config = options(
         "+experiment=motion_mvitv2",
-        "launcher=slurm",
-        "launcher.nodes=2",
-        "launcher.account=vision",
-        "launcher.dry_run=true",
-        "+launcher.sbatch.reservation=friday",
+        "launcher=torchrun",
+        "launcher.processes=2",
+        "launcher.rendezvous=localhost:0",
         f"output_dir={tmp_path}",
     )
-    monkeypatch.setenv("PATH", str(tmp_path))  # no sbatch, no srun
-    assert launch.launch(job, config) is None
-    text = capsys.readouterr().out
-    for line in ("#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --account=vision", "--reservation=friday"):
-        assert line in text
-    assert "--kill-on-bad-exit=1" in text
-    assert not list(tmp_path.rglob("*.pkl"))
+    assert launch.launch(rank_job, config) == "rank 0 of 2"
 
 
-def test_without_slurm_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    config = options("+experiment=motion_mvitv2", "launcher=slurm", f"output_dir={tmp_path}")
-    with pytest.raises(RuntimeError, match=r"no sbatch on this machine: .* launcher=local"):
-        launch.launch(job, config)
+def test_exit_codes_of_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error"))
+    config = options("+experiment=motion_mvitv2")
+    assert launch.run_rank(job, config) == 0
+    assert launch.run_rank(interrupted, config) == EXIT_INTERRUPTED
+
+    def broken(config: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    assert launch.run_rank(broken, config) == 1
+    assert (tmp_path / "error").read_text() == "RuntimeError: out of luck"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path: Path, number: signal.Signals) -> None:
+    # Checkpoints only at the end of the two epochs: what is found after the signal was saved because of it.
+    command = [sys.executable, "-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, "schedule.epochs=50")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        metrics = tmp_path / "tiny" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().strip()):
+            assert run.poll() is None and time.monotonic() < deadline, run.stderr and run.stderr.read()
+            time.sleep(0.05)
+        run.send_signal(number)
+        _, text = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == EXIT_INTERRUPTED
+    assert f"stopped by {number.name}" in text
+    assert "the same command goes on" in text
+    (newest,) = sorted((tmp_path / "tiny" / "checkpoints").glob("step_*.json"))[-1:]
+    assert json.loads(newest.read_text())["step"] >= 1
+    assert read_journal(tmp_path / "tiny")[-1]["ended"] == "saved"

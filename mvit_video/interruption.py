@@ -1,0 +1,115 @@
+"""Requests to stop, agreed on by all ranks at a step boundary, and a watch over ranks that no longer step.
+
+A cluster warns before it takes a machine away: SLURM by a signal of the job's choosing (SIGUSR2 here), others by
+SIGTERM; a person presses Ctrl-C. A handler in the middle of a step could save nothing sensible, and ranks get the
+signal at different times. So the handler sets a flag; the ranks combine their flags once per step
+(distributed.StopVote), and all of them stop after the same step.
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, to be started again
+EXIT_STALLED = 76
+
+_received: list[tuple[signal.Signals, float]] = []
+_IMPATIENT_S = 2.0  # a launcher may pass one Ctrl-C on several times; a person needs longer for the second
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop, and has stopped at a step boundary with its state saved."""
+
+
+def install() -> None:
+    """Turn the signals into a request to stop. Call it early, in the main thread: before, a signal ends the process.
+
+    A second Ctrl-C does not wait for the step: it raises KeyboardInterrupt.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _receive)
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if number == signal.SIGINT and any(old == number and now - when > _IMPATIENT_S for old, when in _received):
+        raise KeyboardInterrupt
+    _received.append((signal.Signals(number), now))
+
+
+def uninstall() -> None:
+    """Give the signals their default meaning again and forget what came."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _received.clear()
+
+
+def received() -> str | None:
+    """Name of the first signal that came, None if none did."""
+    return _received[0][0].name if _received else None
+
+
+class StallWatch:
+    """Ends this process when nothing has happened in it for too long: a rank stuck in a driver, a collective or a read
+    would otherwise hold all its peers and their machines until the time limit.
+
+    Args:
+        timeout_s: seconds without `beat` after which every thread's stack is printed and the process exits with code
+            EXIT_STALLED; 0 switches the watch off.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._last = time.monotonic()
+        self._what = "starting"
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "StallWatch":
+        if self.timeout_s > 0:
+            self.beat("starting")
+            self._thread = threading.Thread(target=self._run, name="stall-watch", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def beat(self, what: str) -> None:
+        """Something was achieved; `what` comes next."""
+        self._what, self._last = what, time.monotonic()
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(1.0, self.timeout_s / 4)):
+            idle = time.monotonic() - self._last
+            if idle > self.timeout_s:
+                text = (
+                    f"stalled: {self._what} has taken {idle:.0f} s, more than trainer.stall_timeout_s="
+                    f"{self.timeout_s:g}; this process ends. What its threads are doing:"
+                )
+                logger.error("%s", text)
+                record_error(text.split(";")[0])
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(EXIT_STALLED)
+
+
+ERROR_FILE = "MVIT_VIDEO_ERROR_FILE"  # in the environment of a supervised rank: where to say why it ends
+
+
+def record_error(text: str) -> None:
+    """Tell the supervisor of this rank, if there is one, why it ends."""
+    path = os.environ.get(ERROR_FILE)
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
