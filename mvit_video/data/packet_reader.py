@@ -1,0 +1,222 @@
+"""The packets of one video, from memory or from the file, each under its position."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from mvit_video.data.video_bytes import Deadline, Place
+from mvit_video.data.video_file import VideoFile
+from mvit_video.data.video_index import (
+    FrameIndex,
+    PacketTable,
+    VideoDecodeError,
+    needs_unpacking,
+    presentation_ranks,
+)
+
+KEEP_BYTES = 8 * 2**20  # packets of smaller streams stay in memory between indexing and decoding
+
+
+class OutOfStepError(Exception):
+    """A seek led to packets that the index does not know."""
+
+
+class PacketReader:
+    """An open video whose packets can be had by position.
+
+    Args:
+        place: the video.
+        max_pixels: pictures with more pixels are refused.
+        deadline: when to give up.
+
+    Raises:
+        VideoDecodeError: it cannot be opened.
+    """
+
+    def __init__(self, place: Place, *, max_pixels: int, deadline: Deadline) -> None:
+        self.name = place.name
+        self._place = place
+        self._max_pixels = max_pixels
+        self._deadline = deadline
+        self._strict = True
+        self._kept: list[av.Packet] | None = None
+        self._kept_is_unpacked = False
+        self._positions: dict[int, int] | None = None
+        self.file = self._open_any()
+
+    def close(self) -> None:
+        """Release the file and the packets."""
+        self._kept = None
+        self.file.close()
+
+    def _open_any(self) -> VideoFile:
+        try:
+            return self._open("quick")
+        except VideoDecodeError:
+            self._deadline.check()
+            return self._open("probed")
+
+    def _open(self, mode: Literal["quick", "probed"]) -> VideoFile:
+        return VideoFile(
+            self._place, max_pixels=self._max_pixels, deadline=self._deadline, mode=mode, strict=self._strict
+        )
+
+    def reopen(self, *, forget: bool = False) -> None:
+        """Open the file once more, in FFmpeg's normal way; `forget` also the packets in memory."""
+        self.file.close()
+        self.file = self._open("probed")
+        if forget:
+            self._kept = None
+
+    def relax_if_at_fault(self, keys: Sequence[int]) -> bool:
+        """Stop refusing packets with small errors if they are the stream's habit rather than damage.
+
+        Some writers put invalid data beside the pictures (H.264 SEI, VUI) into every key frame. So no key frame of
+        `keys` (positions) may decode strictly, and every one otherwise; a single one tells nothing.
+
+        Returns:
+            Whether it was so: reading again may help.
+        """
+        if not self._strict or len(keys) < 2:
+            return False
+        strictly = self._decodable(keys)
+        self._strict = False
+        if not any(strictly) and all(self._decodable(keys)):
+            return True
+        self._strict = True
+        return False
+
+    def _decodable(self, positions: Sequence[int]) -> list[bool]:
+        """Whether the packets at `positions` give a picture each, alone."""
+        self.reopen()
+        good = [False] * len(positions)
+        try:
+            for position, packet in self.walk(0, positions[-1], index=None):
+                if position in positions:
+                    try:
+                        good[positions.index(position)] = bool(self.file.feed(packet) + self.file.drain())
+                    except av.error.FFmpegError:
+                        self.file.reset()
+        except (OutOfStepError, av.error.FFmpegError):
+            return good
+        return good
+
+    def scan(self) -> tuple[PacketTable, list[int] | None]:
+        """All packets, which stay in memory if they are small, and numbers that sort them by presentation if known."""
+        if not self.file.at_start:
+            self.file.close()
+            self.file = self._open_any()
+        table, self._kept = self.file.scan(KEEP_BYTES)
+        self._kept_is_unpacked = False
+        return table, presentation_ranks(table, codec=self.file.codec, container=self.file.container)
+
+    def walk(self, first: int, last: int, *, index: FrameIndex | None) -> Iterator[tuple[int, av.Packet]]:
+        """Packets at positions first..last with their positions, which also become their presentation times.
+
+        From memory if they are there; else after a seek, if `index` has stamps to find the place by; else from the
+        start, by counting.
+
+        Raises:
+            OutOfStepError: the file does not give the packets that are in the index.
+            av.error.FFmpegError: the file is damaged here.
+            VideoDecodeError: the time is over.
+        """
+        if index is not None and self.unpacks(counted=index.order is None):
+            yield from self._walk_unpacked(first, last)
+            return
+        if self._kept is not None:
+            yield from self._numbered(self._kept[first : last + 1], first, first, last)
+            return
+        stamps = None if index is None else index.stamps
+        place, packets = (0, self._from_start()) if index is None or first == 0 else self._near(first, index)
+        for position, packet in enumerate(packets, place):
+            if stamps is not None and (position >= len(stamps) or packet.pts != stamps[position]):
+                raise OutOfStepError
+            if position >= first:
+                packet.pts = position
+                yield position, packet
+            if position == last:
+                return
+        raise OutOfStepError
+
+    def unpacks(self, *, counted: bool) -> bool:
+        """Whether walking by an index yields the pictures of packed packets one by one."""
+        return needs_unpacking(codec=self.file.codec, container=self.file.container, counted=counted)
+
+    def _walk_unpacked(self, first: int, last: int) -> Iterator[tuple[int, av.Packet]]:
+        """As `walk`, through FFmpeg's filter that gives packed pictures packets of their own.
+
+        The filter empties what it is given, so that packets in memory are replaced by its output once and for all.
+        """
+        if self._kept is not None and not self._kept_is_unpacked:
+            self._kept = list(self.file.unpacked(self._kept))
+            self._kept_is_unpacked = True
+        if self._kept is not None:
+            yield from self._numbered(self._kept[first : last + 1], first, first, last)
+        else:
+            yield from self._numbered(self.file.unpacked(self._from_start()), 0, first, last)
+
+    def _numbered(
+        self, packets: Iterable[av.Packet], place: int, first: int, last: int
+    ) -> Iterator[tuple[int, av.Packet]]:
+        """Positions first..last of `packets`, which start at position `place`."""
+        for position, packet in enumerate(packets, place):
+            self._deadline.check()
+            if position >= first:
+                packet.pts = position
+                yield position, packet
+            if position == last:
+                return
+        raise OutOfStepError
+
+    def _near(self, first: int, index: FrameIndex) -> tuple[int, Iterator[av.Packet]]:
+        """The packets from `first` or some place before on, and that place."""
+        stamps = index.stamps
+        if stamps is not None:
+            if self._positions is None:
+                self._positions = {stamp: position for position, stamp in enumerate(stamps.tolist())}
+            before = max(0, int(index.anchor[:first].max()))  # some demuxers land behind the time asked for
+            for target in (first, before):
+                self.file.seek(int(stamps[target]))
+                packets = self.file.packets()
+                for packet in packets:
+                    place = -1 if packet.pts is None else self._positions.get(packet.pts, -1)
+                    if 0 <= place <= first:
+                        return place, _chain(packet, packets)
+                    if place > first:
+                        break
+        return 0, self._from_start()
+
+    def _from_start(self) -> Iterator[av.Packet]:
+        if not self.file.at_start:
+            self.file.close()
+            self.file = self._open_any()
+        return self.file.packets()
+
+    def frames_in_order(self, packets: int) -> Iterator[av.VideoFrame]:
+        """Every presented frame of the first `packets`; stops at damage, behind which counting means nothing."""
+        if not self.file.at_start:
+            self.reopen()
+        try:
+            for packet in islice(self.file.packets(), packets):
+                for frame in self.file.feed(packet):
+                    if frame.is_corrupt:
+                        return
+                    yield frame
+            yield from self.file.drain()
+        except av.error.FFmpegError:
+            return
+
+
+def ends_of(stamps: npt.NDArray[np.int64], order: npt.NDArray[np.int32]) -> tuple[int, int]:
+    """Presentation times of the first and last frame."""
+    return int(stamps[order[0]]), int(stamps[order[-1]])
+
+
+def _chain(packet: av.Packet, rest: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    yield packet
+    yield from rest

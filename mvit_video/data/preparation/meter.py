@@ -1,0 +1,98 @@
+"""How far a long piece of work is: a bar on a terminal, now and then a line of the log elsewhere."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+_LINE_EVERY_S = 10.0
+
+
+class Meter:
+    """Counts finished files and their bytes.
+
+    Args:
+        what: what is being done, such as "reading".
+        files: how many there are in all.
+        progress: the bar; None for lines of the log.
+    """
+
+    def __init__(self, what: str, files: int, progress: Progress | None = None) -> None:
+        self._what = what
+        self._files = files
+        self._done = 0
+        self._bytes = 0
+        self._start = self._said = 0.0
+        self._progress = progress
+        self._bar = None if progress is None else progress.add_task(what, total=files, speed="")
+
+    def advance(self, size: int) -> None:
+        """One more file, of `size` bytes, is finished."""
+        now = time.monotonic()
+        if not self._done:  # the time it took the workers to start says nothing about the files
+            self._start = self._said = now
+        else:
+            self._bytes += size
+        self._done += 1
+        seconds = max(now - self._start, 1e-9)
+        if self._progress is not None and self._bar is not None:
+            speed = f"{(self._done - 1) / seconds:.1f} files/s, {self._bytes / seconds / 1e6:.1f} MB/s"
+            self._progress.update(self._bar, completed=self._done, speed=speed)
+        elif now - self._said >= _LINE_EVERY_S:
+            self._said = now
+            logger.info("%s", progress_line(self._what, self._done, self._files, self._bytes, seconds))
+
+
+def progress_line(what: str, done: int, files: int, size: int, seconds: float) -> str:
+    """Where the work stands, in words; `size` bytes of all but the first file took `seconds`."""
+    rate = (done - 1) / seconds
+    left = (files - done) / rate
+    return f"{what}: {done} of {files} files, {rate:.1f} files/s, {size / seconds / 1e6:.1f} MB/s, {hours(left)} left"
+
+
+def hours(seconds: float) -> str:
+    """A time as people say it: "12 s", "3 min 20 s", "5 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 video", "2 videos", "3 classes"."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it, in decimal units."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} TB"
+
+
+@contextmanager
+def meter(what: str, files: int) -> Iterator[Meter]:
+    """A meter while the work lasts."""
+    console = rich.get_console()
+    if not console.is_terminal:
+        yield Meter(what, files)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Meter(what, files, progress)
