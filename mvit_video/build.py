@@ -3,6 +3,7 @@
 The only module that knows both the options (config.py) and the objects; the only caller of hydra.utils.instantiate.
 """
 
+import copy
 import dataclasses
 import json
 import logging
@@ -18,31 +19,39 @@ from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from mvit_video import distributed, env, models
+from mvit_video import distributed, env, interruption, models
 from mvit_video.config import Data, Evaluate, Train
 from mvit_video.data.batch import Batch, FrameOrder
 from mvit_video.data.clips import ClipSampler
-from mvit_video.data.dataset import EvalDataset, TrainDataset
+from mvit_video.data.dataset import Decoding, EvalDataset, TrainDataset
 from mvit_video.data.loader import TrainLoader, eval_loader
 from mvit_video.data.manifest import Manifest
 from mvit_video.data.mixing import Mixing
 from mvit_video.data.sources import Source, Split
 from mvit_video.data.transforms import TrainTransform, normalize_clips
 from mvit_video.distributed import World
+from mvit_video.engine.average import WeightAverage
 from mvit_video.engine.evaluator import score_views, write_evaluation
-from mvit_video.engine.precision import uses_bf16
+from mvit_video.engine.precision import autocast, uses_bf16
+from mvit_video.engine.sharded import is_folder_of_shards, whole_weights_in
 from mvit_video.engine.tracking import Tracker
 from mvit_video.engine.trainer import Prepare, Trainer, TrainerOptions, Validate
 from mvit_video.metrics import ViewScores
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
+from mvit_video.sharding import Sharding
+from mvit_video.supervisor import journal
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: Train) -> dict[str, float]:
     """Train as configured, resuming the run if it exists; the metrics of the last validation."""
-    with _process(config) as world:
-        return _train(config, world)
+    interruption.install()
+    try:
+        with _process(config) as world:
+            return _train(config, world)
+    finally:
+        interruption.uninstall()
 
 
 def _train(config: Train, world: World) -> dict[str, float]:
@@ -55,6 +64,9 @@ def _train(config: Train, world: World) -> dict[str, float]:
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
     loader = build_train_loader(config, train_set, world)
     options = trainer_options(config, loader, world)
+    plan_activations(config, model, world)
+    average = build_average(config, model)
+    sharding = build_sharding(config, model, average, world)
     record_run(config, world)
     tracker = Tracker(config.run_dir, total_steps=options.last_step, enabled=world.is_main)
     trainer = Trainer(
@@ -70,9 +82,14 @@ def _train(config: Train, world: World) -> dict[str, float]:
         run_dir=config.run_dir,
         config_text=OmegaConf.to_yaml(OmegaConf.structured(config)),
         options=options,
+        class_names=train_set.class_names,
+        average=average,
+        sharding=sharding,
     )
     with tracker:
-        if trainer.resume() and trainer.step >= options.last_step:
+        if world.is_main:
+            journal(config.run_dir, event="steps", total=options.last_step)
+        if trainer.resume() and trainer.step >= options.last_step and not trainer.unvalidated:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
         return trainer.fit()
@@ -86,7 +103,7 @@ def evaluate(config: Evaluate) -> dict[str, Any]:
 
 def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
     checkpoint = config.checkpoint or str(config.run_dir / "checkpoints" / "best.pt")
-    if not Path(checkpoint).is_file():
+    if not (Path(checkpoint).is_file() or is_folder_of_shards(Path(checkpoint))):
         raise FileNotFoundError(f"no checkpoint at {checkpoint}: train {config.name} first, or give checkpoint=PATH")
     source = build_source(config.data, world)
     manifest = read_manifest(source, config.split, config)  # type: ignore[arg-type]
@@ -126,7 +143,7 @@ def _process(config: Train) -> Any:
     size = distributed.launched_size()
     device = env.choose_device(config.trainer.device)  # type: ignore[arg-type]
     torch.set_num_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // size))
-    return distributed.world(device)
+    return distributed.world(device, timeout_s=config.trainer.collective_timeout_s)
 
 
 def build_source(data: Data, world: World) -> Source:
@@ -161,6 +178,27 @@ def build_model(config: Train) -> nn.Module:
     return model
 
 
+def plan_activations(config: Train, model: nn.Module, world: World) -> None:
+    """Choose the blocks to recompute under `model.activation_budget_gb`, for one forward pass of one process.
+
+    Raises:
+        ValueError: no choice keeps so little.
+    """
+    if not isinstance(model, models.MViT) or model.config.activation_budget_gb is None:
+        return
+    clips, size = config.trainer.batch_size * config.augment.repeats, (model.config.crop_size, model.config.crop_size)
+    frames = () if model.config.is_image else (model.config.num_frames,)
+    with autocast(uses_bf16(config.trainer.precision, world.device), world.device):  # type: ignore[arg-type]
+        plan = model.train().plan_checkpointing((clips, model.config.in_channels, *frames, *size))
+    logger.info(
+        "activation_budget_gb=%g: recomputing blocks %s, %.0f %% of the forward pass; activations take up to %.2f GB",
+        model.config.activation_budget_gb,
+        list(plan.blocks),
+        100 * plan.recomputed,
+        plan.peak_bytes / 1e9,
+    )
+
+
 def _instantiate(options: Any) -> Any:
     """What the options' `_target_` makes of them; its own ValueError, not Hydra's wrapping of it."""
     try:
@@ -180,7 +218,9 @@ def load_weights(
     image_to_video: Literal["published", "corrected"] | None = None,
 ) -> None:
     """Put the weights of a file into the model and say what did not come from the file; see models.load_weights."""
-    report = models.load_weights(model, path, new_head=new_head, use_ema=use_ema, image_to_video=image_to_video)
+    # A folder of shards is unknown to `models`, which reads files alone.
+    source = whole_weights_in(Path(path), use_ema=use_ema) if is_folder_of_shards(Path(path)) else path
+    report = models.load_weights(model, source, new_head=new_head, use_ema=use_ema, image_to_video=image_to_video)
     logger.info("weights from %s: %s", path, report)
 
 
@@ -215,7 +255,7 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
         transform=transform,
         repeats=augment.repeats,
         seed=config.seed,
-        backend=config.data.backend,  # type: ignore[arg-type]
+        decoding=build_decoding(config),
     )
     return TrainLoader(
         dataset,
@@ -226,6 +266,19 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
         seed=config.seed,
         num_workers=trainer.num_workers,
         pin_memory=world.device.type == "cuda",
+        prefetch=config.data.prefetch,
+        timeout_s=config.data.worker_timeout_s,
+        shard_window=config.data.shard_window,
+    )
+
+
+def build_decoding(config: Train) -> Decoding:
+    """How files are read, and where clips are made of their frames."""
+    return Decoding(
+        backend=config.data.backend,  # type: ignore[arg-type]
+        layout=config.data.layout,  # type: ignore[arg-type]
+        device=config.augment.device,  # type: ignore[arg-type]
+        time_limit_s=config.data.video_time_limit_s,
     )
 
 
@@ -252,7 +305,7 @@ def build_eval_dataset(
         crop_size=data.crop_size,
         frame_order=frame_order,
         seed=config.seed,
-        backend=data.backend,  # type: ignore[arg-type]
+        decoding=build_decoding(config),
     )
 
 
@@ -274,6 +327,7 @@ def build_prepare(data: Data) -> Prepare:
     """From a uint8 batch to the model's input: normalise, erase."""
 
     def prepare(batch: Batch) -> torch.Tensor:
+        batch = batch.to(batch.labels.device)  # makes the clips, unless that was done when the batch was moved
         return normalize_clips(
             batch.clips,
             mean=data.mean,
@@ -284,6 +338,28 @@ def build_prepare(data: Data) -> Prepare:
         )
 
     return prepare
+
+
+def build_average(config: Train, model: nn.Module) -> WeightAverage | None:
+    """The average of the model's weights, if there is to be one; before the model is sharded or compiled."""
+    decay = config.trainer.ema_decay
+    return None if decay is None else WeightAverage(copy.deepcopy(model), decay=decay)
+
+
+def build_sharding(config: Train, model: nn.Module, average: WeightAverage | None, world: World) -> Sharding | None:
+    """How the ranks divide the model and its average, which this does, in place; None where each rank has them whole.
+
+    The optimizer must be built afterwards.
+    """
+    trainer = config.trainer
+    if trainer.strategy != "fsdp" or world.size == 1:
+        return None
+    bf16 = uses_bf16(trainer.precision, world.device)  # type: ignore[arg-type]
+    sharding = Sharding(world, bf16=bf16, timeout_s=trainer.collective_timeout_s)
+    sharding.apply(model, compile=trainer.compile)
+    if average is not None:
+        sharding.apply(average.module)
+    return sharding
 
 
 def build_optimizer_for(model: nn.Module, config: Train, loader: TrainLoader) -> torch.optim.Optimizer:
@@ -342,14 +418,16 @@ def trainer_options(config: Train, loader: TrainLoader, world: World) -> Trainer
         max_steps=trainer.max_steps,
         eval_every=trainer.eval_every,
         checkpoint_every=trainer.checkpoint_every,
+        checkpoint_async=trainer.checkpoint_async,
         keep_last=trainer.keep_last,
         log_every=trainer.log_every,
         max_failed=trainer.max_failed,
         clip_grad_norm=config.optim.clip_grad_norm,
-        ema_decay=trainer.ema_decay,
         seed=config.seed,
         bf16=uses_bf16(trainer.precision, world.device),  # type: ignore[arg-type]
         compile=trainer.compile,
+        stall_timeout_s=trainer.stall_timeout_s,
+        collective_timeout_s=trainer.collective_timeout_s,
     )
 
 
@@ -357,8 +435,8 @@ def build_validate(config: Train, manifest: Manifest, world: World) -> Validate:
     """Validation during training: the centre clip and crop of every video, the same each time."""
     dataset = build_eval_dataset(config, manifest, temporal_views=1, spatial_views=1)
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        scores = _score(config, model, dataset, world, title=None)
+    def validate(model: nn.Module, on_progress: Callable[[int], None]) -> dict[str, float]:
+        scores = _score(config, model, dataset, world, title=None, on_progress=on_progress)
         metrics: dict[str, float] = {}
         if scores is not None:
             results = scores.results(manifest.labels, manifest.class_names)
@@ -370,7 +448,13 @@ def build_validate(config: Train, manifest: Manifest, world: World) -> Validate:
 
 
 def _score(
-    config: Train, model: nn.Module, dataset: EvalDataset, world: World, *, title: str | None
+    config: Train,
+    model: nn.Module,
+    dataset: EvalDataset,
+    world: World,
+    *,
+    title: str | None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ViewScores | None:
     """Score a split, with a progress bar on rank 0 if it has a title."""
     model.eval()
@@ -381,6 +465,8 @@ def _score(
         world_size=world.size,
         num_workers=config.trainer.num_workers,
         pin_memory=world.device.type == "cuda",
+        prefetch=config.data.prefetch,
+        timeout_s=config.data.worker_timeout_s,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=title is None or not world.is_main) as progress:
@@ -394,7 +480,7 @@ def _score(
             num_views=dataset.num_views,
             world=world,
             bf16=uses_bf16(config.trainer.precision, world.device),  # type: ignore[arg-type]
-            on_progress=lambda clips: progress.advance(task, clips),
+            on_progress=on_progress or (lambda clips: progress.advance(task, clips)),
         )
 
 

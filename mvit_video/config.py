@@ -34,7 +34,8 @@ class MViT:
     head_pooling: str | None = None  # cls | norm_mean | mean_norm
     init: str | None = None  # pyslowfast | zero_bias | fan_in
     head_init_scale: float | None = None
-    activation_checkpointing: bool = False
+    activation_checkpointing: Any = False  # recomputed blocks: false | true | the first n | a list of indices
+    activation_budget_gb: float | None = None  # or: the fewest of them that keep activations under so many 10^9 bytes
 
 
 @dataclass
@@ -117,6 +118,17 @@ class LabeledVideoPathsSource:
 
 
 @dataclass
+class IndexSource:
+    """Prepared splits: the index files that mvit_video.prepare writes."""
+
+    _target_: str = "mvit_video.data.sources.IndexSource"
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    root: str | None = None  # where the videos or shards are now, if they were moved
+
+
+@dataclass
 class MotionSource:
     """The embedded set of time-reversed motions, generated on first use."""
 
@@ -146,7 +158,12 @@ class Data:
     test_short_side: int = 256
     test_temporal_views: int = 1
     test_spatial_views: int = 1
-    backend: str = "pyav"  # pyav | decord
+    backend: str = "pyav"  # pyav (exact) | decord | torchcodec (docs/data.md says where these are not)
+    layout: str = "rgb"  # yuv420: frames travel as the decoder makes them, half the bytes (backend pyav)
+    video_time_limit_s: float | None = 120.0  # a video that takes longer counts as broken (backend pyav); null: none
+    prefetch: int = 2  # batches each loader process works ahead
+    worker_timeout_s: float = 300.0  # without a batch for so long the run ends, naming the files being read; 0: never
+    shard_window: int = 16  # tar shards read at a time
 
 
 @dataclass
@@ -159,6 +176,7 @@ class Augment:
     jitter: list[int] = field(default_factory=lambda: [256, 320])
     inverse_uniform: bool = False
     decode_short_side: int | None = 256
+    device: str = "worker"  # where clips and test views are made: worker (loader processes) | model (its device)
     flip: float = 0.5
     randaugment: str | None = None
     erase_prob: float = 0.0
@@ -210,13 +228,17 @@ class Trainer:
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "auto"  # auto: bf16 where the machine is fast at it
     threads: int | None = None  # CPU threads per process; null: cores / processes
+    strategy: str = "ddp"  # several processes: ddp, the model whole in each; fsdp, divided among them (for L and H)
     compile: bool = False
     ema_decay: float | None = None
     max_steps: int | None = None  # stop early, the schedule unchanged
     eval_every: int = 1  # epochs between validations; the last epoch is always validated
     checkpoint_every: int | None = None  # steps between checkpoints; null: every epoch
+    checkpoint_async: bool = True  # write checkpoints while training goes on
     keep_last: int = 2
     log_every: int = 10
+    stall_timeout_s: float = 1800.0  # a process in which no step (or validation batch) ends for so long exits; 0: never
+    collective_timeout_s: float = 600.0  # ranks wait so long for one another
     max_failed: float = 0.01  # share of unreadable training videos above which the run stops
 
 
@@ -226,6 +248,27 @@ class LocalLauncher:
 
     name: str = "local"
     processes: int | None = None  # null: one per GPU, or one without GPUs
+    max_restarts: int = 0  # start all ranks again, from the last checkpoint, when one fails
+
+
+@dataclass
+class TorchrunLauncher:
+    """Several machines without a scheduler: the same command on each of them. One machine: like local."""
+
+    name: str = "torchrun"
+    nodes: int = 1
+    processes: int | None = None  # per machine; null: one per GPU
+    rendezvous: str = "localhost:29400"  # host:port on one of the machines, where all meet
+    max_restarts: int = 3
+
+
+@dataclass
+class SubmititLocalLauncher:
+    """In the background on this machine, through submitit: as a cluster job would run."""
+
+    name: str = "submitit_local"
+    processes: int = 1
+    time_min: int = 1440
 
 
 @dataclass
@@ -245,6 +288,12 @@ class SlurmLauncher:
     constraint: str | None = None
     setup: list[str] = field(default_factory=list)  # shell lines run before Python starts
     sbatch: dict[str, str] = field(default_factory=dict)  # any other sbatch option
+    array_parallelism: int = 16  # jobs of a sweep (--multirun) that run at a time
+    warning_s: int = 120  # seconds before the time limit at which the job is told to save
+    max_failures: int = 3  # after a rank failed the job starts again from its checkpoint, this many times
+    max_restarts: int = 100  # in all, preemptions and time limits counted too
+    chain: int = 1  # jobs queued one behind the other, each going on where the one before it ran out of time
+    snapshot: bool = True  # run the code as it is now, whatever happens to the checkout before the job starts
     dry_run: bool = False
 
 
@@ -282,6 +331,97 @@ class Evaluate(Train):
     output: str | None = None  # null: <run>/evaluation, or <run>/evaluation_<frame_order>
 
 
+@dataclass
+class Preview(Train):
+    """Everything a preview needs: the options of the training, what to show, and how."""
+
+    out: str | None = None  # null: <run>/preview
+    clips: int = 16  # training clips; 0: none
+    step: int = 0  # optimizer step whose batches are shown
+    processes: int = 1  # of the training run: they share out each step's videos
+    rank: int = 0  # whose batches are shown
+    videos: int = 4  # videos whose test views are shown, spread evenly over the split; 0: none
+    split: str = "test"  # test (val where there is none) | val | train
+    frames: int | None = None  # pictures per row, spread evenly over the clip; null: as many as fit
+    scale: int | None = None  # pixels of a sheet per pixel of a clip; null: more than 1 for small clips only
+    animate: bool = False  # each clip as an animated WebP picture, too
+
+
+@dataclass
+class ReencodeOptions:
+    """Writing videos again for quick reading, on the same time line: H.264 without sound."""
+
+    enabled: bool = False
+    folder: str | None = None  # null: <out>/videos
+    short_side: int = 256  # smaller videos are not enlarged
+    gop: int = 16  # most frames from one key frame to the next
+    crf: int = 23  # x264's quality, 0 to 51; lower is better and larger
+    preset: str = "medium"  # x264's trade of time for size, ultrafast to veryslow
+    fastdecode: bool = True  # no CABAC, deblocking and B pictures: quicker to read, somewhat larger
+    time_limit_s: float = 600.0  # per file; 0: none
+
+
+@dataclass
+class ShardOptions:
+    """Packing videos into tar shards, for file systems that cannot serve many small files."""
+
+    enabled: bool = False
+    folder: str | None = None  # a folder or fsspec URL; null: <out>/shards
+    max_gb: float = 1.0  # of a shard, in 10^9 bytes
+
+
+@dataclass
+class Prepare(Train):
+    """Everything the preparation of a data set needs: the options of the training, where to write, how far to go."""
+
+    name: str = "prepare"
+    out: str = MISSING  # folder of the indexes, the report and what makes the run resumable
+    splits: list[str] | None = None  # null: every split that is configured
+    verify: str = "decode"  # decode: every frame of every video; index: read the packets only
+    workers: int | None = None  # processes; null: one per core
+    time_limit_s: float = 60.0  # per file; 0: none
+    limit: int | None = None  # take so many videos of each split, spread over it
+    keep_partial: bool = False  # index files that can be read up to a damage, with the frames before it
+    retry_broken: bool = False  # try files again that earlier runs found broken
+    strict: bool = False  # exit with status 1 if any video is missing or broken
+    dry_run: bool = False  # say what it would cost, and stop
+    ask: bool = True  # before a run of more than ten minutes, on a terminal
+    reencode: ReencodeOptions = field(default_factory=ReencodeOptions)
+    shards: ShardOptions = field(default_factory=ShardOptions)
+
+
+@dataclass
+class Machine:
+    """A kind of node, from its data sheets; what is not on one is an assumption until it is measured."""
+
+    name: str = MISSING
+    device: str = "cuda"  # cuda | cpu
+    ranks_per_node: int = 8  # GPUs, or processes
+    matrix_tflops: float = MISSING  # dense, per GPU or process, in the training's arithmetic (bf16 on a GPU)
+    utilisation: float = 0.15  # share of it that a training step as a whole reaches; docs/scaling.md says why
+    launch_us: float = 5.0  # for the host to start one kernel
+    memory_gb: float = MISSING  # per GPU or process
+    link_gb_s: float = MISSING  # between the GPUs of a node, per GPU, one direction
+    network_gbit_s: float = MISSING  # between nodes, all ports of a node together, one direction
+    link_latency_us: float = 2.0  # of a message within a node
+    latency_us: float = 6.0  # of a message between nodes
+    host_latency_us: float = 30.0  # of a message between the hosts' processes, over TCP
+    to_host_gb_s: float = 25.0
+    disk_gb_s: float = 1.0
+
+
+@dataclass
+class Plan(Train):
+    """Everything a plan needs: the options of the training, the machine, and what is known of the videos."""
+
+    machine: Machine = field(default_factory=Machine)
+    nodes: int = 1
+    num_videos: int | None = None  # training videos; null: those of data.source.train if that is given, or as published
+    published_videos: int | None = None  # set by conf/videos
+    videos_per_core_s: float = 20.0  # decoded and augmented per core; scripts/bench_data.py measures it
+    video_kb: float = 500.0  # average size of a file
+
+
 def config_dir() -> str:
     """Folder of the YAML files: inside an installed wheel, or beside the package in a checkout."""
     package = Path(__file__).resolve().parent
@@ -298,6 +438,9 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=Train)
     store.store(name="evaluate_schema", node=Evaluate)
+    store.store(name="preview_schema", node=Preview)
+    store.store(name="plan_schema", node=Plan)
+    store.store(name="prepare_schema", node=Prepare)
     for group, name, node in (
         ("model", "mvit_schema", MViT),
         ("model", "baseline_schema", Baseline),
@@ -307,12 +450,16 @@ def register() -> None:
         ("schedule", "schedule_schema", Schedule),
         ("trainer", "trainer_schema", Trainer),
         ("launcher", "local_schema", LocalLauncher),
+        ("launcher", "torchrun_schema", TorchrunLauncher),
+        ("launcher", "submitit_local_schema", SubmititLocalLauncher),
         ("launcher", "slurm_schema", SlurmLauncher),
+        ("machine", "machine_schema", Machine),
         ("data/source", "list", ListSource),
         ("data/source", "kinetics", KineticsSource),
         ("data/source", "ssv2", Ssv2Source),
         ("data/source", "folder", FolderSource),
         ("data/source", "labeled_video_paths", LabeledVideoPathsSource),
+        ("data/source", "index", IndexSource),
         ("data/source", "motion", MotionSource),
     ):
         store.store(group=group, name=name, node=node)

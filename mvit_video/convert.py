@@ -1,12 +1,23 @@
-"""Convert published weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|mvit_video`."""
+"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|mvit_video`.
+
+IN may also be a run, of which the best checkpoint is taken; OUT with the ending .safetensors holds weights alone, with
+the model's configuration and the names of the classes as text beside them.
+"""
 
 import argparse
 import ast
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from mvit_video.models import MViT
+
+SAFETENSORS = ".safetensors"
 TARGETS = ("pyslowfast", "torchvision", "mvit_video")
 
 
@@ -17,9 +28,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description="Convert the weights of an MViT. The input may be a file of PySlowFast, facebookresearch/mvit, "
         "torchvision, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
     )
-    parser.add_argument("input", type=Path, help="file of weights (.pyth, .pth, .pt, .pkl, .safetensors)")
+    parser.add_argument(
+        "input",
+        type=Path,
+        help="file of weights (.pyth, .pth, .pt, .pkl, .safetensors), sharded checkpoint (.shards), or folder of a run",
+    )
     parser.add_argument("output", type=Path, help="file to write; replaced if it exists")
-    parser.add_argument("--to", choices=TARGETS, required=True, help="whose names and container to write")
+    parser.add_argument(
+        "--to",
+        choices=TARGETS,
+        help="whose names and container to write; for .safetensors, which is one container for all, mvit_video is the "
+        "default",
+    )
     parser.add_argument(
         "--allow",
         action="append",
@@ -39,6 +59,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--no-ema", action="store_true", help="take the plain weights of a checkpoint of ours")
     parsed = parser.parse_args(arguments)
     parsed.set = dict(parsed.set)
+    if parsed.to is None:
+        if parsed.output.suffix != SAFETENSORS:
+            parser.error(f"the following arguments are required: --to {{{','.join(TARGETS)}}}")
+        parsed.to = "mvit_video"
     return parsed
 
 
@@ -50,27 +74,101 @@ def convert(arguments: argparse.Namespace) -> str:
         CheckpointError: the file cannot be read.
         OSError: the output cannot be written.
     """
-    import torch
+    from mvit_video.models.weights import load_checkpoint_model
 
-    from mvit_video.models.weights import checkpoint_content, load_checkpoint_model
-
-    model, report = load_checkpoint_model(
-        arguments.input, allow=arguments.allow, use_ema=not arguments.no_ema, overrides=arguments.set
-    )
-    content = checkpoint_content(model, arguments.to)
+    checkpoint = find_checkpoint(arguments.input)
+    with _readable(checkpoint, arguments.output) as file:
+        model, report = load_checkpoint_model(
+            file, allow=arguments.allow, use_ema=not arguments.no_ema, overrides=arguments.set
+        )
+        about = _about(file, use_ema=not arguments.no_ema) if arguments.output.suffix == SAFETENSORS else {}
     beside = arguments.output.with_name(f".{arguments.output.name}.{os.getpid()}.tmp")
     try:
-        torch.save(content, beside)
+        _write(model, arguments.to, beside, about=about, safetensors=arguments.output.suffix == SAFETENSORS)
         os.replace(beside, arguments.output)
     finally:
         beside.unlink(missing_ok=True)
     config = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (
-        f"{arguments.input}: {report.format}, {report}\n"
+        f"{checkpoint}: {report.format}, {report}\n"
         f"{arguments.output}: {arguments.to}, {len(model.state_dict())} tensors, {parameters:,} parameters, "
         f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes"
     )
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file that `path` names; of a run, or its folder of checkpoints, the best checkpoint, else the newest.
+
+    Raises:
+        CheckpointError: a folder without checkpoints.
+    """
+    from mvit_video.engine.checkpoint import CheckpointError, latest_checkpoint
+    from mvit_video.engine.sharded import is_folder_of_shards
+
+    if not path.is_dir() or is_folder_of_shards(path):
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    best = folder / "best.pt"
+    found = best if best.is_file() else latest_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(f"{path} has no complete checkpoint: name a file, or the folder of a run that has one")
+    return found
+
+
+@contextmanager
+def _readable(checkpoint: Path, output: Path) -> Iterator[Path]:
+    """A verified file with the content of `checkpoint`: itself, or a temporary one beside `output` for shards."""
+    import torch
+
+    from mvit_video.engine.checkpoint import load_checkpoint
+    from mvit_video.engine.checkpoint_files import verify
+    from mvit_video.engine.sharded import is_folder_of_shards
+
+    if not is_folder_of_shards(checkpoint):
+        if checkpoint.is_file() and checkpoint.suffix == ".pt":
+            verify(checkpoint)
+        yield checkpoint
+        return
+    state = load_checkpoint(checkpoint)
+    gathered = output.with_name(f".{output.name}.{os.getpid()}.gathered.pt")
+    try:
+        torch.save({key: value for key, value in state.items() if key != "optimizer"}, gathered)
+        yield gathered
+    finally:
+        gathered.unlink(missing_ok=True)
+
+
+def _about(file: Path, *, use_ema: bool) -> dict[str, str]:
+    """What a training checkpoint says about its weights, as text; nothing for other files."""
+    from mvit_video.models.files import load_plain
+
+    content = {} if file.suffix == SAFETENSORS else load_plain(file)
+    if not isinstance(content, dict) or "format" not in content:
+        return {}
+    about = {"step": str(content["step"]), "averaged": json.dumps(use_ema and content.get("ema") is not None)}
+    if content.get("class_names"):
+        about["class_names"] = json.dumps(content["class_names"])
+    return about
+
+
+def _write(model: "MViT", target: str, path: Path, *, about: dict[str, str], safetensors: bool) -> None:
+    import torch
+
+    from mvit_video.models.weights import checkpoint_content
+
+    content = checkpoint_content(model, target)  # type: ignore[arg-type]
+    if not safetensors:
+        torch.save(content, path)
+        return
+    from safetensors.torch import save_file
+
+    own = checkpoint_content(model, "mvit_video")
+    held = next((content[key] for key in ("model", "model_state") if key in content), content)
+    tensors = {name: tensor.contiguous() for name, tensor in dict(held).items()}  # type: ignore[call-overload]
+    save_file(tensors, path, metadata={"format": "pt", "config": str(own["config"]), "names": target, **about})
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _field(text: str) -> tuple[str, object]:

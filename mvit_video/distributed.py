@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -120,6 +120,15 @@ def gather_to_main(value: Any, world: World) -> list[Any]:
     return gathered
 
 
+def gather_to_all(value: Any, world: World) -> list[Any]:
+    """The value of every rank, in rank order, on every rank. Values are pickled."""
+    if world.size == 1:
+        return [value]
+    gathered: list[Any] = [None] * world.size
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def from_main(value: Any, world: World) -> Any:
     """The value of rank 0 on every rank."""
     box = [value]
@@ -142,3 +151,46 @@ def main_first(world: World) -> Iterator[None]:
     yield
     if world.is_main:
         barrier(world)
+
+
+class StopVote:
+    """The ranks' common answer to "was any of us asked to stop?".
+
+    The flags travel over a group of their own on the CPU while the step computes, so that asking costs no time.
+
+    Args:
+        world: this process among the others.
+        timeout_s: seconds after which a rank that has not answered counts as lost.
+    """
+
+    def __init__(self, world: World, *, timeout_s: float) -> None:
+        self.rank = world.rank
+        self.timeout_s = timeout_s
+        self._group: dist.ProcessGroup | None = None
+        if world.size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
+
+    def ask(self, stop: bool) -> Callable[[], bool]:
+        """Send this rank's flag off; the returned function waits for those of the others.
+
+        Raises (the function): RuntimeError, when a rank does not answer in time or is gone.
+        """
+        if self._group is None:
+            return lambda: stop
+        flag = torch.tensor([float(stop)])
+        work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+        def answer() -> bool:
+            assert work is not None
+            try:
+                work.wait()
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"rank {self.rank}: another rank did not finish its step within {self.timeout_s:g} s, or is gone "
+                    f"({str(error).splitlines()[0]})"
+                ) from error
+            return bool(flag.item())
+
+        return answer

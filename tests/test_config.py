@@ -32,6 +32,11 @@ MOTION = "+experiment=motion_mvitv2"
         ("augment.jitter=[60,49]", "augment.jitter=.60, 49.: needs two values above 0, the lesser first"),
         ("augment.jitter=[40,60]", "augment.jitter=.40, 60.: no short side may be under data.crop_size=48"),
         ("data.std=[0,1,1]", "data.std=.0.0, 1.0, 1.0.: needs three values, for R, G and B above 0"),
+        ("data.layout=yuv", "data.layout=yuv: must be one of rgb, yuv420"),
+        ("augment.device=gpu", "augment.device=gpu: must be one of worker, model"),
+        ("data.worker_timeout_s=-1", "data.worker_timeout_s=-1.0: must not be negative"),
+        ("data.video_time_limit_s=0", "data.video_time_limit_s=0.0: must be greater than 0"),
+        ("data.prefetch=0", "data.prefetch=0: must be at least 1"),
         ("optim.layer_decay=0", "optim.layer_decay=0.0: must be above 0 and at most 1"),
         ("optim.layer_decay=0.75", "optim.layer_decay=0.75: is for starting from weights; give weights=PATH"),
         ("+model.droppath=0.1", "model.droppath: unknown option; did you mean 'drop_path'. The options are: name"),
@@ -42,6 +47,11 @@ def test_impossible_values(override: str, message: str) -> None:
         options(MOTION, override)
 
 
+def test_layout_and_backend_must_go_together() -> None:
+    with pytest.raises(ValueError, match=r"data\.layout=yuv420: needs data\.backend=pyav, decord makes RGB alone"):
+        options(MOTION, "data.layout=yuv420", "data.backend=decord")
+
+
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(ValueError, match=r"batch_size=0[^$]*\n.*flip=2"):
         options(MOTION, "trainer.batch_size=0", "augment.flip=2")
@@ -50,6 +60,14 @@ def test_every_problem_is_named_at_once() -> None:
 def test_values_still_to_be_given_are_listed_together() -> None:
     with pytest.raises(ValueError, match=r"no value yet[^$]*data.source.train=...\n  data.source.train_root=..."):
         options("+experiment=k400_mvitv2_s")
+
+
+def test_any_data_set_trains_from_its_index() -> None:
+    index = ["data/source=index", "data.source.train=k400/train.index"]
+    result = options("+experiment=k400_mvitv2_s", *index, "data.source.root=/fast/k400")
+    assert result.data.source == config.IndexSource(train="k400/train.index", root="/fast/k400")
+    with pytest.raises(ValueError, match=r"no value yet[^$]*data.source.train=..."):
+        options("+experiment=k400_mvitv2_s", "data/source=index")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +115,7 @@ def test_help_and_cfg_answer_without_torch(module: str, tmp_path: Path) -> None:
         config.Ssv2Source,
         config.FolderSource,
         config.LabeledVideoPathsSource,
+        config.IndexSource,
         config.MotionSource,
         config.Baseline,
     ],

@@ -6,54 +6,112 @@ sees, step by step, what two ranks see with one batch each.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Sampler
 
+from mvit_video.data import shared_bytes
 from mvit_video.data.batch import Batch, Sample
 from mvit_video.data.dataset import EvalDataset, TrainDataset
+from mvit_video.data.device_augment import pack
+from mvit_video.data.shards import shard_order
+from mvit_video.data.workers import Workers, pinned
+
+TrainKey = tuple[int, int, int]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of several videos as one batch; the clips of a video stay together."""
-    counts = torch.tensor([len(sample.clips) for sample in samples])
+    """Samples of several videos, all with clips or all with sources, as one batch; a video's clips stay together."""
+    counts = torch.tensor([len(sample.views) for sample in samples])
+    sources = [sample.source for sample in samples if sample.source is not None]
+    if sources:
+        clips, packed = torch.empty(0, dtype=torch.uint8), pack(sources)
+    else:
+        size = (int(counts.sum()), *samples[0].clips.shape[1:])
+        clips, packed = shared_bytes.empty(size), None
+        torch.cat([sample.clips for sample in samples], out=clips)
     return Batch(
-        clips=torch.cat([sample.clips for sample in samples]),
+        clips=clips,
         labels=torch.tensor([sample.label for sample in samples]).repeat_interleave(counts),
         videos=torch.tensor([sample.video for sample in samples]).repeat_interleave(counts),
         views=torch.cat([sample.views for sample in samples]),
         erase=torch.cat([sample.erase for sample in samples]),
         noise_seeds=torch.cat([sample.noise_seeds for sample in samples]),
         failed=torch.tensor([sample.failed for sample in samples]).repeat_interleave(counts),
-        paths=[sample.path for sample in samples for _ in range(len(sample.clips))],
+        paths=[sample.path for sample in samples for _ in range(len(sample.views))],
         failures=[failure for sample in samples for failure in sample.failures],
         position=samples[0].position,
         epoch=samples[0].epoch,
+        packed=packed,
     )
 
 
-def epoch_order(num_videos: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Order in which an epoch visits the videos, int64 (num_videos,)."""
+def epoch_order(
+    num_videos: int,
+    *,
+    seed: int,
+    epoch: int,
+    shard_of: npt.NDArray[np.integer] | None = None,
+    shard_window: int = 16,
+) -> npt.NDArray[np.int64]:
+    """Order in which an epoch visits the videos, int64 (num_videos,).
+
+    Args:
+        num_videos: in the training split.
+        seed: of the run.
+        epoch: number of the epoch.
+        shard_of: (num_videos,) number of each video's shard, if they lie in shards; see shards.shard_order.
+        shard_window: shards read at a time.
+    """
+    if shard_of is not None:
+        return shard_order(shard_of, seed=seed, epoch=epoch, window=shard_window)
     return np.random.default_rng([seed, epoch]).permutation(num_videos)
 
 
-class _TrainSampler(Sampler[list[tuple[int, int, int]]]):
-    """The batches of one rank from a step on, epoch after epoch: keys (epoch, position, index)."""
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How batches are made beside the training process.
 
-    def __init__(self, loader: "TrainLoader", start_step: int) -> None:
-        self.loader = loader
-        self.start_step = start_step
+    Attributes:
+        num_workers: loader processes; 0 makes the batches in the training process.
+        prefetch: batches each of them works ahead.
+        timeout_s: seconds without a batch after which the run ends with an error; 0 for no limit. Without workers
+            there is nobody to notice.
+        pin_memory: hand out page-locked tensors (for a GPU).
+    """
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        own = self.loader
-        epoch, step = divmod(self.start_step, own.steps_per_epoch)
-        while True:
-            order = epoch_order(len(own.dataset), seed=own.seed, epoch=epoch)
-            for place in range(step * own.accumulate, own.steps_per_epoch * own.accumulate):
-                first = (place * own.world_size + own.rank) * own.batch_size
-                yield [(epoch, p, int(order[p])) for p in range(first, first + own.batch_size)]
-            epoch, step = epoch + 1, 0
+    num_workers: int
+    prefetch: int = 2
+    timeout_s: float = 300.0
+    pin_memory: bool = False
+
+    def batches(self, dataset: TrainDataset | EvalDataset, keys: Iterator[list[Any]]) -> Iterator[Batch]:
+        """One batch for each list of the dataset's keys, in order.
+
+        Raises:
+            WorkerError: a worker died or hangs.
+        """
+        if self.num_workers == 0:
+            made: Iterator[Batch] = map(_Fetch(dataset), keys)
+            return (batch.pin_memory() for batch in made) if self.pin_memory else made
+        workers: Workers[list[Any], Batch] = Workers(
+            _Fetch(dataset), count=self.num_workers, prefetch=self.prefetch, timeout_s=self.timeout_s
+        )
+        made = workers.run(keys)
+        return pinned(made, workers.close) if self.pin_memory else made
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Makes a batch of keys."""
+
+    dataset: TrainDataset | EvalDataset
+
+    def __call__(self, keys: list[Any]) -> Batch:
+        return collate([self.dataset[key] for key in keys])
 
 
 class TrainLoader:
@@ -66,8 +124,8 @@ class TrainLoader:
         rank: this process.
         world_size: processes in the run.
         seed: key of the order, with the epoch.
-        num_workers: loader processes; 0 decodes in the training process.
-        pin_memory: hand out page-locked tensors (for a GPU).
+        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+        shard_window: shards read at a time, if the videos lie in shards.
 
     Raises:
         ValueError: when the set is smaller than one step.
@@ -84,6 +142,9 @@ class TrainLoader:
         seed: int,
         num_workers: int,
         pin_memory: bool,
+        prefetch: int = 2,
+        timeout_s: float = 300.0,
+        shard_window: int = 16,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -91,8 +152,8 @@ class TrainLoader:
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
+        self.loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+        self.shard_window = shard_window
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"the training split has {len(dataset)} videos, fewer than one step takes: {batch_size} videos x "
@@ -111,31 +172,46 @@ class TrainLoader:
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """This rank's batches, `accumulate` to a step, from optimizer step `start_step` on, without end."""
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=_TrainSampler(self, start_step),
-                collate_fn=collate,
-                num_workers=self.num_workers,
-                pin_memory=self.pin_memory,
+        return self.loading.batches(self.dataset, self._keys(start_step))
+
+    def _keys(self, start_step: int) -> Iterator[list[TrainKey]]:
+        """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, index)."""
+        epoch, step = divmod(start_step, self.steps_per_epoch)
+        while True:
+            order = epoch_order(
+                len(self.dataset),
+                seed=self.seed,
+                epoch=epoch,
+                shard_of=self.dataset.manifest.shard_of,
+                shard_window=self.shard_window,
             )
-        )
+            for place in range(step * self.accumulate, self.steps_per_epoch * self.accumulate):
+                first = (place * self.world_size + self.rank) * self.batch_size
+                yield [(epoch, p, int(order[p])) for p in range(first, first + self.batch_size)]
+            epoch, step = epoch + 1, 0
 
 
 def eval_loader(
-    dataset: EvalDataset, *, clips_per_batch: int, rank: int, world_size: int, num_workers: int, pin_memory: bool
-) -> DataLoader[Sample]:
+    dataset: EvalDataset,
+    *,
+    clips_per_batch: int,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool,
+    prefetch: int = 2,
+    timeout_s: float = 300.0,
+) -> Iterator[Batch]:
     """Every view of this rank's videos once, in order: rank r takes videos r, r + world_size, ...
 
     Args:
         dataset: the evaluation samples.
         clips_per_batch: clips a batch aims at; at least one video.
+        rank: this process.
+        world_size: processes in the run.
+        num_workers, pin_memory, prefetch, timeout_s: see Loading.
     """
-    return DataLoader(
-        dataset,
-        batch_size=max(1, clips_per_batch // dataset.num_views),
-        sampler=range(rank, len(dataset), world_size),
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-    )
+    loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+    videos = range(rank, len(dataset), world_size)
+    size = max(1, clips_per_batch // dataset.num_views)
+    return loading.batches(dataset, (list(videos[i : i + size]) for i in range(0, len(videos), size)))

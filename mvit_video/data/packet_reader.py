@@ -18,6 +18,8 @@ from mvit_video.data.video_index import (
     presentation_ranks,
 )
 
+_READ_ON = 8  # packets: reading so many costs no more than a seek
+_UNKNOWN = 2**62
 KEEP_BYTES = 8 * 2**20  # packets of smaller streams stay in memory between indexing and decoding
 
 
@@ -46,6 +48,7 @@ class PacketReader:
         self._kept: list[av.Packet] | None = None
         self._kept_is_unpacked = False
         self._positions: dict[int, int] | None = None
+        self._next = _UNKNOWN  # position of the packet that the file would give next
         self.file = self._open_any()
 
     def close(self) -> None:
@@ -68,6 +71,7 @@ class PacketReader:
     def reopen(self, *, forget: bool = False) -> None:
         """Open the file once more, in FFmpeg's normal way; `forget` also the packets in memory."""
         self.file.close()
+        self._next = _UNKNOWN
         self.file = self._open("probed")
         if forget:
             self._kept = None
@@ -110,6 +114,7 @@ class PacketReader:
         if not self.file.at_start:
             self.file.close()
             self.file = self._open_any()
+        self._next = _UNKNOWN
         table, self._kept = self.file.scan(KEEP_BYTES)
         self._kept_is_unpacked = False
         return table, presentation_ranks(table, codec=self.file.codec, container=self.file.container)
@@ -135,7 +140,9 @@ class PacketReader:
         place, packets = (0, self._from_start()) if index is None or first == 0 else self._near(first, index)
         for position, packet in enumerate(packets, place):
             if stamps is not None and (position >= len(stamps) or packet.pts != stamps[position]):
+                self._next = _UNKNOWN
                 raise OutOfStepError
+            self._next = position + 1
             if position >= first:
                 packet.pts = position
                 yield position, packet
@@ -158,7 +165,8 @@ class PacketReader:
         if self._kept is not None:
             yield from self._numbered(self._kept[first : last + 1], first, first, last)
         else:
-            yield from self._numbered(self.file.unpacked(self._from_start()), 0, first, last)
+            packets = self._from_start()  # may open the file anew: the filter must belong to the new one
+            yield from self._numbered(self.file.unpacked(packets), 0, first, last)
 
     def _numbered(
         self, packets: Iterable[av.Packet], place: int, first: int, last: int
@@ -176,25 +184,36 @@ class PacketReader:
     def _near(self, first: int, index: FrameIndex) -> tuple[int, Iterator[av.Packet]]:
         """The packets from `first` or some place before on, and that place."""
         stamps = index.stamps
-        if stamps is not None:
-            if self._positions is None:
-                self._positions = {stamp: position for position, stamp in enumerate(stamps.tolist())}
-            before = max(0, int(index.anchor[:first].max()))  # some demuxers land behind the time asked for
-            for target in (first, before):
-                self.file.seek(int(stamps[target]))
-                packets = self.file.packets()
-                for packet in packets:
-                    place = -1 if packet.pts is None else self._positions.get(packet.pts, -1)
-                    if 0 <= place <= first:
-                        return place, _chain(packet, packets)
-                    if place > first:
-                        break
+        if stamps is None:
+            return 0, self._from_start()
+        if 0 <= first - self._next <= _READ_ON:
+            return self._next, self.file.packets()
+        for attempt in range(2):
+            # Some demuxers land behind the time asked for: then try a group of pictures earlier.
+            target = first if attempt == 0 else max(0, int(index.anchor[:first].max()))
+            self.file.seek(int(stamps[target]))
+            packets = self.file.packets()
+            for packet in packets:
+                place = self._place_of(packet.pts, first, stamps)
+                if 0 <= place <= first:
+                    return place, _chain(packet, packets)
+                if place > first:
+                    break
         return 0, self._from_start()
+
+    def _place_of(self, stamp: int | None, likely: int, stamps: npt.NDArray[np.int64]) -> int:
+        """Position of the packet with a presentation time, -1 if there is none."""
+        if stamp is None or stamp == stamps[likely]:
+            return -1 if stamp is None else likely
+        if self._positions is None:
+            self._positions = {stamp: position for position, stamp in enumerate(stamps.tolist())}
+        return self._positions.get(stamp, -1)
 
     def _from_start(self) -> Iterator[av.Packet]:
         if not self.file.at_start:
             self.file.close()
             self.file = self._open_any()
+        self._next = _UNKNOWN
         return self.file.packets()
 
     def frames_in_order(self, packets: int) -> Iterator[av.VideoFrame]:

@@ -4,6 +4,9 @@ Training follows PySlowFast (datasets/kinetics.py, datasets/transform.py): the f
 would deliver, RandAugment runs on whole frames, then crop, resize and flip; one erasing box is drawn per clip, filled
 after normalisation. All frames of a clip are treated alike. Clips stay uint8 until they are on the device: resizing
 rounds to grey levels, off by one level at most, and is several times as fast as in floating point.
+
+What is random is drawn apart from what is done: `TrainTransform.draw` needs the size of the frames alone, and `apply`
+does what was drawn, on the device the frames are on.
 """
 
 import math
@@ -15,7 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mvit_video.data.randaugment import RandAugment, parse_spec
+from mvit_video.data.image_ops import on_gpu
+from mvit_video.data.randaugment import OpDraw, RandAugment, apply_ops, parse_spec
 
 Box = tuple[int, int, int, int]
 CropKind = Literal["resized", "jitter"]
@@ -24,6 +28,29 @@ ChannelOrder = Literal["rgb", "bgr"]
 NO_BOX: Box = (0, 0, 0, 0)
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_ASPECT = (0.3, 1 / 0.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewDraw:
+    """One view of a clip as plain numbers: what to do with every frame, in this order.
+
+    Attributes:
+        capped: (height, width) that larger frames are brought to first.
+        ops: RandAugment on the capped frames.
+        scaled: (height, width) that the frames are then resized to; `capped` for none.
+        box: (top, left, height, width) cut from the scaled frames.
+        crop_size: side of the square that the box is resized to.
+        flip: left and right are swapped last.
+        erase: (top, left, height, width) of the box in the finished view that is filled with noise; zeros for none.
+    """
+
+    capped: tuple[int, int]
+    ops: tuple[OpDraw, ...]
+    scaled: tuple[int, int]
+    box: Box
+    crop_size: int
+    flip: bool
+    erase: Box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,26 +117,72 @@ class TrainTransform:
             uint8 (T, crop_size, crop_size, 3), and the erasing box (top, left, height, width) in it, zeros for none.
         """
         _check_frames(frames)
-        if self.decode_short_side is not None:
-            frames = cap_short_side(frames, self.decode_short_side)
-        if self.randaugment is not None:
-            augment = RandAugment(self.randaugment)
-            frames = augment.apply(frames, augment.draw(rng, frames.shape[1], frames.shape[2]))
-        frames = self._crop(frames, rng)
-        if rng.random() < self.flip:
-            frames = frames.flip(2)
-        return frames.contiguous(), erase_box(self.crop_size, self.crop_size, prob=self.erase_prob, rng=rng)
+        draw = self.draw(frames.shape[1], frames.shape[2], rng)
+        return self.apply(frames, draw), draw.erase
 
-    def _crop(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        size = self.crop_size
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> ViewDraw:
+        """A random view of frames of `height` x `width` pixels."""
+        capped = self.capped_size(height, width)
+        ops = () if self.randaugment is None else tuple(RandAugment(self.randaugment).draw(rng, *capped))
+        scaled, box = self._draw_crop(*capped, rng)
+        return ViewDraw(
+            capped=capped,
+            ops=ops,
+            scaled=scaled,
+            box=box,
+            crop_size=self.crop_size,
+            flip=rng.random() < self.flip,
+            erase=erase_box(self.crop_size, self.crop_size, prob=self.erase_prob, rng=rng),
+        )
+
+    def capped_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after `decode_short_side`."""
+        if self.decode_short_side is None or min(height, width) <= self.decode_short_side:
+            return height, width
+        return short_side_size(height, width, self.decode_short_side)
+
+    def _draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[tuple[int, int], Box]:
+        """The size frames are resized to before the cut, and the box cut from them."""
         if self.crop == "resized":
-            box = random_resized_crop_box(frames.shape[1], frames.shape[2], scale=self.scale, ratio=self.ratio, rng=rng)
-            return resize(_cut(frames, box), size, size)
+            return (height, width), random_resized_crop_box(height, width, scale=self.scale, ratio=self.ratio, rng=rng)
         short_side = jitter_short_side(*self.jitter, inverse_uniform=self.inverse_uniform, rng=rng)
-        frames = resize_short_side(frames, short_side)
-        top = int(rng.integers(frames.shape[1] - size, endpoint=True))
-        left = int(rng.integers(frames.shape[2] - size, endpoint=True))
-        return _cut(frames, (top, left, size, size))
+        height, width = short_side_size(height, width, short_side)
+        top = int(rng.integers(height - self.crop_size, endpoint=True))
+        left = int(rng.integers(width - self.crop_size, endpoint=True))
+        return (height, width), (top, left, self.crop_size, self.crop_size)
+
+    def apply(self, frames: torch.Tensor, draw: ViewDraw) -> torch.Tensor:
+        """The drawn view of uint8 (T, H, W, 3) frames on any device; see `apply_view`."""
+        return apply_view(frames, draw)
+
+
+def apply_view(frames: torch.Tensor, draw: ViewDraw) -> torch.Tensor:
+    """The drawn view of uint8 (T, H, W, 3) frames, which stay as they are.
+
+    On a GPU it waits for nothing, and differs from the CPU's by the rounding of single grey levels.
+
+    Returns:
+        uint8 (T, crop_size, crop_size, 3) on the device of the frames, contiguous.
+    """
+    frames = cap_to(frames, draw.capped)
+    size = draw.crop_size
+    if draw.scaled == draw.capped:
+        # Nothing stands between RandAugment and the cut, so that only what is cut has to be augmented.
+        frames = apply_ops(frames, draw.ops, box=draw.box)
+    else:
+        frames = _cut(resize(apply_ops(frames, draw.ops), *draw.scaled), draw.box)
+    frames = resize(frames, size, size)
+    return _flipped(frames) if draw.flip else frames.contiguous()
+
+
+def _flipped(frames: torch.Tensor) -> torch.Tensor:
+    """Left and right swapped."""
+    if on_gpu(frames):
+        return frames.flip(2).contiguous()
+    out = np.empty(frames.shape, np.uint8)
+    for channel in range(frames.shape[-1]):  # pixels of three bytes are copied faster channel by channel
+        out[..., channel] = frames.numpy()[:, :, ::-1, channel]
+    return torch.from_numpy(out)
 
 
 def random_resized_crop_box(
@@ -238,16 +311,25 @@ def cap_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
     height, width = frames.shape[1:3]
     if min(height, width) <= short_side:
         return frames
-    return resize(frames, *short_side_size(height, width, short_side), antialias=True)
+    return cap_to(frames, short_side_size(height, width, short_side))
+
+
+def cap_to(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 (T, H, W, 3) frames antialiased down to `size` (height, width); `frames` itself if they have it already."""
+    return resize(frames, *size, antialias=True)
 
 
 def resize(frames: torch.Tensor, height: int, width: int, *, antialias: bool = False) -> torch.Tensor:
     """Bilinear resize of uint8 (T, H, W, 3) frames, rounded to uint8; `frames` itself if the size is already right."""
     if frames.shape[1:3] == (height, width):
         return frames
-    # Channels-last uint8 has a vectorised kernel of its own: a quarter of the time of float32.
     planes = frames.permute(0, 3, 1, 2)
+    if on_gpu(frames):
+        planes = planes.float()
+    # Channels-last uint8 has a vectorised kernel of its own on the CPU: a quarter of the time of float32.
     resized = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False, antialias=antialias)
+    if resized.dtype != torch.uint8:
+        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
     return resized.permute(0, 2, 3, 1)
 
 

@@ -1,61 +1,28 @@
 """An open video file: packets in, pictures out, through PyAV. No index and no choice of frames: see decode.py."""
 
-import os
-import stat
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Literal
 
 import av
 import numpy as np
-import numpy.typing as npt
+from av.bitstream import BitStreamFilterContext
 from av.buffer import Buffer
 from av.stream import Discard, Disposition
-from av.video.reformatter import VideoReformatter
 
+from mvit_video.data.codec_headers import PacketScanner
+from mvit_video.data.media import Media
+from mvit_video.data.video_bytes import Deadline, Place, locate
 from mvit_video.data.video_index import (
-    PLAIN,
     Orientation,
     PacketTable,
     VideoDecodeError,
-    nal_length_bytes,
     orientation_from_matrix,
-    packet_kind,
 )
-
-FileKey = tuple[str, int, int]
-_local = threading.local()  # one conversion context per thread: setting it up costs as much as ten small pictures
 
 # Opening a file normally decodes about a dozen frames to guess what the decoder will find out anyway; no codec has the
 # name "none", so that this white list skips the guessing (0.3 ms instead of 2 to 40 ms).
-_QUICK = {"codec_whitelist": "none", "protocol_whitelist": "file"}
-_PROBED = {"protocol_whitelist": "file"}
-_PARSED = ("h264", "hevc", "mpeg4", "vp8", "vp9", "libvpx", "libvpx-vp9")
-
-
-def file_key(path: str) -> FileKey:
-    """Identity of a file's content for caches: (path, size in bytes, modification time in ns).
-
-    Raises:
-        VideoDecodeError: there is no such file, or it is a directory, a device or empty.
-    """
-    try:
-        facts = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise VideoDecodeError(path, getattr(error, "strerror", None) or str(error)) from error
-    if not stat.S_ISREG(facts.st_mode):
-        what = "a directory" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
-        raise VideoDecodeError(path, f"is {what}; give the path of a video file")
-    if facts.st_size == 0:
-        raise VideoDecodeError(path, "the file is empty (0 bytes)")
-    return path, facts.st_size, facts.st_mtime_ns
-
-
-def _reformatter() -> VideoReformatter:
-    if not hasattr(_local, "reformatter"):
-        _local.reformatter = VideoReformatter()
-    return _local.reformatter
+_QUICK = {"codec_whitelist": "none"}
 
 
 def explain(error: BaseException) -> str:
@@ -63,9 +30,9 @@ def explain(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def too_large(path: str, height: int, width: int, max_pixels: int) -> VideoDecodeError:
+def too_large(name: str, height: int, width: int, max_pixels: int) -> VideoDecodeError:
     """The error for pictures of more than `max_pixels`."""
-    return VideoDecodeError(path, f"pictures of {width}x{height} exceed max_pixels={max_pixels}; raise it to read them")
+    return VideoDecodeError(name, f"pictures of {width}x{height} exceed max_pixels={max_pixels}; raise it to read them")
 
 
 class VideoFile:
@@ -75,25 +42,41 @@ class VideoFile:
     parallelism comes from loader workers.
 
     Args:
-        path: the file.
+        place: what to open, once it is located; or a path or a `Media`, which then is.
         max_pixels: pictures with more pixels are refused by the decoder before memory is taken.
+        deadline: when to give up, by default never: checked between packets, and by FFmpeg while it opens and reads.
         mode: "quick" opens without looking into the stream; "probed" is FFmpeg's normal, slower way.
+        strict: refuse packets with errors that a player would cover up with what it has.
 
     Raises:
-        VideoDecodeError: the file cannot be opened or has no such stream.
+        VideoDecodeError: the file cannot be opened, has no such stream, or opening takes too long.
     """
 
-    def __init__(self, path: str, *, max_pixels: int, mode: Literal["quick", "probed"] = "quick") -> None:
-        self.path = path
+    def __init__(
+        self,
+        place: Place | Media | str,
+        *,
+        max_pixels: int,
+        deadline: Deadline | None = None,
+        mode: Literal["quick", "probed"] = "quick",
+        strict: bool = True,
+    ) -> None:
+        if not isinstance(place, Place):
+            place = locate(Media.of(place))
+        self.name = place.name
+        self._max_pixels = max_pixels
+        self._deadline = deadline = deadline or Deadline(place.name, None)
+        target, protocols = place.target()
+        options = {"protocol_whitelist": protocols}
+        options |= _QUICK if mode == "quick" else {"max_pixels": str(max_pixels)}
         try:
-            # The prefix keeps a colon in a name from being read as a protocol.
-            options = _QUICK if mode == "quick" else {**_PROBED, "max_pixels": str(max_pixels)}
-            self._container = av.open("file:" + path, options=dict(options))
+            self._container = av.open(target, "r", options=options, timeout=deadline.limit_s)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise VideoDecodeError(path, f"cannot be opened: {explain(error)}") from error
+            deadline.check()
+            raise VideoDecodeError(self.name, f"cannot be opened: {explain(error)}") from error
         try:
             self._stream = self._choose_stream()
-            self._open_decoder(max_pixels)
+            self._open_decoder(strict=strict)
         except BaseException:
             self._container.close()
             raise
@@ -117,30 +100,59 @@ class VideoFile:
                 break
         else:
             kinds = ", ".join(sorted({stream.type for stream in self._container.streams})) or "none"
-            raise VideoDecodeError(self.path, f"has no video stream that can be decoded (streams: {kinds})")
+            raise VideoDecodeError(self.name, f"has no video stream that can be decoded (streams: {kinds})")
         for other in self._container.streams:
             if other is not stream:
                 other.discard = Discard.all
         return stream
 
-    def _open_decoder(self, max_pixels: int) -> None:
+    def _open_decoder(self, *, strict: bool) -> None:
         self._decoder = self._stream.codec_context
-        self._decoder.thread_count = 1
-        self._decoder.thread_type = "NONE"
-        self._decoder.options = {"max_pixels": str(max_pixels)}
-        if self._decoder.name == "h264":
-            # A stream that does not state its reorder depth makes the decoder guess and drop what comes late;
-            # strict takes the largest depth instead.
-            self._decoder.options["strict"] = "strict"
+        self._lenient: av.VideoCodecContext | None = None
+        self._lenient_wanted = False
         height, width = self.header_size
         try:
-            if height * width <= max_pixels:
-                self._decoder.open(strict=False)
+            if height * width <= self._max_pixels:
+                try:
+                    self._prepare(self._decoder, strict=strict)
+                except av.error.FFmpegError:
+                    self._prepare(self._decoder, strict=False)  # invalid extras in a header are no damage
                 height, width = self.header_size  # now from the bitstream where it has a header
         except (av.error.FFmpegError, ValueError) as error:
-            raise VideoDecodeError(self.path, f"the {self.codec} decoder refuses it: {explain(error)}") from error
-        if height * width > max_pixels:
-            raise too_large(self.path, height, width, max_pixels)
+            raise VideoDecodeError(self.name, f"the {self.codec} decoder refuses it: {explain(error)}") from error
+        if height * width > self._max_pixels:
+            raise too_large(self.name, height, width, self._max_pixels)
+
+    def _prepare(self, decoder: av.VideoCodecContext, *, strict: bool) -> None:
+        decoder.thread_count = 1
+        decoder.thread_type = "NONE"
+        options = {"max_pixels": str(self._max_pixels)}
+        if strict:
+            options["err_detect"] = "explode"
+        if decoder.name == "h264":
+            # A stream that does not state its reorder depth makes the decoder guess and drop what comes late;
+            # strict takes the largest depth instead.
+            options["strict"] = "strict"
+        decoder.options = options
+        decoder.open(strict=False)
+
+    def tolerate_missing(self, tolerate: bool) -> None:
+        """Whether pictures may refer to ones before the place that decoding begins at, with nothing fed so far.
+
+        H.264 marks pictures as no longer needed that may have come before a seek; refusing all errors would then refuse
+        the pictures that carry such marks. Other codecs need no tolerance.
+        """
+        self._lenient_wanted = tolerate and self._decoder.name == "h264"
+        if self._lenient_wanted and self._lenient is None:
+            lenient = av.CodecContext.create("h264", "r")
+            assert isinstance(lenient, av.VideoCodecContext)
+            lenient.extradata = self._decoder.extradata
+            self._prepare(lenient, strict=False)
+            self._lenient = lenient
+
+    @property
+    def _active(self) -> av.VideoCodecContext:
+        return self._lenient if self._lenient_wanted and self._lenient is not None else self._decoder
 
     @property
     def header_size(self) -> tuple[int, int]:
@@ -181,17 +193,17 @@ class VideoFile:
         kept: list[av.Packet] | None = []
         total = 0
         places: list[int | None] = []
-        codec = self.codec
-        parsed = codec in _PARSED
-        length_bytes = nal_length_bytes(codec, self._decoder.extradata)
+        scanner = PacketScanner(self.codec, self._decoder.extradata)
         self._untouched = False
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._demux():
                 size = packet.size
                 if not size:
                     continue
-                kind = packet_kind(codec, memoryview(packet), length_bytes) if parsed else PLAIN
-                if packet.is_corrupt:
+                data = memoryview(packet)
+                kind = scanner.kind(data)
+                gap = scanner.follows_a_gap(data)
+                if packet.is_corrupt or (gap and not packet.is_keyframe):
                     table.corrupt.append(len(table))
                 places.append(packet.pos)
                 table.pts.append(packet.pts)
@@ -204,6 +216,7 @@ class VideoFile:
                 if kept is not None:
                     kept.append(packet)
         except av.error.FFmpegError as error:
+            self._deadline.check()
             table.damage = f"reading stopped after {len(table)} packets: {explain(error)}"
         if not table.damage:
             self._find_gap(table, places)
@@ -226,16 +239,34 @@ class VideoFile:
             gap = next((i for i, (a, b) in enumerate(zip(stated, places)) if a + header != b), len(places))
             table.cut(gap, f"packet {gap} of {len(stated)} is missing")
 
+    def _demux(self) -> Iterator[av.Packet]:
+        """Packets of the stream, some of them empty."""
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    self._deadline.check()
+                    yield packet
+                return
+            except IndexError:  # PyAV does not know streams that appear on the way, as in MPEG-TS; here nobody asks
+                self._deadline.check()
+
     def packets(self) -> Iterator[av.Packet]:
         """Non-empty packets from the current place on: the start, or where `seek` went.
 
         Raises:
             av.error.FFmpegError: the file is damaged here.
+            VideoDecodeError: the time is over.
         """
         self._untouched = False
-        for packet in self._container.demux(self._stream):
+        for packet in self._demux():
             if packet.size:
                 yield packet
+
+    def unpacked(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """MPEG-4 packets with one picture each, as many as there are `packets`; those are emptied."""
+        unpack = BitStreamFilterContext("mpeg4_unpack_bframes", self._stream)
+        for packet in packets:
+            yield from unpack.filter(packet)
 
     @property
     def at_start(self) -> bool:
@@ -249,35 +280,18 @@ class VideoFile:
 
     def feed(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Decode a packet; the pictures that come out carry the `pts` that was set on theirs."""
-        return self._decoder.decode(packet)
+        return self._active.decode(packet)
 
     def drain(self) -> list[av.VideoFrame]:
         """The pictures the decoder still holds; it then starts afresh."""
         try:
-            return self._decoder.decode(None)
+            return self._active.decode(None)
         finally:
-            self._decoder.flush_buffers()
+            self._active.flush_buffers()
 
-    def write_rgb(
-        self,
-        frame: av.VideoFrame,
-        out: npt.NDArray[np.uint8],
-        *,
-        size: tuple[int, int],
-        orientation: Orientation,
-    ) -> None:
-        """Convert a picture to RGB into out (H, W, 3), with FFmpeg's default conversion (that of `frame.to_ndarray`).
-
-        Pictures of another size than `size` (height, width) are scaled to it: streams may change their size on the way.
-        """
-        height, width = size
-        same = frame.width == width and frame.height == height
-        rgb = _reformatter().reformat(
-            frame, width=None if same else width, height=None if same else height, format="rgb24", threads=1
-        )
-        plane = rgb.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[:, : 3 * width]
-        out[...] = orientation.apply(rows.reshape(height, width, 3))
+    def reset(self) -> None:
+        """Forget the packets fed so far."""
+        self._active.flush_buffers()
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:

@@ -62,9 +62,9 @@ class Orientation:
     flip_columns: bool = False
 
     def apply(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The presented view of `picture` (H, W, 3); no copy is made."""
+        """The presented view of `picture` (H, W, ...); no copy is made."""
         if self.transpose:
-            picture = picture.transpose(1, 0, 2)
+            picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
 
@@ -236,8 +236,8 @@ def nal_length_bytes(codec: str, extradata: bytes | None) -> int:
     return 0
 
 
-def _nal_headers(data: memoryview, length_bytes: int) -> list[tuple[int, int]]:
-    """The first two bytes of every NAL unit in a packet."""
+def nal_headers(data: memoryview, length_bytes: int) -> list[tuple[int, int]]:
+    """Where every NAL unit of a packet starts, and its first byte."""
     headers = []
     size = len(data)
     if length_bytes:
@@ -245,13 +245,13 @@ def _nal_headers(data: memoryview, length_bytes: int) -> list[tuple[int, int]]:
         while at + length_bytes + 1 < size:
             length = int.from_bytes(data[at : at + length_bytes], "big")
             at += length_bytes
-            headers.append((data[at], data[at + 1]))
+            headers.append((at, data[at]))
             at += length
         return headers
     raw = bytes(data)
     at = raw.find(b"\0\0\1")
     while at >= 0 and at + 4 < size:
-        headers.append((raw[at + 3], raw[at + 4]))
+        headers.append((at + 3, raw[at + 3]))
         at = raw.find(b"\0\0\1", at + 3)
     return headers
 
@@ -259,7 +259,7 @@ def _nal_headers(data: memoryview, length_bytes: int) -> list[tuple[int, int]]:
 def _h264_kind(data: memoryview, length_bytes: int) -> PacketKind:
     """H.264, 7.4.1: slices are NAL types 1 to 5, 5 is IDR; nothing is predicted from a picture of nal_ref_idc 0."""
     droppable = False
-    for header, _ in _nal_headers(data, length_bytes):
+    for _, header in nal_headers(data, length_bytes):
         unit = header & 31
         if unit == 5:
             return _IDR
@@ -272,14 +272,14 @@ def _h264_kind(data: memoryview, length_bytes: int) -> PacketKind:
 
 def _hevc_kind(data: memoryview, length_bytes: int) -> PacketKind:
     """H.265, table 7-1: even types below 16 are not used for reference within their sub-layer; 8 and 9 are RASL."""
-    for header, second in _nal_headers(data, length_bytes):
+    for at, header in nal_headers(data, length_bytes):
         unit = (header >> 1) & 63
         if unit < 32:
             return PacketKind(
                 droppable=unit < 16 and unit % 2 == 0,
                 leading=unit in (8, 9),
                 clean_start=unit in (19, 20),
-                layer=(second & 7) - 1,
+                layer=(data[at + 1] & 7) - 1,
             )
     return PLAIN
 
@@ -310,15 +310,27 @@ def _mpeg4_vops(data: bytes) -> str:
     return "".join("IPBS"[data[s + 4] >> 6] for s, e in zip(starts, ends) if e - s > 10)
 
 
-def droppable_packets(kinds: Sequence[PacketKind]) -> npt.NDArray[np.bool_]:
+def droppable_packets(kinds: Sequence[PacketKind], *, unpacked: bool) -> npt.NDArray[np.bool_]:
     """Packets that may be left out: bool (packets,).
 
     An HEVC picture that its own sub-layer does not use may still be used by a higher one, so only the highest counts.
-    MPEG-4 B pictures are never referenced, but leaving a packet out of a packed stream would shift those behind it.
+    MPEG-4 B pictures are never referenced; if the packets are to be `unpacked`, packet n will carry picture n.
     """
     top = max((kind.layer for kind in kinds), default=0)
-    packed = any(len(kind.vops) != 1 for kind in kinds)
-    return np.array([(k.droppable and k.layer == top) or (k.vops == "B" and not packed) for k in kinds], bool)
+    vops = [kind.vops for kind in kinds]
+    if unpacked:
+        vops = list("".join(vops)[: len(vops)])
+    elif any(len(pictures) != 1 for pictures in vops):
+        vops = [""] * len(vops)
+    return np.array([(k.droppable and k.layer == top) or v == "B" for k, v in zip(kinds, vops, strict=True)], bool)
+
+
+def needs_unpacking(*, codec: str, container: str, counted: bool) -> bool:
+    """Whether packets may hold several pictures, one of which takes the place of the next packet: MPEG-4 in AVI.
+
+    Not where frames can only be `counted`: there nothing is left out.
+    """
+    return codec == "mpeg4" and container == "avi" and not counted
 
 
 def presentation_ranks(table: PacketTable, *, codec: str, container: str) -> list[int] | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,8 @@ class Tracker:
         self.metrics_path = run_dir / "metrics.jsonl"
         self._first_step = resume_step
         self._console = console or rich.get_console()
-        self._file: TextIO | None = None
+        self._lines: _Lines | None = None
+        self._trouble = False  # the disk refused the last write
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -107,10 +108,8 @@ class Tracker:
             self._first_step = step
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._last = _truncate_metrics(self.metrics_path, last_step=self._first_step)
-        self._file = open(self.metrics_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives until close
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self._first_step + 1)
+        self._lines = _Lines(self.metrics_path)
+        self._writer = self._open_tensorboard(purge_step=self._first_step + 1)
         self._started = time.monotonic()
         if self._console.is_terminal:
             self._start_progress()
@@ -143,7 +142,10 @@ class Tracker:
         """Draw what has been logged so far to `curves.png` in the run directory; its path."""
         path = self.run_dir / "curves.png"
         if self.enabled and self.metrics_path.exists():
-            plot_curves(read_metrics(self.metrics_path), path, title=self.run_dir.name)
+            try:
+                plot_curves(read_metrics(self.metrics_path), path, title=self.run_dir.name)
+            except OSError as error:
+                logger.warning("%s could not be drawn (%s); training goes on", path, error)
         return path
 
     def close(self) -> None:
@@ -151,12 +153,15 @@ class Tracker:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as error:
+            self._warn(error)
+        self._writer = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
 
     def __enter__(self) -> "Tracker":
         return self
@@ -170,19 +175,52 @@ class Tracker:
         """Write values to the files; False if this tracker is off or the step is there already."""
         if not self.enabled:
             return False
-        if self._file is None:
+        if self._lines is None:
             self.start()
-        assert self._file is not None and self._writer is not None
         if step <= self._last.get(kind, -1):
             return False
         self._last[kind] = step
         numbers = {key: float(value) for key, value in values.items()}
         record: Record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        for key, value in numbers.items():
-            self._writer.add_scalar(f"{kind}/{key}", value, step)
+        try:
+            self._write(record, {f"{kind}/{key}": value for key, value in numbers.items()})
+        except OSError as error:
+            self._warn(error)
+        else:
+            if self._trouble:
+                logger.info("metrics are written to %s again, those held back included", self.metrics_path)
+            self._trouble = False
         return True
+
+    def _write(self, record: Record, scalars: Mapping[str, float]) -> None:
+        """Write a record to metrics.jsonl and TensorBoard, which is opened anew after it failed."""
+        assert self._lines is not None
+        self._lines.write(json.dumps(record, allow_nan=False) + "\n")
+        if self._writer is None:
+            self._writer = self._open_tensorboard(purge_step=None)
+        try:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, int(_number(record, "step")))
+        except OSError:
+            self._writer = None  # its thread is dead and its file torn
+            raise
+
+    def _open_tensorboard(self, *, purge_step: int | None) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=purge_step)
+
+    def _warn(self, error: OSError) -> None:
+        """Say once per spell of trouble that metrics are held back."""
+        if not self._trouble:
+            logger.warning(
+                "metrics could not be written to %s (%s): free space or fix the permissions of the folder. Training "
+                "goes on; metrics.jsonl gets what is missing as soon as it can be written, TensorBoard does not",
+                self.run_dir,
+                error,
+            )
+        self._trouble = True
 
     def _seconds_left(self, step: int) -> float:
         """Time to the last step at the mean pace since the start of this life, validation included."""
@@ -201,6 +239,40 @@ class Tracker:
         self._progress = Progress(*columns, console=self._console, transient=False)
         self._task = self._progress.add_task("train", total=self.total_steps, completed=self._first_step, status="")
         self._progress.start()
+
+
+class _Lines:
+    """Appends whole lines to a file; what the disk refuses is kept and written with the next line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives until close
+        self._pending = b""
+
+    def write(self, line: str) -> None:
+        """Append a line, after those held back.
+
+        Raises:
+            OSError: if there is no room; the file is as it was.
+        """
+        self._pending += line.encode()
+        size = os.fstat(self._file.fileno()).st_size
+        written = 0
+        try:
+            while written < len(self._pending):
+                written += self._file.write(self._pending[written:])
+        except OSError:
+            self._file.truncate(size)
+            raise
+        self._pending = b""
+
+    def close(self) -> None:
+        """Write what was held back, if there is room now."""
+        try:
+            if self._pending:
+                self.write("")
+        except OSError as error:
+            logger.warning("%d bytes of metrics are lost: %s: %s", len(self._pending), self._file.name, error)
+        self._file.close()
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -354,8 +426,11 @@ def _plot_series(
 def _save_figure(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    figure.savefig(beside, format="png", bbox_inches="tight")
-    os.replace(beside, path)
+    try:
+        figure.savefig(beside, format="png", bbox_inches="tight")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _number(record: Record, key: str) -> float:

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +12,44 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mvit_video import interruption
 from mvit_video.data.batch import Batch
 from mvit_video.data.loader import TrainLoader
-from mvit_video.data.mixing import Mixing, soft_cross_entropy
-from mvit_video.distributed import World, data_parallel, mean_over_ranks
+from mvit_video.data.mixing import MixDraw, Mixing, soft_cross_entropy
+from mvit_video.distributed import StopVote, World, data_parallel, mean_over_ranks
+from mvit_video.engine.async_save import CheckpointWriter, Snapshot
+from mvit_video.engine.average import WeightAverage
 from mvit_video.engine.checkpoint import load_latest, save_checkpoint
 from mvit_video.engine.precision import autocast
+from mvit_video.engine.sharded import WHOLE, save_shards, whole_weights
 from mvit_video.engine.tracking import Tracker
 from mvit_video.env import rng_for, step_seed
+from mvit_video.interruption import Interrupted, StallWatch
+from mvit_video.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
 
 logger = logging.getLogger(__name__)
 
 Prepare = Callable[[Batch], torch.Tensor]
-Validate = Callable[[nn.Module], dict[str, float]]
+Validate = Callable[[nn.Module, Callable[[int], None]], dict[str, float]]
 # What a batch-wide random draw is for, the first part of its key.
 DRAW_MIXING, DRAW_MODEL = 1, 2
+
+
+def model_input(
+    batch: Batch, *, prepare: Prepare, mixing: Mixing, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, MixDraw]:
+    """What a training step gives the model for a batch on its device, and what it is compared with.
+
+    The mixing draw depends on the run's seed and on the batch's place in the epoch alone.
+
+    Returns:
+        Mixed clips, float (B, 3, T, H, W); float32 (B, num_classes) targets; and what was drawn.
+    """
+    clips = prepare(batch)
+    rng = rng_for(DRAW_MIXING, seed, batch.epoch, batch.position)
+    draw = mixing.draw(rng, height=clips.shape[-2], width=clips.shape[-1])
+    return *mixing.apply(clips, batch.labels, draw), draw
 
 
 class NonFiniteLossError(RuntimeError):
@@ -51,10 +72,12 @@ class TrainerOptions:
     log_every: int
     max_failed: float
     clip_grad_norm: float | None
-    ema_decay: float | None
     seed: int
     bf16: bool
     compile: bool
+    checkpoint_async: bool = True
+    stall_timeout_s: float = 0.0
+    collective_timeout_s: float = 600.0
 
     @property
     def last_step(self) -> int:
@@ -103,11 +126,14 @@ class Trainer:
         loader: training batches.
         mixing: mixup, cutmix and label smoothing.
         prepare: batch on the device -> float (B, 3, T, H, W).
-        validate: model -> metrics; called on every rank.
+        validate: (model, what to call with the clips done after each batch) -> metrics; called on every rank.
         tracker: where metrics go.
         world: this process among the others.
         run_dir: folder of checkpoints and of the list of unreadable videos.
         config_text: the resolved config, stored in every checkpoint.
+        class_names: stored in every checkpoint.
+        average: of the weights, kept up and evaluated instead of them.
+        sharding: how the ranks divide model and average, if they do; both are divided already.
         options: see TrainerOptions.
     """
 
@@ -126,6 +152,9 @@ class Trainer:
         run_dir: Path,
         config_text: str,
         options: TrainerOptions,
+        class_names: Sequence[str] = (),
+        average: WeightAverage | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -140,30 +169,51 @@ class Trainer:
         self.config_text = config_text
         self.options = options
         self.step = 0
-        self.best = float("-inf")
+        self.best = self._best_before = float("-inf")
+        self._settled = False
+        self.unvalidated = False  # an epoch has ended whose validation is still to come
+        self.stop_vote = StopVote(world, timeout_s=options.collective_timeout_s)
+        self.stall_watch = StallWatch(options.stall_timeout_s)
         self.failed: set[str] = set()
-        self.ema: AveragedModel | None = None
-        if options.ema_decay is not None:
-            average = get_ema_multi_avg_fn(options.ema_decay)
-            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        if options.compile:
+        self.class_names = list(class_names)
+        self.average = average
+        self.sharding = sharding
+        snapshot = Snapshot() if sharding is None else Snapshot(sharding.host_copy)
+        self.writer = CheckpointWriter(self._write, snapshot=snapshot, background=options.checkpoint_async)
+        if options.compile and sharding is None:
             model.compile()
-        self.forward = data_parallel(model, world)
+        self.forward = model if sharding else data_parallel(model, world)
 
     def fit(self) -> dict[str, float]:
         """Train to the last step and return the metrics of the last validation."""
         metrics: dict[str, float] = {}
-        batches = self.loader.batches(self.step)
         self.tracker.start(self.step)
-        while self.step < self.options.last_step:
-            self.train_epoch(batches)
-            epoch = -(-self.step // self.loader.steps_per_epoch)
-            ended = self.step >= self.options.last_step
-            if self.validate and (ended or epoch % self.options.eval_every == 0):
-                metrics = self.evaluate(self.validate)
-            if ended or self.options.checkpoint_every is None:
-                self.save(metrics)
+        with self.stall_watch, self.writer:
+            if self.unvalidated:
+                metrics = self.end_epoch()
+            batches = self.loader.batches(self.step)
+            while self.step < self.options.last_step:
+                self.train_epoch(batches)
+                metrics = self.end_epoch() or metrics
         self.tracker.plot_curves()
+        return metrics
+
+    def end_epoch(self) -> dict[str, float]:
+        """Validate and save where that is due; the metrics of the validation.
+
+        The state is saved before the validation too: a run that is ended in the middle of a long one begins with it
+        when it starts again.
+        """
+        metrics: dict[str, float] = {}
+        epoch = -(-self.step // self.loader.steps_per_epoch)
+        ended = self.step >= self.options.last_step
+        if self.validate and (ended or epoch % self.options.eval_every == 0):
+            self.unvalidated = True
+            self.save({})
+            metrics = self.evaluate(self.validate)
+            self.unvalidated = False
+        if ended or self.options.checkpoint_every is None or metrics:
+            self.save(metrics, wait=ended)
         return metrics
 
     def train_epoch(self, batches: Iterator[Batch]) -> None:
@@ -173,21 +223,67 @@ class Trainer:
         watch, window = LossWatch(), Window()
         self.forward.train()
         while self.step < end:
+            self.stall_watch.beat(f"waiting for the clips of step {self.step + 1}")
+            asked_to_stop = self.stop_vote.ask(interruption.received() is not None)
             fetched = time.perf_counter()
             micro_batches = [self._next(batches) for _ in range(self.loader.accumulate)]
             window.waited += time.perf_counter() - fetched
+            self.stall_watch.beat(f"step {self.step + 1}")
+            if not self._settled:
+                self._settle(micro_batches[0])
             loss, correct = self.train_step(micro_batches)
             self.step += 1
+            self.writer.check()
             window.add(loss, correct, clips=sum(len(batch.labels) for batch in micro_batches))
             watch.push(self.step, loss, [path for batch in micro_batches for path in batch.paths])
             if self.step % self.options.log_every == 0 or self.step == end:
                 watch.check()
                 self._log(window)
                 window = Window()
+            if asked_to_stop():
+                self._stop(watch)
             every = self.options.checkpoint_every
             if every is not None and self.step % every == 0 and self.step < end:
                 watch.check()
                 self.save({})
+
+    def _settle(self, batch: Batch) -> None:
+        """Let DDP arrange its gradient buckets before the first step that counts.
+
+        It does so once, after its first backward pass, in the order in which the gradients came. With more than two
+        ranks the place in a bucket decides in which order a gradient is summed, so the first step of a resumed run
+        would differ in the last bit from the same step of a run that was not interrupted.
+        """
+        self._settled = True
+        if self.world.size <= 2 or self.sharding is not None:
+            return
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        loss, _ = self.forward_loss(batch)
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), before):
+                buffer.copy_(value)
+
+    def _while_validating(self, clips: int) -> None:
+        """After each validation batch. The state was saved before the first, so a rank may stop without the others."""
+        self.stall_watch.beat("a validation batch")
+        name = interruption.received()
+        if name is not None:
+            raise Interrupted(
+                f"stopped by {name} while validating step {self.step}, which is saved; the same command goes on from "
+                "there"
+            )
+
+    def _stop(self, watch: LossWatch) -> None:
+        """Save and end the run as asked, all ranks after the same step."""
+        watch.check()
+        self.save({}, wait=True)
+        name = interruption.received() or "another rank"
+        raise Interrupted(
+            f"stopped by {name} after step {self.step} of {self.options.last_step}, which is saved; the same command "
+            "goes on from there"
+        )
 
     def train_step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step over the accumulated batches; loss and share of right answers, tensors on the device."""
@@ -204,11 +300,11 @@ class Trainer:
             loss_sum += loss.detach() / len(batches)
             correct_sum += correct / len(batches)
         if self.options.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
+            clip_grad_norm(self.model.parameters(), self.options.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
+        if self.average is not None:
+            self.average.update(self.model)
         return loss_sum, correct_sum
 
     def forward_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,13 +313,7 @@ class Trainer:
         The random state of the model (dropout, drop path) and the mixing draw depend on the batch's place in the epoch
         alone, so that a resumed run, or one on another number of ranks, draws the same.
         """
-        clips = self.prepare(batch)
-        draw = self.mixing.draw(
-            rng_for(DRAW_MIXING, self.options.seed, batch.epoch, batch.position),
-            height=clips.shape[-2],
-            width=clips.shape[-1],
-        )
-        clips, targets = self.mixing.apply(clips, batch.labels, draw)
+        clips, targets, _ = model_input(batch, prepare=self.prepare, mixing=self.mixing, seed=self.options.seed)
         torch.manual_seed(step_seed(DRAW_MODEL, self.options.seed, batch.epoch, batch.position))
         with autocast(self.options.bf16, self.world.device):
             logits = self.forward(clips)
@@ -233,9 +323,10 @@ class Trainer:
 
     def evaluate(self, validate: Validate) -> dict[str, float]:
         """Validate the averaged weights where there are any, else the weights."""
-        subject = self.ema.module if self.ema is not None else self.model
+        subject = self.average.module if self.average is not None else self.model
         subject.eval()
-        metrics = validate(subject)
+        with gathered(subject):
+            metrics = validate(subject, self._while_validating)
         self.tracker.log_eval(self.step, metrics)
         self.tracker.plot_curves()
         return metrics
@@ -248,42 +339,71 @@ class Trainer:
             "epoch": self.step / self.loader.steps_per_epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "ema_updates": 0 if self.ema is None else int(self.ema.n_averaged),
+            "ema": None if self.average is None else self.average.module.state_dict(),
+            "ema_updates": 0 if self.average is None else self.average.updates,
             "config": self.config_text,
+            "class_names": self.class_names,
             "metrics": metrics,
             "best": self.best,
+            "unvalidated": self.unvalidated,
             "failed": sorted(self.failed),
         }
 
-    def save(self, metrics: dict[str, float]) -> None:
-        """Write a checkpoint (rank 0); it is also the best one if its validation accuracy is the highest so far."""
+    def save(self, metrics: dict[str, float], *, wait: bool = False) -> None:
+        """Write a checkpoint (rank 0); it is also the best one if its validation accuracy is the highest so far.
+
+        Args:
+            metrics: of a validation at this step, if there was one.
+            wait: return when it is on disk, and raise CheckpointError if it could not be written; else it is written
+                while training goes on, and a failure is a warning.
+        """
+        self.writer.close()  # all ranks know now whether the one before could be written
+        if self.writer.lost_best:
+            self.best, self.writer.lost_best = self._best_before, False
         score = metrics.get("video_top1")
         is_best = score is not None and score > self.best
         if is_best:
             assert score is not None
-            self.best = score
-        if self.world.is_main:
-            save_checkpoint(
-                self.run_dir / "checkpoints",
-                self.state(metrics),
-                step=self.step,
-                keep_last=self.options.keep_last,
-                best=is_best,
-            )
+            self._best_before, self.best = self.best, score
+        if self.world.is_main or self.sharding:
+            state = self.state(metrics)
+            if is_best and self.sharding:
+                state[WHOLE] = whole_weights(state, keep=self.world.is_main)
+            self.writer.save(state, step=self.step, best=is_best, wait=wait)
+
+    def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+        folder, keep_last = self.run_dir / "checkpoints", self.options.keep_last
+        if self.sharding:
+            save_shards(folder, state, step=step, keep_last=keep_last, best=best, sharding=self.sharding)
+        else:
+            save_checkpoint(folder, state, step=step, keep_last=keep_last, best=best)
+
+    def _layout(self, place: TensorPath, shape: torch.Size) -> torch.Tensor | None:
+        """The parameter that the tensor at `place` of a state is divided like."""
+        match place:
+            case ("model", str(name)):
+                return self.model.get_parameter(name)
+            case ("ema", str(name)) if self.average is not None:
+                return self.average.module.get_parameter(name)
+            case ("optimizer", "state", int(number), _):
+                parameter = [p for group in self.optimizer.param_groups for p in group["params"]][number]
+                return parameter if parameter.shape == shape else None
+        return None
 
     def resume(self) -> bool:
         """Go on from the newest complete checkpoint of the run; False if there is none."""
-        state = load_latest(self.run_dir / "checkpoints")
+        layout = self._layout if self.sharding else None
+        state = load_latest(self.run_dir / "checkpoints", world=self.world, layout=layout)
         if state is None:
             return False
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"] or state["model"])
-            self.ema.n_averaged.fill_(state["ema_updates"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["ema"] or state["model"])
+            self.average.updates = state["ema_updates"]
         self.step, self.best = state["step"], state["best"]
         self.failed = set(state["failed"])
+        self.unvalidated = bool(state.get("unvalidated", False))
         logger.info("resumed %s at step %d of %d", self.run_dir, self.step, self.options.last_step)
         return True
 
@@ -299,26 +419,30 @@ class Trainer:
 
         A share of a small set is less than one video, so a quarter of it, up to ten videos, and always one, are let by.
         """
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.run_dir / f"failed_videos.{self.world.rank}.jsonl", "a", encoding="utf-8") as file:
-            for path, reason in batch.failures:
-                if path not in self.failed:
-                    logger.warning("unreadable training video, replaced by another: %s: %s", path, reason)
-                    file.write(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
-                    self.failed.add(path)
+        listing = self.run_dir / f"failed_videos.{self.world.rank}.jsonl"
+        lines = []
+        for path, reason in batch.failures:
+            if path not in self.failed:
+                logger.warning("unreadable training video, replaced by another: %s: %s", path, reason)
+                lines.append(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
+                self.failed.add(path)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            with open(listing, "a", encoding="utf-8") as file:
+                file.writelines(lines)
+        except OSError as error:  # a full disk; the log has them
+            logger.warning("unreadable videos could not be listed in %s: %s", listing, error)
         videos = len(self.loader.dataset)
         if len(self.failed) > max(self.options.max_failed * videos, min(10, videos // 4), 1):
             raise TooManyFailuresError(
                 f"{len(self.failed)} of the {videos} training videos could not be decoded, more than "
-                f"trainer.max_failed={self.options.max_failed:g} allows; they are listed in {file.name}. "
+                f"trainer.max_failed={self.options.max_failed:g} allows; they are listed in {listing}. "
                 "Repair or remove them, or raise trainer.max_failed"
             )
 
     def _sync(self, last: bool) -> AbstractContextManager[object]:
         """Gradients travel between the ranks with the last accumulated batch only."""
-        if last or self.world.size == 1:
-            return nullcontext()
-        return self.forward.no_sync()  # type: ignore[operator]
+        return nullcontext() if last or self.world.size == 1 else without_exchange(self.forward)
 
     def _log(self, window: "Window") -> None:
         loss, correct = mean_over_ranks(window.means(), self.world).tolist()

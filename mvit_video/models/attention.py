@@ -40,9 +40,12 @@ def relative_index(queries: int, keys: int, device: torch.device | None = None) 
     def rounded(value: Tensor) -> Tensor:
         return value.float().double()
 
-    query_scale = rounded(torch.tensor(max(keys / queries, 1.0), dtype=torch.float64, device=device))
-    key_scale = rounded(torch.tensor(max(queries / keys, 1.0), dtype=torch.float64, device=device))
-    offset = rounded(torch.tensor((keys - 1) * max(queries / keys, 1.0), dtype=torch.float64, device=device))
+    def number(value: float) -> Tensor:
+        # torch.full, unlike torch.tensor, takes the symbolic numbers of a compiler.
+        return rounded(torch.full((), value, dtype=torch.float64, device=device))
+
+    query_scale, key_scale = number(max(keys / queries, 1.0)), number(max(queries / keys, 1.0))
+    offset = number((keys - 1) * max(queries / keys, 1.0))
     i = torch.arange(queries, dtype=torch.float64, device=device)[:, None]
     j = torch.arange(keys, dtype=torch.float64, device=device)[None, :]
     distance = rounded(rounded(rounded(i * query_scale) - rounded(j * key_scale)) + offset)

@@ -27,7 +27,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention_form": get_args(AttentionForm),
     "pooling_form": get_args(PoolingForm),
 }
-_FLAGS = ("pool_all_queries", "residual_pooling", "cls_token", "qkv_bias", "activation_checkpointing")
+_FLAGS = ("pool_all_queries", "residual_pooling", "cls_token", "qkv_bias")
 _SIZES = {"depth": 1, "embed_dim": 1, "num_heads": 1, "num_classes": 0, "num_frames": 1, "crop_size": 1}
 _SIZES["in_channels"] = 1
 _TRIPLES = {"patch_kernel": 1, "patch_stride": 1, "patch_padding": 0, "pool_kernel": 1, "kv_stride": 1}
@@ -128,8 +128,12 @@ class MViTConfig:
     """See :func:`mvit_video.models.attention.choose_form`."""
     pooling_form: PoolingForm = "auto"
     """See :func:`mvit_video.models.pooling.depthwise_pool`."""
-    activation_checkpointing: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    activation_checkpointing: bool | int | tuple[int, ...] = False
+    """Blocks that keep only their input for the backward pass and are recomputed there: none (False), all (True), the
+    first n (a number; early blocks keep most), or those of the given indices."""
+    activation_budget_gb: float | None = None
+    """Instead: choose the blocks so that autograd keeps at most so many 10^9 bytes at any moment of a step, at the
+    fewest recomputed operations; see :meth:`mvit_video.models.mvit.MViT.plan_checkpointing`."""
 
     def __post_init__(self) -> None:
         for name, minimum in _SIZES.items():
@@ -145,6 +149,7 @@ class MViTConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         self._check_stages()
         self._check_rates()
+        self._check_checkpointing()
         self._check_combinations()
 
     def _check_stages(self) -> None:
@@ -173,6 +178,32 @@ class MViTConfig:
             if value <= 0.0:
                 raise ValueError(f"{name}={value} must be positive.")
             object.__setattr__(self, name, value)
+
+    def _check_checkpointing(self) -> None:
+        chosen, budget = self.activation_checkpointing, self.activation_budget_gb
+        if isinstance(chosen, (tuple, list)):
+            for index in chosen:
+                _check_int("activation_checkpointing", index, 0)
+            if len(set(chosen)) < len(chosen) or max(chosen, default=0) >= self.depth:
+                raise ValueError(
+                    f"activation_checkpointing={list(chosen)} must be different indices of blocks below "
+                    f"depth={self.depth}."
+                )
+            object.__setattr__(self, "activation_checkpointing", tuple(chosen))
+        elif not isinstance(chosen, int) or not 0 <= chosen <= self.depth:
+            raise ValueError(
+                f"activation_checkpointing={chosen!r} must be False (no block), True (all), a number of blocks up to "
+                f"depth={self.depth} (the first ones), or a list of indices."
+            )
+        if budget is None:
+            return
+        budget = _as_float("activation_budget_gb", budget)
+        if budget <= 0.0 or self.recomputed_blocks:
+            raise ValueError(
+                f"activation_budget_gb={budget} with activation_checkpointing={chosen!r}: give a positive budget or "
+                "choose the blocks, not both."
+            )
+        object.__setattr__(self, "activation_budget_gb", budget)
 
     def _check_combinations(self) -> None:
         if self.head_pooling == "cls" and not self.cls_token:
@@ -203,6 +234,14 @@ class MViTConfig:
     def is_image(self) -> bool:
         """Whether this is an image model (one frame, 2-D weights)."""
         return self.num_frames == 1
+
+    @property
+    def recomputed_blocks(self) -> tuple[int, ...]:
+        """Indices of the blocks that activation_checkpointing names."""
+        chosen = self.activation_checkpointing
+        if isinstance(chosen, tuple):
+            return chosen
+        return tuple(range(self.depth if chosen is True else chosen))
 
     @property
     def padding(self) -> Triple:

@@ -20,6 +20,7 @@ TRAINING_FIELDS = (
     "attention_form",
     "pooling_form",
     "activation_checkpointing",
+    "activation_budget_gb",
 )
 """Fields of MViTConfig that change neither tensors nor the function computed in evaluation."""
 

@@ -1,5 +1,8 @@
 """Multiscale Vision Transformers, version 1 (arXiv 2104.11227) and 2 (arXiv 2112.01526), for video and images."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -9,6 +12,9 @@ from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_g
 from mvit_video.models.layers import DropPath, Head, Mlp, PatchEmbed, init_module, joint_positions, separable_positions
 from mvit_video.models.pooling import DepthwisePool, max_pool_skip
 from mvit_video.models.recompute import is_plain, norm_linears, norm_mlp
+
+if TYPE_CHECKING:
+    from mvit_video.models.checkpointing import CheckpointPlan
 
 
 class Block(nn.Module):
@@ -103,6 +109,10 @@ class MViT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, geometry) for geometry in config.blocks)
         self.norm = nn.LayerNorm(config.out_dim, eps=1e-6)
         self.head = Head(config.out_dim, config.num_classes, config.dropout)
+        self.recomputed: frozenset[int] | None = frozenset(config.recomputed_blocks)
+        """Blocks that are recomputed in the backward pass; None: not planned yet, see :meth:`plan_checkpointing`."""
+        if config.activation_budget_gb is not None:
+            self.recomputed = None
         self.init_weights()
 
     def _make_positions(self) -> None:
@@ -149,11 +159,9 @@ class MViT(nn.Module):
             ValueError: the input has another shape.
         """
         tokens, grid = self._embed(x)
-        last = len(self.blocks) - 1
+        recomputed = self._recomputed(x)
         for index, block in enumerate(self.blocks):
-            # Behind the last block only the class token is read, if the head pools it.
-            cls_only = index == last and self.config.head_pooling == "cls"
-            tokens, grid = self._run_block(block, tokens, grid, cls_only)
+            tokens, grid = self._run_block(block, tokens, grid, index in recomputed, self.is_cls_only(index))
         return self.head(self._pool_tokens(tokens))
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
@@ -163,12 +171,40 @@ class MViT(nn.Module):
         """
         maps: list[Tensor] = []
         tokens, grid = self._embed(x)
+        recomputed = self._recomputed(x)
         last = {start - 1 for start in self.config.stage_starts} | {self.config.depth - 1}
         for index, block in enumerate(self.blocks):
-            tokens, grid = self._run_block(block, tokens, grid)
+            tokens, grid = self._run_block(block, tokens, grid, index in recomputed)
             if index in last:
                 maps.append(tokens[:, self.cls :].transpose(1, 2).unflatten(2, grid))
         return maps
+
+    def is_cls_only(self, index: int) -> bool:
+        """Whether a block computes the class token alone: the last one, if the head reads nothing else."""
+        return index == len(self.blocks) - 1 and self.config.head_pooling == "cls"
+
+    def plan_checkpointing(self, shape: Sequence[int], *, budget_gb: float | None = None) -> "CheckpointPlan":
+        """Choose the blocks to recompute for clips of a shape, at the fewest repeated operations, and remember them.
+
+        Done by the first training step of a model with `activation_budget_gb`; to be called before, under the autocast
+        of the training, where the model will be compiled, where later clips are larger than the first, or to see it.
+
+        Args:
+            shape: (B, C, T, H, W) or (B, C, H, W) of the largest batch on this device.
+            budget_gb: bytes / 10^9 that autograd may keep at any moment; None: the configuration's.
+
+        Raises:
+            ValueError: no plan keeps so little (the message says how little is possible), there is no budget, or the
+                model is in evaluation mode.
+        """
+        from mvit_video.models.checkpointing import plan
+
+        budget_gb = self.config.activation_budget_gb if budget_gb is None else budget_gb
+        if budget_gb is None:
+            raise ValueError("no activation_budget_gb in the configuration: pass budget_gb.")
+        found = plan(self, shape, int(budget_gb * 1e9))
+        self.recomputed = frozenset(found.blocks)
+        return found
 
     def layer_ids(self) -> dict[str, int]:
         """Depth of every parameter: stem and positions have 0, block i has i + 1, norm and head have depth + 1."""
@@ -210,10 +246,24 @@ class MViT(nn.Module):
         rest = separable_positions(self.pos_embed_spatial, self.pos_embed_temporal, nominal, grid)
         return torch.cat([self.pos_embed_class, rest], dim=1) if self.cls else rest
 
+    def _recomputed(self, x: Tensor) -> frozenset[int]:
+        """Blocks to recompute in the backward pass of this forward pass."""
+        if not (self.training and torch.is_grad_enabled()):
+            return frozenset()
+        if self.recomputed is None:
+            if torch.compiler.is_compiling():
+                raise ValueError(
+                    f"activation_budget_gb={self.config.activation_budget_gb} is not planned: call "
+                    "model.plan_checkpointing(shape of a batch) before the first compiled step."
+                )
+            self.plan_checkpointing(x.shape)
+        assert self.recomputed is not None
+        return self.recomputed
+
     def _run_block(
-        self, block: nn.Module, tokens: Tensor, grid: Triple, cls_only: bool = False
+        self, block: nn.Module, tokens: Tensor, grid: Triple, recompute: bool, cls_only: bool = False
     ) -> tuple[Tensor, Triple]:
-        if self.config.activation_checkpointing and self.training and torch.is_grad_enabled():
+        if recompute:
             result: tuple[Tensor, Triple] = checkpoint(block, tokens, grid, cls_only, use_reentrant=False)
             return result
         return block(tokens, grid, cls_only)

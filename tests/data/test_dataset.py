@@ -6,9 +6,10 @@ import torch
 
 from mvit_video.data import transforms
 from mvit_video.data.clips import ClipSampler
-from mvit_video.data.dataset import EvalDataset, TrainDataset
-from mvit_video.data.decode import VideoDecodeError, read_frames
+from mvit_video.data.dataset import Decoding, EvalDataset, TrainDataset
+from mvit_video.data.decode import VideoDecodeError, VideoReader, read_frames
 from mvit_video.data.manifest import Manifest
+from mvit_video.data.media import Media
 from mvit_video.data.sources import MotionSource
 
 SAMPLER = ClipSampler(num_frames=8, sampling_rate=3)
@@ -70,6 +71,27 @@ def test_a_broken_training_video_is_replaced_the_same_way_each_time(manifest: Ma
     assert [path for path, _ in sample.failures] == [str(broken)]
     assert torch.equal(sample.clips, again.clips)
     assert dataset[(1, 0, 4)].video != sample.video or dataset[(2, 0, 4)].video != sample.video
+
+
+def test_a_video_beyond_its_time_counts_as_broken(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = manifest.paths[4]
+    original = VideoReader.__init__
+
+    def init(self: VideoReader, video: Media, *, time_limit_s: float | None = None, **options: object) -> None:
+        if video.url == slow and time_limit_s is not None:
+            time_limit_s = 1e-9
+        original(self, video, time_limit_s=time_limit_s, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoReader, "__init__", init)
+    limited = TrainDataset(
+        manifest, sampler=SAMPLER, transform=transform(), repeats=1, seed=0, decoding=Decoding(time_limit_s=60.0)
+    )
+    sample = limited[(0, 0, 4)]
+    assert sample.video != 4
+    assert [path for path, _ in sample.failures] == [slow]
+    unlimited = train_dataset(manifest)
+    assert unlimited.decoding.time_limit_s is None
+    assert unlimited[(0, 0, 4)].video == 4
 
 
 def test_a_set_without_a_readable_video_ends_with_both_names(manifest: Manifest, tmp_path: Path) -> None:

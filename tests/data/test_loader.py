@@ -1,6 +1,7 @@
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from mvit_video.data.clips import ClipSampler
 from mvit_video.data.dataset import EvalDataset
 from mvit_video.data.loader import TrainLoader, epoch_order, eval_loader
 from mvit_video.data.manifest import Manifest
+from mvit_video.data.shards import shard_order
 from mvit_video.data.sources import MotionSource
 from tests.data.test_dataset import train_dataset
 
@@ -54,6 +56,27 @@ def test_two_ranks_see_what_one_accumulating_rank_sees(manifest: Manifest) -> No
     woven = [ranks[0][0], ranks[1][0], ranks[0][1], ranks[1][1]]
     assert all(same(first, second) for first, second in zip(one, woven, strict=True))
     assert [batch.position for batch in one] == [batch.position for batch in woven]
+
+
+def test_videos_of_shards_are_visited_a_few_shards_at_a_time(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard_of = np.repeat(np.arange(8), 4)
+    monkeypatch.setattr(Manifest, "shard_of", property(lambda self: shard_of))
+    subject = loader(manifest, batch_size=4, shard_window=2)
+    orders = [[int(v) for batch in islice(subject.batches(start), 8) for v in batch.videos[::2]] for start in (0, 8)]
+    for epoch, order in enumerate(orders):
+        assert order == shard_order(shard_of, seed=7, epoch=epoch, window=2).tolist()
+        assert sorted(order) == list(range(32))
+        assert [len(set(shard_of[order[i : i + 8]])) for i in (0, 8, 16, 24)] == [2, 2, 2, 2]
+    assert orders[0] != orders[1]
+    whole = epoch_order(32, seed=7, epoch=0, shard_of=None, shard_window=2)
+    assert whole.tolist() == np.random.default_rng([7, 0]).permutation(32).tolist()
+    # Restarts and ranks read the same order.
+    ranks = [
+        list(islice(loader(manifest, batch_size=2, rank=r, world_size=2, shard_window=2).batches(3), 2)) for r in (0, 1)
+    ]
+    assert [int(v) for i in range(2) for r in (0, 1) for v in ranks[r][i].videos[::2]] == orders[0][12:20]
 
 
 def test_a_step_larger_than_the_set_is_refused(manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """RandAugment: the configuration string, the draws, and every operation against Pillow."""
 
 import math
+import random
 from collections import Counter
 from collections.abc import Callable
 
@@ -193,6 +194,52 @@ def test_draws_have_the_published_distribution() -> None:
     for name, neutral in (("Rotate", 0.0), ("ShearX", 0.0), ("TranslateYRel", 0.0), ("ColorIncreasing", 1.0)):
         arguments = np.array([draw.argument for draw in draws if draw.name == name])
         assert (arguments > neutral).mean() == pytest.approx(0.5, abs=0.08), name
+
+
+def published_draw(generator: random.Random, magnitude: float, std: float, number: int) -> list[tuple[str, float]]:
+    """timm's algorithm, as its documentation and the paper describe it, in our own words: with replacement, each drawn
+    operation is applied with probability 0.5, with a magnitude from a clipped normal distribution, and a random sign
+    where it has a direction. Returns the operations applied and their arguments."""
+    signed = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel", "ColorIncreasing")
+    signed += ("ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
+    reach = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateXRel": 0.45 * 340, "TranslateYRel": 0.45 * 256}
+    applied = []
+    for name in generator.choices(INCREASING_OPS, k=number):
+        if generator.random() > 0.5:
+            continue
+        level = min(10.0, max(0.0, generator.gauss(magnitude, std))) / 10
+        argument = 0.0
+        if name in signed:
+            sign = -1 if generator.random() > 0.5 else 1
+            argument = sign * level * reach[name] if name in reach else 1.0 + sign * level * 0.9
+        elif name == "PosterizeIncreasing":
+            argument = 4 - int(level * 4)
+        elif name == "SolarizeIncreasing":
+            argument = 256 - int(level * 256)
+        elif name == "SolarizeAdd":
+            argument = int(level * 110)
+        applied.append((name, float(argument)))
+    return applied
+
+
+def test_draws_follow_the_published_algorithm() -> None:
+    """Chi-square of (operation, direction) counts, and the quantiles of each operation's arguments."""
+    generator, rng, augment = random.Random(1), np.random.default_rng(1), RandAugment(PUBLISHED)
+    theirs = [op for _ in range(6000) for op in published_draw(generator, 7.0, 0.5, 4)]
+    ours = [(d.name, float(d.argument)) for _ in range(6000) for d in augment.draw(rng, 256, 340)]
+    assert len(ours) == pytest.approx(len(theirs), rel=0.03)
+    middle = {name: 1.0 if name in ("ColorIncreasing", "ContrastIncreasing") else 0.0 for name in INCREASING_OPS}
+    middle |= {"BrightnessIncreasing": 1.0, "SharpnessIncreasing": 1.0}
+    counts = [Counter((name, argument > middle[name]) for name, argument in draws) for draws in (ours, theirs)]
+    assert counts[0].keys() == counts[1].keys()
+    assert len(counts[0]) == 9 * 2 + 6
+    chi_square = sum((counts[0][key] - counts[1][key]) ** 2 / (counts[0][key] + counts[1][key]) for key in counts[0])
+    assert chi_square < 45  # 23 degrees of freedom: 0.4 % of such pairs lie above
+    for name in INCREASING_OPS:
+        one, other = (np.array([argument for drawn, argument in draws if drawn == name]) for draws in (ours, theirs))
+        spread = max(float(np.ptp(other)), 1e-9)
+        for share in (0.1, 0.25, 0.75, 0.9):
+            assert np.quantile(one, share) == pytest.approx(np.quantile(other, share), abs=0.05 * spread), name
 
 
 def test_magnitudes_are_clipped_and_may_be_fixed() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -274,6 +275,32 @@ def test_randaugment_runs_on_the_capped_frames_before_the_crop() -> None:
         top, left, height, width = transforms.random_resized_crop_box(48, 64, rng=rng, **KINETICS)
         expected = transforms.resize(augmented[:, top : top + height, left : left + width], 24, 24)
         assert torch.equal(transform(frames, np.random.default_rng(seed))[0], expected)
+
+
+def test_a_draw_is_plain_numbers_and_applies_anywhere() -> None:
+    frames = make_frames(60, 80)
+    subject = transforms.TrainTransform(
+        crop_size=32, randaugment="rand-m7-n4-mstd0.5-inc1", decode_short_side=48, erase_prob=1.0
+    )
+    flips = set()
+    for seed in range(12):
+        draw = subject.draw(60, 80, np.random.default_rng(seed))
+        assert draw.capped == draw.scaled == (48, 64)
+        top, left, height, width = draw.box
+        assert 0 <= top <= top + height <= 48
+        assert 0 <= left <= left + width <= 64
+        assert draw == pickle.loads(pickle.dumps(draw)) == subject.draw(60, 80, np.random.default_rng(seed))
+        clip, erase = subject(frames, np.random.default_rng(seed))
+        assert torch.equal(transforms.apply_view(frames, draw), clip)
+        assert draw.erase == erase
+        mirrored = transforms.apply_view(frames, dataclasses.replace(draw, flip=not draw.flip))
+        assert torch.equal(mirrored, clip.flip(2))
+        flips.add(draw.flip)
+    assert flips == {True, False}
+    jitter = transforms.TrainTransform(crop_size=32, crop="jitter", jitter=(40, 40)).draw(
+        60, 80, np.random.default_rng(0)
+    )
+    assert (jitter.capped, jitter.scaled, jitter.box[2:], jitter.ops) == ((60, 80), (40, 53), (32, 32), ())
 
 
 def test_a_view_depends_on_the_generator_alone() -> None:

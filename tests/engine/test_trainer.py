@@ -53,6 +53,23 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_bit(motion_root: Path, tm
     assert losses[0] == losses[1]
 
 
+def test_augmenting_on_the_models_device_changes_no_bit(motion_root: Path, tmp_path: Path) -> None:
+    """Training and validation, from clips that a worker makes, and from frames, made on the model's device."""
+    augment = ["augment.randaugment=rand-m7-n4-mstd0.5-inc1", "augment.repeats=2", "augment.erase_prob=0.5"]
+    common = [*augment, "trainer.max_steps=3", "trainer.num_workers=1"]
+    lines = []
+    for where in ("worker", "model"):
+        build.train(options(*motion_overrides(motion_root, tmp_path / where, *common, f"augment.device={where}")))
+        metrics = read_metrics(tmp_path / where / "tiny/metrics.jsonl")
+        lines.append([[line.get(key) for key in ("step", "loss", "top1", "video_top1")] for line in metrics])
+    assert len(lines[0]) == 4
+    assert lines[0] == lines[1]
+    more = [*common, "data.layout=yuv420", "augment.device=model"]
+    build.train(options(*motion_overrides(motion_root, tmp_path / "yuv420", *more)))
+    losses = [line["loss"] for line in read_metrics(tmp_path / "yuv420/tiny/metrics.jsonl") if line["kind"] == "train"]
+    assert losses == pytest.approx([line[1] for line in lines[0] if line[1] is not None], abs=0.1)
+
+
 def test_a_complete_run_is_left_alone(motion_root: Path, tmp_path: Path) -> None:
     command = motion_overrides(motion_root, tmp_path)
     build.train(options(*command))

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mvit_video.models import pooling
-from mvit_video.models.pooling import DepthwisePool, depthwise_pool, max_pool_skip, on_grid, read_positions
+from mvit_video.models.pooling import DepthwisePool, depthwise_pool, max_pool_skip, on_grid, read_count, read_positions
 
 CASES = [
     ((3, 3, 3), (1, 1, 1)),
@@ -45,6 +45,17 @@ def test_values_and_gradients_equal_the_library(kernel, stride, form, grid):
         torch.autograd.grad(ours, (maps, weight), direction), torch.autograd.grad(theirs, (maps, weight), direction)
     ):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), CASES)
+def test_the_two_forms_of_the_input_gradient_are_equal(kernel, stride):
+    torch.manual_seed(0)
+    padding, size = tuple(k // 2 for k in kernel), (3, 9, 8)
+    weight = torch.randn(3, 1, *kernel, dtype=torch.float64)
+    grid = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(size, padding, kernel, stride)]
+    grad = torch.randn(2, *grid, 6, dtype=torch.float64)
+    by_frames = pooling._input_gradient_2d(grad, weight, size, stride, padding)
+    torch.testing.assert_close(by_frames, pooling._input_gradient_flipped(grad, weight, size, stride, padding))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), CASES)
@@ -111,8 +122,9 @@ def test_max_pool_skip_is_the_3d_pool_and_leaves_the_class_token(cls):
 def test_read_positions_are_those_of_the_kernels(size, kernel, stride):
     reads = F.conv1d(torch.eye(size)[:, None], torch.ones(1, 1, kernel), stride=stride, padding=kernel // 2)
     wanted = reads.flatten(1).any(1).nonzero()[:, 0].tolist()
-    positions = read_positions(size, kernel, stride)
-    assert positions == (wanted if stride > kernel else list(range(size)))
+    wanted = wanted if stride > kernel else list(range(size))
+    assert read_positions(size, kernel, stride).tolist() == wanted
+    assert read_count(size, kernel, stride) == len(wanted)
 
 
 @pytest.mark.parametrize("cls", [0, 1])

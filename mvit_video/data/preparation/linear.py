@@ -81,7 +81,7 @@ def _decode(reader: PacketReader, index: FrameIndex, on_frame: OnFrame) -> Seque
 def _count(reader: PacketReader, index: FrameIndex, on_frame: OnFrame) -> Sequence[int]:
     """Decode and count, for streams whose packets do not tell their place; the frames that did not come."""
     number = 0
-    for frame in reader.frames_in_order():
+    for frame in reader.frames_in_order(len(index.anchor)):
         if number < index.info.num_frames:
             on_frame(number, frame)
         number += 1
