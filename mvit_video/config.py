@@ -417,7 +417,7 @@ class Plan(Train):
     machine: Machine = field(default_factory=Machine)
     nodes: int = 1
     num_videos: int | None = None  # training videos; null: those of data.source.train if that is given, or as published
-    published_videos: int | None = None  # set by conf/videos
+    published_videos: int | None = None  # set by conf/data_facts
     videos_per_core_s: float = 20.0  # decoded and augmented per core; scripts/bench_data.py measures it
     video_kb: float = 500.0  # average size of a file
 

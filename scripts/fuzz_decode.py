@@ -72,6 +72,7 @@ def write_video(path: Path, kind: str) -> None:
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     with av.open(str(path), "w", options=mux) as container:
         stream = container.add_stream(codec, rate=25, options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         stream.codec_context.thread_count = 1
         for number in range(FRAMES):
@@ -354,7 +355,7 @@ def leak(corpus: Corpus, folder: Path, *, opens: int, seed: int) -> Growth:
             place = Media(place.name, f"file://{place.url}")
         try:
             with VideoReader(place, time_limit_s=READ_LIMIT_S) as video:
-                video.read(rng.integers(0, video.info.num_frames, 2))
+                video.read(rng.integers(0, video.info.num_frames, 2).tolist())
         except VideoDecodeError:
             continue
     rss, files = _held()

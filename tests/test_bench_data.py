@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_quick_run_on_one_file(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "result.json"
-    arguments = [str(tiny), "--no-generated", "--quick", "--reps", "1", "--readers", "PyAV", "--json", str(report)]
+    arguments = [str(tiny), "--no-generated", "--quick", "--reps", "1", "--peers", "--json", str(report)]
     bench_data.main([*arguments, "--loader-batches", "1", "--gpu-clips-per-second", "400", "--markdown"])
     printed = capsys.readouterr().out
     assert "| tiny.mp4: 128x96, 70 frames" in printed

@@ -43,6 +43,7 @@ def wait_for_step(process: "subprocess.Popen[str]", metrics: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [

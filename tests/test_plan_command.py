@@ -75,8 +75,12 @@ def test_l_that_does_not_fit(capsys: pytest.CaptureFixture[str], caplog: pytest.
 
 
 def test_fsdp_is_a_way_out_where_the_state_is_what_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:
-    print_plan(plan_options(*MOTION, "machine.memory_gb=0.02", "trainer.batch_size=1"))
+    many = ("machine.ranks_per_node=64", "machine.memory_gb=0.0155", "trainer.batch_size=1")
+    print_plan(plan_options(*MOTION, *many))
     assert "trainer.strategy=fsdp (0.0 GB)" in caplog.text
+    caplog.clear()
+    print_plan(plan_options(*MOTION, *many, "trainer.strategy=fsdp"))
+    assert "do not fit" not in caplog.text
 
 
 def test_nothing_alone_is_enough(caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +122,7 @@ def test_processes_on_cpus(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "motion_mvitv2 on 2 x cpu (ddp)" in text and "GPU" not in text
     assert rows(text)["steps"] == "1,800"  # 12 epochs of 2400 videos, 16 a step
-    assert "256" not in rows(text)  # 2048 videos a step are the most there are
+    assert "256" in rows(text) and "512" not in rows(text)  # 2048 videos a step are the most there are
 
 
 def test_sgd_keeps_one_moment(capsys: pytest.CaptureFixture[str]) -> None:

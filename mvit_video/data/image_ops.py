@@ -27,7 +27,7 @@ Window = tuple[int, int, int, int]
 
 _FRAMES_AT_ONCE = 32  # keeps the float copies of a long clip small
 # Pixels of the result that a geometric operation makes at a time: their taps and sums stay in a core's cache.
-_BAND_PIXELS, _SLID_PIXELS = 16384, 2048
+_BAND_PIXELS, _SLID_PIXELS = 16384, 4096
 # These need the whole frame for any part of their result: its histogram, its mean, or pixels from anywhere.
 _WHOLE_FRAME = ("AutoContrast", "Equalize", "Contrast")
 
@@ -116,14 +116,15 @@ def _moved(
     position = torch.tensor([[source + low]], dtype=torch.float64)
     first, weights = _axis_taps(position, interpolation, whole=offset % 1 == 0)
     start = int(first) + _offsets(len(weights))[0]
-    read = torch.arange(start, start + high - low + len(weights) - 1).clamp_(0, size - 1)
+    stop = start + high - low + len(weights) - 1
+    inner = max(start, 0), min(stop, size)
+    beyond = (inner[0] - start, stop - inner[1])
     other = 5 - dim
-    kept = planes.narrow(other, window[other - 2], window[other])
-    inner = int(read[0]), int(read[-1]) + 1
+    kept = planes.narrow(other, window[other - 2], window[other]).narrow(dim, inner[0], inner[1] - inner[0])
     for frames, target in _parts(kept, out.narrow(dim, low, high - low)):
-        values = frames.narrow(dim, inner[0], inner[1] - inner[0]).float()
-        if len(read) != values.shape[dim]:
-            values = values.index_select(dim, read - inner[0])
+        values = frames.float()
+        if any(beyond):
+            values = F.pad(values, (*beyond, 0, 0) if dim == 3 else (0, 0, *beyond), mode="replicate")
         total = values.narrow(dim, 0, high - low) * weights[0].item()
         for tap, weight in enumerate(weights[1:].flatten().tolist(), start=1):
             total.add_(values.narrow(dim, tap, high - low), alpha=weight)
@@ -141,7 +142,7 @@ def _slid(
     top, left, rows, columns = window
     width = planes.shape[3]
     source = planes.numpy().reshape(-1, planes.shape[2], width)
-    out = np.full((len(source), rows, columns), fill, np.uint8)
+    out = np.empty((len(source), rows, columns), np.uint8)
     # Where the window's first column comes from, and the columns whose source lies inside the frame, row by row.
     first = torch.arange(top, top + rows, dtype=torch.float64).add_(0.5).mul_(slope).add_(left + 0.5)[:, None] + offset
     begins = (-first).ceil_().clamp_(0, columns).int().flatten().tolist()
@@ -150,22 +151,26 @@ def _slid(
     starts = (pixel.int().flatten() + _offsets(len(weights))[0]).tolist()
     reached = columns + len(weights) - 1
     band = max(1, _SLID_PIXELS // columns)
-    aligned = torch.empty((len(source), min(band, rows), reached))
+    aligned = np.empty((len(source), min(band, rows), reached), np.uint8)
     for place in range(0, rows, band):
         part = slice(place, min(place + band, rows))
-        values = aligned[:, : part.stop - place]
         for row, start in enumerate(starts[part]):
-            _copy_clamped(source[:, top + place + row], start, values[:, row].numpy())
+            _copy_clamped(source[:, top + place + row], start, aligned[:, row])
+        values = torch.from_numpy(aligned[:, : part.stop - place]).float()
         total = values[..., :columns] * weights[0][part]
         for tap, weight in enumerate(weights[1:], start=1):
             total.addcmul_(values[..., tap : tap + columns], weight[part])
-        pixels = total.add_(1e-3).clamp_(0, 255).numpy()  # see `affine` for what is added
-        for row, (begin, end) in enumerate(zip(begins[part], ends[part])):
-            np.copyto(out[:, place + row, begin:end], pixels[:, row, begin:end], casting="unsafe")
+        # See `affine` for what is added.
+        np.copyto(out[:, part], total.add_(1e-3).clamp_(0, 255).numpy(), casting="unsafe")
+    for row, (begin, end) in enumerate(zip(begins, ends)):
+        if begin:
+            out[:, row, :begin] = fill
+        if end < columns:
+            out[:, row, end:] = fill
     return torch.from_numpy(out).view(*planes.shape[:2], rows, columns)
 
 
-def _copy_clamped(source: npt.NDArray[np.uint8], start: int, out: npt.NDArray[np.float32]) -> None:
+def _copy_clamped(source: npt.NDArray[np.uint8], start: int, out: npt.NDArray[np.uint8]) -> None:
     """out[:, i] = source[:, start + i], columns before the first and after the last standing for those."""
     columns, width = out.shape[1], source.shape[1]
     low, high = min(max(-start, 0), columns), min(max(width - start, 0), columns)

@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
@@ -62,6 +63,40 @@ _cache = IndexCache(_CACHE_SIZE)
 def clear_cache() -> None:
     """Forget the indexes of this process."""
     _cache.clear()
+
+
+@dataclass
+class _Run:
+    """What has come of a run of packets.
+
+    Attributes:
+        wanted: positions of the pictures to draw.
+        rows: position -> row.
+        canvas: where to.
+        fed: positions of the packets given to the decoder.
+        seen: positions of the pictures that came out.
+        bad: positions of the packets that did not decode cleanly.
+    """
+
+    wanted: Set[int]
+    rows: Mapping[int, int]
+    canvas: Canvas
+    fed: list[int] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    bad: list[int] = field(default_factory=list)
+
+    def take(self, frames: Sequence[av.VideoFrame]) -> None:
+        """Draw the wanted ones of the pictures."""
+        for frame in frames:
+            position = -1 if frame.pts is None else frame.pts
+            self.seen.add(position)
+            if frame.is_corrupt:
+                self.bad.append(position)
+            if position in self.wanted:
+                try:
+                    self.canvas.draw(frame, self.rows[position])
+                except av.error.FFmpegError:  # a pixel format without conversion
+                    self.bad.append(position)
 
 
 class PyAVSource:
@@ -191,44 +226,29 @@ class PyAVSource:
         dropped = set() if careful else set((np.flatnonzero(index.droppable[span]) + segment.first).tolist())
         dropped -= segment.wanted
         looks_back = bool((index.anchor[span] < segment.first).any())
-        fed: list[int] = []
-        seen: set[int] = set()
-        bad: list[int] = []
-
-        def feed(packet: av.Packet) -> list[av.VideoFrame]:
-            if len(fed) == 1:  # by now the file that gives the packets is open
-                reader.file.tolerate_missing(looks_back)
-            return reader.file.feed(packet)
-
-        def take(frames: list[av.VideoFrame]) -> None:
-            for frame in frames:
-                position = -1 if frame.pts is None else frame.pts
-                seen.add(position)
-                if frame.is_corrupt:
-                    bad.append(position)
-                if position in segment.wanted:
-                    canvas.draw(frame, todo[position])
-
+        run = _Run(segment.wanted, todo, canvas)
         try:
             for position, packet in reader.walk(segment.first, segment.last, index=None if careful else index):
                 if position in dropped:
                     continue
-                fed.append(position)
+                if not run.fed:  # by now the file that gives the packets is open
+                    reader.file.begin(packet, looks_back=looks_back)
+                run.fed.append(position)
                 try:
-                    take(feed(packet))
+                    run.take(reader.file.feed(packet))
                 except av.error.FFmpegError:
-                    bad.append(position)
-            take(reader.file.drain())
+                    run.bad.append(position)
+            run.take(reader.file.drain())
         except (OutOfStepError, av.error.FFmpegError):
-            bad.append(segment.first)
+            run.bad.append(segment.first)
             reader.file.reset()  # what comes next must not find pictures of this run in the decoder
         except VideoDecodeError:
             reader.file.reset()
             raise
-        bad += [p for p in fed if p not in seen and index.shown[p]]
+        bad = run.bad + [p for p in run.fed if p not in run.seen and index.shown[p]]
         bad += [p for p in index.corrupt if segment.first <= p <= segment.last]
         # Pictures that look back past the segment's first key frame may well fail, and nothing wanted depends on them.
-        return seen, [p for p in bad if index.anchor[p] >= segment.first or p == segment.first]
+        return run.seen, [p for p in bad if index.anchor[p] >= segment.first or p == segment.first]
 
     def _fill_counting(self, rows: Mapping[int, int], canvas: Canvas) -> None:
         last = max(rows)

@@ -172,17 +172,7 @@ def apply_view(frames: torch.Tensor, draw: ViewDraw) -> torch.Tensor:
     else:
         frames = _cut(resize(apply_ops(frames, draw.ops), *draw.scaled), draw.box)
     frames = resize(frames, size, size)
-    return _flipped(frames) if draw.flip else frames.contiguous()
-
-
-def _flipped(frames: torch.Tensor) -> torch.Tensor:
-    """Left and right swapped."""
-    if on_gpu(frames):
-        return frames.flip(2).contiguous()
-    out = np.empty(frames.shape, np.uint8)
-    for channel in range(frames.shape[-1]):  # pixels of three bytes are copied faster channel by channel
-        out[..., channel] = frames.numpy()[:, :, ::-1, channel]
-    return torch.from_numpy(out)
+    return (frames.flip(2) if draw.flip else frames).contiguous()
 
 
 def random_resized_crop_box(

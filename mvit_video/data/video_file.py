@@ -80,6 +80,7 @@ class VideoFile:
         except BaseException:
             self._container.close()
             raise
+        self._scanner = PacketScanner(self.codec, self._decoder.extradata)
         self._untouched = True
 
     def __enter__(self) -> "VideoFile":
@@ -109,7 +110,7 @@ class VideoFile:
     def _open_decoder(self, *, strict: bool) -> None:
         self._decoder = self._stream.codec_context
         self._lenient: av.VideoCodecContext | None = None
-        self._lenient_wanted = False
+        self._tolerant = False
         height, width = self.header_size
         try:
             if height * width <= self._max_pixels:
@@ -136,14 +137,17 @@ class VideoFile:
         decoder.options = options
         decoder.open(strict=False)
 
-    def tolerate_missing(self, tolerate: bool) -> None:
-        """Whether pictures may refer to ones before the place that decoding begins at, with nothing fed so far.
+    def begin(self, packet: av.Packet, *, looks_back: bool) -> None:
+        """Get ready to decode a run of packets that begins with `packet`, with nothing fed so far.
 
         H.264 marks pictures as no longer needed that may have come before a seek; refusing all errors would then refuse
-        the pictures that carry such marks. Other codecs need no tolerance.
+        the pictures that carry such marks. So errors are tolerated unless the run begins afresh: with an IDR picture,
+        and no packet of it `looks_back` past that. Other codecs need no tolerance.
         """
-        self._lenient_wanted = tolerate and self._decoder.name == "h264"
-        if self._lenient_wanted and self._lenient is None:
+        self._tolerant = self._decoder.name == "h264" and (
+            looks_back or not self._scanner.kind(memoryview(packet)).clean_start
+        )
+        if self._tolerant and self._lenient is None:
             lenient = av.CodecContext.create("h264", "r")
             assert isinstance(lenient, av.VideoCodecContext)
             lenient.extradata = self._decoder.extradata
@@ -152,7 +156,7 @@ class VideoFile:
 
     @property
     def _active(self) -> av.VideoCodecContext:
-        return self._lenient if self._lenient_wanted and self._lenient is not None else self._decoder
+        return self._lenient if self._tolerant and self._lenient is not None else self._decoder
 
     @property
     def header_size(self) -> tuple[int, int]:

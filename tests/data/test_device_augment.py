@@ -86,7 +86,7 @@ def test_yuv_planes_take_half_the_bytes_and_give_the_same_pictures(manifest: Man
     keys = [(0, place, video) for place, video in enumerate((3, 9))]
     batches = {
         (layout, where): collate(
-            [train_set(manifest, KINETICS, Decoding(layout=layout, device=where))[key] for key in keys]  # type: ignore[arg-type]
+            [train_set(manifest, KINETICS, Decoding(layout=layout, device=where))[key] for key in keys]
         )
         for layout in ("rgb", "yuv420")
         for where in ("worker", "model")
@@ -100,7 +100,7 @@ def test_yuv_planes_take_half_the_bytes_and_give_the_same_pictures(manifest: Man
     assert same_but_for_clips(in_worker, batches["rgb", "worker"])
     # RandAugment's histograms and thresholds make more of a grey level; without it they stay as close as the frames.
     plain = replace(KINETICS, randaugment=None)
-    one, other = (train_set(manifest, plain, Decoding(layout=name))[keys[0]].clips for name in ("rgb", "yuv420"))  # type: ignore[arg-type]
+    one, other = (train_set(manifest, plain, Decoding(layout=name))[keys[0]].clips for name in ("rgb", "yuv420"))
     assert off_by(one, other) < 0.5
 
 
@@ -168,7 +168,7 @@ def test_a_video_is_opened_once_and_each_frame_decoded_once(
     monkeypatch.setattr(VideoReader, "__init__", init)
     monkeypatch.setattr(VideoReader, "_fill", fill)
     for layout in ("rgb", "yuv420"):
-        decoding = Decoding(layout=layout)  # type: ignore[arg-type]
+        decoding = Decoding(layout=layout)
         sample = replace_repeats(train_set(manifest, KINETICS, decoding), 4)[(0, 0, 2)]
         assert len(sample.clips) == 4
         assert len(opened) == 1
@@ -190,7 +190,7 @@ def replace_repeats(dataset: TrainDataset, repeats: int) -> TrainDataset:
 
 def test_a_batch_survives_pickling(manifest: Manifest) -> None:
     for where in ("worker", "model"):
-        batch = collate([train_set(manifest, SSV2, Decoding(device=where))[(0, 0, 1)]])  # type: ignore[arg-type]
+        batch = collate([train_set(manifest, SSV2, Decoding(device=where))[(0, 0, 1)]])
         again = pickle.loads(pickle.dumps(batch))
         assert same_but_for_clips(batch, again)
         assert torch.equal(batch.to(CPU).clips, again.to(CPU).clips)

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import interpolate
 
 from mvit_video.data import pictures
-from mvit_video.data.decode import VideoReader, read_frames
-from mvit_video.data.pictures import Box
+from mvit_video.data.decode import VideoDecodeError, VideoReader, read_frames
+from mvit_video.data.pictures import Box, RgbCanvas
 from mvit_video.data.video_file import VideoFile
 from mvit_video.data.video_index import Orientation
 from tests.data.video_library import CLIPS, HEIGHT, WIDTH, Library, Recipe, decode_all, write_video, x264
@@ -191,6 +191,18 @@ def test_box_before_orientation(transpose: bool, flip_rows: bool, flip_columns: 
     box = Box.of((1, 2, 3, 4), height=height, width=width)
     before = box.before(orientation, height=height, width=width)
     assert np.array_equal(orientation.apply(before.cut(coded)), box.cut(presented))
+
+
+def test_picture_without_conversion_is_refused(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not left as it happens to lie in memory, even though the picture came out of a later packet."""
+
+    def draw(self: RgbCanvas, frame: av.VideoFrame, row: int) -> None:
+        raise av.error.InvalidDataError(1, "no conversion")
+
+    monkeypatch.setattr(RgbCanvas, "draw", draw)
+    for name, reason in (("gop12.mp4", "the data it needs is damaged"), ("raw.h264", "no conversion")):
+        with pytest.raises(VideoDecodeError, match=rf"frame 3 cannot be (de|con)\w+: {reason}"):
+            read_frames(library.path(name), [3])
 
 
 def test_reserved_colour_space_is_taken_for_none(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def has_maps(model: MViT, operations: Operations) -> bool:
     pairs = []
     for geometry in model.config.blocks[:-1]:
         (t, h, w), (kt, kh, kw) = geometry.grid_q, geometry.grid_kv
-        pairs += [(t * h * w, kt * kh * kw), (1 + t * h * w, 1 + kt * kh * kw)]
+        pairs.append((1 + t * h * w, 1 + kt * kh * kw))
     shapes = [shape for _, _, results in operations.seen for shape in results]
     return any(len(shape) >= 3 and tuple(shape[-2:]) in pairs for shape in shapes)
 
