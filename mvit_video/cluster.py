@@ -287,7 +287,10 @@ def queue_states() -> dict[str, tuple[str, str]]:
     if shutil.which("squeue") is None:
         return {}
     command = ["squeue", "-h", "-u", getpass.getuser(), "-r", "-t", "all", "-o", "%A|%i|%T|%r"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError("squeue does not answer within 30 s") from error
     if done.returncode:
         raise RuntimeError(f"squeue fails: {done.stderr.strip()}")
     states = {}

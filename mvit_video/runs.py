@@ -51,16 +51,18 @@ class Run:
     job: str
 
 
-def list_runs(folder: Path) -> list[Run]:
+def list_runs(folder: Path, queue: Mapping[str, tuple[str, str]]) -> list[Run]:
     """The runs in a folder, by name.
+
+    Args:
+        folder: output_dir of the runs.
+        queue: states of cluster jobs, see cluster.queue_states.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        RuntimeError: SLURM is there, but does not answer.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the output_dir of the runs (default: runs)")
-    queue = queue_states()
     return [read_run(path.parent, queue) for path in sorted(folder.glob(f"*/{LIVES}"))]
 
 
@@ -187,8 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object per run instead of a table")
     options = parser.parse_args(arguments)
     try:
-        runs = list_runs(options.folder)
-    except (FileNotFoundError, RuntimeError) as error:
+        queue = queue_states()
+    except RuntimeError as error:  # SLURM's tools are here, SLURM is not: the runs' own files still tell most
+        print(f"{error}; what follows is from the run directories alone", file=sys.stderr)
+        queue = {}
+    try:
+        runs = list_runs(options.folder, queue)
+    except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
     if options.json:

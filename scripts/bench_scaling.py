@@ -66,22 +66,34 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=12, help="timings of each kind per round")
     parser.add_argument("--rounds", type=int, default=3, help="times that all of it is measured")
     parser.add_argument("--no-fsdp", action="store_true")
-    parser.add_argument("--json", type=Path, help="also write everything that was measured here")
+    parser.add_argument("--keep", type=Path, help="keep what is measured in this file; earlier runs in it count, too")
     options = parser.parse_args()
     if min(options.ranks) != 1 or 2 not in options.ranks:
         parser.error("--ranks: must have 1 and 2, from which the others are predicted")
     plan = Plan(batches=options.batch, steps=options.steps, windows=options.windows, fsdp=not options.no_fsdp)
-    measured: dict[int, dict[str, float]] = {}
+    measured = read(options.keep) if options.keep else {}
     for number in range(options.rounds):
         for ranks in sorted(options.ranks):
             print(f"round {number + 1} of {options.rounds}: {ranks} ranks", file=sys.stderr)
-            for name, value in run(ranks, plan).items():
-                best = measured.setdefault(ranks, {}).setdefault(name, value)
-                # Of rates the highest counts, of times the least; bytes are always the same.
-                measured[ranks][name] = (max if name.endswith("_per_s") else min)(best, value)
-    if options.json:
-        options.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+            measured[ranks] = best_of(measured.get(ranks, {}), run(ranks, plan))
+            if options.keep:
+                options.keep.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     print(report(measured, plan, cores=len(os.sched_getaffinity(0))))
+
+
+def read(path: Path) -> dict[int, dict[str, float]]:
+    """What earlier runs measured, by number of ranks."""
+    if not path.exists():
+        return {}
+    return {int(ranks): found for ranks, found in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def best_of(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """The highest of rates and the least of times; bytes are always the same."""
+    return {
+        name: (max if name.endswith("_per_s") else min)(found[name] for found in (one, other) if name in found)
+        for name in {**one, **other}
+    }
 
 
 def run(ranks: int, plan: Plan) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """An open video file: packets in, pictures out, through PyAV. No index and no choice of frames: see decode.py."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
@@ -246,13 +246,16 @@ class VideoFile:
     def _demux(self) -> Iterator[av.Packet]:
         """Packets of the stream, some of them empty."""
         while True:
+            packets = cast(Generator[av.Packet, None, None], self._container.demux(self._stream))
             try:
-                for packet in self._container.demux(self._stream):
+                for packet in packets:
                     self._deadline.check()
                     yield packet
                 return
             except IndexError:  # PyAV does not know streams that appear on the way, as in MPEG-TS; here nobody asks
                 self._deadline.check()
+            finally:
+                packets.close()  # else PyAV keeps a packet for ever
 
     def packets(self) -> Iterator[av.Packet]:
         """Non-empty packets from the current place on: the start, or where `seek` went.

@@ -1,5 +1,7 @@
 """The fuzzing script, on a few hundred damaged files and a few hundred opens."""
 
+import ctypes
+import gc
 import os
 import sys
 import time
@@ -42,6 +44,34 @@ def test_opening_holds_nothing(made: tuple[fuzz_decode.Corpus, fuzz_decode.Truth
     assert growth.opens == 400
     assert growth.files == 0
     assert growth.rss_mib < 16
+
+
+class HeapUse(ctypes.Structure):
+    """struct mallinfo2 of glibc."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "b", "c", "d", "mapped", "f", "g", "used", "free", "j")]
+
+
+def test_reading_part_of_a_file_holds_nothing(
+    made: tuple[fuzz_decode.Corpus, fuzz_decode.Truths], tmp_path: Path
+) -> None:
+    """PyAV keeps a packet for each demuxing that is given up, unless it is told so."""
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        pytest.skip("the C library does not tell how much memory is in use")
+    library.mallinfo2.restype = HeapUse
+    path = tmp_path / "v.mp4"
+    path.write_bytes(dict(made[0])["faststart.mp4"])
+
+    def used_after(opens: int) -> int:
+        for _ in range(opens):
+            with VideoReader(path) as video:
+                video.read([4])
+        gc.collect()
+        return library.mallinfo2().used
+
+    before = used_after(50)
+    assert (used_after(400) - before) / 400 < 60  # bytes for each opening
 
 
 def test_sound_files_are_sound(made: tuple[fuzz_decode.Corpus, fuzz_decode.Truths], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One graph without breaks, in training and evaluation, for a fixed batch and for any batch."""
 
+import pytest
 import torch
 import torch._dynamo.testing
 
@@ -22,6 +23,7 @@ def test_any_batch_is_one_graph_compiled_once_for_training_and_once_for_evaluati
         assert graphs.frame_count == count
 
 
+@pytest.mark.slow
 def test_any_input_size_is_one_graph_compiled_once():
     """Besides the nominal size, whose index tables are buffers."""
     torch.compiler.reset()

@@ -94,7 +94,9 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
     cluster.run("scontrol", "requeue", job)  # no warning
     goes_on(disturbed, 3)
 
-    urgent = cluster.run("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap", "sleep 2")
+    urgent = cluster.run(
+        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
+    )
     goes_on(disturbed, 4)
     assert cluster.job(urgent.strip())["JobState"] == "COMPLETED"
     assert lives(disturbed, "end")[-1]["ended"] == "saved"
