@@ -53,7 +53,7 @@ class Task:
                 main_host="localhost",
             )
         folder = Path(self.folder) / "lives"
-        run_task(self.job, self.config, place, folder=folder, run_dir=Path.cwd() / self.config.run_dir)
+        run_task(self.job, self.config, place, folder=folder, run_dir=Path.cwd() / self.config.job_dir)
 
 
 def submit(job: Callable[[Any], Any], config: Train) -> list[str]:
@@ -69,7 +69,7 @@ def submit(job: Callable[[Any], Any], config: Train) -> list[str]:
     if _sweep is not None:
         _sweep.append((job, config))
         return []
-    folder = config.run_dir / "slurm"
+    folder = config.job_dir / "slurm"
     if launcher.dry_run:
         print(sbatch_text(folder, config.name, launcher))
         return []
@@ -156,7 +156,7 @@ def _last_words(text: str) -> str:
 
 
 def _say(submitted: Any, config: Train) -> None:
-    journal(config.run_dir, event="submit", job=str(submitted.job_id))
+    journal(config.job_dir, event="submit", job=str(submitted.job_id))
     logger.info("submitted job %s for %s", submitted.job_id, config.run_dir)
     logger.info("  follow it: tail -F %s", submitted.paths.stderr)
     logger.info("  cancel it: scancel %s;  all runs: python -m mvit_video.runs %s", submitted.job_id, config.output_dir)
@@ -165,7 +165,7 @@ def _say(submitted: Any, config: Train) -> None:
 def _submit_local(job: Callable[[Any], Any], config: Train, launcher: SubmititLocalLauncher) -> list[str]:
     import submitit
 
-    folder = config.run_dir / "submitit"
+    folder = config.job_dir / "submitit"
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(nodes=1, tasks_per_node=launcher.processes, timeout_min=launcher.time_min)
     submitted = executor.submit(_task(job, config, folder))

@@ -319,6 +319,11 @@ class Train:
         """Folder of the run: `<output_dir>/<name>`."""
         return Path(self.output_dir) / self.name
 
+    @property
+    def job_dir(self) -> Path:
+        """Where a cluster job leaves its notes, logs and journal: the folder of the run."""
+        return self.run_dir
+
 
 @dataclass
 class Evaluate(Train):
@@ -329,6 +334,11 @@ class Evaluate(Train):
     frame_order: str = "forward"  # forward | reversed | shuffled
     split: str = "test"  # test | val | train
     output: str | None = None  # null: <run>/evaluation, or <run>/evaluation_<frame_order>
+
+    @property
+    def job_dir(self) -> Path:
+        """Apart from the training's own: an evaluation is no further start of the run."""
+        return self.run_dir / "evaluation_job"
 
 
 @dataclass

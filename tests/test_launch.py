@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from mvit_video import launch
 from mvit_video.interruption import EXIT_INTERRUPTED, Interrupted
-from mvit_video.supervisor import ERROR_FILE, read_journal
+from mvit_video.supervisor import ERROR_FILE, read_journal, read_notes
 from tests.conftest import motion_overrides, options
 
 
@@ -157,3 +158,23 @@ def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path
     (newest,) = sorted((tmp_path / "tiny" / "checkpoints").glob("step_*.json"))[-1:]
     assert json.loads(newest.read_text())["step"] >= 1
     assert read_journal(tmp_path / "tiny")[-1]["ended"] == "saved"
+
+
+def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -> None:
+    more = ("launcher=submitit_local", "launcher.processes=2", "trainer.max_steps=2")
+    command = [sys.executable, "-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, *more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+    said = re.search(r"started process (\d+) in the background", started.stderr)
+    assert said, started.stderr
+    run_dir = tmp_path / "tiny"
+    deadline = time.monotonic() + 180
+    notes: list[str] = []
+    while notes != ["done", "done"]:
+        assert time.monotonic() < deadline, (
+            f"{notes}: {[p.read_text()[-2000:] for p in run_dir.glob('submitit/*.err')]}"
+        )
+        notes = [note["ended"] for note in read_notes(run_dir / "submitit" / "lives", said[1], 0)]
+        time.sleep(0.1)
+    assert [line["step"] for line in map(json.loads, (run_dir / "metrics.jsonl").open()) if "loss" in line] == [1, 2]
+    assert read_journal(run_dir)[0]["ranks"] == 2

@@ -229,7 +229,8 @@ class MultiscaleAttention(nn.Module):
     def _fused_pool(self, tokens: Tensor, name: str, grid: Triple, stride: Triple) -> Tensor | None:
         """Convolution and norm in one Triton kernel, (B, N', heads, c), if that form is chosen and takes the tokens."""
         pool, norm = getattr(self, f"pool_{name}"), getattr(self, f"norm_{name}")
-        if pool.form != "triton":
+        chosen = pool.form == "triton" or (pool.form == "auto" and tokens.is_cuda and is_plain(norm))
+        if not chosen:
             return None
         from mvit_video.models import triton_pool  # imported where it is used: importing Triton takes seconds
 

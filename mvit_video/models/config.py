@@ -127,7 +127,8 @@ class MViTConfig:
     attention_form: AttentionForm = "auto"
     """See :func:`mvit_video.models.attention.choose_form`."""
     pooling_form: PoolingForm = "auto"
-    """See :func:`mvit_video.models.pooling.depthwise_pool`."""
+    """See :func:`mvit_video.models.pooling.depthwise_pool`; "auto" is "triton" on CUDA where the kernel takes the
+    tokens (:func:`mvit_video.models.triton_pool.supports`)."""
     activation_checkpointing: bool | int | tuple[int, ...] = False
     """Blocks that keep only their input for the backward pass and are recomputed there: none (False), all (True), the
     first n (a number; early blocks keep most), or those of the given indices."""

@@ -14,6 +14,8 @@ Triton comes with PyTorch's CUDA builds; without it this module imports, and :fu
 
 from __future__ import annotations  # the kernels' annotations name `tl`, which may be missing
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -452,15 +454,29 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _pool_norm.register_autograd(_backward, setup_context=_setup_context)
 
 
+@torch.compiler.assume_constant_result
+def _can_run(index: int | None) -> bool:
+    """Whether a CUDA device is an Ampere or later, and the C compiler is there that Triton builds its launchers with.
+
+    Without any device there is nothing to ask, and nothing will run (fake tensors): True.
+    """
+    if not torch.cuda.is_available():
+        return True
+    compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
+    return compiler is not None and torch.cuda.get_device_capability(index) >= (8, 0)
+
+
 def supports(tokens: Tensor, weight: Tensor, stride: Triple) -> bool:
     """Whether :func:`pool_norm` takes these tokens (B, L, heads * c) and this bank (c, 1, kt, kh, kw).
 
-    It takes float32, float16 and bfloat16 (the last on Ampere or later) on CUDA devices, kernels of 1 or 3 on each
-    axis, no stride in time, and heads of at most MAX_CHANNELS channels. On the CPU it needs Triton's interpreter.
+    It takes float32, float16 and bfloat16 on CUDA devices from Ampere on (where a C compiler is installed), kernels of
+    1 or 3 on each axis, no stride in time, and heads of at most MAX_CHANNELS channels. On the CPU it needs Triton's
+    interpreter.
     """
     on_device = triton is not None and tokens.device.type == ("cpu" if INTERPRETED else "cuda")
     small = weight.dim() == 5 and weight.shape[0] <= MAX_CHANNELS and all(k in (1, 3) for k in weight.shape[2:])
-    return on_device and small and stride[0] == 1 and tokens.dtype in DTYPES
+    known = on_device and small and stride[0] == 1 and tokens.dtype in DTYPES
+    return known and (INTERPRETED or _can_run(tokens.device.index))
 
 
 def pool_norm(

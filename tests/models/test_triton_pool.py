@@ -215,6 +215,44 @@ else:
             weight = torch.empty(channels, 1, *kernel, device="cuda")
             assert supports(tokens, weight, stride) is supported
 
+    @pytest.mark.parametrize(
+        ("form", "dtype", "hooked", "fused"),
+        [
+            ("auto", torch.bfloat16, False, 6),
+            ("auto", torch.float64, False, 0),
+            ("auto", torch.bfloat16, True, 5),
+            ("library", torch.bfloat16, False, 0),
+        ],
+    )
+    def test_a_model_on_cuda_chooses_the_kernel_itself(form, dtype, hooked, fused, monkeypatch):
+        """Two blocks pool q, k and v each. A norm with a hook has to be called, so its pooling is not fused."""
+        pytest.importorskip("triton")
+        calls = []
+        monkeypatch.setattr(triton_pool, "pool_norm", lambda *a, f=pool_norm, **k: calls.append(1) or f(*a, **k))
+        small = {"num_frames": 4, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
+        model = create_model("mvitv2_motion", pooling_form=form, **small)
+        if hooked:
+            model.blocks[0].attn.norm_q.register_forward_hook(lambda *_: None)
+        with FakeTensorMode():
+            for module in model.modules():
+                for tensors in (module._parameters, module._buffers):
+                    for name, tensor in tensors.items():
+                        if tensor is not None:
+                            kind = dtype if tensor.is_floating_point() else tensor.dtype
+                            tensors[name] = torch.empty(tensor.shape, device="cuda", dtype=kind)
+            model.forward_features(torch.empty(1, 3, 4, 16, 16, device="cuda", dtype=dtype))
+        assert len(calls) == fused
+
+    @pytest.mark.parametrize(
+        ("compiler", "capability", "answer"), [(True, (9, 0), True), (True, (7, 5), False), (False, (9, 0), False)]
+    )
+    def test_a_device_needs_a_compiler_and_ampere(compiler, capability, answer, monkeypatch):
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(triton_pool.shutil, "which", lambda name: f"/usr/bin/{name}" if compiler else None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        assert triton_pool._can_run(0) is answer
+
     def test_fake_tensors_have_the_shapes_of_the_result():
         with FakeTensorMode():
             tokens = torch.empty(2, 1 + 2 * 5 * 7, 3 * 48, dtype=torch.bfloat16)[..., 48:96]

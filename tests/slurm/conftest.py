@@ -32,10 +32,12 @@ class Cluster:
     def testbed(self, *words: str) -> None:
         subprocess.run(["bash", str(TESTBED), *words], check=True, timeout=300)
 
-    def train(self, overrides: Sequence[str], *, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """`python -m mvit_video.train` with `overrides`, from this checkout."""
+    def train(
+        self, overrides: Sequence[str], *, check: bool = True, command: str = "train"
+    ) -> "subprocess.CompletedProcess[str]":
+        """`python -m mvit_video.train`, or another command, with `overrides`, from this checkout."""
         done = subprocess.run(
-            [sys.executable, "-m", "mvit_video.train", *overrides],
+            [sys.executable, "-m", f"mvit_video.{command}", *overrides],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -46,9 +48,9 @@ class Cluster:
         assert not check or done.returncode == 0, done.stderr[-3000:]
         return done
 
-    def submit(self, overrides: Sequence[str]) -> list[str]:
-        """Submit a training; the ids of its jobs."""
-        return re.findall(r"submitted job (\S+) for", self.train(overrides).stderr)
+    def submit(self, overrides: Sequence[str], *, command: str = "train") -> list[str]:
+        """Submit a training, or another command; the ids of its jobs."""
+        return re.findall(r"submitted job (\S+) for", self.train(overrides, command=command).stderr)
 
 
 def wait_for(what: str, answer: Callable[[], bool], *, seconds: float = 240) -> None:

@@ -175,6 +175,30 @@ def test_a_sweep_is_a_job_array(cluster: Cluster, motion_root: Path, tmp_path: P
         assert f"lr: {lr}" in (run_dir / "config.yaml").read_text()
 
 
+@pytest.mark.slow
+def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
+    cluster: Cluster, motion_root: Path, tmp_path: Path
+) -> None:
+    common = [*slurm_overrides(motion_root, tmp_path, "name=queued"), "launcher.nodes=1"]
+    jobs = cluster.submit([*common, "launcher.chain=2", "schedule.epochs=10", "trainer.eval_every=10"])
+    run_dir = tmp_path / "queued"
+    assert cluster.job(jobs[1])["Dependency"].startswith(f"afterany:{jobs[0]}")
+    goes_on(run_dir, 0)
+    cluster.run("scancel", "--signal=USR2", jobs[0])  # as SLURM does shortly before the time limit
+    for job in jobs:
+        wait_for(f"the end of job {job}", lambda j=job: cluster.job(j)["JobState"] == "COMPLETED")
+    ends = [(life["job"], life["ended"], life["restart"]) for life in lives(run_dir, "end")]
+    assert ends == [(jobs[0], "saved", 0), (jobs[1], "done", 0)]
+    assert last_step(run_dir) == 10 * 8  # 32 videos, two ranks of two
+
+    (job,) = cluster.submit(common, command="evaluate")
+    wait_for("the end of the evaluation", lambda: cluster.job(job)["JobState"] == "COMPLETED")
+    result = json.loads((run_dir / "evaluation" / "results.json").read_text())
+    assert result["num_videos"] == 16
+    assert len(lives(run_dir, "start")) == 2
+    assert [life["ended"] for life in lives(run_dir / "evaluation_job", "end")] == ["done"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
