@@ -8,6 +8,7 @@ from the worker: one that is stopped cannot hold it up.
 """
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import multiprocessing.util
@@ -246,6 +247,7 @@ def _work(
     for other in inherited:  # a pipe ends only when no process holds its other end
         other.close()
     torch.set_num_threads(1)  # parallelism comes from the number of workers
+    gc.freeze()  # what came with the process stays: no need to walk through it, nor to copy its pages by doing so
     keep_freed_memory()
     shared_bytes.enable()
     watch.enlist(board, number)
