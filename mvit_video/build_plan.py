@@ -15,7 +15,7 @@ from torch import nn
 
 from mvit_video import build, planning
 from mvit_video.config import Plan
-from mvit_video.distributed import World
+from mvit_video.distributed import World, vote_span
 from mvit_video.models import MViT
 from mvit_video.models.checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
 from mvit_video.optim import scale_lr
@@ -233,9 +233,14 @@ def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -
         ("arithmetic", f"{1e3 * plan.compute_s:.1f} ms", f"bound by {bound}: an assumption"),
         ("sent", f"{plan.sent_bytes / 1e6:.1f} MB per {unit}", _strategy(config)),
         ("exchange", f"{1e3 * plan.exchange_s:.2f} ms", "before any of it is hidden beside the arithmetic"),
-        ("vote to stop", f"{1e3 * plan.vote_s:.2f} ms", "beside the step, which is not shorter"),
+        ("vote to stop", f"{1e3 * plan.vote_s:.2f} ms", _beside(vote_span(plan.ranks))),
         ("step time", f"{1e3 * plan.step_s:.1f} ms", f"scaling efficiency {plan.efficiency:.1%}"),
     ]
+
+
+def _beside(steps: int) -> str:
+    """What hides the vote."""
+    return "beside the step, which is not shorter" if steps == 1 else f"beside {steps} steps, which are not shorter"
 
 
 def _run_rows(config: Plan, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:

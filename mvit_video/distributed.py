@@ -15,6 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 logger = logging.getLogger(__name__)
 
+RANKS_PER_VOTED_STEP = 64
+"""Ranks that a vote to stop reaches within one step: there and back some 30 us each over TCP, 4 ms in all."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -153,10 +156,16 @@ def main_first(world: World) -> Iterator[None]:
         barrier(world)
 
 
+def vote_span(ranks: int) -> int:
+    """Steps that one vote to stop may take to go around: one for every RANKS_PER_VOTED_STEP ranks."""
+    return -(-ranks // RANKS_PER_VOTED_STEP)
+
+
 class StopVote:
     """The ranks' common answer to "was any of us asked to stop?".
 
-    The flags travel over a group of their own on the CPU while the step computes, so that asking costs no time.
+    The flags travel over a group of their own on the CPU while the ranks compute, for as many steps as `span` says, so
+    that asking costs no time.
 
     Args:
         world: this process among the others.
@@ -165,6 +174,7 @@ class StopVote:
 
     def __init__(self, world: World, *, timeout_s: float) -> None:
         self.rank = world.rank
+        self.span = vote_span(world.size)
         self.timeout_s = timeout_s
         self._group: dist.ProcessGroup | None = None
         if world.size > 1:

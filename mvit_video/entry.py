@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import hydra
@@ -20,8 +21,16 @@ from mvit_video.interruption import EXIT_INTERRUPTED, Interrupted
 logger = logging.getLogger(__name__)
 
 
-def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
+def run_command(
+    config_name: str, job: Callable[[Any], Any], *, shown: Sequence[str] | None = None, interrupted: str = ""
+) -> None:
     """Compose `conf/<config_name>.yaml` with the command line, then run `job(options)`; exits 1 on an error.
+
+    Args:
+        config_name: file in conf/.
+        job: what the command does.
+        shown: the training's options that matter to this command; its own and these are printed. None: all.
+        interrupted: what to say to whoever pressed Ctrl-C, besides that it was so.
 
     Errors of the user's making (ValueError, OSError and the run's own RuntimeErrors) are one message;
     MVIT_VIDEO_TRACEBACK=1 shows where they came from.
@@ -34,7 +43,7 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
 
         configure_logging()
         try:
-            job(_in_sweep(_checked(config)))
+            job(_in_sweep(_checked(config, shown)))
         except Interrupted as stop:
             logger.warning("%s", stop)
             sys.exit(EXIT_INTERRUPTED)
@@ -45,7 +54,7 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
             logger.info("%s=1 before the command shows where that came from", TRACEBACK)
             sys.exit(1)
         except KeyboardInterrupt:
-            logger.warning("interrupted; the same command goes on from the last checkpoint")
+            logger.warning("interrupted%s", f"; {interrupted}" if interrupted else "")
             sys.exit(130)
 
     try:
@@ -59,10 +68,13 @@ def run_command(config_name: str, job: Callable[[Any], Any]) -> None:
         raise
 
 
-def _checked(config: DictConfig) -> Train:
+def _checked(config: DictConfig, shown: Sequence[str] | None) -> Train:
     options = to_object(config)
     if os.environ.get("RANK", "0") == "0":
-        logger.info("options:\n%s", OmegaConf.to_yaml(config, resolve=True))
+        left_out = set() if shown is None else {field.name for field in fields(Train)} - set(shown)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        some = {name: value for name, value in plain.items() if name not in left_out}
+        logger.info("options:\n%s", OmegaConf.to_yaml(some))
     return options
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from mvit_video.distributed import vote_span
+
 Strategy = Literal["ddp", "fsdp"]
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter"]
 Exchange = tuple[Collective, float]
@@ -129,7 +131,7 @@ class Forecast:
         sent_bytes: sent by each rank per step.
         compute_s: a step's arithmetic.
         exchange_s: a step's exchange, were nothing of it hidden behind arithmetic.
-        vote_s: for all ranks to agree on whether to stop; beside the step, which is not shorter.
+        vote_s: for all ranks to agree on whether to stop; beside the steps of one vote, which are not shorter.
         step_s: a step.
         efficiency: the share of its speed alone that each rank keeps among so many.
         steps: of the whole run.
@@ -306,7 +308,8 @@ def forecast(work: Workload, machine: Machine, *, ranks: int, strategy: Strategy
     if ranks > 1:
         parts = phases(work, machine, strategy)
         exchanges = [exchange for part in parts for exchange in (*part.before, *part.beside, *part.after)]
-        step = max(sum(phase_s(part, ranks, machine) for part in parts), vote_s(ranks, machine))
+        vote = vote_s(ranks, machine) / vote_span(ranks)
+        step = max(sum(phase_s(part, ranks, machine) for part in parts), vote)
     steps = max(1, round(work.epochs * (work.videos // per_step)))
     whole = checkpoint_bytes(work)
     return Forecast(

@@ -141,7 +141,7 @@ def main() -> None:
     """Entry point of the command."""
     from mvit_video.entry import run_command
 
-    run_command("prepare", run)
+    run_command("prepare", run, shown=("data",), interrupted="the same command goes on with the files that are left")
 
 
 if __name__ == "__main__":

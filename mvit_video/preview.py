@@ -13,7 +13,7 @@ def run(config: Preview) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("preview", run)
+    run_command("preview", run, shown=("name", "output_dir", "seed", "data", "augment"))
 
 
 if __name__ == "__main__":

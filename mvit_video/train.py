@@ -14,7 +14,7 @@ def run(config: Train) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("config", run)
+    run_command("config", run, interrupted="the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

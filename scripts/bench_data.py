@@ -5,8 +5,8 @@
     python scripts/bench_data.py my_clips/*.mp4 --markdown --json result.json
     python scripts/bench_data.py --gpu-clips-per-second 400   # cores that keep such a GPU busy
 
-Per file and pattern of frames, every reader decodes the same random clips in one process and takes turns, the order
-rotating, so that a slow moment of a shared machine hits all. Time is process CPU time with one thread, the least of the
+Per file and pattern of frames, every reader decodes the same random clips in one process and takes turns in a random
+order, so that a slow moment of a shared machine hits all. Time is process CPU time with one thread, the least of the
 repetitions of each clip, summed over the clips; wall time goes to the JSON file as well. What a reader returns is
 compared byte for byte with a full linear decode: one wrong frame makes it inexact on that file, and only readers that
 are exact on a file count as "best other". Optional peers (torchcodec, opencv) are measured where they can be imported.
@@ -110,9 +110,9 @@ def measure_file(
             time_one(reader, file, warm_up, Result(), 0)
         for clip in range(clips):
             request = file.truth.request(draw(pattern, len(file.truth), rng))
-            for turn in range(reps):
-                for place in range(len(readers)):
-                    reader = readers[(place + clip + turn) % len(readers)]
+            for _ in range(reps):
+                for place in rng.permutation(len(readers)).tolist():  # nobody always follows the same other
+                    reader = readers[place]
                     if clip % reader.every == 0 and not results[pattern][reader.name].error:
                         time_one(reader, file, request, results[pattern][reader.name], clip)
             if clip > 0 and time.monotonic() > deadline:

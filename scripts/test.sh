@@ -9,4 +9,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-"$VENV/bin/python" -m pytest "$@"
+# A file's tests share what they set up, so files are dealt out, not tests. More processes than four gain little.
+processes="$(nproc 2>/dev/null || echo 2)"
+"$VENV/bin/python" -m pytest --numprocesses "${TEST_PROCESSES:-$((processes < 4 ? processes : 4))}" --dist loadfile "$@"

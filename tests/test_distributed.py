@@ -1,4 +1,4 @@
-"""Two ranks on one machine, started by torchrun and by the local launcher."""
+"""Several ranks on one machine, started by torchrun and by the local launcher."""
 
 import json
 import os
@@ -11,35 +11,42 @@ import torch
 
 from mvit_video import build, distributed
 from mvit_video.engine.checkpoint import load_latest
+from mvit_video.engine.tracking import read_metrics
 from tests.conftest import evaluate_options, motion_overrides, options
 from tests.test_config import command
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
-
-def torchrun(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def torchrun(ranks: int, module: str, *arguments: str) -> None:
+    """Run a command as so many ranks, as torchrun starts them."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*TORCHRUN, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
-    """The same global batch on one and on two ranks: the same weights to float tolerance, the same evaluation."""
+def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
+    """The same global batch: the same losses and weights to float tolerance, and the very same evaluation."""
     recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
-    one = motion_overrides(motion_root, tmp_path / "one", *recipe, "trainer.batch_size=4", "trainer.accumulate=2")
-    two = motion_overrides(motion_root, tmp_path / "two", *recipe, "trainer.batch_size=4")
-    build.train(options(*one))
-    result = torchrun("mvit_video.train", *two)
-    assert result.returncode == 0, result.stderr
-    states = [load_latest(tmp_path / name / "tiny/checkpoints") for name in ("one", "two")]
-    assert states[0] is not None and states[1] is not None
-    assert states[0]["step"] == states[1]["step"] == 6
-    worst = max(float((states[0]["model"][name] - states[1]["model"][name]).abs().max()) for name in states[0]["model"])
-    assert worst < 1e-4
-    # Fifteen videos do not divide by two ranks, nor 45 views by the batch.
+    recipe += ["trainer.batch_size=2", "trainer.eval_every=9"]
+    for ranks in (1, 2, 4):
+        overrides = [*motion_overrides(motion_root, tmp_path / str(ranks), *recipe), f"trainer.accumulate={4 // ranks}"]
+        if ranks == 1:
+            build.train(options(*overrides))
+        else:
+            torchrun(ranks, "mvit_video.train", *overrides)
+    lines = [read_metrics(tmp_path / str(ranks) / "tiny/metrics.jsonl") for ranks in (1, 2, 4)]
+    curves = torch.tensor([[line["loss"] for line in run if line["kind"] == "train"] for run in lines])
+    assert curves.shape == (3, 6)
+    torch.testing.assert_close(curves[1:], curves[:1].expand(2, -1), rtol=1e-4, atol=1e-5)
+    states = [load_latest(tmp_path / str(ranks) / "tiny/checkpoints") for ranks in (1, 2, 4)]
+    one, *others = (state["model"] for state in states if state is not None)
+    assert len(others) == 2
+    assert max(float((one[name] - other[name]).abs().max()) for name in one for other in others) < 1e-4
+    # Fifteen videos do not divide by two or four ranks, nor 45 views by the batch.
     listing = tmp_path / "fifteen.csv"
     listing.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:15]))
-    plain = [o for o in motion_overrides(motion_root, tmp_path / "two") if not o.startswith("data.source.")]
+    plain = [o for o in motion_overrides(motion_root, tmp_path / "2") if not o.startswith("data.source.")]
     evaluation = [
         *plain,
         "data/source=list",
@@ -48,10 +55,10 @@ def test_two_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: P
         f"data.source.class_names_file={motion_root / 'classes.txt'}",
     ]
     alone = build.evaluate(evaluate_options(*evaluation, f"output={tmp_path / 'alone'}"))
-    result = torchrun("mvit_video.evaluate", *evaluation, f"output={tmp_path / 'both'}")
-    assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "both/results.json").read_text()) == alone
     assert alone["num_views"] == 45
+    for ranks in (2, 4):
+        torchrun(ranks, "mvit_video.evaluate", *evaluation, f"output={tmp_path / f'on_{ranks}'}")
+        assert json.loads((tmp_path / f"on_{ranks}/results.json").read_text()) == alone
 
 
 @pytest.mark.slow

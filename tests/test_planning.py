@@ -207,6 +207,7 @@ def test_no_step_is_shorter_than_the_vote_on_stopping() -> None:
     slow = replace(MACHINE, host_latency_s=0.1)
     assert vote_s(8, slow) == pytest.approx(1.4)
     assert forecast(WORK, slow, ranks=8, strategy="ddp").step_s == pytest.approx(1.4)
+    assert forecast(replace(WORK, videos=10**6), slow, ranks=1024, strategy="ddp").step_s == pytest.approx(204.6 / 16)
     quick = replace(MACHINE, host_latency_s=1e-6)
     assert forecast(WORK, quick, ranks=8, strategy="ddp").step_s < 0.13
 

@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mvit_video.config import Prepare
+from mvit_video.data.decode import read_frames
+from mvit_video.data.indexed_manifest import from_index
 from tests.conftest import options
 from tests.data.preparation.videos import damage, truncate, write_video
 
@@ -159,3 +162,38 @@ def test_the_options_of_a_training_are_enough():
 def test_mistakes_are_explained(overrides, message):
     with pytest.raises(ValueError, match=message):
         options(*overrides, config_name="prepare")
+
+
+def test_only_what_matters_is_printed_and_remote_files_are_prepared_as_local_ones_are(tmp_path):
+    """Through fsspec, from a list of URLs into shards at a URL; file:// stands for any store."""
+    pytest.importorskip("fsspec")
+    videos = tmp_path / "videos"
+    for number in range(4):
+        write_video(videos / f"{number}.mp4", seed=number)
+    (videos / "text.mp4").write_text("not a video\n" * 100)
+    names = ["0", "1", "text", "gone", "2", "3"]
+    reports = {}
+    for kind, base in (("local", str(videos)), ("remote", f"file://{videos}")):
+        for split, chosen in (("train", names[:5]), ("val", names[5:])):
+            lines = [f"{base}/{name}.mp4 {label}" for label, name in enumerate(chosen)]
+            (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+        out = tmp_path / kind
+        shards = out / "shards" if kind == "local" else f"file://{out}/shards"
+        done = run(
+            "+experiment=motion_mvitv2", "data/source=list", f"data.source.root={videos}", "workers=2",
+            f"data.source.train={tmp_path}/train.csv", f"data.source.val={tmp_path}/val.csv", f"out={out}",
+            "shards.enabled=true", f"shards.folder={shards}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "shards:" in done.stderr and "optim:" not in done.stderr
+        reports[kind] = json.loads((out / "report.json").read_text())
+    local, remote = reports["local"], reports["remote"]
+    verdicts = {Path(p["path"]).name: p["verdict"] for p in remote["problems"]}
+    assert verdicts == {"text.mp4": "broken", "gone.mp4": "missing"}
+    assert remote["splits"] == local["splits"]
+    clips = []
+    for out in (tmp_path / "local", tmp_path / "remote"):
+        manifest = from_index(out / "train.index")
+        clips.append([read_frames(manifest.media(index), [0, 3]) for index in range(len(manifest))])
+    assert len(clips[0]) == len(clips[1]) == 3
+    assert all(torch.equal(one, other) for one, other in zip(*clips))

@@ -46,6 +46,7 @@ class DecordSource:
         del self._reader
 
     def fill(self, rows: Mapping[int, int], canvas: Canvas) -> None:
+        """Draw frames (frame -> row of the canvas). Raises VideoDecodeError."""
         frames = sorted(rows)
         try:
             batch = self._reader.get_batch(frames).asnumpy()

@@ -197,6 +197,7 @@ class _Writer:
             self.data += np.packbits(values).tobytes()
 
     def block(self, values: npt.NDArray[np.integer]) -> None:
+        """Whole numbers, (N,): their least, and what each is above that, in as many bytes as the largest needs."""
         if not len(values):
             return
         least, most = int(values.min()), int(values.max())
@@ -225,6 +226,7 @@ class _Reader:
         self._at = 0
 
     def number(self) -> int:
+        """The next number that `number` of the writer wrote."""
         value = shift = 0
         while True:
             byte = self._data[self._at]
@@ -249,6 +251,7 @@ class _Reader:
         return np.unpackbits(packed, count=count).view(bool)
 
     def block(self, count: int) -> Ints:
+        """The next `count` whole numbers that `block` of the writer wrote, int64 (count,)."""
         self.check_count(count)
         if not count:
             return np.zeros(0, np.int64)

@@ -146,6 +146,7 @@ class _Writer:
         file.write(bytes(_HEAD_BYTES))
 
     def add(self, video: IndexedVideo) -> None:
+        """Append a video. ValueError if it cannot be indexed."""
         self._check(video)
         raw = self._relative(video.path).encode("utf-8", TEXT_ERRORS)
         row = {
@@ -177,6 +178,7 @@ class _Writer:
         assert len(video.digest) == DIGEST_BYTES, f"{video.path}: digest of {len(video.digest)} bytes"
 
     def finish(self, *, class_names: Sequence[str], shards: Sequence[str], left_out: Sequence[tuple[str, str]]) -> None:
+        """Write what follows the videos, and the head. ValueError if there are none."""
         count = len(self._columns["label"])
         if not count:
             raise ValueError(f"{self._name}: no videos to index; {len(left_out)} were left out")

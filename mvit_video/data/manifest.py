@@ -332,6 +332,7 @@ class _Classes(NamedTuple):
     number: int | None
 
     def names(self, source: str, largest_label: int) -> tuple[str, ...]:
+        """The class names: of the file, else numbers. ValueError where they are too few for the labels."""
         names = None if self.file is None else _read_class_names(self.file)
         number = self.number if self.number is not None else len(names or ()) or largest_label + 1
         if not 1 <= number <= _MAX_CLASSES:

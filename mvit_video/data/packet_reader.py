@@ -1,7 +1,7 @@
 """The packets of one video, from memory or from the file, each under its position."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Literal
 
 import av
@@ -138,15 +138,16 @@ class PacketReader:
             return
         stamps = None if index is None else index.stamps
         place, packets = (0, self._from_start()) if index is None or first == 0 else self._near(first, index)
-        for position, packet in enumerate(packets, place):
-            if stamps is not None and (position >= len(stamps) or packet.pts != stamps[position]):
-                self._next = _UNKNOWN
+        expected: Iterable[int | None] = repeat(None) if stamps is None else stamps[place : last + 1].tolist()
+        self._next = _UNKNOWN
+        for position, (stamp, packet) in enumerate(zip(expected, packets), place):
+            if stamp is not None and packet.pts != stamp:
                 raise OutOfStepError
-            self._next = position + 1
             if position >= first:
                 packet.pts = position
                 yield position, packet
             if position == last:
+                self._next = position + 1
                 return
         raise OutOfStepError
 

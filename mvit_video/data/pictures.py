@@ -140,6 +140,7 @@ class RgbCanvas:
         self._scratch: av.VideoFrame | None = None
 
     def draw(self, frame: av.VideoFrame, row: int) -> None:
+        """As `Canvas.draw`."""
         if self._scaled:
             part = frame if self._part is None else self._cut(frame)
             if part.format.name in _SIMPLE:  # faster than in one pass, and no worse
@@ -200,6 +201,7 @@ class YuvCanvas:
         self._colours: tuple[str, bool] | None = None
 
     def draw(self, frame: av.VideoFrame, row: int) -> None:
+        """As `Canvas.draw`."""
         if frame.format.name not in _SIMPLE or (frame.height, frame.width) != self._coded:
             frame = self._simple(frame)
         colours = _colours(frame)

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import av
@@ -88,7 +88,8 @@ class _Run:
     def take(self, frames: Sequence[av.VideoFrame]) -> None:
         """Draw the wanted ones of the pictures."""
         for frame in frames:
-            position = -1 if frame.pts is None else frame.pts
+            stamp = frame.pts
+            position = -1 if stamp is None else stamp
             self.seen.add(position)
             if frame.is_corrupt:
                 self.bad.append(position)
@@ -170,6 +171,7 @@ class PyAVSource:
         self.index = new
 
     def fill(self, rows: Mapping[int, int], canvas: Canvas) -> None:
+        """Draw frames (frame -> row of the canvas). Raises VideoDecodeError if one cannot be decoded."""
         if self.index.order is None:
             self._fill_counting(rows, canvas)
             return
@@ -227,15 +229,17 @@ class PyAVSource:
         dropped -= segment.wanted
         looks_back = bool((index.anchor[span] < segment.first).any())
         run = _Run(segment.wanted, todo, canvas)
+        feed: Callable[[av.Packet], list[av.VideoFrame]] | None = None
         try:
             for position, packet in reader.walk(segment.first, segment.last, index=None if careful else index):
                 if position in dropped:
                     continue
-                if not run.fed:  # by now the file that gives the packets is open
+                if feed is None:  # by now the file that gives the packets is open
                     reader.file.begin(packet, looks_back=looks_back)
+                    feed = reader.file.feeding
                 run.fed.append(position)
                 try:
-                    run.take(reader.file.feed(packet))
+                    run.take(feed(packet))
                 except av.error.FFmpegError:
                     run.bad.append(position)
             run.take(reader.file.drain())

@@ -49,6 +49,7 @@ class TorchCodecSource:
         del self._decoder
 
     def fill(self, rows: Mapping[int, int], canvas: Canvas) -> None:
+        """Draw frames (frame -> row of the canvas). Raises VideoDecodeError."""
         frames = sorted(rows)
         try:
             batch = self._decoder.get_frames_at(indices=frames).data.numpy()

@@ -1,6 +1,6 @@
 """An open video file: packets in, pictures out, through PyAV. No index and no choice of frames: see decode.py."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, cast
 
@@ -206,9 +206,6 @@ class VideoFile:
         self._untouched = False
         try:
             for packet in self._demux():
-                size = packet.size
-                if not size:
-                    continue
                 data = memoryview(packet)
                 kind = scanner.kind(data)
                 gap = scanner.follows_a_gap(data)
@@ -220,7 +217,7 @@ class VideoFile:
                 table.key.append(packet.is_keyframe)
                 table.shown.append(not (packet.is_discard or kind.hidden))
                 table.kinds.append(kind)
-                total += size
+                total += packet.size
                 kept = kept if total <= keep_bytes else None
                 if kept is not None:
                     kept.append(packet)
@@ -249,13 +246,16 @@ class VideoFile:
             table.cut(gap, f"packet {gap} of {len(stated)} is missing")
 
     def _demux(self) -> Iterator[av.Packet]:
-        """Packets of the stream, some of them empty."""
+        """Non-empty packets of the stream."""
+        check = self._deadline.check
         while True:
             packets = cast(Generator[av.Packet, None, None], self._container.demux(self._stream))
             try:
-                for packet in packets:
-                    self._deadline.check()
-                    yield packet
+                for number, packet in enumerate(packets):
+                    if not number % 8:  # a packet takes microseconds
+                        check()
+                    if packet.size:
+                        yield packet
                 return
             except IndexError:  # PyAV does not know streams that appear on the way, as in MPEG-TS; here nobody asks
                 self._deadline.check()
@@ -270,9 +270,7 @@ class VideoFile:
             VideoDecodeError: the time is over.
         """
         self._untouched = False
-        for packet in self._demux():
-            if packet.size:
-                yield packet
+        return self._demux()
 
     def unpacked(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         """MPEG-4 packets with one picture each, as many as there are `packets`; those are emptied."""
@@ -293,6 +291,11 @@ class VideoFile:
     def feed(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Decode a packet; the pictures that come out carry the `pts` that was set on theirs."""
         return self._active.decode(packet)
+
+    @property
+    def feeding(self) -> Callable[[av.Packet], list[av.VideoFrame]]:
+        """`feed` for the many packets that follow a `begin`: less to look up for each."""
+        return self._active.decode
 
     def drain(self) -> list[av.VideoFrame]:
         """The pictures the decoder still holds; it then starts afresh."""

@@ -221,10 +221,13 @@ class Trainer:
         per_epoch = self.loader.steps_per_epoch
         end = min((self.step // per_epoch + 1) * per_epoch, self.options.last_step)
         watch, window = LossWatch(), Window()
+        vote_ends = self.step
         self.forward.train()
         while self.step < end:
             self.stall_watch.beat(f"waiting for the clips of step {self.step + 1}")
-            asked_to_stop = self.stop_vote.ask(interruption.received() is not None)
+            if self.step == vote_ends:
+                asked_to_stop = self.stop_vote.ask(interruption.received() is not None)
+                vote_ends = min(self.step + self.stop_vote.span, end)
             fetched = time.perf_counter()
             micro_batches = [self._next(batches) for _ in range(self.loader.accumulate)]
             window.waited += time.perf_counter() - fetched
@@ -240,7 +243,7 @@ class Trainer:
                 watch.check()
                 self._log(window)
                 window = Window()
-            if asked_to_stop():
+            if self.step == vote_ends and asked_to_stop():
                 self._stop(watch)
             every = self.options.checkpoint_every
             if every is not None and self.step % every == 0 and self.step < end:

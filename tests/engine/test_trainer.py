@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from mvit_video import build
+from mvit_video.distributed import vote_span
 from mvit_video.engine.checkpoint import load_latest
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import LossWatch, NonFiniteLossError, TooManyFailuresError
+from mvit_video.interruption import Interrupted
 from tests.conftest import evaluate_options, motion_overrides, options
 
 
@@ -51,6 +53,24 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_bit(motion_root: Path, tm
         for run in (tmp_path / "whole", tmp_path / "broken")
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_vote_of_several_steps_ends_with_the_epoch(
+    motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked at step 0 for three steps, at step 3 for the one that is left of the epoch, and so on."""
+    monkeypatch.setattr("mvit_video.distributed.vote_span", lambda ranks: 3)
+    answers = iter([None, None, None, "SIGTERM", "SIGTERM"])
+    monkeypatch.setattr("mvit_video.interruption.received", lambda: next(answers))
+    overrides = motion_overrides(motion_root, tmp_path, "trainer.eval_every=9", "schedule.epochs=9")
+    with pytest.raises(Interrupted, match="after step 8 of 36, which is saved"):
+        build.train(options(*overrides))
+    state = load_latest(tmp_path / "tiny" / "checkpoints")
+    assert state is not None and state["step"] == 8
+
+
+def test_a_vote_goes_around_in_more_steps_among_more_ranks() -> None:
+    assert [vote_span(ranks) for ranks in (1, 64, 65, 1024)] == [1, 1, 2, 16]
 
 
 def test_augmenting_on_the_models_device_changes_no_bit(motion_root: Path, tmp_path: Path) -> None:

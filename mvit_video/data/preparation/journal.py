@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from mvit_video.data.frame_codec import decode_frame_index, encode_frame_index
 from mvit_video.data.video_index import FrameIndex
@@ -120,6 +120,12 @@ class Record:
 def frames_text(index: FrameIndex) -> str:
     """A frame index as a record holds it."""
     return base64.b64encode(encode_frame_index(index)).decode("ascii")
+
+
+def facts_of(index: FrameIndex) -> dict[str, Any]:
+    """What a record says of the frames: the index, and what VideoInfo has of it."""
+    info = asdict(index.info)
+    return {"frames": frames_text(index), **info}
 
 
 class Journal:

@@ -20,7 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from mvit_video.data.index_builder import build_index
 from mvit_video.data.media import Media
 from mvit_video.data.packet_reader import PacketReader
-from mvit_video.data.preparation.journal import FileState, Record, frames_text
+from mvit_video.data.preparation.journal import FileState, Record, facts_of
 from mvit_video.data.preparation.linear import decode_all, opened, ticks
 from mvit_video.data.video_bytes import locate
 from mvit_video.data.video_index import FrameIndex, Orientation, VideoDecodeError
@@ -314,7 +314,6 @@ def steps(times: Sequence[int]) -> list[int]:
 
 def _record(task: EncodeTask, index: FrameIndex, container: str, target: Path) -> Record:
     facts = target.stat()
-    info = index.info
     with target.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return replace(
@@ -325,11 +324,5 @@ def _record(task: EncodeTask, index: FrameIndex, container: str, target: Path) -
         recipe=task.encoding.recipe,
         container=container,
         digest=digest,
-        frames=frames_text(index),
-        num_frames=info.num_frames,
-        fps=info.fps,
-        height=info.height,
-        width=info.width,
-        codec=info.codec,
-        duration=info.duration,
+        **facts_of(index),
     )

@@ -12,7 +12,7 @@ from mvit_video.data.media import Media
 from mvit_video.data.packet_reader import PacketReader
 from mvit_video.data.preparation import signature
 from mvit_video.data.preparation.containers import missing_bytes
-from mvit_video.data.preparation.journal import FileState, Record, Verify, frames_text
+from mvit_video.data.preparation.journal import FileState, Record, Verify, facts_of
 from mvit_video.data.preparation.linear import decode_all, opened
 from mvit_video.data.video_bytes import Place, locate
 from mvit_video.data.video_file import too_large
@@ -68,13 +68,7 @@ def _read(place: Place, record: Record, max_pixels: int) -> Record:
         reason=reason,
         container=container,
         signature=signed,
-        frames=frames_text(index),
-        num_frames=info.num_frames,
-        fps=info.fps,
-        height=info.height,
-        width=info.width,
-        codec=info.codec,
-        duration=info.duration,
+        **facts_of(index),
     )
 
 
