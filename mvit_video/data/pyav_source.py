@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import av
@@ -229,17 +229,15 @@ class PyAVSource:
         dropped -= segment.wanted
         looks_back = bool((index.anchor[span] < segment.first).any())
         run = _Run(segment.wanted, todo, canvas)
-        feed: Callable[[av.Packet], list[av.VideoFrame]] | None = None
         try:
             for position, packet in reader.walk(segment.first, segment.last, index=None if careful else index):
                 if position in dropped:
                     continue
-                if feed is None:  # by now the file that gives the packets is open
+                if not run.fed:  # by now the file that gives the packets is open
                     reader.file.begin(packet, looks_back=looks_back)
-                    feed = reader.file.feeding
                 run.fed.append(position)
                 try:
-                    run.take(feed(packet))
+                    run.take(reader.file.feed(packet))
                 except av.error.FFmpegError:
                     run.bad.append(position)
             run.take(reader.file.drain())

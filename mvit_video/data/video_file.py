@@ -1,6 +1,6 @@
 """An open video file: packets in, pictures out, through PyAV. No index and no choice of frames: see decode.py."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, cast
 
@@ -291,11 +291,6 @@ class VideoFile:
     def feed(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Decode a packet; the pictures that come out carry the `pts` that was set on theirs."""
         return self._active.decode(packet)
-
-    @property
-    def feeding(self) -> Callable[[av.Packet], list[av.VideoFrame]]:
-        """`feed` for the many packets that follow a `begin`: less to look up for each."""
-        return self._active.decode
 
     def drain(self) -> list[av.VideoFrame]:
         """The pictures the decoder still holds; it then starts afresh."""
