@@ -4,11 +4,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 ensure_environment
 cd "$ROOT"
+processes="$(nproc 2>/dev/null || echo 2)" # before the next line, which nproc would heed
 # Two cores and many small tensors: threads of one process would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
 # A file's tests share what they set up, so files are dealt out, not tests. More processes than four gain little.
-processes="$(nproc 2>/dev/null || echo 2)"
 "$VENV/bin/python" -m pytest --numprocesses "${TEST_PROCESSES:-$((processes < 4 ? processes : 4))}" --dist loadfile "$@"
