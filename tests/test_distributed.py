@@ -28,7 +28,7 @@ def torchrun(ranks: int, module: str, *arguments: str) -> None:
 def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
     """The same global batch: the same losses and weights to float tolerance, and the very same evaluation."""
     recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
-    recipe += ["trainer.batch_size=2", "trainer.eval_every=9"]
+    recipe += ["trainer.batch_size=2", "trainer.eval_every=9", "trainer.max_steps=3"]
     for ranks in (1, 2, 4):
         overrides = [*motion_overrides(motion_root, tmp_path / str(ranks), *recipe), f"trainer.accumulate={4 // ranks}"]
         if ranks == 1:
@@ -37,7 +37,7 @@ def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tm
             torchrun(ranks, "mvit_video.train", *overrides)
     lines = [read_metrics(tmp_path / str(ranks) / "tiny/metrics.jsonl") for ranks in (1, 2, 4)]
     curves = torch.tensor([[line["loss"] for line in run if line["kind"] == "train"] for run in lines])
-    assert curves.shape == (3, 6)
+    assert curves.shape == (3, 3)
     torch.testing.assert_close(curves[1:], curves[:1].expand(2, -1), rtol=1e-4, atol=1e-5)
     states = [load_latest(tmp_path / str(ranks) / "tiny/checkpoints") for ranks in (1, 2, 4)]
     one, *others = (state["model"] for state in states if state is not None)

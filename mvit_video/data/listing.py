@@ -7,6 +7,8 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
+from mvit_video.data.media import is_remote
+
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 
 
@@ -63,10 +65,13 @@ def videos_below(folder: str) -> list[str]:
 
 
 def existing(paths: Sequence[str]) -> list[str | None]:
-    """Each path, or None if there is no such file; lists each parent folder once."""
+    """Each path, or None if there is no such file; lists each parent folder once. URLs are taken at their word."""
     names_in: dict[str, set[str]] = {}
     found: list[str | None] = []
     for path in paths:
+        if is_remote(path):
+            found.append(path)
+            continue
         folder, name = os.path.split(path)
         if folder not in names_in:
             entries = scan(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []

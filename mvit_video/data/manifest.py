@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mvit_video.compat import import_pytorchvideo
 from mvit_video.data.columns import Column, IntColumn, TextColumn
 from mvit_video.data.listing import VIDEO_EXTENSIONS, existing, read_json, read_text, scan, videos_below, videos_by_stem
-from mvit_video.data.media import Media
+from mvit_video.data.media import Media, join_place
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ def _from_rows(
     for line, _, label in rows:
         if label >= len(names):
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
-    listed = [os.path.join(root or "", path) for _, path, _ in rows]
+    listed = [join_place(os.fspath(root or ""), path) for _, path, _ in rows]
     return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
 
 

@@ -251,9 +251,8 @@ class VideoFile:
         while True:
             packets = cast(Generator[av.Packet, None, None], self._container.demux(self._stream))
             try:
-                for number, packet in enumerate(packets):
-                    if not number % 8:  # a packet takes microseconds
-                        check()
+                for packet in packets:
+                    check()
                     if packet.size:
                         yield packet
                 return
