@@ -36,6 +36,7 @@ from bench_data_files import QUICK, RECIPES, make_files
 from bench_data_loader import DEVICE, LoaderResult, measure_loader
 from bench_data_peers import COLD, OURS, File, Reader, Request, all_readers
 from bench_data_split import Split, split_of
+from bench_model import table
 
 from mvit_video.data.workers import keep_freed_memory
 
@@ -163,15 +164,6 @@ def ffmpeg_us_per_frame(path: str, frames: int, *, reps: int) -> float | None:
 
 
 # ---- tables
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
-    """A table as Markdown or in aligned columns."""
-    if markdown:
-        lines = [header, ["---"] * len(header), *rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in [header, *rows])
 
 
 def file_table(file: FileResult, *, markdown: bool) -> str:

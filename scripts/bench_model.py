@@ -14,7 +14,7 @@ import dataclasses
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 
 import torch
@@ -275,7 +275,7 @@ def _compare(values: dict[str, float] | dict[str, int], scale: float, form: str)
     return [form.format(ours), form.format(theirs), f"{theirs / ours:.2f}x" if ours else "-"]
 
 
-def table(header: list[str], rows: list[list[str]], markdown: bool) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
     """A table as Markdown or in aligned columns."""
     if markdown:
         lines = [header, ["---"] * len(header), *rows]

@@ -3,6 +3,7 @@
 import json
 import random
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def git(folder, *arguments):
     return done.stdout.strip()
 
 
-def test_describe_environment_is_plain_and_complete():
+def test_describe_environment_is_plain_and_complete(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mvit_video.train", "name=two words"])
     described = describe_environment()
     assert json.loads(json.dumps(described)) == described
     expected = {"python", "platform", "cpu_count", "torch", "torchvision", "av", "numpy", "hydra", "cuda", "gpus"}
@@ -42,7 +44,7 @@ def test_describe_environment_is_plain_and_complete():
     assert described["torch"] == torch.__version__.split("+")[0]
     assert described["numpy"] == np.__version__
     assert described["cpu_count"] >= 1
-    assert "python" in described["command"]
+    assert described["command"] == "python -m mvit_video.train 'name=two words'"
 
 
 def test_git_state_follows_the_checkout(tmp_path):
