@@ -74,7 +74,7 @@ def test_a_list_with_everything_wrong(tmp_path):
 def test_killed_in_the_middle_it_goes_on(tmp_path):
     """kill -9 of a worker costs nothing, kill -9 of the whole run only the files in work."""
     videos, out = tmp_path / "videos", tmp_path / "out"
-    first = write_video(videos / "a" / "000.mp4", frames=60, size=(240, 320), options={"bf": "2"})
+    first = write_video(videos / "a" / "000.mp4", frames=300, size=(240, 320), options={"bf": "2"})
     total = 60
     for number in range(1, total):  # other files with other bytes: a free atom at the end is no part of the video
         copy = videos / "a" / f"{number:03d}.mp4"
@@ -82,10 +82,9 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
     arguments = ["data=folder", f"data.source.train={videos}", f"out={out}", "workers=1"]
     journal = out / "journal.jsonl"
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    worker = _await(lambda: _lines(journal) >= 9 and _worker_of(process.pid))
+    worker = _await(lambda: _lines(journal) >= 9 and _worker_of(process.pid), process)
     os.kill(worker, signal.SIGKILL)
-    _await(lambda: _lines(journal) >= 15)
-    assert process.poll() is None
+    _await(lambda: _lines(journal) >= 15, process)
     process.kill()
     said = process.communicate()[1].decode()
     assert "was ended by SIGKILL at " in said and "the file is tried once more" in said, said
@@ -121,10 +120,12 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _await(condition):
-    """Wait until a condition holds; its value."""
+def _await(condition, process):
+    """Wait until a condition holds, which must happen before the process ends; its value."""
     for _ in range(3000):
         value = condition()
+        ended = process.poll()
+        assert ended is None, f"it ended too early, with {ended}: {process.communicate()[1].decode()}"
         if value:
             return value
         time.sleep(0.02)

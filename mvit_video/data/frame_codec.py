@@ -29,6 +29,7 @@ Bools = npt.NDArray[np.bool_]
 # What the bits of the payload's first number say.
 _HAS_ORDER, _ORDER_BY_STAMPS, _HAS_STAMPS, _PLAIN_DURATION, _PLAIN_SIZE = 1, 2, 4, 8, 16
 _TRANSPOSE, _FLIP_ROWS, _FLIP_COLUMNS = 32, 64, 128
+_SINGLE = 256  # not set in what earlier programs wrote, and ignored by them: both then read the same frames
 
 
 def encode_frame_index(index: FrameIndex) -> bytes:
@@ -82,6 +83,7 @@ def _payload(index: FrameIndex) -> bytes:
         _TRANSPOSE: index.orientation.transpose,
         _FLIP_ROWS: index.orientation.flip_rows,
         _FLIP_COLUMNS: index.orientation.flip_columns,
+        _SINGLE: index.single,
     }
     out = _Writer()
     for number in (sum(bit for bit, on in flags.items() if on), count, info.num_frames, index.stream, *index.size):
@@ -165,6 +167,7 @@ def _read(source: "_Reader") -> FrameIndex:
         size=(rows, columns),
         orientation=orientation,
         damage=damage,
+        single=bool(flags & _SINGLE),
     )
 
 

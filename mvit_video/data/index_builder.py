@@ -15,6 +15,7 @@ from mvit_video.data.video_index import (
     VideoInfo,
     anchors,
     droppable_packets,
+    one_picture_each,
     presented_positions,
 )
 
@@ -54,18 +55,20 @@ def build_index(reader: PacketReader) -> FrameIndex:
         stamps = np.array(table.pts, np.int64)
     fps = _average_fps(reader, count, None if stamps is None or order is None else ends_of(stamps, order))
     height, width = size[::-1] if orientation.transpose else size
+    single = one_picture_each(table.kinds)
     return FrameIndex(
         info=VideoInfo(count, fps, height, width, reader.file.codec, count / fps),
         stream=reader.file.stream_index,
         order=order,
         anchor=anchor,
-        droppable=droppable_packets(table.kinds, unpacked=reader.unpacks(counted=order is None)),
+        droppable=droppable_packets(table.kinds, unpacked=reader.unpacks(counted=order is None, single=single)),
         shown=np.array(table.shown, bool),
         stamps=stamps,
         corrupt=tuple(table.corrupt),
         size=size,
         orientation=orientation,
         damage=table.damage,
+        single=single,
     )
 
 

@@ -130,7 +130,7 @@ class PacketReader:
             av.error.FFmpegError: the file is damaged here.
             VideoDecodeError: the time is over.
         """
-        if index is not None and self.unpacks(counted=index.order is None):
+        if index is not None and self.unpacks(counted=index.order is None, single=index.single):
             yield from self._walk_unpacked(first, last)
             return
         if self._kept is not None:
@@ -151,9 +151,9 @@ class PacketReader:
                 return
         raise OutOfStepError
 
-    def unpacks(self, *, counted: bool) -> bool:
+    def unpacks(self, *, counted: bool, single: bool) -> bool:
         """Whether walking by an index yields the pictures of packed packets one by one."""
-        return needs_unpacking(codec=self.file.codec, container=self.file.container, counted=counted)
+        return needs_unpacking(codec=self.file.codec, container=self.file.container, counted=counted, single=single)
 
     def _walk_unpacked(self, first: int, last: int) -> Iterator[tuple[int, av.Packet]]:
         """As `walk`, through FFmpeg's filter that gives packed pictures packets of their own.

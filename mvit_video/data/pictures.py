@@ -105,10 +105,11 @@ def reformat(
 
 def plane_rows(plane: VideoPlane, channels: int = 1) -> Picture:
     """A view of a plane: (H, W), or (H, W, channels)."""
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : channels * plane.width]
-    if plane.line_size < 0:
-        rows = rows[::-1]
-    return rows if channels == 1 else rows.reshape(plane.height, plane.width, channels)
+    pitch, height, width = plane.line_size, plane.height, plane.width
+    first = 0 if pitch > 0 else -pitch * (height - 1)  # below 0 the last row comes first
+    if channels == 1:
+        return np.ndarray((height, width), np.uint8, plane, first, (pitch, 1))  # type: ignore[arg-type]  # it has a buffer
+    return np.ndarray((height, width, channels), np.uint8, plane, first, (pitch, channels, 1))  # type: ignore[arg-type]
 
 
 def rgb_frame(picture: Picture) -> av.VideoFrame:

@@ -224,14 +224,16 @@ class PyAVSource:
             Positions of the pictures that came out, and of the packets that did not decode cleanly.
         """
         index, reader = self.index, self._reader
-        span = slice(segment.first, segment.last + 1)
-        dropped = set() if careful else set((np.flatnonzero(index.droppable[span]) + segment.first).tolist())
-        dropped -= segment.wanted
-        looks_back = bool((index.anchor[span] < segment.first).any())
+        first = segment.first
+        span = slice(first, segment.last + 1)
+        left_out = [False] * (segment.last + 1 - first) if careful else index.droppable[span].tolist()
+        for position in segment.wanted:
+            left_out[position - first] = False
+        looks_back = bool((index.anchor[span] < first).any())
         run = _Run(segment.wanted, todo, canvas)
         try:
-            for position, packet in reader.walk(segment.first, segment.last, index=None if careful else index):
-                if position in dropped:
+            for position, packet in reader.walk(first, segment.last, index=None if careful else index):
+                if left_out[position - first]:
                     continue
                 if not run.fed:  # by now the file that gives the packets is open
                     reader.file.begin(packet, looks_back=looks_back)
@@ -242,15 +244,15 @@ class PyAVSource:
                     run.bad.append(position)
             run.take(reader.file.drain())
         except (OutOfStepError, av.error.FFmpegError):
-            run.bad.append(segment.first)
+            run.bad.append(first)
             reader.file.reset()  # what comes next must not find pictures of this run in the decoder
         except VideoDecodeError:
             reader.file.reset()
             raise
         bad = run.bad + [p for p in run.fed if p not in run.seen and index.shown[p]]
-        bad += [p for p in index.corrupt if segment.first <= p <= segment.last]
+        bad += [p for p in index.corrupt if first <= p <= segment.last]
         # Pictures that look back past the segment's first key frame may well fail, and nothing wanted depends on them.
-        return run.seen, [p for p in bad if index.anchor[p] >= segment.first or p == segment.first]
+        return run.seen, [p for p in bad if index.anchor[p] >= first or p == first]
 
     def _fill_counting(self, rows: Mapping[int, int], canvas: Canvas) -> None:
         last = max(rows)

@@ -148,6 +148,7 @@ class FrameIndex:
         size: (height, width) of the coded picture, before rotation.
         orientation: rotation and mirroring to apply.
         damage: why the file could be read in part only, empty for a whole file.
+        single: every packet is known to hold one picture, so that there is nothing to unpack.
     """
 
     info: VideoInfo
@@ -161,6 +162,7 @@ class FrameIndex:
     size: tuple[int, int]
     orientation: Orientation
     damage: str
+    single: bool = False
 
     def spoiled(self, position: int, bad: Sequence[int]) -> bool:
         """Whether the picture at `position` may be damaged, given the packets that did not decode cleanly."""
@@ -310,6 +312,11 @@ def _mpeg4_vops(data: bytes) -> str:
     return "".join("IPBS"[data[s + 4] >> 6] for s, e in zip(starts, ends) if e - s > 10)
 
 
+def one_picture_each(kinds: Sequence[PacketKind]) -> bool:
+    """Whether every packet of an MPEG-4 part 2 stream holds one picture, and that no empty one."""
+    return all(len(kind.vops) == 1 for kind in kinds)
+
+
 def droppable_packets(kinds: Sequence[PacketKind], *, unpacked: bool) -> npt.NDArray[np.bool_]:
     """Packets that may be left out: bool (packets,).
 
@@ -325,12 +332,12 @@ def droppable_packets(kinds: Sequence[PacketKind], *, unpacked: bool) -> npt.NDA
     return np.array([(k.droppable and k.layer == top) or v == "B" for k, v in zip(kinds, vops, strict=True)], bool)
 
 
-def needs_unpacking(*, codec: str, container: str, counted: bool) -> bool:
+def needs_unpacking(*, codec: str, container: str, counted: bool, single: bool) -> bool:
     """Whether packets may hold several pictures, one of which takes the place of the next packet: MPEG-4 in AVI.
 
-    Not where frames can only be `counted`: there nothing is left out.
+    Not where frames can only be `counted`: there nothing is left out; nor where each packet has a `single` picture.
     """
-    return codec == "mpeg4" and container == "avi" and not counted
+    return codec == "mpeg4" and container == "avi" and not (counted or single)
 
 
 def presentation_ranks(table: PacketTable, *, codec: str, container: str) -> list[int] | None:

@@ -152,6 +152,23 @@ class TestWork:
             assert number_in(video.read([11])[0].numpy()) == 11
             assert fed == [0, 1, 4, 7, 10, 12]  # I, the P pictures, and the second B picture before the last of them
 
+    @pytest.mark.parametrize("keep_bytes", [0, 2**23], ids=["counting", "in_memory"])
+    def test_pictures_in_packets_of_their_own_are_not_unpacked(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch, fed: list[int], keep_bytes: int
+    ) -> None:
+        monkeypatch.setattr(packet_reader, "KEEP_BYTES", keep_bytes)
+        unpacked: list[VideoFile] = []
+        unpack = VideoFile.unpacked
+        monkeypatch.setattr(VideoFile, "unpacked", lambda self, some: (unpacked.append(self), unpack(self, some))[1])
+        for name, single in (("asp.avi", True), ("packed.avi", False)):
+            truth = library.truth(name)
+            with VideoReader(library.path(name)) as video:
+                assert video.frame_index.single is single
+                fed.clear()
+                assert np.array_equal(video.read([11, 40, 3]).numpy(), truth[[11, 40, 3]])
+                assert len(fed) < 30  # B pictures are left out
+            assert bool(unpacked) is not single
+
     @pytest.mark.parametrize("name", ["open.mp4", "hevc_open.mp4", "clock.mkv", "stream.ts", "cut_open.mp4", "asp.avi"])
     def test_sound_files_need_no_second_attempt(
         self, library: Library, monkeypatch: pytest.MonkeyPatch, name: str

@@ -149,6 +149,16 @@ def sequence_header(macroblocks: int) -> bytes:
 
 
 class TestOddButSound:
+    @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts", "VIDEO", ""])
+    @pytest.mark.parametrize("name", ["open.mp4", "clock.mkv", "packed.avi", "stream.ts", "vp9.webm", "stream.flv"])
+    def test_name_that_tells_of_another_container(
+        self, library: Library, tmp_path: Path, name: str, ending: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / f"video.{ending}"
+        path.write_bytes(library.path(name).read_bytes())
+        assert np.array_equal(read_frames(path, [31, 2, 50]).numpy(), library.truth(name)[[31, 2, 50]])
+        assert capfd.readouterr().err == ""
+
     def test_stream_that_appears_on_the_way(self, library: Library, tmp_path: Path) -> None:
         """A broadcast may get a sound track in its middle."""
         later = tmp_path / "later.ts"

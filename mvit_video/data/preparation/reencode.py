@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from mvit_video.data import x264
 from mvit_video.data.index_builder import build_index
 from mvit_video.data.media import Media
 from mvit_video.data.packet_reader import PacketReader
@@ -68,8 +69,8 @@ class Encoding:
         return f"libx264 short_side={self.short_side} gop={self.gop} crf={self.crf} preset={self.preset}{tune}"
 
     def options(self) -> dict[str, str]:
-        """For libx264. One thread: files are encoded side by side, and the bytes are the same on any machine."""
-        options = {"crf": str(self.crf), "preset": self.preset, "g": str(self.gop), "threads": "1"}
+        """For libx264. The bytes are the same on any machine; one thread, for files are encoded side by side."""
+        options = {"crf": str(self.crf), "preset": self.preset, "g": str(self.gop), **x264.reproducible()}
         return options | ({"tune": "fastdecode", "bf": "0"} if self.fastdecode else {})
 
 
