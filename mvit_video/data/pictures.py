@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import av
 import numpy as np
@@ -107,9 +107,10 @@ def plane_rows(plane: VideoPlane, channels: int = 1) -> Picture:
     """A view of a plane: (H, W), or (H, W, channels)."""
     pitch, height, width = plane.line_size, plane.height, plane.width
     first = 0 if pitch > 0 else -pitch * (height - 1)  # below 0 the last row comes first
+    buffer = cast(Any, plane)  # NumPy's stubs know no other buffers than those of the standard library
     if channels == 1:
-        return np.ndarray((height, width), np.uint8, plane, first, (pitch, 1))  # type: ignore[arg-type]  # it has a buffer
-    return np.ndarray((height, width, channels), np.uint8, plane, first, (pitch, channels, 1))  # type: ignore[arg-type]
+        return np.ndarray((height, width), np.uint8, buffer, first, (pitch, 1))
+    return np.ndarray((height, width, channels), np.uint8, buffer, first, (pitch, channels, 1))
 
 
 def rgb_frame(picture: Picture) -> av.VideoFrame:

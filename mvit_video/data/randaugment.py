@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mvit_video.data.image_ops import Interpolation, Window, apply_op, cut, on_gpu, reach
+from mvit_video.data.image_ops import Interpolation, Window, any_layout, apply_op, cut, on_gpu, reach
 
 MAX_MAGNITUDE = 10.0
 APPLY_PROBABILITY = 0.5
@@ -195,12 +195,34 @@ def apply_ops(
         return frames if box is None else cut(frames.permute(0, 3, 1, 2), box).permute(0, 2, 3, 1)
     windows = [whole if box is None else box]
     for draw in reversed(draws):
-        windows.insert(0, reach(draw.name, windows[0], height, width))
-    planes = cut(frames.permute(0, 3, 1, 2), windows[0]).contiguous()
-    for draw, have, want in zip(draws, windows, windows[1:]):
-        window = (want[0] - have[0], want[1] - have[1], want[2], want[3])
-        planes = apply_op(draw.name, planes, draw.argument, window, interpolation=interpolation, fill=fill)
-    return _interleaved(planes)
+        windows.insert(0, reach(draw.name, draw.argument, windows[0], height, width))
+    top, left, rows, columns = windows[0]
+    clip = frames[:, top : top + rows, left : left + columns]
+    # Planes are quicker to work on, but nothing is worth turning the clip for if every operation takes it as it is.
+    in_place = all(any_layout(draw.name) for draw in draws)
+    clip = clip.contiguous() if in_place else _planes(clip)
+    for draw, have, window in zip(draws, windows, windows[1:]):
+        clip = apply_op(
+            draw.name,
+            clip,
+            draw.argument,
+            window,
+            have=have,
+            size=(height, width),
+            interpolation=interpolation,
+            fill=fill,
+        )
+    return clip if in_place else _interleaved(clip)
+
+
+def _planes(frames: torch.Tensor) -> torch.Tensor:
+    """(T, H, W, 3) frames as contiguous (T, 3, H, W) planes; on a CPU channel by channel."""
+    if on_gpu(frames):
+        return frames.permute(0, 3, 1, 2).contiguous()
+    out = np.empty((frames.shape[0], 3, *frames.shape[1:3]), np.uint8)
+    for channel in range(3):
+        out[:, channel] = frames[..., channel].numpy()
+    return torch.from_numpy(out)
 
 
 def _interleaved(planes: torch.Tensor) -> torch.Tensor:

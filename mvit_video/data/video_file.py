@@ -24,8 +24,8 @@ from mvit_video.data.video_index import (
 # Opening a file normally decodes about a dozen frames to guess what the decoder will find out anyway; no codec has the
 # name "none", so that this white list skips the guessing (0.3 ms instead of 2 to 40 ms).
 _QUICK = {"codec_whitelist": "none"}
-# A file's name is taken at its word about the demuxer, which saves asking every one of FFmpeg's (0.1 ms). Those named here
-# refuse a file that is none of theirs by its first bytes; it is then opened in the normal way, which asks them all.
+# A file's name is taken at its word about the demuxer, which saves asking every one of FFmpeg's (0.1 ms). Those named
+# here refuse a file that is none of theirs by its first bytes; it is then opened the normal way, which asks them all.
 _DEMUXERS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
 # Without a codec FFmpeg reads packets up to the probe limit to learn what these containers' headers do not say (frame
 # rates, mostly); nobody asks for that here, and it takes as long as decoding three frames.

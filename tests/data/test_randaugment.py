@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 
 from mvit_video.compat import import_pytorchvideo
+from mvit_video.data import randaugment
+from mvit_video.data.image_ops import any_layout, reach
 from mvit_video.data.randaugment import (
     INCREASING_OPS,
     OPS,
     OpDraw,
     RandAugment,
     RandAugmentSpec,
+    apply_ops,
     op_argument,
     parse_spec,
 )
@@ -306,3 +309,43 @@ def test_bad_settings_and_frames_are_refused() -> None:
         RandAugment(PUBLISHED).apply(torch.zeros(2, 8, 8, 3), [])
     with pytest.raises(ValueError, match=r"operation 'Blur' is not known"):
         op_argument("Blur", magnitude=1.0, sign=1, height=8, width=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "expected"),
+    [
+        ("TranslateYRel", 20.0, (47, 30, 14, 20)),  # rows 50 to 57, and those a filter of four taps may touch
+        ("TranslateXRel", -60.0, (30, 0, 8, 1)),  # all from outside of the frame: the least that there is to have
+        ("TranslateXRel", 0.0, (30, 30, 8, 20)),
+        ("ShearX", 0.2, (30, 33, 8, 28)),
+        ("ShearY", -0.5, (2, 30, 24, 20)),
+        ("Sharpness", 1.5, (29, 29, 10, 22)),
+        ("Invert", 0.0, (30, 30, 8, 20)),
+        ("Contrast", 0.5, (0, 0, 100, 120)),
+    ],
+)
+def test_operations_read_no_more_than_they_need(
+    name: str, argument: float, expected: tuple[int, int, int, int]
+) -> None:
+    assert reach(name, argument, (30, 30, 8, 20), 100, 120) == expected
+
+
+def test_a_rotation_reads_the_part_that_it_turns() -> None:
+    # Counter-clockwise about the middle: what comes to the top was at the right.
+    assert reach("Rotate", 90.0, (0, 50, 20, 20), 100, 120) == (37, 87, 26, 26)
+
+
+def test_operations_on_single_values_need_no_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give the same when others, between which the clip is turned, come with them."""
+    frames = make_clip("noisy")
+    names = [name for name in sorted({*OPS, *INCREASING_OPS}) if any_layout(name)]
+    assert len(names) == 8
+    draws = [
+        OpDraw(name=name, magnitude=4, argument=op_argument(name, magnitude=4, sign=1, height=HEIGHT, width=WIDTH))
+        for name in names
+    ]
+    nothing = OpDraw(name="ColorIncreasing", magnitude=0, argument=1.0)
+    expected = [apply_ops(frames, [draw, nothing], box=(3, 4, 20, 30)) for draw in draws]
+    monkeypatch.setattr(randaugment, "_planes", lambda frames: pytest.fail("turned"))
+    for draw, result in zip(draws, expected):
+        assert torch.equal(apply_ops(frames, [draw], box=(3, 4, 20, 30)), result)
