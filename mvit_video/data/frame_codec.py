@@ -29,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 # What the bits of the payload's first number say.
 _HAS_ORDER, _ORDER_BY_STAMPS, _HAS_STAMPS, _PLAIN_DURATION, _PLAIN_SIZE = 1, 2, 4, 8, 16
 _TRANSPOSE, _FLIP_ROWS, _FLIP_COLUMNS = 32, 64, 128
-_SINGLE = 256  # not set in what earlier programs wrote, and ignored by them: both then read the same frames
+_SINGLE, _NUMBERED = 256, 512  # earlier programs neither set nor read them; the frames are the same without
 
 
 def encode_frame_index(index: FrameIndex) -> bytes:
@@ -84,6 +84,7 @@ def _payload(index: FrameIndex) -> bytes:
         _FLIP_ROWS: index.orientation.flip_rows,
         _FLIP_COLUMNS: index.orientation.flip_columns,
         _SINGLE: index.single,
+        _NUMBERED: index.numbered,
     }
     out = _Writer()
     for number in (sum(bit for bit, on in flags.items() if on), count, info.num_frames, index.stream, *index.size):
@@ -168,6 +169,7 @@ def _read(source: "_Reader") -> FrameIndex:
         orientation=orientation,
         damage=damage,
         single=bool(flags & _SINGLE),
+        numbered=bool(flags & _NUMBERED),
     )
 
 

@@ -69,6 +69,7 @@ def build_index(reader: PacketReader) -> FrameIndex:
         orientation=orientation,
         damage=table.damage,
         single=single,
+        numbered=table.numbered and order is not None,
     )
 
 

@@ -122,7 +122,7 @@ class PacketReader:
     def walk(self, first: int, last: int, *, index: FrameIndex | None) -> Iterator[tuple[int, av.Packet]]:
         """Packets at positions first..last with their positions, which also become their presentation times.
 
-        From memory if they are there; else after a seek, if `index` has stamps to find the place by; else from the
+        From memory if they are there; else after a seek, if `index` has times to find the place by; else from the
         start, by counting.
 
         Raises:
@@ -131,17 +131,18 @@ class PacketReader:
             VideoDecodeError: the time is over.
         """
         if index is not None and self.unpacks(counted=index.order is None, single=index.single):
-            yield from self._walk_unpacked(first, last)
+            yield from self._walk_unpacked(first, last, index)
             return
         if self._kept is not None:
             yield from self._numbered(self._kept[first : last + 1], first, first, last)
             return
-        stamps = None if index is None else index.stamps
+        times = None if index is None else index.seek_times()
+        numbered = index is not None and index.numbered
         place, packets = (0, self._from_start()) if index is None or first == 0 else self._near(first, index)
-        expected: Iterable[int | None] = repeat(None) if stamps is None else stamps[place : last + 1].tolist()
+        expected: Iterable[int | None] = repeat(None) if times is None else times[place : last + 1].tolist()
         self._next = _UNKNOWN
         for position, (stamp, packet) in enumerate(zip(expected, packets), place):
-            if stamp is not None and packet.pts != stamp:
+            if stamp is not None and (packet.dts if numbered else packet.pts) != stamp:
                 raise OutOfStepError
             if position >= first:
                 packet.pts = position
@@ -155,10 +156,11 @@ class PacketReader:
         """Whether walking by an index yields the pictures of packed packets one by one."""
         return needs_unpacking(codec=self.file.codec, container=self.file.container, counted=counted, single=single)
 
-    def _walk_unpacked(self, first: int, last: int) -> Iterator[tuple[int, av.Packet]]:
+    def _walk_unpacked(self, first: int, last: int, index: FrameIndex) -> Iterator[tuple[int, av.Packet]]:
         """As `walk`, through FFmpeg's filter that gives packed pictures packets of their own.
 
-        The filter empties what it is given, so that packets in memory are replaced by its output once and for all.
+        The filter empties what it is given, so that packets in memory are replaced by its output once and for all. It
+        can begin with any key frame: no picture is left from before to be given a packet.
         """
         if self._kept is not None and not self._kept_is_unpacked:
             self._kept = list(self.file.unpacked(self._kept))
@@ -166,8 +168,12 @@ class PacketReader:
         if self._kept is not None:
             yield from self._numbered(self._kept[first : last + 1], first, first, last)
         else:
-            packets = self._from_start()  # may open the file anew: the filter must belong to the new one
-            yield from self._numbered(self.file.unpacked(packets), 0, first, last)
+            self._next = _UNKNOWN  # reading on from there is for those who do not filter
+            place, packets = self._near(first, index) if first else (0, self._from_start())
+            if index.numbered:
+                packets = _in_step(packets, place)
+            # Only now: the file may have been opened anew, and the filter must belong to that.
+            yield from self._numbered(self.file.unpacked(packets), place, first, last)
 
     def _numbered(
         self, packets: Iterable[av.Packet], place: int, first: int, last: int
@@ -184,30 +190,30 @@ class PacketReader:
 
     def _near(self, first: int, index: FrameIndex) -> tuple[int, Iterator[av.Packet]]:
         """The packets from `first` or some place before on, and that place."""
-        stamps = index.stamps
-        if stamps is None:
+        times = index.seek_times()
+        if times is None:
             return 0, self._from_start()
         if 0 <= first - self._next <= _READ_ON:
             return self._next, self.file.packets()
         for attempt in range(2):
             # Some demuxers land behind the time asked for: then try a group of pictures earlier.
             target = first if attempt == 0 else max(0, int(index.anchor[:first].max()))
-            self.file.seek(int(stamps[target]))
+            self.file.seek(int(times[target]))
             packets = self.file.packets()
             for packet in packets:
-                place = self._place_of(packet.pts, first, stamps)
+                place = self._place_of(packet.dts if index.numbered else packet.pts, first, times)
                 if 0 <= place <= first:
                     return place, _chain(packet, packets)
                 if place > first:
                     break
         return 0, self._from_start()
 
-    def _place_of(self, stamp: int | None, likely: int, stamps: npt.NDArray[np.int64]) -> int:
-        """Position of the packet with a presentation time, -1 if there is none."""
-        if stamp is None or stamp == stamps[likely]:
+    def _place_of(self, stamp: int | None, likely: int, times: npt.NDArray[np.int64]) -> int:
+        """Position of the packet with one of the times to seek by, -1 if there is none."""
+        if stamp is None or stamp == times[likely]:
             return -1 if stamp is None else likely
         if self._positions is None:
-            self._positions = {stamp: position for position, stamp in enumerate(stamps.tolist())}
+            self._positions = {stamp: position for position, stamp in enumerate(times.tolist())}
         return self._positions.get(stamp, -1)
 
     def _from_start(self) -> Iterator[av.Packet]:
@@ -235,6 +241,14 @@ class PacketReader:
 def ends_of(stamps: npt.NDArray[np.int64], order: npt.NDArray[np.int32]) -> tuple[int, int]:
     """Presentation times of the first and last frame."""
     return int(stamps[order[0]]), int(stamps[order[-1]])
+
+
+def _in_step(packets: Iterable[av.Packet], place: int) -> Iterator[av.Packet]:
+    """The packets, whose decoding times must go up from `place` by ones."""
+    for position, packet in enumerate(packets, place):
+        if packet.dts != position:
+            raise OutOfStepError
+        yield packet
 
 
 def _chain(packet: av.Packet, rest: Iterator[av.Packet]) -> Iterator[av.Packet]:

@@ -207,6 +207,7 @@ class VideoFile:
         kept: list[av.Packet] | None = []
         total = 0
         places: list[int | None] = []
+        stated = self._stated_places()
         scanner = PacketScanner(self.codec, self._decoder.extradata)
         self._untouched = False
         try:
@@ -231,7 +232,14 @@ class VideoFile:
             table.damage = f"reading stopped after {len(table)} packets: {explain(error)}"
         if not table.damage:
             self._find_gap(table, places)
+        if not table.damage and self.container == "avi":
+            table.numbered = stated == places and table.dts == list(range(len(table)))
         return table, kept
+
+    def _stated_places(self) -> list[int]:
+        """Where in the file the packets are according to its index, as far as that is known by now."""
+        header = 8 if self.container == "avi" else 0  # an AVI's index points at the chunk's header
+        return [entry.pos + header for entry in self._stream.index_entries if entry.size]
 
     def _find_gap(self, table: PacketTable, places: list[int | None]) -> None:
         """Cut the table where packets are missing although demuxing went on to the end of the file without complaint.
@@ -244,10 +252,9 @@ class VideoFile:
             return
         if len(self._stream.index_entries) <= len(places):
             return
-        stated = [entry.pos for entry in self._stream.index_entries if entry.size]
+        stated = self._stated_places()
         if len(stated) > len(places):
-            header = 8 if self.container == "avi" else 0  # an AVI's index points at the chunk's header
-            gap = next((i for i, (a, b) in enumerate(zip(stated, places)) if a + header != b), len(places))
+            gap = next((i for i, (a, b) in enumerate(zip(stated, places)) if a != b), len(places))
             table.cut(gap, f"packet {gap} of {len(stated)} is missing")
 
     def _demux(self) -> Iterator[av.Packet]:

@@ -92,6 +92,7 @@ class PacketTable:
     kinds: list["PacketKind"] = field(default_factory=list)
     corrupt: list[int] = field(default_factory=list)  # positions the demuxer marked as damaged
     damage: str = ""  # why demuxing stopped before the end, if it did
+    numbered: bool = False  # each packet's decoding time is its position, and seeking to one leads to it (AVI)
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -102,6 +103,7 @@ class PacketTable:
             del column[length:]
         self.corrupt = [position for position in self.corrupt if position < length]
         self.damage = damage
+        self.numbered = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class FrameIndex:
         orientation: rotation and mirroring to apply.
         damage: why the file could be read in part only, empty for a whole file.
         single: every packet is known to hold one picture, so that there is nothing to unpack.
+        numbered: no stamps, but packets can be sought by position: their decoding times are just that.
     """
 
     info: VideoInfo
@@ -163,6 +166,11 @@ class FrameIndex:
     orientation: Orientation
     damage: str
     single: bool = False
+    numbered: bool = False
+
+    def seek_times(self) -> npt.NDArray[np.int64] | None:
+        """int64 (packets,): what to ask a demuxer for to get there; None if there is no seeking."""
+        return np.arange(len(self.anchor), dtype=np.int64) if self.numbered else self.stamps
 
     def spoiled(self, position: int, bad: Sequence[int]) -> bool:
         """Whether the picture at `position` may be damaged, given the packets that did not decode cleanly."""

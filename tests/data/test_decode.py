@@ -1,6 +1,7 @@
 """Exactness of the decoder, on files that carry their frame numbers in the picture, and the work it does."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -168,6 +169,32 @@ class TestWork:
                 assert np.array_equal(video.read([11, 40, 3]).numpy(), truth[[11, 40, 3]])
                 assert len(fed) < 30  # B pictures are left out
             assert bool(unpacked) is not single
+
+    @pytest.mark.parametrize("name", ["asp.avi", "packed.avi", "mjpeg.avi"])
+    def test_avi_is_sought_by_its_own_index(self, library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        """A clip from the end of an hour must not cost reading the hour."""
+        monkeypatch.setattr(packet_reader, "KEEP_BYTES", 0)
+        monkeypatch.setattr(PacketReader, "reopen", lambda *a, **k: pytest.fail("read once more"))
+        read = []
+        demux = VideoFile._demux
+
+        def counting(self: VideoFile) -> Iterator[av.Packet]:
+            for packet in demux(self):
+                read.append(packet.dts)
+                yield packet
+
+        monkeypatch.setattr(VideoFile, "_demux", counting)
+        truth = library.truth(name)
+        with VideoReader(library.path(name)) as video:
+            index = video.frame_index
+            assert index.numbered
+            assert index.stamps is None
+            for frames in ([50], [55, 57], [20], [0, 59], [31, 58]):
+                read.clear()
+                assert np.array_equal(video.read(frames).numpy(), truth[frames])
+                if frames[0] >= 50:
+                    assert len(read) <= 20
+                    assert read[0] >= 40
 
     @pytest.mark.parametrize("name", ["open.mp4", "hevc_open.mp4", "clock.mkv", "stream.ts", "cut_open.mp4", "asp.avi"])
     def test_sound_files_need_no_second_attempt(

@@ -203,6 +203,28 @@ class TestOddButSound:
             for indices in (range(FRAMES), [31], [2, 50]):
                 assert np.array_equal(video.read(indices).numpy(), library.truth("gop12.mp4")[indices])
 
+    @pytest.mark.parametrize("lie", ["moved", "missing"])
+    @pytest.mark.parametrize("name", ["asp.avi", "packed.avi"])
+    def test_avi_whose_index_is_wrong_is_read_from_its_start(
+        self, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lie: str
+    ) -> None:
+        monkeypatch.setattr(packet_reader, "KEEP_BYTES", 0)
+        data = bytearray(library.path(name).read_bytes())
+        at = data.rindex(b"idx1")
+        if lie == "missing":
+            data[at : at + 4] = b"JUNK"
+        else:  # the entries of the second and the third key frame point at each other's chunk
+            entries = range(at + 8, len(data) - 15, 16)
+            keys = [e for e in entries if data[e : e + 4] == b"00dc" and data[e + 4] & 0x10]
+            one, other = (slice(keys[n] + 8, keys[n] + 16) for n in (1, 2))
+            data[one], data[other] = data[other], data[one]
+        path = tmp_path / "lie.avi"
+        path.write_bytes(data)
+        with VideoReader(path) as video:
+            assert not video.frame_index.numbered
+            for frames in ([31], [2, 50], [59, 0]):
+                assert np.array_equal(video.read(frames).numpy(), library.truth(name)[frames])
+
 
 class TestDamage:
     @pytest.mark.parametrize("name", ["faststart.mp4", "fragmented.mp4", "asp.avi", "h264.avi"])

@@ -65,6 +65,7 @@ def test_an_ordinary_file_takes_a_quarter_of_a_byte_per_frame() -> None:
         {"anchor": np.repeat(np.array([-1, 3, 0, 9], np.int32), [3, 2, 20, 225])},  # unreachable, open GOP
         {"corrupt": (3, 17, 249)},
         {"single": True},
+        {"numbered": True, "stamps": None},
         {"damage": "demuxing stopped: caf\udce9.mp4 é"},
         {"orientation": Orientation(transpose=True, flip_rows=True), "info": VideoInfo(250, 30.0, 320, 240, "h264", 9)},
         {"orientation": Orientation(flip_columns=True), "size": (241, 321), "stream": 3},
@@ -104,6 +105,7 @@ def indexes(draw: st.DrawFn) -> FrameIndex:
         orientation=Orientation(draw(st.booleans()), draw(st.booleans()), draw(st.booleans())),
         damage=draw(TEXT),
         single=draw(st.booleans()),
+        numbered=draw(st.booleans()),
     )
 
 
