@@ -207,7 +207,7 @@ class VideoFile:
         kept: list[av.Packet] | None = []
         total = 0
         places: list[int | None] = []
-        stated = self._stated_places()
+        stated = self._stated_places() if self.container == "avi" else []
         scanner = PacketScanner(self.codec, self._decoder.extradata)
         self._untouched = False
         try:
@@ -232,7 +232,7 @@ class VideoFile:
             table.damage = f"reading stopped after {len(table)} packets: {explain(error)}"
         if not table.damage:
             self._find_gap(table, places)
-        if not table.damage and self.container == "avi":
+        if stated and not table.damage:  # the list that was there before reading, for reading may add to it
             table.numbered = stated == places and table.dts == list(range(len(table)))
         return table, kept
 
