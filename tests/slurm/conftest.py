@@ -56,8 +56,20 @@ class Cluster:
 def wait_for(what: str, answer: Callable[[], bool], *, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not answer():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {seconds:g} s\n{state_of_slurm()}")
         time.sleep(0.2)
+
+
+def state_of_slurm() -> str:
+    """What SLURM has to say, for those who were not there: the test bed is gone with its logs when the tests end."""
+    parts = []
+    for kind in ("nodes", "jobs"):
+        done = subprocess.run(["scontrol", "-o", "show", kind], capture_output=True, text=True, timeout=60, check=False)
+        parts += [line[:1500] for line in (done.stdout + done.stderr).splitlines()]
+    for log in sorted(Path(os.environ["MVIT_VIDEO_SLURM_TESTBED"]).glob("log/slurm*.log")):
+        parts += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-40:]]
+    return "\n".join(parts)
 
 
 def obstacle() -> str | None:
