@@ -59,19 +59,24 @@ def rank_process(run_dir: Path, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
-def goes_on(run_dir: Path, restart: int) -> None:
-    """Wait until the run was started again and has made a step since."""
+def goes_on(run_dir: Path, after: int = -1) -> int:
+    """Wait until the run was started again since start number `after`, and has made a step; the number of that start.
 
-    def start() -> float | None:
-        return next((life["time"] for life in lives(run_dir, "start") if life["restart"] == restart), None)
+    It need not be the next number: on a busy machine SLURM's credential may expire before the tasks are launched, and
+    the job is then started once more.
+    """
+
+    def newest() -> dict[str, Any]:
+        return max(lives(run_dir, "start"), key=lambda life: life["restart"], default={"restart": -1})
 
     def last_logged() -> float:
         path = run_dir / "metrics.jsonl"
         times = re.findall(r'"time": ([\d.]+)', path.read_text()) if path.exists() else []
         return max(map(float, times), default=0.0)
 
-    wait_for(f"start {restart + 1}", lambda: start() is not None)
-    wait_for(f"a step after start {restart + 1}", lambda: last_logged() > (start() or 0))
+    wait_for(f"a start after number {after}", lambda: newest()["restart"] > after)
+    wait_for(f"a step after that of number {after}", lambda: last_logged() > newest()["time"])
+    return int(newest()["restart"])
 
 
 @pytest.mark.slow
@@ -80,30 +85,30 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
     common = ("schedule.epochs=20", "trainer.checkpoint_every=2", "trainer.eval_every=20", "trainer.keep_last=2")
     disturbed = tmp_path / "tiny"
     (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, *common))
-    goes_on(disturbed, 0)
+    life = goes_on(disturbed)
 
     cluster.run("scancel", "--signal=USR2", job)  # the warning before a time limit
-    goes_on(disturbed, 1)
+    life = goes_on(disturbed, life)
     assert [life["ended"] for life in lives(disturbed, "end")] == ["saved"]
 
     os.kill(rank_process(disturbed, 1), signal.SIGKILL)
-    goes_on(disturbed, 2)
+    life = goes_on(disturbed, life)
     assert lives(disturbed, "end")[-1]["cause"] == "rank 1 of 4 on node1: killed by SIGKILL"
 
     cluster.run("scontrol", "requeue", job)  # no warning
-    goes_on(disturbed, 3)
+    life = goes_on(disturbed, life)
 
     urgent = cluster.run(
         "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
     )
-    goes_on(disturbed, 4)
+    life = goes_on(disturbed, life)
     assert cluster.job(urgent.strip())["JobState"] == "COMPLETED"
     assert lives(disturbed, "end")[-1]["ended"] == "saved"
 
     cluster.testbed("cut", "node2")
     wait_for("the lost node is noticed", lambda: "RUNNING" not in cluster.job(job)["JobState"])
     cluster.testbed("mend", "node2")
-    goes_on(disturbed, 5)
+    goes_on(disturbed, life)
 
     wait_for("the end", lambda: cluster.job(job)["JobState"] == "COMPLETED")
     assert lives(disturbed, "end")[-1]["ended"] == "done"
@@ -184,7 +189,7 @@ def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
     jobs = cluster.submit([*common, "launcher.chain=2", "schedule.epochs=10", "trainer.eval_every=10"])
     run_dir = tmp_path / "queued"
     assert cluster.job(jobs[1])["Dependency"].startswith(f"afterany:{jobs[0]}")
-    goes_on(run_dir, 0)
+    goes_on(run_dir)
     cluster.run("scancel", "--signal=USR2", jobs[0])  # as SLURM does shortly before the time limit
     for job in jobs:
         wait_for(f"the end of job {job}", lambda j=job: cluster.job(j)["JobState"] == "COMPLETED")
