@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from mvit_video.data.decode import VideoReader
@@ -119,6 +120,13 @@ class TestProblemsAreSeen:
         outcomes = fuzz_decode.fuzz([], {}, files=3, seed=0, workers=1, memory_mib=10)
         assert [outcomes[n].result for n in range(3)] == ["problem", "problem", "problem"]
         assert [outcomes[n].detail for n in range(3)] == ["kills its process (exit code -11)", "hangs", "takes 11 MiB"]
+
+    def test_memory_is_the_workers_own(self, made: tuple[fuzz_decode.Corpus, fuzz_decode.Truths]) -> None:
+        """What the process that starts them holds, as after other tests, is not counted: a run failed of that."""
+        ballast = np.ones(2**30, np.uint8)
+        outcomes = fuzz_decode.fuzz(*made, files=2, seed=7, workers=1, memory_mib=2048)
+        del ballast
+        assert all(0 < outcome.peak_mib < 1024 for outcome in outcomes.values())
 
     def test_file_is_kept(
         self, made: tuple[fuzz_decode.Corpus, fuzz_decode.Truths], tmp_path: Path, caplog: pytest.LogCaptureFixture
