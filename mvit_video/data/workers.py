@@ -67,7 +67,7 @@ class Workers(Generic[Task, Result]):
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_work,
-                args=(number, fetch, theirs, [*self._pipes, ours], self._board, in_main_thread),
+                args=(number, fetch, theirs, [*self._pipes, ours], self._board, os.getpid(), in_main_thread),
                 daemon=True,
             )
             process.start()
@@ -238,6 +238,7 @@ def _work(
     pipe: Connection,
     inherited: list[Connection],
     board: Board,
+    parent: int,
     of_main_thread: bool,
 ) -> None:
     """What a worker process does: tasks in, results out, until the pipe or the parent is gone."""
@@ -251,9 +252,10 @@ def _work(
     keep_freed_memory()
     shared_bytes.enable()
     watch.enlist(board, number)
-    parent = os.getppid()
     if of_main_thread:  # the kernel takes the end of the thread for that of the parent
         _die_with_parent()
+    if os.getppid() != parent:  # it was gone before the kernel was asked, and its tasks may hang
+        return
     try:
         while True:
             while not pipe.poll(_ORPHAN_CHECK_S):

@@ -311,6 +311,28 @@ def test_no_worker_outlives_its_process(end: str, code: int) -> None:
     assert within(SECONDS, lambda: all(gone(pid) for pid in children))
 
 
+def own_late_workers(told: Any) -> None:
+    """A process of its own whose workers take a second to begin, with tasks waiting for them."""
+    os.setpgrp()
+    workers.keep_freed_memory = lambda: time.sleep(1)  # called before a worker looks after its parent
+    subject = make(slow_after_first, timeout_s=0)
+    for worker in range(2):
+        subject._send(worker, 1)
+    told.send(pids(subject))
+    time.sleep(1000)
+
+
+def test_no_worker_begins_without_its_process() -> None:
+    context = multiprocessing.get_context("fork")
+    hears, told = context.Pipe()
+    process = context.Process(target=own_late_workers, args=(told,))
+    process.start()
+    children = hears.recv()
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join(20)
+    assert within(SECONDS, lambda: all(gone(pid) for pid in children))
+
+
 def test_kept_memory_is_asked_for_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: object) -> object:
         raise OSError("no such library")
