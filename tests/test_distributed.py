@@ -9,18 +9,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvit_video import build, distributed
+from mvit_video import distributed
 from mvit_video.engine.checkpoint import load_latest
 from mvit_video.engine.tracking import read_metrics
-from tests.conftest import evaluate_options, motion_overrides, options
+from tests.conftest import motion_overrides
 from tests.test_config import command
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def torchrun(ranks: int, module: str, *arguments: str) -> None:
     """Run a command as so many ranks, as torchrun starts them."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def forked(folder: Path, **commands: dict[int, list[str]]) -> None:
+    """Run trainings and evaluations of one rank and of four, which share one import of torch."""
+    script = folder / "commands.json"
+    script.write_text(json.dumps(commands))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "tests.four_ranks", str(script)]
+    result = subprocess.run(start, env=env, cwd=ROOT, capture_output=True, text=True, timeout=580)
     assert result.returncode == 0, result.stderr
 
 
@@ -29,20 +41,6 @@ def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tm
     """The same global batch: the same losses and weights to float tolerance, and the very same evaluation."""
     recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
     recipe += ["trainer.batch_size=2", "trainer.eval_every=9", "trainer.max_steps=3"]
-    for ranks in (1, 2, 4):
-        overrides = [*motion_overrides(motion_root, tmp_path / str(ranks), *recipe), f"trainer.accumulate={4 // ranks}"]
-        if ranks == 1:
-            build.train(options(*overrides))
-        else:
-            torchrun(ranks, "mvit_video.train", *overrides)
-    lines = [read_metrics(tmp_path / str(ranks) / "tiny/metrics.jsonl") for ranks in (1, 2, 4)]
-    curves = torch.tensor([[line["loss"] for line in run if line["kind"] == "train"] for run in lines])
-    assert curves.shape == (3, 3)
-    torch.testing.assert_close(curves[1:], curves[:1].expand(2, -1), rtol=1e-4, atol=1e-5)
-    states = [load_latest(tmp_path / str(ranks) / "tiny/checkpoints") for ranks in (1, 2, 4)]
-    one, *others = (state["model"] for state in states if state is not None)
-    assert len(others) == 2
-    assert max(float((one[name] - other[name]).abs().max()) for name in one for other in others) < 1e-4
     # Fifteen videos do not divide by two or four ranks, nor 45 views by the batch.
     listing = tmp_path / "fifteen.csv"
     listing.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:15]))
@@ -54,11 +52,25 @@ def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tm
         f"data.source.root={motion_root}",
         f"data.source.class_names_file={motion_root / 'classes.txt'}",
     ]
-    alone = build.evaluate(evaluate_options(*evaluation, f"output={tmp_path / 'alone'}"))
-    assert alone["num_views"] == 45
-    for ranks in (2, 4):
-        torchrun(ranks, "mvit_video.evaluate", *evaluation, f"output={tmp_path / f'on_{ranks}'}")
-        assert json.loads((tmp_path / f"on_{ranks}/results.json").read_text()) == alone
+    trainings, evaluations = {}, {}
+    for ranks in (1, 2, 4):
+        more = [*recipe, f"trainer.accumulate={4 // ranks}"]
+        trainings[ranks] = [*motion_overrides(motion_root, tmp_path / str(ranks), *more)]
+        evaluations[ranks] = [*evaluation, f"output={tmp_path / f'on_{ranks}'}"]
+    torchrun(2, "mvit_video.train", *trainings.pop(2))  # its weights are those that are evaluated
+    torchrun(2, "mvit_video.evaluate", *evaluations.pop(2))
+    forked(tmp_path, train=trainings, evaluate=evaluations)
+    lines = [read_metrics(tmp_path / str(ranks) / "tiny/metrics.jsonl") for ranks in (1, 2, 4)]
+    curves = torch.tensor([[line["loss"] for line in run if line["kind"] == "train"] for run in lines])
+    assert curves.shape == (3, 3)
+    torch.testing.assert_close(curves[1:], curves[:1].expand(2, -1), rtol=1e-4, atol=1e-5)
+    states = [load_latest(tmp_path / str(ranks) / "tiny/checkpoints") for ranks in (1, 2, 4)]
+    one, *others = (state["model"] for state in states if state is not None)
+    assert len(others) == 2
+    assert max(float((one[name] - other[name]).abs().max()) for name in one for other in others) < 1e-4
+    results = [json.loads((tmp_path / f"on_{ranks}/results.json").read_text()) for ranks in (1, 2, 4)]
+    assert results[0]["num_views"] == 45
+    assert results[1] == results[0] and results[2] == results[0]
 
 
 @pytest.mark.slow

@@ -1,17 +1,13 @@
 """Run by test_checkpoint_resume.py: trainings that are killed with signal 9 and started again, on one and two ranks.
 
-The ranks are forked, so that torch is imported once. Prints a JSON object: cell -> what was found.
+Prints a JSON object: cell -> what was found.
 """
 
 import json
 import os
 import random
 import signal
-import socket
 import sys
-import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,11 @@ import torch
 
 from mvit_video import build
 from mvit_video.engine.checkpoint import load_latest
-from mvit_video.engine.tracking import Tracker
 from mvit_video.engine.trainer import Trainer
-from mvit_video.launch import configure_logging
-from mvit_video.sharding import clip_grad_norm
 from tests.conftest import evaluate_options, motion_overrides, options
+from tests.forked_ranks import leave_out_metrics, run, warm_up
 
 STEPS, ACCUMULATE = 4, 2
-LIMIT_S = 300
 RECIPE = [
     f"trainer.max_steps={STEPS}",
     "trainer.batch_size=2",
@@ -41,23 +34,6 @@ RECIPE = [
 SMALL = ["data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]"]
 
 
-def warm_up() -> None:
-    """Import what a training imports on its way, here instead of in every child; and leave the drawing of curves."""
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp
-    import torch.distributed.tensor
-
-    model = torch.nn.Linear(2, 2)
-    model(torch.ones(1, 2)).sum().backward()
-    clip_grad_norm(model.parameters(), 1.0)
-    torch.optim.AdamW(model.parameters(), fused=True).step()
-
-    def silent(run_dir: Path, *, total_steps: int, enabled: bool) -> Tracker:
-        return Tracker(run_dir, total_steps=total_steps, enabled=False)
-
-    build.Tracker = silent  # type: ignore[assignment,misc]
-
-
 def kill_at(call: int) -> None:
     """Let this process die at the start of forward pass number `call`; even ones are inside an accumulation."""
     real, calls = Trainer.forward_loss, 0
@@ -70,54 +46,6 @@ def kill_at(call: int) -> None:
         return real(self, batch)
 
     Trainer.forward_loss = forward_loss  # type: ignore[method-assign]
-
-
-def start(job: Callable[[], object], *, ranks: int, port: int) -> list[int]:
-    """Fork `ranks` processes that do `job`; their ids."""
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        if ranks > 1:
-            names = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": ranks,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-            os.environ.update({name: str(value) for name, value in names.items()})
-        try:
-            configure_logging()
-            job()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return children
-
-
-def run(job: Callable[[], object], *, ranks: int) -> list[int]:
-    """Do `job` on all ranks; exit codes, negative for signals. The others of a rank that was killed are killed too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running, codes = start(job, ranks=ranks, port=port), []
-    deadline = time.monotonic() + LIMIT_S
-    while running:
-        for child in list(running):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                running.remove(child)
-                codes.append(os.waitstatus_to_exitcode(status))
-        if running and (any(codes) or time.monotonic() > deadline):
-            time.sleep(0.5)
-            for child in running:
-                os.kill(child, signal.SIGKILL)
-        time.sleep(0.05)
-    return codes
 
 
 def final(run_dir: Path) -> dict[str, Any]:
@@ -200,5 +128,6 @@ def evaluate(root: Path, out: Path) -> list[Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warm_up()
+    leave_out_metrics()
     result = main(Path(sys.argv[1]), Path(sys.argv[2]))
     print(json.dumps(result))

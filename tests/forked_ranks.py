@@ -1,0 +1,85 @@
+"""Ranks as forked processes, so that torch is imported once: for scripts that a test starts."""
+
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from mvit_video import build
+from mvit_video.engine.tracking import Tracker
+from mvit_video.launch import configure_logging
+from mvit_video.sharding import clip_grad_norm
+
+LIMIT_S = 300
+
+
+def warm_up() -> None:
+    """Import what a training imports on its way, here instead of in every child."""
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
+    import torch.distributed.tensor
+
+    model = torch.nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    clip_grad_norm(model.parameters(), 1.0)
+    torch.optim.AdamW(model.parameters(), fused=True).step()
+
+
+def leave_out_metrics() -> None:
+    """Write no metrics and draw no curves, which takes long."""
+
+    def silent(run_dir: Path, *, total_steps: int, enabled: bool) -> Tracker:
+        return Tracker(run_dir, total_steps=total_steps, enabled=False)
+
+    build.Tracker = silent  # type: ignore[assignment,misc]
+
+
+def start(job: Callable[[], object], *, ranks: int, port: int) -> list[int]:
+    """Fork `ranks` processes that do `job`; their ids."""
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        if ranks > 1:
+            names = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": ranks,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            os.environ.update({name: str(value) for name, value in names.items()})
+        try:
+            configure_logging()
+            job()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return children
+
+
+def run(job: Callable[[], object], *, ranks: int) -> list[int]:
+    """Do `job` on all ranks; exit codes, negative for signals. The others of a rank that was killed are killed too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running, codes = start(job, ranks=ranks, port=port), []
+    deadline = time.monotonic() + LIMIT_S
+    while running:
+        for child in list(running):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                running.remove(child)
+                codes.append(os.waitstatus_to_exitcode(status))
+        if running and (any(codes) or time.monotonic() > deadline):
+            time.sleep(0.5)
+            for child in running:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+    return codes
