@@ -12,7 +12,6 @@ from bench_data_peers import CROP_SIZE, File, centre_crop
 from mvit_video.data import pictures, pyav_source
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.media import Media
-from mvit_video.data.straight import ClipWriter
 from mvit_video.data.video_file import VideoFile
 from mvit_video.data.video_index import FrameIndex, plan
 
@@ -134,7 +133,6 @@ def _stages(watch: Stopwatch, file: File, frames: Sequence[int]) -> dict[str, fl
         mock.patch.object(VideoFile, "feed", watch.wrapped(VideoFile.feed, "decode")),
         mock.patch.object(VideoFile, "drain", watch.wrapped(VideoFile.drain, "decode")),
         mock.patch.object(pictures, "reformat", watch.wrapped(pictures.reformat, "convert")),
-        mock.patch.object(ClipWriter, "write", watch.wrapped(ClipWriter.write, "convert")),
         mock.patch.object(pictures.RgbCanvas, "draw", watch.wrapped(pictures.RgbCanvas.draw, "draw")),
     ):
         for _ in range(REPS):

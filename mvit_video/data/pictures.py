@@ -11,7 +11,6 @@ import torch
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from mvit_video.data.straight import ClipWriter
 from mvit_video.data.video_index import Orientation
 from mvit_video.data.yuv import YuvFrames
 
@@ -83,7 +82,8 @@ def reformat(
     full_range: bool | None = None,
 ) -> av.VideoFrame:
     """Convert a picture as `frame.to_ndarray` does, and scale it to `size` (height, width)."""
-    _settle_space(frame)
+    if frame.colorspace not in _KNOWN_SPACES:
+        frame.colorspace = _LIKE.get(frame.colorspace, _UNSPECIFIED)
     height, width = (None, None) if size is None or size == (frame.height, frame.width) else size
     task = "convert" if height is None else "scale"  # a context is set up anew when what it does changes
     context = getattr(_local, task, None)
@@ -101,12 +101,6 @@ def reformat(
         interpolation=_BILINEAR,
         threads=1,
     )
-
-
-def _settle_space(frame: av.VideoFrame) -> None:
-    """Give a picture a colour space that the conversion knows."""
-    if frame.colorspace not in _KNOWN_SPACES:
-        frame.colorspace = _LIKE.get(frame.colorspace, _UNSPECIFIED)
 
 
 def plane_rows(plane: VideoPlane, channels: int = 1) -> Picture:
@@ -141,7 +135,6 @@ class RgbCanvas:
         self._out = out
         self._coded = coded
         self._orientation = orientation
-        self._writer = ClipWriter(out) if orientation == Orientation() else None
         self._part = part
         height, width = out.shape[1:3]
         self._size = (width, height) if orientation.transpose else (height, width)
@@ -150,18 +143,16 @@ class RgbCanvas:
 
     def draw(self, frame: av.VideoFrame, row: int) -> None:
         """As `Canvas.draw`."""
-        if self._part is not None and not self._scaled:
-            self._out[row] = self._orientation.apply(self._converted_part(frame, self._part))
-            return
         if self._scaled:
-            frame = frame if self._part is None else self._cut(frame)
-            if frame.format.name in _SIMPLE:  # faster than in one pass, and no worse
-                frame = reformat(frame, to=frame.format.name, size=self._size)
-        if self._writer is not None and frame.format.name in _SIMPLE:
-            _settle_space(frame)
-            if self._writer.write(frame, row):
-                return
-        self._out[row] = self._orientation.apply(plane_rows(reformat(frame, size=self._size).planes[0], 3))
+            part = frame if self._part is None else self._cut(frame)
+            if part.format.name in _SIMPLE:  # faster than in one pass, and no worse
+                part = reformat(part, to=part.format.name, size=self._size)
+            picture = plane_rows(reformat(part, size=self._size).planes[0], 3)
+        elif self._part is None:
+            picture = plane_rows(reformat(frame, size=self._coded).planes[0], 3)
+        else:
+            picture = self._converted_part(frame, self._part)
+        self._out[row] = self._orientation.apply(picture)
 
     def _converted_part(self, frame: av.VideoFrame, part: Box) -> Picture:
         """The part of the converted picture; pixels outside are converted only where the result depends on them."""
