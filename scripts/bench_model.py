@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 
+import resident_memory
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,14 +135,10 @@ def peak_bytes(device: str, work: Callable[[], object]) -> int:
         torch.cuda.reset_peak_memory_stats()
         work()
         return int(torch.cuda.max_memory_allocated())
-    if sys.platform != "linux":
+    if not resident_memory.forget_peak():
         return 0
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
     work()
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    return resident_memory.peak_bytes()
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:

@@ -19,7 +19,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import re
 import resource
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import resident_memory
 
 from mvit_video.data.decode import VideoDecodeError, VideoReader
 from mvit_video.data.media import Media
@@ -181,25 +181,12 @@ def run_case(case: Case, truth: frozenset[bytes], path: Path, seed: int) -> Outc
             return Outcome("problem", traceback.format_exc())
     except Exception:
         return Outcome("problem", traceback.format_exc())
-    peak = peak_mib()
+    peak = resident_memory.peak_bytes() // 2**20
     if case.damage == "cut" and case.kind not in _WITHOUT_LENGTHS and other:
         return Outcome(
             "problem", f"{other} of {frames} pictures of a file cut short are not in the whole one", frames, other, peak
         )
     return Outcome(result, "", frames, other, peak)
-
-
-def peak_mib() -> int:
-    """Most memory that was resident in this process so far.
-
-    What getrusage tells begins, on Linux, with the peak of the process that started this one, and so with whatever else
-    was done there; it is asked only where there is no other way.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0]) // 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 Truths = dict[str, frozenset[bytes]]

@@ -2,8 +2,8 @@
 
 import os
 import pickle
-import re
 import struct
+import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -16,15 +16,10 @@ from mvit_video.data import packet_reader
 from mvit_video.data.decode import VideoDecodeError, VideoReader, probe, read_frames
 from tests.data.video_library import FRAMES, HEIGHT, WIDTH, Library
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import resident_memory
+
 pytestmark = pytest.mark.usefixtures("fresh_cache")
-FORGET_PEAK = Path("/proc/self/clear_refs")
-
-
-def resident_peak_mib() -> int:
-    """Most memory that was resident in this process, since FORGET_PEAK was written to; 0 where nobody tells."""
-    status = Path("/proc/self/status")
-    found = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else []
-    return int(found[0]) // 1024 if found else 0
 
 
 class TestRefusals:
@@ -115,12 +110,11 @@ class TestTooLarge:
     """Pictures of 16000x16000 are refused before they take memory (a frame would take 366 MiB)."""
 
     def refused(self, path: Path, match: str) -> None:
-        if FORGET_PEAK.exists():  # else what other tests took would hide what this one takes
-            FORGET_PEAK.write_text("5")
-        before = resident_peak_mib()
+        resident_memory.forget_peak()  # else what other tests took would hide what this one takes
+        before = resident_memory.peak_bytes()
         with pytest.raises(VideoDecodeError, match=match):
             read_frames(path, [0])
-        assert resident_peak_mib() - before < 100
+        assert resident_memory.peak_bytes() - before < 100 * 2**20
 
     def test_sequence_header(self, library: Library, tmp_path: Path) -> None:
         """The size stands in the header that the container copies from the stream."""

@@ -334,9 +334,13 @@ def test_no_worker_begins_without_its_process() -> None:
 
 
 def test_kept_memory_is_asked_for_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
     def missing(name: object) -> object:
+        asked.append(name)
         raise OSError("no such library")
 
     monkeypatch.setattr(workers.ctypes, "CDLL", missing)
     workers.keep_freed_memory()
     workers._die_with_parent()
+    assert asked == [None, None]
