@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mvit_video.data.clips import ClipSampler
 from mvit_video.data.decode import VideoReader
 from mvit_video.data.manifest import Manifest, from_folder
 from mvit_video.data.preparation import cost as costs
+from mvit_video.data.preparation import stages
 from mvit_video.data.preparation.packing import Shards
 from mvit_video.data.preparation.reencode import Encoding
 from mvit_video.data.preparation.run import Plan, prepare_data_set
@@ -216,15 +218,21 @@ def test_a_part_of_each_split(videos):
     assert report["splits"]["train"]["listed"] == 11
 
 
-def test_files_that_take_too_long(videos):
+def hang(task: object) -> None:
+    """Read a file from a file system that does not answer."""
+    time.sleep(60)
+
+
+def test_files_that_take_too_long(videos, monkeypatch):
     shutil.rmtree(videos / "val")
+    monkeypatch.setattr(stages, "scan_file", hang)
     with pytest.raises(ValueError, match=r"no video of any split can be used; .*report.md has the reasons"):
         prepare_data_set(
-            {"train": from_folder(videos / "train")}, plan(videos, time_limit_s=1e-6, limit=3), sampler=SAMPLER
+            {"train": from_folder(videos / "train")}, plan(videos, time_limit_s=0.25, limit=3), sampler=SAMPLER
         )
     report = json.loads((videos.parent / "out" / "report.json").read_text())
     assert [p["verdict"] for p in report["problems"]] == ["timeout"] * 3
-    assert report["problems"][0]["reason"] == "took more than 1e-06 s and was stopped"
+    assert report["problems"][0]["reason"] == "took more than 0.25 s and was stopped"
 
 
 def test_missing_files_are_listed(videos, tmp_path):
