@@ -21,6 +21,7 @@ from mvit_video.data.video_index import (
 _READ_ON = 8  # packets: reading so many costs no more than a seek
 _UNKNOWN = 2**62
 KEEP_BYTES = 8 * 2**20  # packets of smaller streams stay in memory between indexing and decoding
+_AHEAD_BYTES = 2**20
 
 
 class OutOfStepError(Exception):
@@ -34,17 +35,19 @@ class PacketReader:
         place: the video.
         max_pixels: pictures with more pixels are refused.
         deadline: when to give up.
+        index: of the video, if it is known.
 
     Raises:
         VideoDecodeError: it cannot be opened.
     """
 
-    def __init__(self, place: Place, *, max_pixels: int, deadline: Deadline) -> None:
+    def __init__(self, place: Place, *, max_pixels: int, deadline: Deadline, index: FrameIndex | None = None) -> None:
         self.name = place.name
         self._place = place
         self._max_pixels = max_pixels
         self._deadline = deadline
         self._strict = True
+        self._indexed = index.info.codec if index is not None and index.order is not None else ""
         self._kept: list[av.Packet] | None = None
         self._kept_is_unpacked = False
         self._positions: dict[int, int] | None = None
@@ -65,7 +68,12 @@ class PacketReader:
 
     def _open(self, mode: Literal["quick", "probed"]) -> VideoFile:
         return VideoFile(
-            self._place, max_pixels=self._max_pixels, deadline=self._deadline, mode=mode, strict=self._strict
+            self._place,
+            max_pixels=self._max_pixels,
+            deadline=self._deadline,
+            mode=mode,
+            strict=self._strict,
+            indexed=self._indexed,
         )
 
     def reopen(self, *, forget: bool = False) -> None:
@@ -111,7 +119,8 @@ class PacketReader:
 
     def scan(self) -> tuple[PacketTable, list[int] | None]:
         """All packets, which stay in memory if they are small, and numbers that sort them by presentation if known."""
-        if not self.file.at_start:
+        if self._indexed or not self.file.at_start:
+            self._indexed = ""
             self.file.close()
             self.file = self._open_any()
         self._next = _UNKNOWN
@@ -236,6 +245,30 @@ class PacketReader:
             yield from self.file.drain()
         except av.error.FFmpegError:
             return
+
+
+def read_ahead(packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[int, av.Packet]]:
+    """The same packets and errors, of which a few are read before the first is handed on.
+
+    One packet between two pictures takes four times as long: the decoder pushes what the demuxer works with out of the
+    processor's caches.
+    """
+    packets = iter(packets)
+    more = True
+    while more:
+        ahead: list[tuple[int, av.Packet]] = []
+        size, more = 0, False
+        try:
+            for position, packet in packets:
+                ahead.append((position, packet))
+                size += packet.size
+                if size >= _AHEAD_BYTES:
+                    more = True
+                    break
+        except (OutOfStepError, av.error.FFmpegError):
+            yield from ahead  # they are sound; an end of the time, though, is the end
+            raise
+        yield from ahead
 
 
 def ends_of(stamps: npt.NDArray[np.int64], order: npt.NDArray[np.int32]) -> tuple[int, int]:

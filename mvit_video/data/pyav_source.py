@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from mvit_video.data.index_builder import KEYS_TO_TRY, build_index
-from mvit_video.data.packet_reader import OutOfStepError, PacketReader
+from mvit_video.data.packet_reader import OutOfStepError, PacketReader, read_ahead
 from mvit_video.data.pictures import Canvas
 from mvit_video.data.video_bytes import Deadline, Place, PlaceKey, tell_of_change
 from mvit_video.data.video_file import explain, too_large
@@ -119,7 +119,7 @@ class PyAVSource:
         self._borrowed = known is not None
         if known is not None:
             self._check_size(known)
-        self._reader = PacketReader(place, max_pixels=max_pixels, deadline=deadline)
+        self._reader = PacketReader(place, max_pixels=max_pixels, deadline=deadline, index=known)
         try:
             self.index = known or build_index(self._reader)
             self._check_size(self.index)
@@ -229,12 +229,11 @@ class PyAVSource:
         left_out = [False] * (segment.last + 1 - first) if careful else index.droppable[span].tolist()
         for position in segment.wanted:
             left_out[position - first] = False
-        looks_back = bool((index.anchor[span] < first).any())
+        looks_back = int(index.anchor[span].min()) < first
         run = _Run(segment.wanted, todo, canvas)
         try:
-            for position, packet in reader.walk(first, segment.last, index=None if careful else index):
-                if left_out[position - first]:
-                    continue
+            walk = reader.walk(first, segment.last, index=None if careful else index)
+            for position, packet in read_ahead(item for item in walk if not left_out[item[0] - first]):
                 if not run.fed:  # by now the file that gives the packets is open
                     reader.file.begin(packet, looks_back=looks_back)
                 run.fed.append(position)

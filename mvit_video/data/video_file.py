@@ -30,6 +30,10 @@ _DEMUXERS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".mkv": "matroska", ".
 # Without a codec FFmpeg reads packets up to the probe limit to learn what these containers' headers do not say (frame
 # rates, mostly); nobody asks for that here, and it takes as long as decoding three frames.
 _SHORT_PROBE = ("matroska", "avi")
+# By demuxer, the codecs whose packets FFmpeg's parsers need not look into once the stream is indexed: the container
+# divides them and states their times. It saves a third of demuxing, and 0.05 to 0.1 ms of opening MP4. Not Matroska, in
+# whose AVI-like tracks the parser finds the times.
+_UNPARSED = {"mov": ("h264", "hevc"), "avi": ("mpeg4",)}
 
 
 def explain(error: BaseException) -> str:
@@ -54,6 +58,11 @@ class VideoFile:
         deadline: when to give up, by default never: checked between packets, and by FFmpeg while it opens and reads.
         mode: "quick" opens without looking into the stream; "probed" is FFmpeg's normal, slower way.
         strict: refuse packets with errors that a player would cover up with what it has.
+        indexed: the codec, if the packets were indexed before; what parsing tells of them may then be left out.
+
+    Attributes:
+        codec: the decoder's name.
+        container: the demuxer's name, such as "avi" or "matroska,webm".
 
     Raises:
         VideoDecodeError: the file cannot be opened, has no such stream, or opening takes too long.
@@ -67,6 +76,7 @@ class VideoFile:
         deadline: Deadline | None = None,
         mode: Literal["quick", "probed"] = "quick",
         strict: bool = True,
+        indexed: str = "",
     ) -> None:
         if not isinstance(place, Place):
             place = locate(Media.of(place))
@@ -79,6 +89,8 @@ class VideoFile:
         demuxer = _DEMUXERS.get(os.path.splitext(self.name)[1].lower()) if mode == "quick" else None
         if demuxer in _SHORT_PROBE:
             options["probesize"] = "32"
+        if indexed and indexed in _UNPARSED.get(demuxer or "", ()):
+            options["fflags"] = "noparse"
         try:
             self._container = av.open(target, "r", format=demuxer, options=options, timeout=deadline.limit_s)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -90,6 +102,8 @@ class VideoFile:
         except BaseException:
             self._container.close()
             raise
+        self.codec = str(self._decoder.name)
+        self.container = str(self._container.format.input.name)  # type: ignore[attr-defined]  # missing in PyAV's stubs
         self._scanner = PacketScanner(self.codec, self._decoder.extradata)
         self._untouched = True
 
@@ -130,7 +144,9 @@ class VideoFile:
                     self._prepare(self._decoder, strict=False)  # invalid extras in a header are no damage
                 height, width = self.header_size  # now from the bitstream where it has a header
         except (av.error.FFmpegError, ValueError) as error:
-            raise VideoDecodeError(self.name, f"the {self.codec} decoder refuses it: {explain(error)}") from error
+            raise VideoDecodeError(
+                self.name, f"the {self._decoder.name} decoder refuses it: {explain(error)}"
+            ) from error
         if height * width > self._max_pixels:
             raise too_large(self.name, height, width, self._max_pixels)
 
@@ -176,16 +192,6 @@ class VideoFile:
     @property
     def stream_index(self) -> int:
         return int(self._stream.index)
-
-    @property
-    def codec(self) -> str:
-        """The decoder's name."""
-        return str(self._decoder.name)
-
-    @property
-    def container(self) -> str:
-        """The demuxer's name, such as "avi" or "matroska,webm"."""
-        return str(self._container.format.input.name)  # type: ignore[attr-defined]  # missing in PyAV's stubs
 
     @property
     def tick(self) -> float:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from mvit_video.data import packet_reader, pyav_source
-from mvit_video.data.decode import VideoInfo, VideoReader, probe, read_frames
-from mvit_video.data.packet_reader import PacketReader
+from mvit_video.data.decode import VideoDecodeError, VideoInfo, VideoReader, probe, read_frames
+from mvit_video.data.packet_reader import OutOfStepError, PacketReader
 from mvit_video.data.pictures import RgbCanvas
 from mvit_video.data.video_file import VideoFile
 from mvit_video.data.video_index import (
@@ -27,6 +28,15 @@ from tests.data.video_library import CLIPS, DERIVED, FRAMES, RECIPES, Library, d
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
+def presented(name: str, clip: np.ndarray) -> np.ndarray:
+    """Decoded pictures (N, H, W, 3) as the file wants them shown."""
+    if name == "rotated.mp4":
+        return np.rot90(clip, 1, (1, 2))
+    if name == "upside_down.mp4":
+        return np.rot90(clip, 2, (1, 2))
+    return np.rot90(clip, -1, (1, 2))[:, :, ::-1] if name == "mirrored.mp4" else clip
+
+
 @pytest.mark.parametrize("keep_bytes", [0, 2**23], ids=["seeking", "in_memory"])
 @pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES] + DERIVED)
 def test_equals_full_decode(library: Library, monkeypatch: pytest.MonkeyPatch, name: str, keep_bytes: int) -> None:
@@ -40,16 +50,11 @@ def test_equals_full_decode(library: Library, monkeypatch: pytest.MonkeyPatch, n
             clip = video.read(indices)
             assert clip.dtype == torch.uint8 and clip.shape[0] == len(indices)
             assert clip.shape[1:3] == (video.info.height, video.info.width)
-            expected = truth[indices]
-            if name == "rotated.mp4":
-                expected = np.rot90(expected, 1, (1, 2))
-            elif name == "upside_down.mp4":
-                expected = np.rot90(expected, 2, (1, 2))
-            elif name == "mirrored.mp4":
-                expected = np.rot90(expected, -1, (1, 2))[:, :, ::-1]
-            assert np.array_equal(clip.numpy(), expected), indices
-    # A second reader works from the remembered index.
-    assert np.array_equal(read_frames(library.path(name), indices).numpy(), expected)
+            assert np.array_equal(clip.numpy(), presented(name, truth[indices])), indices
+    # A second reader works from the remembered index, and opens the file in another way.
+    with VideoReader(library.path(name)) as again:
+        for indices in patterns(len(truth), np.random.default_rng(len(name) + 1)):
+            assert np.array_equal(again.read(indices).numpy(), presented(name, truth[indices])), indices
 
 
 @pytest.mark.parametrize(
@@ -218,6 +223,42 @@ class TestWork:
         monkeypatch.setattr(VideoFile, "scan", lambda *a: pytest.fail("scanned again"))
         assert number_in(read_frames(library.path("gop12.mp4"), [33])[0].numpy()) == 33
 
+    @pytest.mark.parametrize(
+        ("name", "parsed"),
+        [
+            ("gop12.mp4", False),
+            ("hevc_open.mp4", False),
+            ("asp.avi", False),
+            ("packed.avi", False),
+            ("av1.mp4", True),
+            ("h264.avi", True),
+            ("clock.mkv", True),
+            ("stream.ts", True),
+        ],
+    )
+    def test_packets_of_an_indexed_stream_are_parsed_only_where_that_tells_something(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch, name: str, parsed: bool
+    ) -> None:
+        with VideoReader(library.path(name)) as video:
+            index = video.frame_index
+        flags: list[str | None] = []
+        original = av.open
+
+        def opening(*args: Any, options: dict[str, str], **kwargs: Any) -> Any:
+            flags.append(options.get("fflags"))
+            return original(*args, options=options, **kwargs)
+
+        monkeypatch.setattr(av, "open", opening)
+        with VideoReader(library.path(name)) as video:
+            assert flags == [None if parsed else "noparse"]
+            source = video._source
+            assert isinstance(source, pyav_source.PyAVSource) and source.index is index
+            source._make_index_anew()  # from parsed packets again
+            assert flags[1:] in ([None], [None, None])
+            assert vars(source.index).keys() == vars(index).keys()
+            for field, value in vars(index).items():
+                assert np.array_equal(vars(source.index)[field], value), field
+
     def test_changed_file_is_indexed_again(self, library: Library, tmp_path: Path) -> None:
         path = tmp_path / "video.mp4"
         shutil.copy(library.path("gop12.mp4"), path)
@@ -233,6 +274,37 @@ class TestWork:
             cache.put((name, 0, 1, 1), index)
         assert cache.get(("b", 0, 1, 1)) is None
         assert cache.get(("a", 0, 1, 1)) is index
+
+
+class TestReadAhead:
+    class Packet:
+        size = 2**19
+
+    def packets(self, error: Exception, read: list[int]) -> Iterator[tuple[int, Any]]:
+        for position in range(5):
+            read.append(position)
+            yield position, self.Packet()
+        raise error
+
+    def test_no_more_than_a_little_is_read_ahead(self) -> None:
+        read: list[int] = []
+        packets = packet_reader.read_ahead(self.packets(OutOfStepError(), read))
+        assert next(packets)[0] == 0
+        assert read == [0, 1]  # 1 MiB
+        assert [next(packets)[0] for _ in range(2)] == [1, 2]
+        assert read == [0, 1, 2, 3]
+
+    def test_an_error_comes_behind_the_packets_before_it(self) -> None:
+        packets = packet_reader.read_ahead(self.packets(OutOfStepError(), []))
+        assert [next(packets)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+        with pytest.raises(OutOfStepError):
+            next(packets)
+
+    def test_the_end_of_the_time_does_not_wait(self) -> None:
+        packets = packet_reader.read_ahead(self.packets(VideoDecodeError("a.mp4", "took too long"), []))
+        assert [next(packets)[0] for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(VideoDecodeError):
+            next(packets)
 
 
 class TestPlan:
