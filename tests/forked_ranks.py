@@ -13,7 +13,7 @@ from mvit_video.engine.tracking import Tracker
 from mvit_video.launch import configure_logging
 from mvit_video.sharding import clip_grad_norm
 
-LIMIT_S = 300
+LIMIT_S = 500
 
 
 def warm_up() -> None:

@@ -13,6 +13,7 @@ from mvit_video import distributed
 from mvit_video.engine.checkpoint import load_latest
 from mvit_video.engine.tracking import read_metrics
 from tests.conftest import motion_overrides
+from tests.four_ranks import forked
 from tests.test_config import command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,16 +24,6 @@ def torchrun(ranks: int, module: str, *arguments: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-
-
-def forked(folder: Path, **commands: dict[int, list[str]]) -> None:
-    """Run trainings and evaluations of one rank and of four, which share one import of torch."""
-    script = folder / "commands.json"
-    script.write_text(json.dumps(commands))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "tests.four_ranks", str(script)]
-    result = subprocess.run(start, env=env, cwd=ROOT, capture_output=True, text=True, timeout=580)
     assert result.returncode == 0, result.stderr
 
 

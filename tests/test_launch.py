@@ -57,7 +57,7 @@ def losing_a_rank(config: Any) -> str:
     with world(torch.device("cpu"), timeout_s=60) as here:
         vote = StopVote(here, timeout_s=2)
         if here.rank == 1:
-            time.sleep(20)
+            time.sleep(10)
         try:
             vote.ask(False)()
         except RuntimeError as error:

@@ -13,6 +13,7 @@ import torch
 
 from mvit_video.supervisor import read_journal, read_notes
 from tests.conftest import motion_overrides
+from tests.four_ranks import forked
 from tests.slurm.conftest import Cluster, wait_for
 
 SLURM = (
@@ -116,7 +117,7 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
     undisturbed = tmp_path / "undisturbed"
     overrides = [*motion_overrides(motion_root, tmp_path, "trainer.batch_size=2", "trainer.num_workers=1"), *common]
     # Should a rank hang, it ends with the stacks of its threads long before the time limit of the test.
-    cluster.train([*overrides, "launcher.processes=4", "name=undisturbed", "trainer.stall_timeout_s=180"])
+    forked(tmp_path, train={4: [*overrides, "name=undisturbed", "trainer.stall_timeout_s=180"]})
     expected, found = weights(undisturbed), weights(disturbed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
