@@ -236,6 +236,7 @@ class PyAVSource:
             for position, packet in read_ahead(item for item in walk if not left_out[item[0] - first]):
                 if not run.fed:  # by now the file that gives the packets is open
                     reader.file.begin(packet, looks_back=looks_back)
+                self._deadline.check()  # decoding packets that were read ahead takes time, too
                 run.fed.append(position)
                 try:
                     run.take(reader.file.feed(packet))

@@ -238,6 +238,28 @@ class TestTimeLimit:
             # The time is per read, and what was left in the decoder does no harm.
             assert np.array_equal(video.read([13, 2]).numpy(), library.truth("gop12.mp4")[[13, 2]])
 
+    @pytest.mark.parametrize("known", [False, True])
+    def test_decoding_takes_too_long(self, library: Library, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+        """Also where all packets were read before the first is decoded."""
+        if known:
+            probe(library.path("gop12.mp4"))
+        clock = Clock()
+        monkeypatch.setattr(clock, "monotonic", lambda: clock.now)
+        fed = []
+        feed = VideoFile.feed
+
+        def slow(self: VideoFile, packet: av.Packet) -> list[av.VideoFrame]:
+            fed.append(packet.pts)
+            clock.now += 10
+            return feed(self, packet)
+
+        with VideoReader(library.path("gop12.mp4"), time_limit_s=25) as video:
+            monkeypatch.setattr(video_bytes, "time", clock)
+            monkeypatch.setattr(VideoFile, "feed", slow)
+            with pytest.raises(VideoDecodeError, match="took more than 25 s"):
+                video.read(range(FRAMES))
+        assert len(fed) == 3
+
     @pytest.mark.parametrize("name", ["gop12.mp4", "h264.avi"])
     def test_indexing_takes_too_long(self, library: Library, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setattr(video_bytes, "time", Clock())
