@@ -5,7 +5,9 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -105,6 +107,23 @@ class TestProblemsAreSeen:
         monkeypatch.setattr(VideoReader, "read", lambda *a: 1 / 0)
         outcome = self.outcome(made, tmp_path)
         assert outcome.result == "problem" and "ZeroDivisionError" in outcome.detail
+
+    def test_wrong_pictures_when_opened_again(
+        self, made: tuple[fuzz_decode.Corpus, fuzz_decode.Truths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        readers: list[VideoReader] = []
+        read = VideoReader.read
+
+        def other(self: VideoReader, indices: Sequence[int], **options: Any) -> Any:
+            if self not in readers:
+                readers.append(self)
+            clip = read(self, indices, **options)
+            return clip if self is readers[0] else clip.flip(2)
+
+        monkeypatch.setattr(VideoReader, "read", other)
+        outcome = self.outcome(made, tmp_path)
+        assert outcome.result == "problem"
+        assert outcome.detail == "33 of 33 pictures are wrong when the file is opened again"
 
     def test_wrong_pictures(
         self, made: tuple[fuzz_decode.Corpus, fuzz_decode.Truths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
