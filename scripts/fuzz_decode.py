@@ -200,7 +200,7 @@ def count_differing(
     """Pictures that were right in `clips` and are not in a second reader, which works from the remembered index.
 
     It opens the file and finds the packets in another way. To refuse a picture is no difference; and pictures that the
-    sound file does not have may be others every time (VP8's decoder shows what happens to be in memory).
+    sound file does not have may be others every time, even from one reader (seen of VP8).
     """
     differing = 0
     with VideoReader(place, time_limit_s=READ_LIMIT_S) as video:
