@@ -250,8 +250,8 @@ class PacketReader:
 def read_ahead(packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[int, av.Packet]]:
     """The same packets and errors, of which a few are read before the first is handed on.
 
-    Reading one packet between two pictures was measured to take four times as long as on end, presumably because the
-    decoder pushes what the demuxer works with out of the processor's caches.
+    Reading one packet between two pictures was measured to take about twice as long, presumably because the decoder
+    pushes what the demuxer works with out of the processor's caches.
     """
     packets = iter(packets)
     more = True
