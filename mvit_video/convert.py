@@ -74,7 +74,7 @@ def convert(arguments: argparse.Namespace) -> str:
         CheckpointError: the file cannot be read.
         OSError: the output cannot be written.
     """
-    from mvit_video.models.weights import load_checkpoint_model
+    from mvit_video.models.weights.loading import load_checkpoint_model
 
     checkpoint = find_checkpoint(arguments.input)
     with _readable(checkpoint, arguments.output) as file:
@@ -103,8 +103,8 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: a folder without checkpoints.
     """
-    from mvit_video.engine.checkpoint import CheckpointError, latest_checkpoint
-    from mvit_video.engine.sharded import is_folder_of_shards
+    from mvit_video.engine.checkpoints.checkpoint import CheckpointError, latest_checkpoint
+    from mvit_video.engine.checkpoints.shards import is_folder_of_shards
 
     if not path.is_dir() or is_folder_of_shards(path):
         return path
@@ -121,9 +121,9 @@ def _readable(checkpoint: Path, output: Path) -> Iterator[Path]:
     """A verified file with the content of `checkpoint`: itself, or a temporary one beside `output` for shards."""
     import torch
 
-    from mvit_video.engine.checkpoint import load_checkpoint
-    from mvit_video.engine.checkpoint_files import verify
-    from mvit_video.engine.sharded import is_folder_of_shards
+    from mvit_video.engine.checkpoints.checkpoint import load_checkpoint
+    from mvit_video.engine.checkpoints.files import verify
+    from mvit_video.engine.checkpoints.shards import is_folder_of_shards
 
     if not is_folder_of_shards(checkpoint):
         if checkpoint.is_file() and checkpoint.suffix == ".pt":
@@ -141,7 +141,7 @@ def _readable(checkpoint: Path, output: Path) -> Iterator[Path]:
 
 def _about(file: Path, *, use_ema: bool) -> dict[str, str]:
     """What a training checkpoint says about its weights, as text; nothing for other files."""
-    from mvit_video.models.files import load_plain
+    from mvit_video.models.weights.files import load_plain
 
     content = {} if file.suffix == SAFETENSORS else load_plain(file)
     if not isinstance(content, dict) or "format" not in content:
@@ -155,7 +155,7 @@ def _about(file: Path, *, use_ema: bool) -> dict[str, str]:
 def _write(model: "MViT", target: str, path: Path, *, about: dict[str, str], safetensors: bool) -> None:
     import torch
 
-    from mvit_video.models.weights import checkpoint_content
+    from mvit_video.models.weights.loading import checkpoint_content
 
     content = checkpoint_content(model, target)  # type: ignore[arg-type]
     if not safetensors:

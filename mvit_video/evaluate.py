@@ -1,13 +1,13 @@
 """Evaluate: `python -m mvit_video.evaluate +experiment=k400_mvitv2_s checkpoint=PATH`."""
 
+from mvit_video.cli import run_command
 from mvit_video.config import Evaluate
-from mvit_video.entry import run_command
 
 
 def run(config: Evaluate) -> None:
     """Evaluate as configured, here or where the launcher says."""
     from mvit_video import build
-    from mvit_video.launch import launch
+    from mvit_video.cluster.launch import launch
 
     launch(build.evaluate, config)
 

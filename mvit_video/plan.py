@@ -1,12 +1,12 @@
 """What a run will need: `python -m mvit_video.plan +experiment=k400_mvitv2_s machine=h200 nodes=8`."""
 
+from mvit_video.cli import run_command
 from mvit_video.config import Plan
-from mvit_video.entry import run_command
 
 
 def run(config: Plan) -> None:
     """Print the plan; nothing is read, trained or written."""
-    from mvit_video.build_plan import print_plan
+    from mvit_video.build.plan import print_plan
 
     print_plan(config)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 # Every worker process imports this module again, so it imports next to nothing by itself.
 if TYPE_CHECKING:
     from mvit_video.config import Prepare
-    from mvit_video.data.manifest import Manifest
-    from mvit_video.data.preparation.cost import Cost
-    from mvit_video.data.preparation.run import Plan
-    from mvit_video.data.sources import Source, Split
+    from mvit_video.data.datasets.manifest import Manifest
+    from mvit_video.data.datasets.sources import Source, Split
+    from mvit_video.preparation.cost import Cost
+    from mvit_video.preparation.run import Plan
 
 logger = logging.getLogger(__name__)
 _ASK_ABOVE_S = 600.0
@@ -32,8 +32,8 @@ def run(config: "Prepare") -> dict[str, Any] | None:
         RuntimeError: another run prepares to the same folder; or some videos are broken and strict=true.
     """
     from mvit_video import build
-    from mvit_video.data.preparation.report import attention, summary_table
-    from mvit_video.data.preparation.run import prepare_data_set
+    from mvit_video.preparation.report import attention, summary_table
+    from mvit_video.preparation.run import prepare_data_set
 
     # Missing files are what this command is there to find: they are listed, and the training list stays as it is.
     if isinstance(config.data.source, dict):
@@ -65,7 +65,7 @@ def _manifests(config: "Prepare") -> "dict[str, Manifest]":
     import torch
 
     from mvit_video import build
-    from mvit_video.distributed import World
+    from mvit_video.distributed.process_group import World
 
     source = build.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
     manifests: dict[str, Manifest] = {split: source.manifest(split) for split in _splits(config, source)}
@@ -93,9 +93,9 @@ def _splits(config: "Prepare", source: "Source") -> "list[Split]":
 
 def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "Plan":
     """The options as the preparation takes them."""
-    from mvit_video.data.preparation.packing import Shards
-    from mvit_video.data.preparation.reencode import Encoding
-    from mvit_video.data.preparation.run import Plan
+    from mvit_video.preparation.packing import Shards
+    from mvit_video.preparation.reencode import Encoding
+    from mvit_video.preparation.run import Plan
 
     out = Path(config.out)
     encode, shards = config.reencode, config.shards
@@ -139,7 +139,7 @@ def _cores() -> int:
 
 def main() -> None:
     """Entry point of the command."""
-    from mvit_video.entry import run_command
+    from mvit_video.cli import run_command
 
     run_command("prepare", run, shown=("data",), interrupted="the same command goes on with the files that are left")
 

@@ -1,12 +1,12 @@
 """Contact sheets of what the model sees: `python -m mvit_video.preview +experiment=k400_mvitv2_s`."""
 
+from mvit_video.cli import run_command
 from mvit_video.config import Preview
-from mvit_video.entry import run_command
 
 
 def run(config: Preview) -> None:
     """Write the sheets, in this process whatever the launcher."""
-    from mvit_video.build_preview import preview
+    from mvit_video.build.preview import preview
 
     preview(config)
 

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mvit_video.cluster import queue_states
-from mvit_video.supervisor import LIVES, read_journal
+from mvit_video.cluster.submit import queue_states
+from mvit_video.cluster.supervisor import LIVES, read_journal
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,13 @@
 """Train: `python -m mvit_video.train +experiment=k400_mvitv2_s`."""
 
+from mvit_video.cli import run_command
 from mvit_video.config import Train
-from mvit_video.entry import run_command
 
 
 def run(config: Train) -> None:
     """Train as configured, here or where the launcher says."""
     from mvit_video import build
-    from mvit_video.launch import launch
+    from mvit_video.cluster.launch import launch
 
     launch(build.train, config)
 

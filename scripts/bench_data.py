@@ -38,7 +38,7 @@ from bench_data_peers import COLD, OURS, File, Reader, Request, all_readers
 from bench_data_split import Split, split_of
 from bench_model import table
 
-from mvit_video.data.workers import keep_freed_memory
+from mvit_video.data.loading.workers import keep_freed_memory
 
 PATTERNS = ("16x4", "32x3", "16 segments")
 QUICK_PATTERNS = ("16x4", "16 segments")

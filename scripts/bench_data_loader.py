@@ -16,13 +16,13 @@ from hydra import compose, initialize_config_dir
 
 from mvit_video.build import build_train_loader
 from mvit_video.config import Train, config_dir, register
-from mvit_video.config_check import to_object
-from mvit_video.data.decode import VideoReader, probe
-from mvit_video.data.index_file import IndexedVideo, write_index
-from mvit_video.data.indexed_manifest import IndexedManifest, from_index
-from mvit_video.data.loader import TrainLoader, collate
-from mvit_video.data.media import Media
-from mvit_video.distributed import World
+from mvit_video.config.check import to_object
+from mvit_video.data.datasets.index_file import IndexedVideo, write_index
+from mvit_video.data.datasets.indexed_manifest import IndexedManifest, from_index
+from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.distributed.process_group import World
+from mvit_video.video.location import Media
+from mvit_video.video.reader import VideoReader, probe
 
 MOST_LINES = 480  # larger videos than those of the Kinetics copies people train on are left out
 EXPERIMENT = "k400_mvitv2_s"

@@ -20,10 +20,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.compat import import_pytorchvideo
-from mvit_video.data import pyav_source
-from mvit_video.data.decode import VideoInfo, VideoReader
-from mvit_video.data.media import Media
+from mvit_video.interop.pytorchvideo import import_pytorchvideo
+from mvit_video.video.backends import pyav_source
+from mvit_video.video.location import Media
+from mvit_video.video.reader import VideoInfo, VideoReader
 
 Frames = npt.NDArray[np.uint8]
 OTHER_CONVERSION = 2.5  # grey levels on average: the right pictures by another YUV to RGB conversion

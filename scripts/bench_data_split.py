@@ -9,11 +9,12 @@ from unittest import mock
 import numpy as np
 from bench_data_peers import CROP_SIZE, File, centre_crop
 
-from mvit_video.data import pictures, pyav_source
-from mvit_video.data.decode import VideoReader
-from mvit_video.data.media import Media
-from mvit_video.data.video_file import VideoFile
-from mvit_video.data.video_index import FrameIndex, plan
+from mvit_video.video import pictures
+from mvit_video.video.backends import pyav_source
+from mvit_video.video.container import VideoFile
+from mvit_video.video.index import FrameIndex, plan
+from mvit_video.video.location import Media
+from mvit_video.video.reader import VideoReader
 
 REPS = 3
 

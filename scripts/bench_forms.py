@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mvit_video.models import create_model, get_config
-from mvit_video.models.attention import (
+from mvit_video.models.config import BlockGeometry, Triple
+from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
+from mvit_video.models.kernels.position_columns import augment_queries, operand_padding
+from mvit_video.models.mvit.attention import (
     MultiscaleAttention,
     choose_form,
     explicit_attention,
     fused_attention,
     position_terms,
 )
-from mvit_video.models.augment import augment_queries, operand_padding
-from mvit_video.models.config import BlockGeometry, Triple
-from mvit_video.models.pooling import depthwise_pool, on_grid
 
 BACKENDS = {
     "flash kernel": SDPBackend.FLASH_ATTENTION,
@@ -160,7 +160,7 @@ class Pooling:
         return normed
 
     def triton(self) -> Tensor:
-        from mvit_video.models import triton_pool
+        from mvit_video.models.kernels import triton_pool
 
         norm = self.attention.get_submodule("norm_q")
         return triton_pool.pool_norm(

@@ -1,4 +1,4 @@
-"""Measure weak scaling over CPU processes beside what mvit_video/planning.py predicts for them.
+"""Measure weak scaling over CPU processes beside what mvit_video/planning/ predicts for them.
 
     python scripts/bench_scaling.py                          # 1, 2 and 4 ranks, DDP and FSDP, batches of 1 and 8 clips
     python scripts/bench_scaling.py --ranks 1 2 --batch 8 --rounds 5
@@ -33,12 +33,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from mvit_video.distributed import World, barrier, data_parallel, world
+from mvit_video.distributed.process_group import World, barrier, data_parallel, world
+from mvit_video.distributed.sharding import Sharding
 from mvit_video.models import MViT, create_model
-from mvit_video.models.checkpointing import measure_blocks
+from mvit_video.models.mvit.activation_checkpointing import measure_blocks
 from mvit_video.optim import build_optimizer, parameter_groups
-from mvit_video.planning import Forecast, Machine, Strategy, Workload, forecast
-from mvit_video.sharding import Sharding
+from mvit_video.planning.costs import Forecast, Machine, Strategy, Workload, forecast
 
 MODEL = "mvitv2_motion"
 LARGE = 4 * 2**20
@@ -245,7 +245,7 @@ def shared(machine: Machine, ranks: int, cores: int) -> Machine:
 
 
 def describe_work(model: MViT, batch: int) -> Workload:
-    """A step of the small model in the terms of planning.py."""
+    """A step of the small model in the terms of planning/costs.py."""
     costs, _ = measure_blocks(model.train(), clip_shape(model, batch))
     return Workload(
         parameters=sum(parameter.numel() for parameter in model.parameters()),

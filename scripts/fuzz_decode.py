@@ -35,8 +35,8 @@ import av
 import numpy as np
 import resident_memory
 
-from mvit_video.data.decode import VideoDecodeError, VideoReader
-from mvit_video.data.media import Media
+from mvit_video.video.location import Media
+from mvit_video.video.reader import VideoDecodeError, VideoReader
 
 logger = logging.getLogger("fuzz_decode")
 

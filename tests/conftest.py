@@ -1,6 +1,7 @@
 """What the tests share: options composed as the commands do, a tiny motion set, random states restored."""
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from mvit_video.config import Evaluate, Train, config_dir, register
-from mvit_video.config_check import to_object
-from mvit_video.data.synthetic import MotionSpec, generate_motion
+from mvit_video.config.check import to_object
+from mvit_video.data.embedded.motion import MotionSpec, generate_motion
+from mvit_video.video.backends import pyav_source
+from tests.paths import ROOT
+from tests.video_library import Library
 
-SHARED_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+sys.path.insert(0, str(ROOT / "scripts"))  # benchmarks and fuzzing are tested, too
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +71,17 @@ def motion_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
         "trainer.eval_every=1",
         *more,
     ]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Videos of every kind, each generated when it is first asked for."""
+    return Library(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture
+def fresh_cache() -> Iterator[None]:
+    """No index is remembered from another test."""
+    pyav_source.clear_cache()
+    yield
+    pyav_source.clear_cache()

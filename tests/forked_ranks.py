@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvit_video import build
+from mvit_video.cluster.launch import configure_logging
+from mvit_video.distributed.sharding import clip_grad_norm
 from mvit_video.engine.tracking import Tracker
-from mvit_video.launch import configure_logging
-from mvit_video.sharding import clip_grad_norm
 
 LIMIT_S = 500
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mvit_video.sharding import local_part
+from mvit_video.distributed.sharding import local_part
 
 
 class WeightAverage:

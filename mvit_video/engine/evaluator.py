@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mvit_video.data.batch import Batch
-from mvit_video.data.manifest import Manifest
-from mvit_video.distributed import World, gather_to_main
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.loading.batch import Batch
+from mvit_video.distributed.process_group import World, gather_to_main
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.tracking import plot_confusion
-from mvit_video.env import write_text
 from mvit_video.metrics import ViewScores
+from mvit_video.runtime.env import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from mvit_video.env import cpu_has_fast_bf16
+from mvit_video.runtime.env import cpu_has_fast_bf16
 
 Precision = Literal["auto", "fp32", "bf16"]
 

@@ -15,9 +15,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mvit_video.data.batch import Batch
-from mvit_video.data.clips import view_of
-from mvit_video.data.contact_sheet import (
+from mvit_video.data.augmentation.mixing import MixDraw, Mixing
+from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.dataset import DRAW_CLIP, EvalDataset, TrainDataset
+from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.data.sampling import view_of
+from mvit_video.engine.contact_sheet import (
     Pictures,
     Row,
     Sheet,
@@ -33,12 +36,9 @@ from mvit_video.data.contact_sheet import (
     shorten,
     spread,
 )
-from mvit_video.data.dataset import DRAW_CLIP, EvalDataset, TrainDataset
-from mvit_video.data.decode import VideoDecodeError, VideoInfo, VideoReader
-from mvit_video.data.loader import TrainLoader, collate
-from mvit_video.data.mixing import MixDraw, Mixing
 from mvit_video.engine.trainer import Prepare, model_input
-from mvit_video.env import write_text
+from mvit_video.runtime.env import write_text
+from mvit_video.video.reader import VideoDecodeError, VideoInfo, VideoReader
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 # TensorBoard and matplotlib take seconds to import: only the process that uses them does.
-from mvit_video.env import write_text
+from mvit_video.runtime.env import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvit_video import interruption
-from mvit_video.data.batch import Batch
-from mvit_video.data.loader import TrainLoader
-from mvit_video.data.mixing import MixDraw, Mixing, soft_cross_entropy
-from mvit_video.distributed import StopVote, World, data_parallel, mean_over_ranks
-from mvit_video.engine.async_save import CheckpointWriter, Snapshot
+from mvit_video.data.augmentation.mixing import MixDraw, Mixing, soft_cross_entropy
+from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.distributed.process_group import StopVote, World, data_parallel, mean_over_ranks
+from mvit_video.distributed.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
 from mvit_video.engine.average import WeightAverage
-from mvit_video.engine.checkpoint import load_latest, save_checkpoint
+from mvit_video.engine.checkpoints.checkpoint import load_latest, save_checkpoint
+from mvit_video.engine.checkpoints.shards import WHOLE, save_shards, whole_weights
+from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
 from mvit_video.engine.precision import autocast
-from mvit_video.engine.sharded import WHOLE, save_shards, whole_weights
 from mvit_video.engine.tracking import Tracker
-from mvit_video.env import rng_for, step_seed
-from mvit_video.interruption import Interrupted, StallWatch
-from mvit_video.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
+from mvit_video.runtime import interruption
+from mvit_video.runtime.env import rng_for, step_seed
+from mvit_video.runtime.interruption import Interrupted, StallWatch
 
 logger = logging.getLogger(__name__)
 

@@ -122,19 +122,19 @@ class MViTConfig:
     dropout: float = 0.5
     """Dropout before the linear layer of the head."""
     init: Initialisation = "pyslowfast"
-    """See :func:`mvit_video.models.layers.init_module`."""
+    """See :func:`mvit_video.models.mvit.layers.init_module`."""
     head_init_scale: float = 1.0
     attention_form: AttentionForm = "auto"
-    """See :func:`mvit_video.models.attention.choose_form`."""
+    """See :func:`mvit_video.models.mvit.attention.choose_form`."""
     pooling_form: PoolingForm = "auto"
-    """See :func:`mvit_video.models.pooling.depthwise_pool`; "auto" is "triton" on CUDA where the kernel takes the
-    tokens (:func:`mvit_video.models.triton_pool.supports`)."""
+    """See :func:`mvit_video.models.kernels.pooling.depthwise_pool`; "auto" is "triton" on CUDA where the kernel takes
+    the tokens (:func:`mvit_video.models.kernels.triton_pool.supports`)."""
     activation_checkpointing: bool | int | tuple[int, ...] = False
     """Blocks that keep only their input for the backward pass and are recomputed there: none (False), all (True), the
     first n (a number; early blocks keep most), or those of the given indices."""
     activation_budget_gb: float | None = None
     """Instead: choose the blocks so that autograd keeps at most so many 10^9 bytes at any moment of a step, at the
-    fewest recomputed operations; see :meth:`mvit_video.models.mvit.MViT.plan_checkpointing`."""
+    fewest recomputed operations; see :meth:`mvit_video.models.mvit.network.MViT.plan_checkpointing`."""
 
     def __post_init__(self) -> None:
         for name, minimum in _SIZES.items():

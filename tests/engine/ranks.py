@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 TIMEOUT_S = 300
 
 
@@ -52,15 +53,16 @@ def stop(process: "subprocess.Popen[str]") -> None:
 
 
 def _main() -> None:
-    from mvit_video import build, distributed
-    from mvit_video.launch import configure_logging
+    from mvit_video import build
+    from mvit_video.cluster.launch import configure_logging
+    from mvit_video.distributed import process_group
     from tests.conftest import evaluate_options, options
 
     torch.set_num_threads(1)
     configure_logging()
     faulthandler.dump_traceback_later(TIMEOUT_S, exit=True)
-    with distributed.world(torch.device("cpu"), timeout_s=TIMEOUT_S) as here:
-        distributed.world = lambda *_, **__: nullcontext(here)  # a process joins its group once
+    with process_group.world(torch.device("cpu"), timeout_s=TIMEOUT_S) as here:
+        process_group.world = lambda *_, **__: nullcontext(here)  # a process joins its group once
         for kind, *overrides in json.loads(Path(sys.argv[1]).read_text()):
             if kind == "train":
                 build.train(options(*overrides))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mvit_video import build
-from mvit_video.data.manifest import Manifest
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.engine.evaluator import write_evaluation
 from mvit_video.metrics import ViewScores
 from tests.conftest import evaluate_options, motion_overrides, options

@@ -10,11 +10,10 @@ from PIL import Image
 
 from mvit_video import build
 from mvit_video.config import Train
-from mvit_video.data.contact_sheet import denormalize_clips
-from mvit_video.data.decode import read_frames
-from mvit_video.data.loader import TrainLoader, collate
-from mvit_video.data.manifest import Manifest
-from mvit_video.distributed import World
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.contact_sheet import denormalize_clips
 from mvit_video.engine.previewer import (
     Clip,
     Look,
@@ -27,7 +26,9 @@ from mvit_video.engine.previewer import (
     training_clips,
     write_preview,
 )
-from tests.conftest import SHARED_CLIPS, motion_overrides, options
+from mvit_video.video.reader import read_frames
+from tests.conftest import motion_overrides, options
+from tests.paths import SHARED_CLIPS
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 MIXED = ("augment.mixup_alpha=0.8", "augment.cutmix_alpha=1", "augment.smoothing=0.1", "augment.erase_prob=1")
@@ -315,11 +316,11 @@ def test_files_of_an_earlier_preview_do_not_stay(tmp_path) -> None:
 
 
 def test_unreadable_everything_is_an_error(tmp_path) -> None:
-    from mvit_video.data.clips import ClipSampler
-    from mvit_video.data.dataset import TrainDataset
-    from mvit_video.data.decode import VideoDecodeError
-    from mvit_video.data.mixing import Mixing
-    from mvit_video.data.transforms import TrainTransform
+    from mvit_video.data.augmentation.mixing import Mixing
+    from mvit_video.data.augmentation.transforms import TrainTransform
+    from mvit_video.data.loading.dataset import TrainDataset
+    from mvit_video.data.sampling import ClipSampler
+    from mvit_video.video.reader import VideoDecodeError
 
     (tmp_path / "a.mp4").write_text("no video")
     dataset = TrainDataset(

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mvit_video import build
-from mvit_video.distributed import vote_span
-from mvit_video.engine.checkpoint import load_latest
+from mvit_video.distributed.process_group import vote_span
+from mvit_video.engine.checkpoints.checkpoint import load_latest
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import LossWatch, NonFiniteLossError, TooManyFailuresError
-from mvit_video.interruption import Interrupted
+from mvit_video.runtime.interruption import Interrupted
 from tests.conftest import evaluate_options, motion_overrides, options
 
 
@@ -59,9 +59,9 @@ def test_a_vote_of_several_steps_ends_with_the_epoch(
     motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked at step 0 for three steps, at step 3 for the one that is left of the epoch, and so on."""
-    monkeypatch.setattr("mvit_video.distributed.vote_span", lambda ranks: 3)
+    monkeypatch.setattr("mvit_video.distributed.process_group.vote_span", lambda ranks: 3)
     answers = iter([None, None, None, "SIGTERM", "SIGTERM"])
-    monkeypatch.setattr("mvit_video.interruption.received", lambda: next(answers))
+    monkeypatch.setattr("mvit_video.runtime.interruption.received", lambda: next(answers))
     overrides = motion_overrides(motion_root, tmp_path, "trainer.eval_every=9", "schedule.epochs=9")
     with pytest.raises(Interrupted, match="after step 8 of 36, which is saved"):
         build.train(options(*overrides))

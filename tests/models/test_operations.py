@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvit_video.models import MViT
-from mvit_video.models.pooling import DepthwisePool
+from mvit_video.models.kernels.pooling import DepthwisePool
 from tests.models.helpers import small_config
 
 

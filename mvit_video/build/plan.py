@@ -1,0 +1,323 @@
+"""From the options of a plan to its tables: what `python -m mvit_video.plan` does."""
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mvit_video import build
+from mvit_video.planning import costs
+from mvit_video.config import Plan
+from mvit_video.distributed.process_group import World, vote_span
+from mvit_video.models import MViT
+from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
+from mvit_video.optim import scale_lr
+from mvit_video.planning.costs import USABLE, Forecast, Machine, Strategy, Workload, forecast
+
+logger = logging.getLogger(__name__)
+
+GB = 1e9
+MOST_RANKS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a model's forward pass of one rank's batch costs, block by block.
+
+    Attributes:
+        costs: of the blocks, with nothing recomputed.
+        outside: bytes kept by stem and head.
+        recomputed: indices of the blocks that are recomputed.
+    """
+
+    costs: list[BlockCost]
+    outside: int
+    recomputed: tuple[int, ...]
+
+    @property
+    def share(self) -> float:
+        """Operations done twice, as a share of the forward pass."""
+        return self.share_of(self.recomputed)
+
+    def share_of(self, blocks: Sequence[int]) -> float:
+        """Operations of some blocks as a share of those of all."""
+        return sum(self.costs[index].flops for index in blocks) / sum(cost.flops for cost in self.costs)
+
+
+def print_plan(config: Plan) -> None:
+    """Print what the run needs on the chosen machine, and on fewer and more of it.
+
+    Raises:
+        ValueError: the model is no MViT, the number of training videos is not known, or a step takes more than that.
+    """
+    machine, strategy = build_machine(config), _strategy(config)
+    videos = count_videos(config)
+    measured, model = measure(config)
+    work = build_workload(config, model, measured, videos)
+    chosen = forecast(work, machine, ranks=config.nodes * machine.ranks_per_node, strategy=strategy)
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 180, highlight=False)
+    for table in (summary(config, machine, work, chosen, measured), scaling(config, machine, work)):
+        table.box = None if terminal else box.MARKDOWN
+        console.print(table)
+        console.print()
+    console.print("A prediction from data sheets and assumptions; docs/scaling.md has the formulas.")
+    if chosen.memory > USABLE * machine.memory:
+        logger.warning(
+            "%.1f GB per %s do not fit into %.0f %% of the %.0f GB of %s. Ways out: %s",
+            chosen.memory / GB,
+            _unit(config),
+            100 * USABLE,
+            machine.memory / GB,
+            machine.name,
+            "; ".join(ways_out(config, machine, work, measured, chosen.ranks)),
+        )
+
+
+def build_machine(config: Plan) -> Machine:
+    """The machine group in the units of costs.py."""
+    m = config.machine
+    return Machine(
+        name=m.name,
+        ranks_per_node=m.ranks_per_node,
+        matrix_flops=m.matrix_tflops * 1e12,
+        utilisation=m.utilisation,
+        launch_s=m.launch_us * 1e-6,
+        memory=m.memory_gb * GB,
+        link=m.link_gb_s * GB,
+        network=m.network_gbit_s / 8 * GB,
+        link_latency_s=m.link_latency_us * 1e-6,
+        latency_s=m.latency_us * 1e-6,
+        host_latency_s=m.host_latency_us * 1e-6,
+        to_host=m.to_host_gb_s * GB,
+        disk=m.disk_gb_s * GB,
+        gloo=m.device == "cpu",
+    )
+
+
+def count_videos(config: Plan) -> int:
+    """Training videos: as given, else those that the data source lists, else as published.
+
+    Raises:
+        ValueError: there is nothing to know it from.
+    """
+    if config.num_videos is not None:
+        return config.num_videos
+    if getattr(config.data.source, "train", None) is not None:
+        source = build.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
+        return len(build.read_manifest(source, "train", config).paths)
+    if config.published_videos is not None:
+        return config.published_videos
+    raise ValueError(
+        "the number of training videos is not known: give num_videos=..., or data.source.train=... to have them counted"
+    )
+
+
+def measure(config: Plan) -> tuple[Measured, MViT]:
+    """The model, without its weights, and the costs of one rank's forward pass; nothing is computed.
+
+    Raises:
+        ValueError: the model is no MViT, or cannot keep as little as model.activation_budget_gb.
+    """
+    with torch.device("meta"):
+        model = build.build_model(config)
+    if not isinstance(model, MViT):
+        raise ValueError(f"model={config.model.name}: plans are made for MViT models only")
+    model = model.to_empty(device="cpu").train()
+    clips, size = config.trainer.batch_size * config.augment.repeats, model.config.crop_size
+    frames = () if model.config.is_image else (model.config.num_frames,)
+    with torch.autocast("cpu", torch.bfloat16) if _bf16(config) else nullcontext():
+        costs, outside = measure_blocks(model, (clips, model.config.in_channels, *frames, size, size))
+    budget = model.config.activation_budget_gb
+    if budget is not None:
+        recomputed = choose_blocks(costs, int(budget * GB), outside)
+    else:
+        recomputed = model.config.recomputed_blocks
+    return Measured(costs=costs, outside=outside, recomputed=recomputed), model
+
+
+def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -> Workload:
+    """Sizes of the model and of the training."""
+    clips = config.trainer.batch_size * config.augment.repeats
+    return Workload(
+        parameters=_size(model),
+        blocks=tuple(_size(block) for block in model.blocks),
+        forward_flops=sum(cost.flops for cost in measured.costs) / clips,
+        recomputed=measured.share,
+        activation_bytes=float(peak_bytes(measured.costs, measured.recomputed, measured.outside)),
+        clips_per_rank=clips,
+        repeats=config.augment.repeats,
+        accumulate=config.trainer.accumulate,
+        videos=videos,
+        epochs=config.schedule.epochs,
+        moments=2 if config.optim.name == "adamw" else int(config.optim.momentum > 0),
+        ema=config.trainer.ema_decay is not None,
+        bf16=_bf16(config),
+        compiled=config.trainer.compile or config.machine.device == "cpu",
+    )
+
+
+def ways_out(config: Plan, machine: Machine, work: Workload, measured: Measured, ranks: int) -> list[str]:
+    """Options with each of which alone the run would fit, or advice if there is none."""
+    strategy = _strategy(config)
+    room = USABLE * machine.memory - costs.state_bytes(work, ranks, strategy)
+    found = []
+    if room > 0:
+        budget = math.floor(10 * room / GB) / 10
+        try:
+            blocks = choose_blocks(measured.costs, int(budget * GB), measured.outside)
+        except ValueError:
+            pass  # even with every block recomputed more is kept
+        else:
+            found.append(
+                f"model.activation_checkpointing=false model.activation_budget_gb={budget:g} (recomputes "
+                f"{len(blocks)} of {len(measured.costs)} blocks, {measured.share_of(blocks):.0%} of the forward pass)"
+            )
+        batch, most = config.trainer.batch_size, int(config.trainer.batch_size * room / work.activation_bytes)
+        smaller = max((size for size in range(1, min(batch, most + 1)) if batch % size == 0), default=0)
+        if smaller:
+            times = batch // smaller * config.trainer.accumulate
+            found.append(f"trainer.batch_size={smaller} trainer.accumulate={times}")
+    sharded = costs.state_bytes(work, ranks, "fsdp") + work.activation_bytes
+    if strategy == "ddp" and ranks > 1 and sharded <= USABLE * machine.memory:
+        found.append(f"trainer.strategy=fsdp ({sharded / GB:.1f} GB)")
+    return found or ["none of activation checkpointing, a smaller batch and trainer.strategy=fsdp is enough alone"]
+
+
+def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured) -> Table:
+    """The run on the chosen number of ranks."""
+    unit = _unit(config)
+    table = Table(title=f"{config.name} on {plan.ranks} x {machine.name} ({_strategy(config)})")
+    table.add_column("what")
+    table.add_column("figure", justify="right")
+    table.add_column("from")
+    for row in (
+        *_model_rows(work, plan, measured, unit),
+        *_step_rows(config, machine, work, plan),
+        *_run_rows(config, work, plan),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def _model_rows(work: Workload, plan: Forecast, measured: Measured, unit: str) -> list[tuple[str, str, str]]:
+    """Size of the model, and memory."""
+    again = f"{len(measured.recomputed)} of {len(work.blocks)} blocks recomputed" if measured.recomputed else "all kept"
+    copies = f"weights, gradients, {work.moments} x optimizer" + (", average" if work.ema else "")
+    return [
+        ("parameters", f"{work.parameters / 1e6:.2f} M", "the model"),
+        ("forward pass", f"{work.forward_flops / 1e9:.1f} GFLOP per clip", "of all blocks; 2 per multiply-add"),
+        ("done twice", f"{work.recomputed:.0%} of that", again),
+        ("memory: state", f"{plan.state_bytes / GB:.2f} GB per {unit}", f"float32: {copies}"),
+        ("memory: activations", f"{plan.activation_bytes / GB:.2f} GB per {unit}", "counted for this batch"),
+    ]
+
+
+def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:
+    """One step."""
+    trainer, repeats, unit = config.trainer, config.augment.repeats, _unit(config)
+    videos = work.videos_per_step * plan.ranks
+    lr = scale_lr(config.optim.lr, reference_batch=config.optim.reference_batch, global_batch=videos)
+    batch = f"trainer.batch_size={trainer.batch_size} augment.repeats={repeats} trainer.accumulate={trainer.accumulate}"
+    bound = "starting kernels" if _launch_bound(work, machine) else f"{machine.utilisation:.0%} of the matrix rate"
+    return [
+        (f"step of one {unit}", f"{work.videos_per_step} videos, {work.clips_per_step} clips", batch),
+        ("step of all", f"{videos} videos, {plan.ranks * work.clips_per_step} clips", f"learning rate {lr:.3g}"),
+        ("arithmetic", f"{1e3 * plan.compute_s:.1f} ms", f"bound by {bound}: an assumption"),
+        ("sent", f"{plan.sent_bytes / 1e6:.1f} MB per {unit}", _strategy(config)),
+        ("exchange", f"{1e3 * plan.exchange_s:.2f} ms", "before any of it is hidden beside the arithmetic"),
+        ("vote to stop", f"{1e3 * plan.vote_s:.2f} ms", _beside(vote_span(plan.ranks))),
+        ("step time", f"{1e3 * plan.step_s:.1f} ms", f"scaling efficiency {plan.efficiency:.1%}"),
+    ]
+
+
+def _beside(steps: int) -> str:
+    """What hides the vote."""
+    return "beside the step, which is not shorter" if steps == 1 else f"beside {steps} steps, which are not shorter"
+
+
+def _run_rows(config: Plan, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:
+    """The whole run, and what feeds and saves it."""
+    unit, ranks = _unit(config), plan.ranks
+    rate = config.videos_per_core_s
+    cores = costs.decode_cores(plan.clips_per_s, repeats=work.repeats, videos_per_core_s=rate)
+    read = costs.read_rate(plan.clips_per_s, repeats=work.repeats, video_bytes=config.video_kb * 1e3)
+    return [
+        ("steps", f"{plan.steps:,}", f"{work.epochs:g} epochs of {work.videos:,} videos"),
+        ("whole run", f"{_hours(plan.rank_hours)} {unit}-hours", f"{_hours(plan.rank_hours / ranks)} hours"),
+        ("clips", f"{plan.clips_per_s:.1f} per s and {unit}", f"{plan.clips_per_s * ranks:,.0f} per s in all"),
+        (
+            "decoding",
+            f"{cores:.1f} cores per {unit}, {cores * ranks:,.0f} in all",
+            f"{rate:g} videos per s and core: an assumption",
+        ),
+        (
+            "storage",
+            f"{read / 1e6:.1f} MB/s per {unit}, {ranks * read / GB:.2f} GB/s in all",
+            f"videos of {config.video_kb:g} kB, read whole",
+        ),
+        ("checkpoint", f"{plan.checkpoint_bytes / GB:.2f} GB", f"{1e3 * plan.stall_s:.0f} ms stall"),
+        ("writing it", f"{plan.write_s:.1f} s", "beside the training"),
+    ]
+
+
+def scaling(config: Plan, machine: Machine, work: Workload) -> Table:
+    """The same batch per rank on one of them, one node, and more nodes."""
+    unit = _unit(config)
+    table = Table(title="weak scaling: the same batch on each")
+    columns = ("videos/step", "step", "exchange", "vote", "efficiency", "clips/s", "hours", f"{unit}-hours", "memory")
+    for name in (f"{unit}s" if unit == "GPU" else "processes", *columns):
+        table.add_column(name, justify="right")
+    ranks = 1
+    while ranks <= MOST_RANKS and work.videos_per_step * ranks <= work.videos:
+        plan = forecast(work, machine, ranks=ranks, strategy=_strategy(config))
+        table.add_row(
+            f"{ranks:,}",
+            f"{work.videos_per_step * ranks:,}",
+            f"{1e3 * plan.step_s:.1f} ms",
+            f"{1e3 * plan.exchange_s:.2f} ms",
+            f"{1e3 * plan.vote_s:.2f} ms",
+            f"{plan.efficiency:.1%}",
+            f"{plan.clips_per_s * ranks:,.0f}",
+            _hours(plan.rank_hours / ranks),
+            _hours(plan.rank_hours),
+            f"{plan.memory / GB:.1f} GB",
+        )
+        ranks = machine.ranks_per_node if ranks == 1 and machine.ranks_per_node > 1 else ranks * 2
+    return table
+
+
+def _launch_bound(work: Workload, machine: Machine) -> bool:
+    return not work.compiled and costs.compute_s(work, machine) > costs.compute_s(
+        replace(work, compiled=True), machine
+    )
+
+
+def _strategy(config: Plan) -> Strategy:
+    return "fsdp" if config.trainer.strategy == "fsdp" else "ddp"
+
+
+def _bf16(config: Plan) -> bool:
+    """Whether a run on the planned machine computes in bf16; this machine does not matter."""
+    precision = config.trainer.precision
+    return precision == "bf16" or (precision == "auto" and config.machine.device == "cuda")
+
+
+def _unit(config: Plan) -> str:
+    return "GPU" if config.machine.device == "cuda" else "process"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,300 @@
+"""Jobs submitted through submitit: to SLURM, or to a process in the background. The only importer of submitit.
+
+Each task runs a supervisor (supervisor.py) with the rank as its child. SLURM's way to end and restart jobs is used as
+it is; submitit's checkpoint() is not: it acts in one rank, in the middle of a step, while the others go on.
+"""
+
+import getpass
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvit_video.cluster.supervisor import Place, journal, run_task, slurm_place
+from mvit_video.config import SlurmLauncher, SubmititLocalLauncher, Train
+
+logger = logging.getLogger(__name__)
+
+# Jobs of a sweep, collected while Hydra goes through its combinations; None outside a sweep.
+_sweep: list[tuple[Callable[[Any], Any], Train]] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What each task of a job runs. The job travels by name, so that the supervisor need not import torch."""
+
+    job: str
+    config: Train
+    folder: str
+
+    def __call__(self) -> None:
+        import submitit
+
+        environment = submitit.JobEnvironment()
+        if environment.cluster == "slurm":
+            place = slurm_place(os.environ, environment.hostnames)
+        else:
+            place = Place(
+                job_id=environment.job_id,
+                restart=0,
+                rank=environment.global_rank,
+                size=environment.num_tasks,
+                local_rank=environment.local_rank,
+                local_size=environment.num_tasks // environment.num_nodes,
+                host=environment.hostname,
+                main_host="localhost",
+            )
+        folder = Path(self.folder) / "lives"
+        run_task(self.job, self.config, place, folder=folder, run_dir=Path.cwd() / self.config.job_dir)
+
+
+def submit(job: Callable[[Any], Any], config: Train) -> list[str]:
+    """Submit a job and say how to follow it; the ids of its jobs (several in a chain, none for a dry run or a sweep).
+
+    Raises:
+        RuntimeError: on a machine without SLURM, or when SLURM refuses the job; the message is SLURM's own.
+    """
+    launcher = config.launcher
+    if isinstance(launcher, SubmititLocalLauncher):
+        return _submit_local(job, config, launcher)
+    assert isinstance(launcher, SlurmLauncher)
+    if _sweep is not None:
+        _sweep.append((job, config))
+        return []
+    folder = config.job_dir / "slurm"
+    if launcher.dry_run:
+        print(sbatch_text(folder, config.name, launcher))
+        return []
+    _require_slurm()
+    tasks = [_task(job, config, folder)]
+    previous: str | None = None
+    ids = []
+    for _ in range(launcher.chain):
+        (submitted,) = _submit_tasks(tasks, folder, config.name, launcher, dependency=previous)
+        previous = f"afterany:{submitted.job_id}"
+        ids.append(str(submitted.job_id))
+        _say(submitted, config)
+    return ids
+
+
+def begin_sweep() -> None:
+    """Collect the SLURM jobs submitted from now on."""
+    global _sweep
+    _sweep = []
+
+
+def end_sweep() -> list[str]:
+    """Submit what was collected as one job array; its ids.
+
+    Raises:
+        RuntimeError: as `submit`.
+        ValueError: when the jobs ask for different machines.
+    """
+    global _sweep
+    jobs, _sweep = _sweep or [], None
+    if not jobs:
+        return []
+    launcher, first = jobs[0][1].launcher, jobs[0][1]
+    if any(config.launcher != launcher for _, config in jobs):
+        raise ValueError("the jobs of a sweep form one job array and share its launcher options: sweep over others")
+    if launcher.chain > 1:
+        raise ValueError(f"launcher.chain={launcher.chain}: a sweep has no chain; give launcher.time_min enough time")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(first.output_dir) / "sweeps" / stamp
+    if launcher.dry_run:
+        print(sbatch_text(folder, f"sweep-{stamp}", launcher, count=len(jobs)))
+        return []
+    _require_slurm()
+    tasks = [_task(job, config, folder) for job, config in jobs]
+    submitted = _submit_tasks(tasks, folder, f"sweep-{stamp}", launcher)
+    for item, (_, config) in zip(submitted, jobs):
+        _say(item, config)
+    return [str(item.job_id) for item in submitted]
+
+
+def _task(job: Callable[[Any], Any], config: Train, folder: Path) -> Task:
+    return Task(f"{job.__module__}:{job.__qualname__}", config, str(folder.absolute()))
+
+
+def _require_slurm() -> None:
+    if shutil.which("sbatch") is None:
+        raise RuntimeError(
+            "no sbatch on this machine: submit from a login node of the cluster, print the script with "
+            "launcher.dry_run=true, or run here with launcher=local"
+        )
+
+
+def _submit_tasks(
+    tasks: Sequence[Task], folder: Path, name: str, launcher: SlurmLauncher, *, dependency: str | None = None
+) -> list[Any]:
+    import submitit
+
+    code = snapshot(folder / "code") if launcher.snapshot else None
+    executor = submitit.SlurmExecutor(folder=folder)
+    executor.update_parameters(**slurm_parameters(name, launcher, folder=folder, code=code, dependency=dependency))
+    try:
+        if len(tasks) == 1:
+            return [executor.submit(tasks[0])]
+        with executor.batch():
+            submitted = [executor.submit(task) for task in tasks]
+        return submitted
+    except submitit.core.utils.FailedJobError as error:
+        raise RuntimeError(f"SLURM refused the job: {_last_words(str(error))}") from error
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("sbatch:")), lines[-1] if lines else text)
+
+
+def _say(submitted: Any, config: Train) -> None:
+    journal(config.job_dir, event="submit", job=str(submitted.job_id))
+    logger.info("submitted job %s for %s", submitted.job_id, config.run_dir)
+    logger.info("  follow it: tail -F %s", submitted.paths.stderr)
+    logger.info("  cancel it: scancel %s;  all runs: python -m mvit_video.runs %s", submitted.job_id, config.output_dir)
+
+
+def _submit_local(job: Callable[[Any], Any], config: Train, launcher: SubmititLocalLauncher) -> list[str]:
+    import submitit
+
+    folder = config.job_dir / "submitit"
+    executor = submitit.LocalExecutor(folder=folder)
+    executor.update_parameters(nodes=1, tasks_per_node=launcher.processes, timeout_min=launcher.time_min)
+    submitted = executor.submit(_task(job, config, folder))
+    logger.info("started process %s in the background for %s", submitted.job_id, config.run_dir)
+    logger.info("  follow it: tail -F %s", submitted.paths.stderr)
+    logger.info("  end it: kill %s", submitted.job_id)
+    return [str(submitted.job_id)]
+
+
+# ---- the job's text
+
+
+def sbatch_text(folder: Path, name: str, launcher: SlurmLauncher, *, count: int = 1) -> str:
+    """The sbatch script of a job, or of an array of `count` jobs, as submitit writes it; needs no cluster."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    parameters = slurm_parameters(name, launcher, folder=folder)
+    if count > 1:
+        parameters["map_count"] = count
+    return str(_make_sbatch_string(command=command, folder=folder, **parameters))
+
+
+def slurm_parameters(
+    name: str, launcher: SlurmLauncher, *, folder: Path, code: Path | None = None, dependency: str | None = None
+) -> dict[str, Any]:
+    """The options as submitit's SLURM parameters (pure).
+
+    Args:
+        name: of the job.
+        launcher: options.
+        folder: where notes and logs of the job lie.
+        code: folder of a snapshot to import from.
+        dependency: what sbatch's --dependency shall say.
+    """
+    parameters: dict[str, Any] = {
+        "job_name": name,
+        "nodes": launcher.nodes,
+        "ntasks_per_node": launcher.tasks_per_node or max(1, launcher.gpus_per_node),
+        "cpus_per_task": launcher.cpus_per_task,
+        "time": launcher.time_min,
+        "signal_delay_s": launcher.warning_s,
+        "array_parallelism": launcher.array_parallelism,
+        # One rank's death ends the step, instead of leaving the others in a collective.
+        "srun_args": ["--kill-on-bad-exit=1"],
+        "setup": [*_setup(code), *launcher.setup],
+        "teardown": _teardown(folder, launcher),
+        "additional_parameters": {"requeue": True, **launcher.sbatch},
+        "dependency": dependency,
+        "gpus_per_node": launcher.gpus_per_node or None,
+        "mem": None if launcher.mem_gb is None else f"{launcher.mem_gb}GB",
+        "partition": launcher.partition,
+        "account": launcher.account,
+        "qos": launcher.qos,
+        "constraint": launcher.constraint,
+    }
+    return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _setup(code: Path | None) -> list[str]:
+    # A warning sent to the whole job must not end its shell: that is the one who starts the job again.
+    lines = ["trap : USR2"]
+    if code is not None:
+        # Without the safe path Python would look into the current folder, the checkout perhaps, before the snapshot.
+        lines += ["export PYTHONSAFEPATH=1", f"export PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH"]
+    return lines
+
+
+def _teardown(folder: Path, launcher: SlurmLauncher) -> list[str]:
+    python = shlex.quote(sys.executable)
+    chain = " --chain" if launcher.chain > 1 else ""
+    return [
+        "code=$?",
+        f"{python} -m mvit_video.cluster.supervisor conclude {shlex.quote(str(folder.absolute() / 'lives'))} $code "
+        f"--max-failures {launcher.max_failures} --max-restarts {launcher.max_restarts}{chain}",
+        "exit $?",
+    ]
+
+
+# ---- the code a job runs
+
+
+def snapshot(folder: Path) -> Path:
+    """Copy the package and its conf/ to `folder`/<hash of the files>, absolute; equal code is kept once."""
+    package = Path(__file__).resolve().parents[1]
+    sources = [(path, Path("mvit_video") / path.relative_to(package)) for path in _files(package)]
+    if not (package / "conf").is_dir() and (package.parent / "conf").is_dir():
+        conf = package.parent / "conf"
+        sources += [(path, Path("conf") / path.relative_to(conf)) for path in _files(conf)]
+    digest = hashlib.sha256()
+    for path, name in sorted(sources, key=lambda pair: str(pair[1])):
+        digest.update(str(name).encode() + b"\0" + path.read_bytes())
+    target = folder.absolute() / digest.hexdigest()[:16]
+    if target.is_dir():
+        return target
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    for path, name in sources:
+        (beside / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, beside / name)
+    os.replace(beside, target)
+    return target
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+# ---- what the scheduler knows
+
+
+def queue_states() -> dict[str, tuple[str, str]]:
+    """State and reason of this user's jobs by id ("12" or, in an array, "12_3"); empty without SLURM.
+
+    Jobs that ended are there as long as SLURM remembers them, some minutes.
+
+    Raises:
+        RuntimeError: SLURM is there, but does not answer.
+    """
+    if shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "-h", "-u", getpass.getuser(), "-r", "-t", "all", "-o", "%A|%i|%T|%r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError("squeue does not answer within 30 s") from error
+    if done.returncode:
+        raise RuntimeError(f"squeue fails: {done.stderr.strip()}")
+    states = {}
+    for line in done.stdout.splitlines():
+        raw, shown, state, reason = line.split("|", 3)
+        states[raw] = states[shown] = (state, reason)
+    return states

@@ -1,0 +1,384 @@
+"""The index of a prepared split: paths, labels and frames of every video in one file that is mapped, not read.
+
+Opening it takes the same few milliseconds for ten videos as for a million, apart from one pass over the columns'
+checksums, and all processes of a machine share its pages. What belongs to one video is decoded when it is asked for.
+
+    head (64 bytes)   magic, format version, length of the file, place, length and checksum of the header
+    frames            a frame index per video (frame_codec), each with its own checksum
+    paths             UTF-8, a checksum for each in the columns
+    columns           one array per fact, little endian
+    left out          JSON: [path, reason] of the videos that the split lists and the index does not hold
+    header            JSON: classes, root, shards; place, type and checksum of each column
+
+Paths are kept relative to the root, shards relative to the folder of the index, so that both may move as a whole.
+"""
+
+import json
+import mmap
+import operator
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, NoReturn, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from mvit_video.data.datasets.array_views import TEXT_ERRORS, Column
+from mvit_video.video.index import FrameIndex, VideoInfo
+from mvit_video.video.index_encoding import decode_frame_index, encode_frame_index
+from mvit_video.video.location import Media, join_place
+
+VERSION: Final = 1
+NO_SHARD: Final = -1
+DIGEST_BYTES: Final = 16
+_MAGIC = b"\x89mvitidx"  # the first byte keeps it from passing for text
+_HEAD = struct.Struct("<8sII")  # magic, version, CRC-32 of what follows
+_HEAD_REST = struct.Struct("<QQQI")  # length of the file; place, length and CRC-32 of the header
+_HEAD_BYTES = 64
+_NO_MTIME = -(2**63)
+# One row per video, but for the places, which have one more: where the last one ends.
+_COLUMNS: dict[str, str] = {
+    "label": "<i4",
+    "size": "<i8",
+    "mtime_ns": "<i8",
+    "shard": "<i4",
+    "start": "<i8",
+    "frames_at": "<i8",
+    "path_at": "<i8",
+    "path_crc": "<u4",
+    "digest": f"V{DIGEST_BYTES}",
+}
+
+
+@dataclass(frozen=True)
+class IndexedVideo:
+    """What an index keeps of one video.
+
+    Attributes:
+        path: its file, absolute, a URL, or relative to the root; its name in the shard if it is in one.
+        label: class index.
+        size: bytes of the video.
+        mtime_ns: modification time of a local file; None for a remote one or a member of a shard.
+        frames: its frame index, or what encode_frame_index made of it (in another process, say).
+        digest: 16 bytes that equal contents share.
+        shard: number of its shard, NO_SHARD for a file of its own.
+        start: its first byte in the shard.
+    """
+
+    path: str
+    label: int
+    size: int
+    mtime_ns: int | None
+    frames: FrameIndex | bytes
+    digest: bytes
+    shard: int = NO_SHARD
+    start: int = 0
+
+
+class _Section(TypedDict):
+    at: int
+    bytes: int
+    crc: int
+
+
+class _Header(TypedDict):
+    videos: int
+    class_names: list[str]
+    root: str | None
+    shards: list[str]
+    columns: dict[str, _Section]
+    paths_at: int
+    left_out: _Section
+
+
+def write_index(
+    path: str | os.PathLike[str],
+    videos: Iterable[IndexedVideo],
+    *,
+    class_names: Sequence[str],
+    root: str | None,
+    shards: Sequence[str] = (),
+    left_out: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write an index; a file that is there already is replaced once the new one is complete.
+
+    Args:
+        path: the file to write.
+        videos: taken one by one; `left_out` is looked at after the last one, so it may grow meanwhile.
+        class_names: name of each class.
+        root: folder or URL that the videos lie under; paths below it are kept relative. A relative root starts from the
+            index's folder; None stands for that folder.
+        shards: the tar files, relative to the index's folder, or absolute paths or URLs.
+        left_out: (path, reason) of videos that the split lists and the index does not hold.
+
+    Raises:
+        ValueError: no videos, a label or shard out of range, or some videos in shards and some not.
+    """
+    target = os.fspath(path)
+    beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            writer = _Writer(file, target, num_classes=len(class_names), num_shards=len(shards), root=root)
+            for video in videos:
+                writer.add(video)
+            writer.finish(class_names=class_names, shards=shards, left_out=left_out)
+        os.replace(beside, target)
+    finally:
+        if os.path.exists(beside):
+            os.unlink(beside)
+
+
+class _Writer:
+    """Frame indexes go to the file at once; the columns and paths, some 150 bytes per video, wait in memory."""
+
+    def __init__(self, file: BinaryIO, name: str, *, num_classes: int, num_shards: int, root: str | None) -> None:
+        self._file = file
+        self._name = name
+        self._limits = {"label": (num_classes, "classes"), "shard": (num_shards, "shards")}
+        self._root = root
+        self._paths = bytearray()
+        self._columns = {key: array({"<i4": "i", "<u4": "I"}.get(kind, "q")) for key, kind in _COLUMNS.items()}
+        self._digests = bytearray()
+        file.write(bytes(_HEAD_BYTES))
+
+    def add(self, video: IndexedVideo) -> None:
+        """Append a video. ValueError if it cannot be indexed."""
+        self._check(video)
+        raw = self._relative(video.path).encode("utf-8", TEXT_ERRORS)
+        row = {
+            "label": video.label,
+            "size": video.size,
+            "mtime_ns": _NO_MTIME if video.mtime_ns is None else video.mtime_ns,
+            "shard": video.shard,
+            "start": video.start,
+            "frames_at": self._file.tell(),
+            "path_at": len(self._paths),
+            "path_crc": zlib.crc32(raw),
+        }
+        for key, value in row.items():
+            self._columns[key].append(value)
+        self._paths += raw
+        self._digests += video.digest
+        self._file.write(video.frames if isinstance(video.frames, bytes) else encode_frame_index(video.frames))
+
+    def _relative(self, path: str) -> str:
+        return path.removeprefix(os.path.join(self._root, "")) if self._root else path
+
+    def _check(self, video: IndexedVideo) -> None:
+        for key, (limit, what) in self._limits.items():
+            value = getattr(video, key)
+            if not 0 <= value < limit and (key, value) != ("shard", NO_SHARD):
+                raise ValueError(f"{video.path}: {key} {value} is out of range: the index has {limit} {what}")
+        if video.shard == NO_SHARD and self._limits["shard"][0]:
+            raise ValueError(f"{video.path}: is in no shard; the videos of an index are all in shards, or none is")
+        assert len(video.digest) == DIGEST_BYTES, f"{video.path}: digest of {len(video.digest)} bytes"
+
+    def finish(self, *, class_names: Sequence[str], shards: Sequence[str], left_out: Sequence[tuple[str, str]]) -> None:
+        """Write what follows the videos, and the head. ValueError if there are none."""
+        count = len(self._columns["label"])
+        if not count:
+            raise ValueError(f"{self._name}: no videos to index; {len(left_out)} were left out")
+        self._columns["frames_at"].append(self._file.tell())
+        self._columns["path_at"].append(len(self._paths))
+        paths_at = self._put(self._paths)["at"]
+        columns = {}
+        for key, kind in _COLUMNS.items():
+            raw = self._digests if key == "digest" else np.asarray(self._columns[key]).astype(kind).tobytes()
+            columns[key] = self._put(raw)
+        header = _Header(
+            videos=count,
+            class_names=list(class_names),
+            root=self._root,
+            shards=list(shards),
+            columns=columns,
+            paths_at=paths_at,
+            left_out=self._put(_to_json([list(pair) for pair in left_out])),
+        )
+        section = self._put(_to_json(header))
+        rest = _HEAD_REST.pack(self._file.tell(), section["at"], section["bytes"], section["crc"])
+        self._file.seek(0)
+        self._file.write(_HEAD.pack(_MAGIC, VERSION, zlib.crc32(rest)) + rest)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _put(self, raw: bytes | bytearray) -> _Section:
+        self._file.write(bytes(-self._file.tell() % 8))  # arrays in place
+        at = self._file.tell()
+        self._file.write(raw)
+        return _Section(at=at, bytes=len(raw), crc=zlib.crc32(raw))
+
+
+def _to_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+class IndexFile:
+    """A mapped index. Every process that has it shares its pages; pickled, it is its path, and opens anew.
+
+    Args:
+        path: the file.
+        root: folder or URL where the videos (or, for shards, the shards) are now, if not where the index says.
+        expected: checksum of the header that the file must have, if it must be a certain one.
+
+    Attributes:
+        path: as given.
+        class_names: name of each class.
+        labels: int32 (videos,), class index of each video.
+        shard_of: int32 (videos,), number of each video's shard; None if the videos are files of their own.
+        shards: places of the shards.
+        digests: uint8 (videos, 16); equal rows stand for equal contents.
+        paths: what to call each video to people: its path, or "shard.tar/member".
+
+    Raises:
+        ValueError: the file does not exist, is no index, of another version, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, root: str | None = None, expected: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self._root = root
+        self._bytes = self._mapped()
+        header, self._checksum = self._header()
+        if expected is not None and expected != self._checksum:
+            self._refuse("was replaced by another index since the run began", "start again")
+        self._columns = {key: self._column(key, header) for key in _COLUMNS}
+        self._left_out_at = header["left_out"]
+        self._paths_at = header["paths_at"]
+        self.class_names = tuple(header["class_names"])
+        folder = os.path.dirname(self.path)
+        self._base = join_place(folder, header["root"] or "") if root is None else root
+        self.shards = tuple(join_place(folder if root is None else root, shard) for shard in header["shards"])
+        self.labels: npt.NDArray[np.int32] = self._columns["label"]
+        self.shard_of: npt.NDArray[np.int32] | None = self._columns["shard"] if self.shards else None
+        self.paths: Column[str] = _Names(self)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, root: str | None = None) -> "IndexFile":
+        """Map an index; see the class."""
+        return cls(path, root=root)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __reduce__(self) -> tuple[Callable[..., "IndexFile"], tuple[str, str | None, int]]:
+        return _reopen, (self.path, self._root, self._checksum)
+
+    @property
+    def digests(self) -> npt.NDArray[np.uint8]:
+        return self._columns["digest"].view(np.uint8).reshape(-1, DIGEST_BYTES)
+
+    @property
+    def left_out(self) -> tuple[tuple[str, str], ...]:
+        """(path, reason) of the videos that the split lists and the index does not hold."""
+        pairs: list[tuple[str, str]] = json.loads(bytes(self._section(self._left_out_at, "list of videos left out")))
+        return tuple((path, reason) for path, reason in pairs)
+
+    def frames(self, index: int) -> FrameIndex:
+        """The frame index of a video."""
+        index = self._row(index)
+        first, end = self._columns["frames_at"][index : index + 2]
+        try:
+            return decode_frame_index(memoryview(self._bytes)[first:end])
+        except ValueError as error:
+            self._refuse(f"{self.paths[index]}: {error}")
+
+    def info(self, index: int) -> VideoInfo:
+        """Frames, rate, size and codec of a video."""
+        return self.frames(index).info
+
+    def media(self, index: int) -> Media:
+        """Where a video's bytes are, and its frames."""
+        index = self._row(index)
+        row = {key: int(self._columns[key][index]) for key in ("size", "mtime_ns", "shard", "start")}
+        name = self.paths[index]
+        return Media(
+            name=name,
+            url=name if self.shard_of is None else self.shards[row["shard"]],
+            start=row["start"],
+            size=row["size"],
+            mtime_ns=None if row["mtime_ns"] == _NO_MTIME else row["mtime_ns"],
+            index=self.frames(index),
+        )
+
+    def name(self, index: int) -> str:
+        """What to call a video to people."""
+        index = self._row(index)
+        first, end = self._columns["path_at"][index : index + 2]
+        raw = self._bytes[self._paths_at + first : self._paths_at + end]
+        if zlib.crc32(raw) != self._columns["path_crc"][index]:
+            self._refuse(f"the path of video {index} does not fit its checksum")
+        path = str(raw, "utf-8", TEXT_ERRORS)
+        if self.shard_of is not None:
+            return f"{self.shards[self.shard_of[index]]}/{path}"
+        return join_place(self._base, path)
+
+    def _row(self, index: int) -> int:
+        """A video's row, counted from the end if `index` is negative. IndexError if there is none."""
+        return range(len(self))[operator.index(index)]
+
+    # ---- opening
+
+    def _mapped(self) -> mmap.mmap:
+        if "://" in self.path:
+            self._refuse("an index is mapped into memory", "copy it to a local disk and give its videos' place as root")
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < _HEAD_BYTES:
+                    self._refuse("is too short for an index")
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            self._refuse("there is no such file", "give the path of an index that mvit_video.prepare wrote")
+        except OSError as error:
+            self._refuse(f"cannot be read: {error.strerror}", "give the path of an index that mvit_video.prepare wrote")
+
+    def _header(self) -> tuple[_Header, int]:
+        """The header, and its checksum."""
+        magic, version, checksum = _HEAD.unpack_from(self._bytes)
+        if magic != _MAGIC:
+            self._refuse("is no index", "give the path of an index that mvit_video.prepare wrote")
+        if version != VERSION:
+            self._refuse(f"is an index of version {version}, this program reads version {VERSION}")
+        rest = self._bytes[_HEAD.size : _HEAD.size + _HEAD_REST.size]
+        if zlib.crc32(rest) != checksum:
+            self._refuse("its first bytes are damaged")
+        length, at, size, crc = _HEAD_REST.unpack(rest)
+        if length != len(self._bytes):
+            self._refuse(f"has {len(self._bytes)} bytes, {length} were written")
+        header: _Header = json.loads(bytes(self._section(_Section(at=at, bytes=size, crc=crc), "header")))
+        return header, crc
+
+    def _column(self, key: str, header: _Header) -> npt.NDArray[Any]:
+        section = header["columns"][key]
+        values = np.frombuffer(self._section(section, f"column {key!r}"), _COLUMNS[key])
+        assert len(values) == header["videos"] + key.endswith("_at"), key
+        return values
+
+    def _section(self, section: _Section, what: str) -> memoryview:
+        """A checked part of the file, not copied."""
+        raw = memoryview(self._bytes)[section["at"] : section["at"] + section["bytes"]]
+        if zlib.crc32(raw) != section["crc"]:
+            self._refuse(f"its {what} is damaged")
+        return raw
+
+    def _refuse(self, problem: str, way_out: str = "prepare the data set again") -> NoReturn:
+        raise ValueError(f"{self.path}: {problem}; {way_out}")
+
+
+def _reopen(path: str, root: str | None, checksum: int) -> IndexFile:
+    return IndexFile(path, root=root, expected=checksum)
+
+
+class _Names(Column[str]):
+    """The names of an index's videos."""
+
+    def __init__(self, index: IndexFile) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def item(self, place: int) -> str:
+        return self._index.name(place)

@@ -1,0 +1,477 @@
+"""Lists of labelled videos, read from the formats that data sets come in.
+
+Every reader returns a `Manifest` and raises ValueError for any bad input, with file, line, rule and way out.
+Folders are listed once each; asking the file system about every single video takes minutes on network storage.
+"""
+
+import csv
+import difflib
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mvit_video.data.datasets.array_views import Column, IntColumn, TextColumn
+from mvit_video.data.datasets.listing import (
+    VIDEO_EXTENSIONS,
+    existing,
+    read_json,
+    read_text,
+    scan,
+    videos_below,
+    videos_by_stem,
+)
+from mvit_video.interop.pytorchvideo import import_pytorchvideo
+from mvit_video.video.location import Media, join_place
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+Missing = Literal["error", "skip"]
+
+_KINETICS_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi")
+_SSV2_EXTENSIONS = (".webm", ".mp4")
+_KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+_EMPTY_LIST = "{}: the list is empty; write one `path label` per line"
+_MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Videos with their labels, and the names of the classes.
+
+    Attributes:
+        paths: one file per video; kept in flat memory that loader workers share.
+        labels: class index of each video, 0 to num_classes - 1; likewise.
+        class_names: name of each class.
+        source: file or folder that the manifest was read from.
+        missing: listed videos that were left out because their files are absent.
+
+    ValueError for no videos, another number of labels than of videos, or a label out of range.
+    """
+
+    paths: Sequence[str] = field(repr=False)
+    labels: Sequence[int] = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+    source: str
+    missing: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, Column):
+            object.__setattr__(self, "paths", TextColumn(self.paths))
+        if not isinstance(self.labels, Column):
+            object.__setattr__(self, "labels", IntColumn(self.labels))
+        if not self.paths or len(self.paths) != len(self.labels):
+            numbers = f"{len(self.paths)} videos and {len(self.labels)} labels"
+            raise ValueError(f"{self.source}: {numbers}; give at least one video, and one label for each")
+        labels = np.asarray(self.labels)
+        bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if len(bad):
+            raise ValueError(f"{self.paths[bad[0]]}: {_range_message(self.labels[bad[0]], self.num_classes)}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def shard_of(self) -> npt.NDArray[np.int32] | None:
+        """Number of the tar shard that holds each video, int32 (videos,); None for videos that are files."""
+        return None
+
+    def media(self, index: int) -> Media:
+        """Where the bytes of a video are."""
+        return Media.of(self.paths[index])
+
+    def counts(self) -> tuple[int, ...]:
+        """Number of videos of each class."""
+        return tuple(np.bincount(np.asarray(self.labels), minlength=self.num_classes).tolist())
+
+    def num_duplicates(self) -> int:
+        """Number of entries whose file an earlier entry has."""
+        return len(self.paths) - len(set(self.paths))
+
+
+def from_list(
+    path: PathLike,
+    *,
+    root: PathLike | None = None,
+    separator: str = " ",
+    class_names_file: PathLike | None = None,
+    num_classes: int | None = None,
+    missing: Missing = "error",
+) -> Manifest:
+    """Read a list with one `path label` per line (PySlowFast datasets/kinetics.py).
+
+    The label is the last field. A whole number just before it is PySlowFast's ignored middle field (a count of frames)
+    and is dropped; all that precedes is the path, which may hold separators. If no line has a label, every video gets
+    label 0; a list with labels on some lines only is refused. Empty lines are skipped.
+
+    Args:
+        path: the list, UTF-8.
+        root: folder that relative paths start from; by default the current folder.
+        separator: between the fields; " " stands for any run of spaces and tabs.
+        class_names_file: one name per line, or a JSON object from name to index; by default "class 0", "class 1", ...
+        num_classes: number of classes; by default that of class_names_file, else the largest label + 1.
+        missing: whether a listed file that does not exist is an error or is left out.
+    """
+    source = os.fspath(path)
+    names = _Classes(class_names_file, num_classes)
+    return _from_rows(_parse_list(source, separator), names, source=source, root=root, missing=missing)
+
+
+def from_labeled_video_paths(
+    path: PathLike,
+    *,
+    root: PathLike | None = None,
+    class_names_file: PathLike | None = None,
+    num_classes: int | None = None,
+    missing: Missing = "error",
+) -> Manifest:
+    """Read a labelled list with PyTorchVideo's own reader (pytorchvideo/data/labeled_video_paths.py, `from_csv`).
+
+    One `path label` per line, separated by spaces or tabs (not commas), no header, no empty line; everything before the
+    label is the path. The arguments are those of `from_list`.
+    RuntimeError if PyTorchVideo is not installed.
+    """
+    source = os.fspath(path)
+    lines = read_text(source, "labelled list").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if re.search(r"\S\s+[0-9]{1,9}\s*$", line) is None:
+            raise ValueError(_bad_line(f"{source}:{number}", line, "does not suit PyTorchVideo's reader", " "))
+    if not lines:
+        raise ValueError(_EMPTY_LIST.format(source))
+    reader = import_pytorchvideo("data.labeled_video_paths").LabeledVideoPaths.from_csv(source)
+    items = [reader[index] for index in range(len(reader))]
+    # The reader keeps the byte order mark that some editors write at the start of a file.
+    rows = [(i, name.removeprefix("\ufeff"), int(info["label"])) for i, (name, info) in enumerate(items, start=1)]
+    names = _Classes(class_names_file, num_classes)
+    return _from_rows(rows, names, source=source, root=root, missing=missing)
+
+
+def from_kinetics_csv(
+    annotation: PathLike,
+    *,
+    root: PathLike,
+    class_names: Sequence[str] | None = None,
+    class_names_file: PathLike | None = None,
+    missing: Missing = "error",
+) -> Manifest:
+    """Read a Kinetics annotation CSV with the columns label, youtube_id, time_start and time_end, in any order.
+
+    A video is `<id>_<start:06d>_<end:06d>.<ext>` or `<id>.<ext>` (mp4, mkv, webm, avi), in `root` itself or in a folder
+    of it named after the label, with spaces or underscores.
+
+    Args:
+        annotation: the CSV file of one split, UTF-8, with a header.
+        root: folder of the split's videos.
+        class_names: names of the classes in the order of their indices, `class_names` of the training manifest for the
+            other splits. By default the sorted labels of this file.
+        class_names_file: the same from a file, see `from_list`.
+        missing: whether a listed video without a file is an error or is left out.
+    """
+    source = os.fspath(annotation)
+    rows = _read_kinetics_rows(source)
+    used = _labels_of(rows)
+    if class_names is not None and class_names_file is not None:
+        raise ValueError("class_names and class_names_file are both given; give one of them")
+    if class_names_file is not None:
+        names = _read_class_names(class_names_file)
+    else:
+        names = _checked_names(used if class_names is None else class_names, "class_names")
+    indices = {name: index for index, name in enumerate(names)}
+    folders = _kinetics_folders(os.fspath(root), used)
+    listed, found, labels = [], [], []
+    for number, label, youtube_id, stem in rows:
+        labels.append(_class_index(indices, label, place=f"{source}:{number}"))
+        places = (folders.get(_fold(label), {}), folders[""])
+        found.append(next((files[name] for name in (stem, youtube_id) for files in places if name in files), None))
+        listed.append(os.path.join(root, stem))
+    return _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+
+
+def kinetics_class_names(annotation: PathLike) -> tuple[str, ...]:
+    """The classes of a Kinetics annotation CSV, sorted: those `from_kinetics_csv` takes when it is given none."""
+    return tuple(_labels_of(_read_kinetics_rows(os.fspath(annotation))))
+
+
+def _labels_of(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
+    return sorted({label for _, label, _, _ in rows})
+
+
+def from_ssv2_json(
+    annotation: PathLike, *, root: PathLike, labels_file: PathLike, missing: Missing = "error"
+) -> Manifest:
+    """Read a Something-Something v2 split (something-something-v2-{train,validation}.json).
+
+    The class of an entry is its template without the square brackets (PySlowFast datasets/ssv2.py).
+
+    Args:
+        annotation: JSON list of objects with "id" and "template".
+        root: folder with `<id>.webm` (or `<id>.mp4`).
+        labels_file: something-something-v2-labels.json, an object from class name to index.
+        missing: whether a listed video without a file is an error or is left out.
+    """
+    source = os.fspath(annotation)
+    entries = read_json(source, "annotation")
+    if not isinstance(entries, list):
+        raise ValueError(f"{source}: a JSON list of entries is expected; the file may be labels_file, swapped with it")
+    names = _read_class_names(labels_file)
+    indices = {name: index for index, name in enumerate(names)}
+    files = videos_by_stem(scan(os.fspath(root)), _SSV2_EXTENSIONS)
+    listed, found, labels = [], [], []
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("template"), str):
+            raise ValueError(
+                f"{source}: entry {number} ({str(entry)[:80]}) lacks an id or a template; the test split has no "
+                "labels, use the train or validation file"
+            )
+        video = str(entry["id"])
+        label = entry["template"].replace("[", "").replace("]", "")
+        labels.append(_class_index(indices, label, place=f"{source}: entry {number} (id {video})"))
+        listed.append(os.path.join(root, video + _SSV2_EXTENSIONS[0]))
+        found.append(files.get(video))
+    return _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+
+
+def from_folder(root: PathLike, *, class_names: Sequence[str] | None = None) -> Manifest:
+    """Read a folder that holds one folder of videos per class, in the sorted order of names and paths.
+
+    Videos are known by their extension (VIDEO_EXTENSIONS, in any case) and may lie in sub-folders of the class folder;
+    hidden files and folders are passed over.
+
+    Args:
+        root: the folder.
+        class_names: names of the classes in the order of their indices, `class_names` of the training manifest for the
+            other splits. By default the sorted names of the class folders.
+    """
+    source = os.fspath(root)
+    folders = folder_class_names(source)
+    names = _checked_names(folders if class_names is None else class_names, "class_names")
+    indices = {name: index for index, name in enumerate(names)}
+    paths: list[str] = []
+    labels: list[int] = []
+    for name in folders:
+        folder = os.path.join(source, name)
+        index = _class_index(indices, name, place=folder)
+        videos = videos_below(folder)
+        if not videos:
+            known = ", ".join(VIDEO_EXTENSIONS)
+            raise ValueError(f"{folder}: no video in the class folder ({known}); add videos or remove the folder")
+        paths += videos
+        labels += [index] * len(videos)
+    return Manifest(tuple(paths), tuple(labels), names, source)
+
+
+def folder_class_names(root: PathLike) -> tuple[str, ...]:
+    """The classes of a folder of class folders, sorted: those `from_folder` takes when it is given none."""
+    source = os.fspath(root)
+    folders = sorted(entry.name for entry in scan(source) if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise ValueError(f"{source}: no class folders in it; lay the videos out as {source}/<class>/<video>.mp4")
+    if {name.lower() for name in folders} <= _SPLIT_NAMES:
+        raise ValueError(f"{source}: its folders ({', '.join(folders)}) are splits, not classes; pass one of them")
+    return tuple(folders)
+
+
+def _parse_list(source: str, separator: str) -> list[tuple[int, str, int]]:
+    """(line number, path, label) of every line of a list; label 0 throughout if the list has no labels."""
+    split_at = None if separator == " " else separator
+    rows: list[tuple[int, str, int]] = []
+    unlabelled: list[tuple[int, str]] = []
+    for number, line in enumerate(read_text(source, "list").splitlines(), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        fields = text.rsplit(split_at, 2)
+        if len(fields) == 1:
+            unlabelled.append((number, text))
+            continue
+        if len(fields) == 3 and not fields[1].strip().isdecimal():
+            fields = text.rsplit(split_at, 1)
+        name, label = fields[0].strip(), fields[-1].strip()
+        if not name or re.fullmatch("[0-9]{1,9}", label) is None:
+            raise ValueError(_bad_line(f"{source}:{number}", text, f"has the label {label!r}", separator))
+        rows.append((number, name, int(label)))
+    if unlabelled:
+        number, text = unlabelled[0]
+        if rows or re.search(r"[\s,;|]\s*-?\d+$", text):
+            raise ValueError(_bad_line(f"{source}:{number}", text, "has no label", separator))
+        logger.warning("%s: no labels in the list, so every video gets label 0", source)
+    rows = rows or [(number, text, 0) for number, text in unlabelled]
+    if not rows:
+        raise ValueError(_EMPTY_LIST.format(source))
+    return rows
+
+
+def _bad_line(place: str, text: str, reason: str, separator: str) -> str:
+    return (
+        f"{place}: {text!r} {reason}; a line is `path label` with a whole number of 0 or more as the label, separated "
+        f"by {separator!r}: correct the line, or pass another separator"
+    )
+
+
+def _from_rows(
+    rows: Sequence[tuple[int, str, int]], classes: "_Classes", *, source: str, root: PathLike | None, missing: Missing
+) -> Manifest:
+    """The manifest of (line number, path, label) rows."""
+    labels = [label for _, _, label in rows]
+    names = classes.names(source, max(labels))
+    for line, _, label in rows:
+        if label >= len(names):
+            raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
+    listed = [join_place(os.fspath(root or ""), path) for _, path, _ in rows]
+    return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
+
+
+class _Classes(NamedTuple):
+    """Where the class names of a list come from; the labels tell if neither is given."""
+
+    file: PathLike | None
+    number: int | None
+
+    def names(self, source: str, largest_label: int) -> tuple[str, ...]:
+        """The class names: of the file, else numbers. ValueError where they are too few for the labels."""
+        names = None if self.file is None else _read_class_names(self.file)
+        number = self.number if self.number is not None else len(names or ()) or largest_label + 1
+        if not 1 <= number <= _MAX_CLASSES:
+            raise ValueError(f"{source}: {number} classes, not 1 to {_MAX_CLASSES}; check num_classes or the labels")
+        if names is not None and number != len(names):
+            raise ValueError(f"num_classes={number}, but {self.file} names {len(names)} classes; leave one of them out")
+        return names or tuple(f"class {index}" for index in range(number))
+
+
+def _range_message(label: int, num_classes: int) -> str:
+    return (
+        f"label {label} is out of range: with {num_classes} classes, labels run from 0 to {num_classes - 1}; correct "
+        "the label, or give more classes (num_classes or the file of class names)"
+    )
+
+
+def _read_kinetics_rows(source: str) -> list[tuple[int, str, str, str]]:
+    """(line number, label, YouTube id, name of the cut clip without extension) of every row of an annotation."""
+    # Each line by itself, so that a stray quotation mark cannot swallow the lines after it.
+    lines = [next(csv.reader([line]), []) for line in read_text(source, "annotation").splitlines()]
+    header = [name.strip() for name in lines[0]] if lines else []
+    absent = [name for name in _KINETICS_COLUMNS if name not in header]
+    if absent:
+        needed = ", ".join(_KINETICS_COLUMNS)
+        raise ValueError(f"{source}: the header {header} lacks the column {absent[0]!r}; a Kinetics CSV has {needed}")
+    columns = [header.index(name) for name in _KINETICS_COLUMNS]
+    rows = []
+    for number, row in enumerate(lines[1:], start=2):
+        if not row:
+            continue
+        place = f"{source}:{number}"
+        label, youtube_id, start, end = (row[column].strip() if column < len(row) else "" for column in columns)
+        if not label or not youtube_id:
+            raise ValueError(f"{place}: {','.join(row)!r} lacks a label or youtube_id; fill it in or remove the row")
+        try:
+            stem = f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{place}: time_start {start!r} or time_end {end!r} is no number; correct it") from error
+        rows.append((number, label, youtube_id, stem))
+    if not rows:
+        raise ValueError(f"{source}: no rows below the header; give an annotation with at least one video")
+    return rows
+
+
+def _fold(name: str) -> str:
+    """A label and the folder named after it fold to the same string."""
+    return name.replace("_", " ").casefold()
+
+
+def _kinetics_folders(root: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Videos by name without extension: of `root` itself under "", of each label's folder under the folded label."""
+    wanted = {_fold(label) for label in labels}
+    entries = scan(root)
+    folders = {"": videos_by_stem(entries, _KINETICS_EXTENSIONS)}
+    for entry in sorted(entries, key=lambda item: item.name):
+        if _fold(entry.name) in wanted and entry.is_dir():
+            videos = videos_by_stem(scan(entry.path), _KINETICS_EXTENSIONS)
+            folders.setdefault(_fold(entry.name), {}).update(videos)
+    return folders
+
+
+def _read_class_names(path: PathLike) -> tuple[str, ...]:
+    """Names in the order of their indices, from one name per line or a JSON object from name to index."""
+    source = os.fspath(path)
+    if not source.lower().endswith(".json"):
+        lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
+        return _checked_names([line for line in lines if line], source)
+    content = read_json(source, "file of class names")
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: a JSON object from class name to index is expected; or write one name per line")
+    names: dict[int, str] = {}
+    for name, value in content.items():
+        if not re.fullmatch(r"\d+", str(value)):
+            raise ValueError(f"{source}: class {name!r} has the index {value!r}; give it a whole number of 0 or more")
+        if int(value) in names:
+            raise ValueError(
+                f"{source}: classes {names[int(value)]!r} and {name!r} share the index {value}; change one"
+            )
+        # PySlowFast's Kinetics file carries quotation marks inside the names.
+        names[int(value)] = name.replace('"', "").strip()
+    gap = next((index for index in range(len(names)) if index not in names), None)
+    if gap is not None:
+        raise ValueError(f"{source}: no class has the index {gap}; number the {len(names)} classes from 0 without gaps")
+    return _checked_names([names[index] for index in range(len(names))], source)
+
+
+def _checked_names(names: Sequence[str], source: str) -> tuple[str, ...]:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice or not names:
+        reason = f"class name {twice[0]!r} occurs more than once" if twice else "no class names"
+        raise ValueError(f"{source}: {reason}; give at least one name, and each once")
+    return tuple(names)
+
+
+def _class_index(indices: Mapping[str, int], name: str, *, place: str) -> int:
+    if name in indices:
+        return indices[name]
+    near = difflib.get_close_matches(name, indices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(
+        f"{place}: unknown class {name!r}{hint}, not among the {len(indices)} known classes; correct the name, or add "
+        "it to the training split or the file of class names"
+    )
+
+
+def _assemble(
+    listed: Sequence[str],
+    found: Sequence[str | None],
+    labels: Sequence[int],
+    class_names: tuple[str, ...],
+    *,
+    source: str,
+    root: PathLike | None,
+    missing: Missing,
+) -> Manifest:
+    """The manifest of the videos that were found, or an error for those that were not."""
+    if missing not in ("error", "skip"):
+        raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
+    absent = tuple(name for name, path in zip(listed, found) if path is None)
+    if absent and (missing == "error" or len(absent) == len(listed)):
+        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        way_out = "check root" if len(absent) == len(listed) else "check root, or pass missing='skip' to leave them out"
+        place = "the current folder" if root is None else os.fspath(root)
+        raise ValueError(
+            f"{source}: {len(absent)} of {len(listed)} listed videos do not exist under {place}: {shown}; {way_out}"
+        )
+    if absent:
+        logger.warning("%s: left out %d of %d videos whose files do not exist", source, len(absent), len(listed))
+    paths = tuple(path for path in found if path is not None)
+    kept_labels = tuple(label for path, label in zip(found, labels) if path is not None)
+    manifest = Manifest(paths, kept_labels, class_names, source, absent)
+    if manifest.num_duplicates():
+        logger.info("%s: %d entries repeat a file that is already listed", source, manifest.num_duplicates())
+    return manifest

@@ -1,0 +1,271 @@
+"""From a manifest to samples: decode once, take the clips, augment or crop, or say how the model's device is to do so.
+
+A training sample is a pure function of (seed, epoch, index); an evaluation sample of the index alone. A training video
+that cannot be read is replaced by another of the same set, chosen by the same key; an evaluation video that cannot be
+read is returned as failed, to be counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mvit_video.data.augmentation.device_augment import ClipSource, EvalView, Frames, Layout, Where, eval_view
+from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.loading.batch import FrameOrder, Sample
+from mvit_video.data.loading.worker_monitor import reading
+from mvit_video.data.sampling import ClipSampler, view_of
+from mvit_video.video.reader import Backend, VideoDecodeError, VideoReader
+from mvit_video.video.yuv import YuvFrames
+
+MAX_REPLACEMENTS = 20
+# What a random draw is for, the last part of its key: draws for different things never share a stream.
+DRAW_CLIP, DRAW_REPLACEMENT, DRAW_FRAME_ORDER, DRAW_AUGMENT = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How frames come out of the files, and what a worker does with them.
+
+    Attributes:
+        backend: decoder.
+        layout: "rgb" frames, or "yuv420" planes, half the bytes, of which a worker or the model's device makes RGB.
+        device: where clips are cut and augmented: "worker" (the loader's processes) or "model" (the model's device).
+        time_limit_s: seconds after which a video counts as broken; None for no limit. For "pyav" only.
+    """
+
+    backend: Backend = "pyav"
+    layout: Layout = "rgb"
+    device: Where = "worker"
+    time_limit_s: float | None = None
+
+    def open(self, manifest: Manifest, index: int) -> VideoReader:
+        """A reader of one video."""
+        limit = self.time_limit_s if self.backend == "pyav" else None
+        return VideoReader(manifest.media(index), backend=self.backend, time_limit_s=limit)
+
+    def read(self, video: VideoReader, indices: Sequence[int]) -> Frames:
+        """The frames in the layout."""
+        return video.read_yuv(indices) if self.layout == "yuv420" else video.read(indices)
+
+    def finished(self, source: ClipSource) -> tuple[torch.Tensor, ClipSource | None]:
+        """The clips if they are made in the worker, else nothing and the source."""
+        if self.device == "model":
+            return torch.empty(0, dtype=torch.uint8), source
+        return source.clips(), None
+
+
+class TrainDataset(Dataset[Sample]):
+    """Augmented clips of the training videos.
+
+    Args:
+        manifest: videos and labels.
+        sampler: how a clip is taken from a video.
+        transform: spatial augmentation, (T, H, W, 3) -> (T, S, S, 3).
+        repeats: augmented copies of each decoded clip (repeated augmentation).
+        seed: with the epoch and the index, the key of every random draw.
+        decoding: how the files are read.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        sampler: ClipSampler,
+        transform: TrainTransform,
+        repeats: int,
+        seed: int,
+        decoding: Decoding = Decoding(),
+    ) -> None:
+        self.manifest = manifest
+        self.sampler = sampler
+        self.transform = transform
+        self.repeats = repeats
+        self.seed = seed
+        self.decoding = decoding
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def backend(self) -> Backend:
+        """The decoder."""
+        return self.decoding.backend
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        """The sample of key (epoch, position in the epoch's order, index of the video).
+
+        Raises:
+            VideoDecodeError: when the video and all its replacements are unreadable.
+        """
+        epoch, position, index = key
+        failures: list[tuple[str, str]] = []
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                frames = self._clip(epoch, index)
+            except VideoDecodeError as error:
+                failures.append((error.path, error.reason))
+                index = self._replacement(epoch, index, len(failures))
+                continue
+            return self._augmented(frames, epoch, position, index, failures)
+        raise VideoDecodeError(
+            failures[0][0],
+            f"{failures[0][1]}; {MAX_REPLACEMENTS - 1} replacements failed too, the last {failures[-1][0]}: "
+            f"{failures[-1][1]}. Check the folder of the videos",
+        )
+
+    def _clip(self, epoch: int, index: int) -> Frames:
+        rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
+        with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
+            info = video.info
+            return self.decoding.read(video, self.sampler.train(total_frames=info.num_frames, fps=info.fps, rng=rng))
+
+    def _replacement(self, epoch: int, index: int, attempt: int) -> int:
+        rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
+        return int(rng.integers(len(self.manifest)))
+
+    def _augmented(
+        self, frames: Frames, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
+    ) -> Sample:
+        height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
+        # The frames are capped once; each view is drawn for what is left then.
+        capped = self.transform.capped_size(height, width)
+        views: list[ViewDraw] = []
+        seeds: list[int] = []
+        for repeat in range(self.repeats):
+            rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])
+            views.append(self.transform.draw(*capped, rng))
+            seeds.append(int(rng.integers(2**62)))
+        clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
+        return Sample(
+            clips=clips,
+            label=self.manifest.labels[index],
+            video=index,
+            views=torch.arange(self.repeats),
+            erase=torch.tensor([view.erase for view in views], dtype=torch.int32),
+            noise_seeds=torch.tensor(seeds),
+            path=self.manifest.paths[index],
+            epoch=epoch,
+            position=position,
+            failures=failures,
+            source=source,
+        )
+
+
+class EvalDataset(Dataset[Sample]):
+    """All views of each video: `temporal_views` clips along it, `spatial_views` crops of each, one decode.
+
+    Args:
+        manifest: videos and labels.
+        sampler: how the clip of a temporal view is taken.
+        temporal_views: clips per video.
+        spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
+        short_side: pixels the short side is resized to before the crop.
+        crop_size: side of the square crop, pixels.
+        frame_order: "reversed" or "shuffled" feed the same frames in another order, to see what a model makes of time.
+        seed: key of the shuffles.
+        decoding: how the files are read.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        sampler: ClipSampler,
+        temporal_views: int,
+        spatial_views: int,
+        short_side: int,
+        crop_size: int,
+        frame_order: FrameOrder = "forward",
+        seed: int = 0,
+        decoding: Decoding = Decoding(),
+    ) -> None:
+        self.manifest = manifest
+        self.sampler = sampler
+        self.temporal_views = temporal_views
+        self.spatial_views = spatial_views
+        self.short_side = short_side
+        self.crop_size = crop_size
+        self.frame_order: FrameOrder = frame_order
+        self.seed = seed
+        self.decoding = decoding
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def backend(self) -> Backend:
+        """The decoder."""
+        return self.decoding.backend
+
+    @property
+    def num_views(self) -> int:
+        """Views per video."""
+        return self.temporal_views * self.spatial_views
+
+    def __getitem__(self, index: int) -> Sample:
+        """All views of one video; `failed` with blank clips when it cannot be read."""
+        path = self.manifest.paths[index]
+        failures: list[tuple[str, str]] = []
+        try:
+            source = self._views(index)
+        except VideoDecodeError as error:
+            failures = [(error.path, error.reason)]
+            source = self._blank()
+        clips, source_left = self.decoding.finished(source)
+        return Sample(
+            clips=clips,
+            label=self.manifest.labels[index],
+            video=index,
+            views=torch.arange(self.num_views),
+            erase=torch.zeros(self.num_views, 4, dtype=torch.int32),
+            noise_seeds=torch.zeros(self.num_views, dtype=torch.int64),
+            path=path,
+            failures=failures,
+            failed=bool(failures),
+            source=source_left,
+        )
+
+    def _blank(self) -> ClipSource:
+        """Black clips in the place of a video that cannot be read."""
+        side = self.crop_size
+        view = EvalView(rows=(0,) * self.sampler.num_frames, scaled=(side, side), box=(0, 0, side, side))
+        return ClipSource(torch.zeros(1, side, side, 3, dtype=torch.uint8), (view,) * self.num_views)
+
+    def _views(self, index: int) -> ClipSource:
+        """The views of a video: every frame that any of them needs is decoded once."""
+        with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
+            info = video.info
+            wanted = [
+                self.sampler.test(total_frames=info.num_frames, fps=info.fps, view=view, num_views=self.temporal_views)
+                for view in range(self.temporal_views)
+            ]
+            distinct = sorted({frame for clip in wanted for frame in clip})
+            frames = self.decoding.read(video, distinct)
+        row = {frame: place for place, frame in enumerate(distinct)}
+        views = []
+        for number in range(self.num_views):
+            temporal, spatial = view_of(number, self.spatial_views)
+            views.append(
+                eval_view(
+                    [row[frame] for frame in self._ordered(wanted[temporal], index, temporal)],
+                    info.height,
+                    info.width,
+                    short_side=self.short_side,
+                    crop_size=self.crop_size,
+                    spatial_view=spatial,
+                    num_spatial=self.spatial_views,
+                )
+            )
+        return ClipSource(frames, tuple(views))
+
+    def _ordered(self, frames: list[int], index: int, view: int) -> list[int]:
+        if self.frame_order == "reversed":
+            return frames[::-1]
+        if self.frame_order == "shuffled":
+            rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
+            return [frames[place] for place in rng.permutation(len(frames))]
+        return frames

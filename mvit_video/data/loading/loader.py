@@ -1,0 +1,217 @@
+"""Batches of samples, in an order that every number of ranks, workers and restarts agrees on.
+
+The order of an epoch is a permutation drawn from (seed, epoch). A step takes the next `world_size * accumulate` batches
+of it: forward pass `a` of rank `r` gets the batch at place `a * world_size + r`. So one rank accumulating two batches
+sees, step by step, what two ranks see with one batch each.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mvit_video.data.augmentation.device_augment import pack
+from mvit_video.data.datasets.shards import shard_order
+from mvit_video.data.loading import shared_bytes
+from mvit_video.data.loading.batch import Batch, Sample
+from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
+from mvit_video.data.loading.workers import Workers, pinned
+
+TrainKey = tuple[int, int, int]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of several videos, all with clips or all with sources, as one batch; a video's clips stay together."""
+    counts = torch.tensor([len(sample.views) for sample in samples])
+    sources = [sample.source for sample in samples if sample.source is not None]
+    if sources:
+        clips, packed = torch.empty(0, dtype=torch.uint8), pack(sources)
+    else:
+        size = (int(counts.sum()), *samples[0].clips.shape[1:])
+        clips, packed = shared_bytes.empty(size), None
+        torch.cat([sample.clips for sample in samples], out=clips)
+    return Batch(
+        clips=clips,
+        labels=torch.tensor([sample.label for sample in samples]).repeat_interleave(counts),
+        videos=torch.tensor([sample.video for sample in samples]).repeat_interleave(counts),
+        views=torch.cat([sample.views for sample in samples]),
+        erase=torch.cat([sample.erase for sample in samples]),
+        noise_seeds=torch.cat([sample.noise_seeds for sample in samples]),
+        failed=torch.tensor([sample.failed for sample in samples]).repeat_interleave(counts),
+        paths=[sample.path for sample in samples for _ in range(len(sample.views))],
+        failures=[failure for sample in samples for failure in sample.failures],
+        position=samples[0].position,
+        epoch=samples[0].epoch,
+        packed=packed,
+    )
+
+
+def epoch_order(
+    num_videos: int,
+    *,
+    seed: int,
+    epoch: int,
+    shard_of: npt.NDArray[np.integer] | None = None,
+    shard_window: int = 16,
+) -> npt.NDArray[np.int64]:
+    """Order in which an epoch visits the videos, int64 (num_videos,).
+
+    Args:
+        num_videos: in the training split.
+        seed: of the run.
+        epoch: number of the epoch.
+        shard_of: (num_videos,) number of each video's shard, if they lie in shards; see shards.shard_order.
+        shard_window: shards read at a time.
+    """
+    if shard_of is not None:
+        return shard_order(shard_of, seed=seed, epoch=epoch, window=shard_window)
+    return np.random.default_rng([seed, epoch]).permutation(num_videos)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How batches are made beside the training process.
+
+    Attributes:
+        num_workers: loader processes; 0 makes the batches in the training process.
+        prefetch: batches each of them works ahead.
+        timeout_s: seconds without a batch after which the run ends with an error; 0 for no limit. Without workers
+            there is nobody to notice.
+        pin_memory: hand out page-locked tensors (for a GPU).
+    """
+
+    num_workers: int
+    prefetch: int = 2
+    timeout_s: float = 300.0
+    pin_memory: bool = False
+
+    def batches(self, dataset: TrainDataset | EvalDataset, keys: Iterator[list[Any]]) -> Iterator[Batch]:
+        """One batch for each list of the dataset's keys, in order.
+
+        Raises:
+            WorkerError: a worker died or hangs.
+        """
+        if self.num_workers == 0:
+            made: Iterator[Batch] = map(_Fetch(dataset), keys)
+            return (batch.pin_memory() for batch in made) if self.pin_memory else made
+        workers: Workers[list[Any], Batch] = Workers(
+            _Fetch(dataset), count=self.num_workers, prefetch=self.prefetch, timeout_s=self.timeout_s
+        )
+        made = workers.run(keys)
+        return pinned(made, workers.close) if self.pin_memory else made
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Makes a batch of keys."""
+
+    dataset: TrainDataset | EvalDataset
+
+    def __call__(self, keys: list[Any]) -> Batch:
+        return collate([self.dataset[key] for key in keys])
+
+
+class TrainLoader:
+    """Endless training batches of one rank, starting at any step.
+
+    Args:
+        dataset: the training samples.
+        batch_size: videos per batch and rank; a batch holds `batch_size * dataset.repeats` clips.
+        accumulate: batches per optimizer step and rank.
+        rank: this process.
+        world_size: processes in the run.
+        seed: key of the order, with the epoch.
+        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+        shard_window: shards read at a time, if the videos lie in shards.
+
+    Raises:
+        ValueError: when the set is smaller than one step.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainDataset,
+        *,
+        batch_size: int,
+        accumulate: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        num_workers: int,
+        pin_memory: bool,
+        prefetch: int = 2,
+        timeout_s: float = 300.0,
+        shard_window: int = 16,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+        self.shard_window = shard_window
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"the training split has {len(dataset)} videos, fewer than one step takes: {batch_size} videos x "
+                f"{world_size} processes x {accumulate} accumulated = {self.videos_per_step}. Lower trainer.batch_size"
+            )
+
+    @property
+    def videos_per_step(self) -> int:
+        """Videos of one optimizer step over all ranks."""
+        return self.batch_size * self.accumulate * self.world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; the videos of an incomplete last step are left to later epochs."""
+        return len(self.dataset) // self.videos_per_step
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """This rank's batches, `accumulate` to a step, from optimizer step `start_step` on, without end."""
+        return self.loading.batches(self.dataset, self._keys(start_step))
+
+    def _keys(self, start_step: int) -> Iterator[list[TrainKey]]:
+        """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, index)."""
+        epoch, step = divmod(start_step, self.steps_per_epoch)
+        while True:
+            order = epoch_order(
+                len(self.dataset),
+                seed=self.seed,
+                epoch=epoch,
+                shard_of=self.dataset.manifest.shard_of,
+                shard_window=self.shard_window,
+            )
+            for place in range(step * self.accumulate, self.steps_per_epoch * self.accumulate):
+                first = (place * self.world_size + self.rank) * self.batch_size
+                yield [(epoch, p, int(order[p])) for p in range(first, first + self.batch_size)]
+            epoch, step = epoch + 1, 0
+
+
+def eval_loader(
+    dataset: EvalDataset,
+    *,
+    clips_per_batch: int,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool,
+    prefetch: int = 2,
+    timeout_s: float = 300.0,
+) -> Iterator[Batch]:
+    """Every view of this rank's videos once, in order: rank r takes videos r, r + world_size, ...
+
+    Args:
+        dataset: the evaluation samples.
+        clips_per_batch: clips a batch aims at; at least one video.
+        rank: this process.
+        world_size: processes in the run.
+        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+    """
+    loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+    videos = range(rank, len(dataset), world_size)
+    size = max(1, clips_per_batch // dataset.num_views)
+    return loading.batches(dataset, (list(videos[i : i + size]) for i in range(0, len(videos), size)))

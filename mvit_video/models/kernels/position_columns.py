@@ -1,0 +1,134 @@
+"""Queries with their position terms appended, in one buffer; and how wide attention operands are made.
+
+See :mod:`mvit_video.models.mvit.attention` for why these products make plain attention compute relative positions.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mvit_video.models.config import Triple
+
+
+class Widths(NamedTuple):
+    """Columns of zeros behind the queries and keys, and behind the values."""
+
+    queries_keys: int
+    values: int
+
+
+def operand_padding(width: int, terms: int, device_type: str, dtype: torch.dtype) -> Widths:
+    """Columns to add so that a fast attention kernel takes heads of `width` + `terms` columns and values of `width`.
+
+    - CPU: the flash kernel takes one width for queries, keys and values; a multiple of 8 fills its vectors.
+    - CUDA in float16 or bfloat16: the kernels of cuDNN and the memory-efficient ones want multiples of 8 and take
+      narrower values, which saves a quarter of the second product. Flash-attention 2 would need equal widths.
+      Chosen from PyTorch's sources (sdp_utils.cpp), not measured.
+    - CUDA in float32: only the memory-efficient kernels apply (multiples of 4; 8 serves as well). Not measured.
+    - Other devices: as the CPU, which every kernel accepts.
+    """
+    fill = -(width + terms) % 8
+    if dtype == torch.float64:
+        fill = 0
+    if device_type == "cuda":
+        return Widths(fill, -width % 8)
+    return Widths(fill, terms + fill)
+
+
+class AugmentQueries(torch.autograd.Function):
+    """[q, q . R_t, q . R_h, q . R_w, zeros] for every query and key coordinate; keeps nothing but its result."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, grid: Triple, cls: int, fill: int, axes: tuple[int, ...], *tables: Tensor
+    ) -> Tensor:
+        batch, length, heads, width = q.shape
+        body = q[:, cls:].reshape(batch, *grid, heads, width)
+        total = width + sum(table.shape[1] for table in tables) + fill
+        augmented = q.new_empty(batch, heads, length, total)
+        augmented[..., :width] = q.transpose(1, 2)
+        augmented[:, :, :cls, width:] = 0
+        if fill:
+            augmented[..., total - fill :] = 0
+        start = width
+        for axis, table in zip(axes, tables):
+            terms = _products(body, table.transpose(1, 2), axis)
+            stop = start + terms.shape[-1]
+            augmented[:, :, cls:, start:stop] = terms.flatten(1, 3).transpose(1, 2)
+            start = stop
+        ctx.save_for_backward(augmented, *tables)
+        ctx.grid, ctx.cls, ctx.axes = grid, cls, axes
+        return augmented
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        augmented, *tables = ctx.saved_tensors
+        cls, grid, needs = ctx.cls, ctx.grid, ctx.needs_input_grad
+        batch, heads, _length, _total = augmented.shape
+        width = tables[0].shape[-1]
+        by_token = grad.transpose(1, 2)
+        grad_q = by_token[..., :width].clone(memory_format=torch.contiguous_format) if needs[0] else None
+        body = (
+            augmented[:, :, cls:, :width].transpose(1, 2).reshape(batch, *grid, heads, width)
+            if any(needs[5:])
+            else None
+        )
+        start, of_tables = width, []
+        for index, (axis, table) in enumerate(zip(ctx.axes, tables)):
+            stop = start + table.shape[1]
+            terms = by_token[:, cls:, :, start:stop].reshape(batch, *grid, heads, -1)
+            if grad_q is not None:
+                grad_q[:, cls:] += _products(terms, table, axis).flatten(1, 3)
+            needed = body is not None and needs[5 + index]
+            of_tables.append(_table_gradient(terms, body, axis) if needed and body is not None else None)
+            start = stop
+        return grad_q, None, None, None, None, *of_tables
+
+
+def _products(body: Tensor, matrices: Tensor, axis: int) -> Tensor:
+    """(B, T, H, W, heads, a) times the matrix (a, b) of the coordinate on one axis -> (B, T, H, W, heads, b).
+
+    Batched products on views: no axis is moved in memory but the width axis of the result.
+    """
+    batch, t, h, w, heads, _ = body.shape
+    if axis == 0:
+        repeated = matrices.expand(batch, *matrices.shape).flatten(0, 1)
+        out = torch.bmm(body.reshape(batch * t, h * w * heads, -1), repeated)
+    elif axis == 1:
+        repeated = matrices.expand(batch * t, *matrices.shape).flatten(0, 1)
+        out = torch.bmm(body.reshape(batch * t * h, w * heads, -1), repeated)
+    else:
+        repeated = matrices.unsqueeze(1).expand(-1, heads, -1, -1).flatten(0, 1)
+        out = torch.bmm(body.reshape(batch * t * h, w * heads, -1).transpose(0, 1), repeated).transpose(0, 1)
+    return out.reshape(batch, t, h, w, heads, -1)
+
+
+def _table_gradient(terms: Tensor, body: Tensor, axis: int) -> Tensor:
+    """Sum of terms^T body over all tokens of each coordinate on one axis: (coordinates, K, c)."""
+    batch, t, h, w, heads, _ = body.shape
+    if axis == 2:
+        left = terms.reshape(batch * t * h, w * heads, -1).permute(1, 2, 0)
+        right = body.reshape(batch * t * h, w * heads, -1).transpose(0, 1)
+        return torch.bmm(left, right).unflatten(0, (w, heads)).sum(1)
+    inner = h * w * heads if axis == 0 else w * heads
+    left = terms.reshape(-1, inner, terms.shape[-1]).transpose(1, 2)
+    products = torch.bmm(left, body.reshape(-1, inner, body.shape[-1]))
+    return products.unflatten(0, (-1, t) if axis == 0 else (-1, h)).sum(0)
+
+
+def augment_queries(
+    q: Tensor, tables: list[Tensor], axes: tuple[int, ...], grid: Triple, *, cls: int, fill: int
+) -> Tensor:
+    """Queries with their products with the table rows of every key coordinate, and `fill` columns of zeros.
+
+    Args:
+        q: (B, cls + T*H*W, heads, c), pooled and normalised, unscaled.
+        tables: per axis, (grid[axis], K, c): the row of the relative table for each query and key coordinate, of q's
+            dtype.
+
+    Returns:
+        (B, heads, cls + T*H*W, c + sum of K over axes + fill); the terms of class tokens are zero.
+    """
+    augmented: Tensor = AugmentQueries.apply(q, grid, cls, fill, axes, *tables)
+    return augmented

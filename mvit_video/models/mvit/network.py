@@ -1,0 +1,286 @@
+"""Multiscale Vision Transformers, version 1 (arXiv 2104.11227) and 2 (arXiv 2112.01526), for video and images."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_grid
+from mvit_video.models.kernels.pooling import DepthwisePool, max_pool_skip
+from mvit_video.models.kernels.recompute import is_plain, norm_linears, norm_mlp
+from mvit_video.models.mvit.attention import MultiscaleAttention
+from mvit_video.models.mvit.layers import (
+    DropPath,
+    Head,
+    Mlp,
+    PatchEmbed,
+    init_module,
+    joint_positions,
+    separable_positions,
+)
+
+if TYPE_CHECKING:
+    from mvit_video.models.mvit.activation_checkpointing import CheckpointPlan
+
+
+class Block(nn.Module):
+    """Pooling attention and MLP, each with a residual; one of them widens at the end or the start of a stage."""
+
+    def __init__(self, config: MViTConfig, geometry: BlockGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.cls = int(config.cls_token)
+        self.norm1 = nn.LayerNorm(geometry.dim_in, eps=1e-6)
+        self.attn = MultiscaleAttention(config, geometry)
+        self.norm2 = nn.LayerNorm(geometry.dim_attn, eps=1e-6)
+        self.mlp = Mlp(geometry.dim_attn, int(geometry.dim_attn * config.mlp_ratio), geometry.dim_out)
+        self.expands_attention = geometry.dim_attn != geometry.dim_in
+        self.expands_mlp = geometry.dim_out != geometry.dim_attn
+        widens = geometry.dim_out != geometry.dim_in
+        self.proj = nn.Linear(geometry.dim_in, geometry.dim_out) if widens else None
+        self.drop_path = DropPath(geometry.drop_path)
+
+    def forward(self, x: Tensor, grid: Triple, cls_only: bool = False) -> tuple[Tensor, Triple]:
+        """(B, cls + T*H*W, dim_in) on its grid -> (B, cls + T'*H'*W', dim_out) and the new grid.
+
+        With cls_only the result is the class token's, (B, 1, dim_out), the same as in the whole.
+        """
+        attended, skip, new_grid = self._attend_cls(x, grid) if cls_only else self._attend(x, grid)
+        if max(self.geometry.stride_q) > 1 and not cls_only:
+            skip = max_pool_skip(skip, grid, self.geometry.stride_q, cls=self.cls)
+        x = skip + self.drop_path(attended)
+        widened, skip = self._widen(x)
+        return skip + self.drop_path(widened), new_grid
+
+    def _attend(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
+        """Attention of the normalised tokens, the skip beside it, and the new grid."""
+        # The published models widen the skip from the normalised tokens, not from x.
+        widening = self.proj if self.expands_attention else None
+        if not is_plain(self.norm1, self.attn.qkv, widening):
+            normed = self.norm1(x)
+            attended, new_grid = self.attn(normed, grid)
+            return attended, x if widening is None else widening(normed), new_grid
+        picked = self.attn.read_by_keys(grid)
+        queries, keys = self.attn.split_weights()
+        between = [] if widening is None else [(widening.weight, widening.bias)]
+        q, *skip, kv = norm_linears(x, self.norm1, [queries, *between, keys], picked)
+        attended, new_grid = self.attn.attend(q, kv, grid, picked=picked is not None)
+        return attended, skip[0] if skip else x, new_grid
+
+    def _attend_cls(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
+        """As :meth:`_attend`, for the class token alone; other tokens are only keys and values."""
+        assert self.cls == 1
+        widening = self.proj if self.expands_attention else None
+        first, new_grid = x[:, :1], pooled_grid(grid, self.geometry.kernel_q, self.geometry.stride_q)
+        if not is_plain(self.norm1, self.attn.qkv, widening):
+            attended, whole, new_grid = self._attend(x, grid)
+            return attended[:, :1], whole[:, :1], new_grid
+        picked = self.attn.read_by_keys(grid)
+        queries, keys = self.attn.split_weights()
+        between = [] if widening is None else [(widening.weight, widening.bias)]
+        (kv,) = norm_linears(x, self.norm1, [keys], picked)
+        q, *skip = norm_linears(first, self.norm1, [queries, *between])
+        attended = self.attn.attend_cls(q, kv, grid, picked=picked is not None)
+        return attended, skip[0] if skip else first, new_grid
+
+    def _widen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The MLP of the normalised tokens, and the skip beside it."""
+        if self.expands_mlp or not is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2):
+            normed = self.norm2(x)
+            skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
+            return self.mlp(normed), skip
+        return norm_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2), x
+
+
+class MViT(nn.Module):
+    """A multiscale vision transformer for clips (B, C, T, H, W) or, with num_frames=1, images (B, C, H, W).
+
+    Any input size runs: relative tables and absolute embeddings are interpolated where it is not the nominal one.
+    Parameter names are PySlowFast's (image models: facebookresearch/mvit's), so published state dicts load strictly.
+    """
+
+    pos_embed: nn.Parameter
+    pos_embed_spatial: nn.Parameter
+    pos_embed_temporal: nn.Parameter
+    pos_embed_class: nn.Parameter
+
+    def __init__(self, config: MViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cls = int(config.cls_token)
+        self.patch_embed = PatchEmbed(config)
+        if config.cls_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        self._make_positions()
+        self.blocks = nn.ModuleList(Block(config, geometry) for geometry in config.blocks)
+        self.norm = nn.LayerNorm(config.out_dim, eps=1e-6)
+        self.head = Head(config.out_dim, config.num_classes, config.dropout)
+        self.recomputed: frozenset[int] | None = frozenset(config.recomputed_blocks)
+        """Blocks that are recomputed in the backward pass; None: not planned yet, see :meth:`plan_checkpointing`."""
+        if config.activation_budget_gb is not None:
+            self.recomputed = None
+        self.init_weights()
+
+    def _make_positions(self) -> None:
+        t, h, w = self.config.table_grid
+        dim = self.config.embed_dim
+        if self.config.abs_pos == "joint":
+            self.pos_embed = nn.Parameter(torch.empty(1, self.cls + t * h * w, dim))
+        elif self.config.abs_pos == "separable":
+            self.pos_embed_spatial = nn.Parameter(torch.empty(1, h * w, dim))
+            self.pos_embed_temporal = nn.Parameter(torch.empty(1, t, dim))
+            if self.cls:
+                self.pos_embed_class = nn.Parameter(torch.empty(1, 1, dim))
+
+    def init_weights(self) -> None:
+        """Draw all parameters anew (from torch's generator) and rebuild the index buffers.
+
+        On the meta device there is nothing to draw: call it again after `to_empty`.
+        """
+        if self.norm.weight.is_meta:
+            return
+        for module in self.modules():
+            init_module(module, self.config.init)
+            if isinstance(module, DepthwisePool):
+                module.reset_parameters(self.config.init)
+            elif isinstance(module, MultiscaleAttention):
+                module.reset_parameters()
+        for name, parameter in self.named_parameters(recurse=False):
+            assert name == "cls_token" or name.startswith("pos_embed"), name
+            nn.init.trunc_normal_(parameter, std=0.02)
+        projection = self.head.projection
+        if isinstance(projection, nn.Linear):
+            nn.init.trunc_normal_(projection.weight, std=0.02)
+            with torch.no_grad():
+                projection.weight.mul_(self.config.head_init_scale)
+                projection.bias.mul_(self.config.head_init_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits (B, num_classes), in training and evaluation alike; features (B, out_dim) with num_classes=0.
+
+        Args:
+            x: (B, C, T, H, W) normalised clips; image models take (B, C, H, W) or a T of 1.
+
+        Raises:
+            ValueError: the input has another shape.
+        """
+        tokens, grid = self._embed(x)
+        recomputed = self._recomputed(x)
+        for index, block in enumerate(self.blocks):
+            tokens, grid = self._run_block(block, tokens, grid, index in recomputed, self.is_cls_only(index))
+        return self.head(self._pool_tokens(tokens))
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The last map of each stage, (B, C, T, H, W), finest first, without class token and final norm.
+
+        Image models give T = 1. With expand_in="mlp" a stage's last block already has the next stage's width.
+        """
+        maps: list[Tensor] = []
+        tokens, grid = self._embed(x)
+        recomputed = self._recomputed(x)
+        last = {start - 1 for start in self.config.stage_starts} | {self.config.depth - 1}
+        for index, block in enumerate(self.blocks):
+            tokens, grid = self._run_block(block, tokens, grid, index in recomputed)
+            if index in last:
+                maps.append(tokens[:, self.cls :].transpose(1, 2).unflatten(2, grid))
+        return maps
+
+    def is_cls_only(self, index: int) -> bool:
+        """Whether a block computes the class token alone: the last one, if the head reads nothing else."""
+        return index == len(self.blocks) - 1 and self.config.head_pooling == "cls"
+
+    def plan_checkpointing(self, shape: Sequence[int], *, budget_gb: float | None = None) -> "CheckpointPlan":
+        """Choose the blocks to recompute for clips of a shape, at the fewest repeated operations, and remember them.
+
+        Done by the first training step of a model with `activation_budget_gb`; to be called before, under the autocast
+        of the training, where the model will be compiled, where later clips are larger than the first, or to see it.
+
+        Args:
+            shape: (B, C, T, H, W) or (B, C, H, W) of the largest batch on this device.
+            budget_gb: bytes / 10^9 that autograd may keep at any moment; None: the configuration's.
+
+        Raises:
+            ValueError: no plan keeps so little (the message says how little is possible), there is no budget, or the
+                model is in evaluation mode.
+        """
+        from mvit_video.models.mvit.activation_checkpointing import plan
+
+        budget_gb = self.config.activation_budget_gb if budget_gb is None else budget_gb
+        if budget_gb is None:
+            raise ValueError("no activation_budget_gb in the configuration: pass budget_gb.")
+        found = plan(self, shape, int(budget_gb * 1e9))
+        self.recomputed = frozenset(found.blocks)
+        return found
+
+    def layer_ids(self) -> dict[str, int]:
+        """Depth of every parameter: stem and positions have 0, block i has i + 1, norm and head have depth + 1."""
+        ids = {}
+        for name, _ in self.named_parameters():
+            if name.startswith("blocks."):
+                ids[name] = int(name.split(".")[1]) + 1
+            elif name.startswith(("norm.", "head.")):
+                ids[name] = self.config.depth + 1
+            else:
+                ids[name] = 0
+        return ids
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, Triple]:
+        tokens, grid = self.patch_embed(self._check_input(x))
+        if self.config.cls_token:
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        if self.config.abs_pos != "none":
+            tokens = tokens + self._positions(grid)
+        return tokens, grid
+
+    def _check_input(self, x: Tensor) -> Tensor:
+        channels = self.config.in_channels
+        if self.config.is_image:
+            if x.dim() == 5 and x.shape[2] == 1:
+                x = x.squeeze(2)
+            if x.dim() != 4 or x.shape[1] != channels:
+                raise ValueError(f"input of shape {tuple(x.shape)}: an image model takes (B, {channels}, H, W).")
+        elif x.dim() != 5 or x.shape[1] != channels:
+            raise ValueError(f"input of shape {tuple(x.shape)}: a video model takes (B, {channels}, T, H, W).")
+        return x
+
+    def _positions(self, grid: Triple) -> Tensor:
+        """Absolute position embedding of all tokens, (1, cls + T*H*W, C)."""
+        nominal = self.config.table_grid
+        if self.config.abs_pos == "joint":
+            head, rest = self.pos_embed[:, : self.cls], self.pos_embed[:, self.cls :]
+            return torch.cat([head, joint_positions(rest, nominal, grid)], dim=1)
+        rest = separable_positions(self.pos_embed_spatial, self.pos_embed_temporal, nominal, grid)
+        return torch.cat([self.pos_embed_class, rest], dim=1) if self.cls else rest
+
+    def _recomputed(self, x: Tensor) -> frozenset[int]:
+        """Blocks to recompute in the backward pass of this forward pass."""
+        if not (self.training and torch.is_grad_enabled()):
+            return frozenset()
+        if self.recomputed is None:
+            if torch.compiler.is_compiling():
+                raise ValueError(
+                    f"activation_budget_gb={self.config.activation_budget_gb} is not planned: call "
+                    "model.plan_checkpointing(shape of a batch) before the first compiled step."
+                )
+            self.plan_checkpointing(x.shape)
+        assert self.recomputed is not None
+        return self.recomputed
+
+    def _run_block(
+        self, block: nn.Module, tokens: Tensor, grid: Triple, recompute: bool, cls_only: bool = False
+    ) -> tuple[Tensor, Triple]:
+        if recompute:
+            result: tuple[Tensor, Triple] = checkpoint(block, tokens, grid, cls_only, use_reentrant=False)
+            return result
+        return block(tokens, grid, cls_only)
+
+    def _pool_tokens(self, tokens: Tensor) -> Tensor:
+        """The feature of the clip, (B, out_dim), by the configured head pooling."""
+        if self.config.head_pooling == "cls":
+            return self.norm(tokens[:, 0])
+        tokens = tokens[:, self.cls :]
+        if self.config.head_pooling == "norm_mean":
+            return self.norm(tokens).mean(dim=1)
+        return self.norm(tokens.mean(dim=1))

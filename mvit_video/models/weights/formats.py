@@ -1,0 +1,225 @@
+"""The names and shapes that other projects give the tensors of an MViT, and ours: from theirs, and back.
+
+Our names are PySlowFast's, which facebookresearch/mvit shares. Rows of fused projections and of relative tables have
+the same order everywhere, so a conversion renames and reshapes and never computes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from mvit_video.models.mvit.network import MViT
+
+SourceFormat = Literal["pyslowfast", "torchvision", "mmaction2", "detectron2"]
+TargetFormat = Literal["pyslowfast", "torchvision", "mvit_video"]
+
+KNOWN_FORMATS = (
+    "PySlowFast and facebookresearch/mvit (patch_embed.proj.weight), torchvision (conv_proj.weight), "
+    "MMAction2 (backbone.patch_embed.projection.weight) and detectron2 (backbone.bottom_up.patch_embed.proj.weight)"
+)
+
+# PySlowFast's name, torchvision's name; \d+ and the like as in regular expressions, without groups of their own.
+_TORCHVISION = (
+    (r"(^)cls_token$", "pos_encoding.class_token"),
+    (r"(^)pos_embed_spatial$", "pos_encoding.spatial_pos"),
+    (r"(^)pos_embed_temporal$", "pos_encoding.temporal_pos"),
+    (r"(^)pos_embed_class$", "pos_encoding.class_pos"),
+    (r"(^)patch_embed\.proj(?=\.)", "conv_proj"),
+    (r"(^)head\.projection(?=\.)", "head.1"),
+    (r"(^blocks\.\d+\.attn\.)proj(?=\.)", "project.0"),
+    (r"(^blocks\.\d+\.)proj(?=\.)", "project"),
+    (r"(^blocks\.\d+\.mlp\.)fc1(?=\.)", "0"),
+    (r"(^blocks\.\d+\.mlp\.)fc2(?=\.)", "3"),
+    *((rf"(^blocks\.\d+\.attn\.)pool_{x}(?=\.weight$)", f"pool_{x}.pool") for x in "qkv"),
+    *((rf"(^blocks\.\d+\.attn\.)norm_{x}(?=\.)", f"pool_{x}.norm_act.0") for x in "qkv"),
+)
+_FROM_TORCHVISION = (
+    (r"^pos_encoding\.class_token$", "cls_token"),
+    (r"^pos_encoding\.(spatial|temporal)_pos$", r"pos_embed_\1"),
+    (r"^pos_encoding\.class_pos$", "pos_embed_class"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^head\.1\.", "head.projection."),
+    (r"^(blocks\.\d+\.attn\.)project\.0\.", r"\1proj."),
+    (r"^(blocks\.\d+\.)project\.", r"\1proj."),
+    (r"^(blocks\.\d+\.mlp\.)0\.", r"\1fc1."),
+    (r"^(blocks\.\d+\.mlp\.)3\.", r"\1fc2."),
+    (r"^(blocks\.\d+\.attn\.)pool_([qkv])\.pool\.weight$", r"\1pool_\2.weight"),
+    (r"^(blocks\.\d+\.attn\.)pool_([qkv])\.norm_act\.0\.", r"\1norm_\2."),
+)
+_STORED_FLAT = ("cls_token", "pos_embed_spatial", "pos_embed_temporal", "pos_embed_class")
+"""Tensors that torchvision stores without the leading axes of size 1."""
+
+_DETECTRON2_PREFIX = re.compile(r"^backbone\.(?:bottom_up|net)\.(?:net\.)?")
+_DETECTRON2_OTHER = ("proposal_generator.", "roi_heads.", "backbone.", "pixel_mean", "pixel_std", "anchor_generator.")
+
+
+@dataclass
+class Renamed:
+    """A state dict under our names.
+
+    Attributes:
+        tensors: by our names.
+        origin: our name to the file's.
+        left_out: the file's names that have no place in a classifier (a detector's other parts, norms of early stages).
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, name: str, tensor: Tensor, origin: str) -> None:
+        """Take a tensor.
+
+        Raises:
+            ValueError: there is one of that name.
+        """
+        if name in self.tensors:
+            raise ValueError(f"{origin} and {self.origin[name]} both are {name}; remove one of them")
+        self.tensors[name], self.origin[name] = tensor, origin
+
+
+def recognise(names: Iterable[str]) -> SourceFormat | None:
+    """Who wrote a state dict with these names (free of wrappers' prefixes); None if nobody known.
+
+    facebookresearch/mvit and this project have PySlowFast's names.
+    """
+    known = set(names)
+    if "conv_proj.weight" in known:
+        return "torchvision"
+    if known & {"backbone.patch_embed.projection.weight", "patch_embed.projection.weight"}:
+        return "mmaction2"
+    if any(_DETECTRON2_PREFIX.match(name) or re.match(r"scale\d+_norm\.", name) for name in known):
+        return "detectron2"
+    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= known:
+        return "pyslowfast"
+    return None
+
+
+def to_our_names(state: Mapping[str, Tensor], source: SourceFormat) -> Renamed:
+    """Rename (and reshape) the tensors of a known format.
+
+    The norm after the last stage of a detectron2 or MMAction2 backbone (scale5_norm, norm3) becomes `norm`; the norms
+    of earlier stages are left out, as are the other parts of a detector.
+
+    Raises:
+        ValueError: two tensors would get one name.
+    """
+    if source == "torchvision":
+        return _from_torchvision(state)
+    if source == "mmaction2":
+        return _from_mmaction2(state)
+    if source == "detectron2":
+        return _from_detectron2(state)
+    result = Renamed()
+    for name, tensor in state.items():
+        result.add(name, tensor, name)
+    return result
+
+
+def _from_torchvision(state: Mapping[str, Tensor]) -> Renamed:
+    result = Renamed()
+    for name, tensor in state.items():
+        ours = name
+        for pattern, replacement in _FROM_TORCHVISION:
+            ours, matched = re.subn(pattern, replacement, name)
+            if matched:
+                break
+        if ours in _STORED_FLAT:
+            tensor = tensor.reshape(1, -1, tensor.shape[-1])
+        result.add(ours, tensor, name)
+    return result
+
+
+def _from_mmaction2(state: Mapping[str, Tensor]) -> Renamed:
+    result = Renamed()
+    short = {name: name.removeprefix("backbone.") for name in state}
+    last = _last_stage(short.values(), r"norm(\d+)\.")
+    for name, tensor in state.items():
+        stage = re.match(r"norm(\d+)\.", short[name])
+        if (stage and int(stage[1]) != last) or name.startswith("data_preprocessor."):
+            result.left_out.append(name)
+            continue
+        ours = re.sub(r"^norm\d+\.", "norm.", short[name])
+        ours = ours.replace("patch_embed.projection.", "patch_embed.proj.")
+        result.add(re.sub(r"^cls_head\.fc_cls\.", "head.projection.", ours), tensor, name)
+    return result
+
+
+def _from_detectron2(state: Mapping[str, Tensor]) -> Renamed:
+    result = Renamed()
+    short = {name: _DETECTRON2_PREFIX.sub("", name) for name in state}
+    last = _last_stage(short.values(), r"scale(\d+)_norm\.")
+    for name, tensor in state.items():
+        stage = re.match(r"scale(\d+)_norm\.", short[name])
+        other = short[name] == name and name.startswith(_DETECTRON2_OTHER)
+        if other or (stage and int(stage[1]) != last):
+            result.left_out.append(name)
+            continue
+        result.add(re.sub(r"^scale\d+_norm\.", "norm.", short[name]), tensor, name)
+    return result
+
+
+def _last_stage(names: Iterable[str], pattern: str) -> int | None:
+    stages = [int(found[1]) for found in (re.match(pattern, name) for name in names) if found]
+    return max(stages, default=None)
+
+
+def save_as(model: MViT, format: TargetFormat) -> dict[str, Tensor]:
+    """The model's state dict under another project's names and shapes; the tensors share the model's memory.
+
+    - "mvit_video": as it is. facebookresearch/mvit has the same names, and the same shapes for images.
+    - "pyslowfast": the same, except that the pooling weights of image models get a time axis of 1, as PySlowFast
+      (configs/ImageNet) has them.
+    - "torchvision": the names of torchvision.models.video.mvit_v1_b and mvit_v2_s, which load it strictly.
+
+    Raises:
+        ValueError: the format is unknown, or torchvision's class has no such model.
+    """
+    if format not in get_args(TargetFormat):
+        raise ValueError(f"format={format!r} is not one of {', '.join(map(repr, get_args(TargetFormat)))}.")
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if format == "pyslowfast":
+        return {name: tensor.unsqueeze(2) if _is_flat_pool(name, tensor) else tensor for name, tensor in state.items()}
+    if format == "torchvision":
+        _check_torchvision(model)
+        return dict(_as_torchvision(name, tensor) for name, tensor in state.items())
+    return state
+
+
+def _is_flat_pool(name: str, tensor: Tensor) -> bool:
+    return ".attn.pool_" in name and tensor.dim() == 4
+
+
+def _as_torchvision(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    if name in _STORED_FLAT:
+        tensor = tensor[0] if name in ("pos_embed_spatial", "pos_embed_temporal") else tensor[0, 0]
+    for pattern, replacement in _TORCHVISION:
+        theirs, matched = re.subn(pattern, rf"\g<1>{replacement}", name)
+        if matched:
+            return theirs, tensor
+    return name, tensor
+
+
+def _check_torchvision(model: MViT) -> None:
+    """Raise ValueError for what torchvision's MViT cannot be."""
+    config = model.config
+    positions = (config.rel_pos, config.abs_pos)
+    wanted = {
+        "num_frames of 2 or more": not config.is_image,
+        "cls_token=True": config.cls_token,
+        "head_pooling='cls'": config.head_pooling == "cls",
+        "num_classes of 1 or more": config.num_classes > 0,
+        "in_channels=3": config.in_channels == 3,
+        "mlp_ratio=4": config.mlp_ratio == 4.0,
+        "qkv_bias=True": config.qkv_bias,
+        "rel_pos='spatiotemporal' with abs_pos='none', or rel_pos='none' with abs_pos='separable'": positions
+        in (("spatiotemporal", "none"), ("none", "separable")),
+    }
+    lacking = [rule for rule, holds in wanted.items() if not holds]
+    if lacking:
+        raise ValueError(
+            f"torchvision's MViT has no such model: it needs {'; '.join(lacking)}. Save as 'pyslowfast' instead."
+        )

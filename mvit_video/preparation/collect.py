@@ -1,0 +1,126 @@
+"""From the splits' manifests to the files there are: each once, with its size and time, whatever lists it."""
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.preparation.journal import FileState
+from mvit_video.video.location import Media
+
+_THREADS = 32  # a network file system answers many at a time
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file that some split lists.
+
+    Attributes:
+        media: where it is, without any frame index it may have come with.
+        state: its identity; None if it cannot be found.
+        problem: why it cannot; empty if it can.
+    """
+
+    media: Media
+    state: FileState | None
+    problem: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 for a file that cannot be found."""
+        return 0 if self.state is None else self.state.size
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a split: which item, of which class."""
+
+    item: int
+    label: int
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All files and what each split lists of them.
+
+    Attributes:
+        items: every file once.
+        entries: of each split, in the manifest's order.
+        manifests: of each split.
+    """
+
+    items: tuple[Item, ...]
+    entries: Mapping[str, tuple[Entry, ...]]
+    manifests: Mapping[str, Manifest]
+
+
+def collect(manifests: Mapping[str, Manifest], *, limit: int | None = None) -> DataSet:
+    """Look up every file of every split.
+
+    Args:
+        manifests: by the splits' names.
+        limit: take so many entries of each split, spread evenly over it; None for all.
+    """
+    places: dict[tuple[str, int], int] = {}
+    medias: list[Media] = []
+    entries: dict[str, tuple[Entry, ...]] = {}
+    for split, manifest in manifests.items():
+        listed = []
+        for index in chosen(len(manifest), limit):
+            media = manifest.media(index)
+            key = (media.url, media.start)
+            if key not in places:
+                places[key] = len(medias)
+                whole = media.start == 0 and (media.size is None or media.mtime_ns is not None)
+                # A whole file is looked at as it is now; only a stretch of a larger one has a size of its own.
+                medias.append(Media(media.name, media.url) if whole else _without_index(media))
+            listed.append(Entry(places[key], manifest.labels[index]))
+        entries[split] = tuple(listed)
+    return DataSet(tuple(look_up(medias)), entries, dict(manifests))
+
+
+def chosen(count: int, limit: int | None) -> Sequence[int]:
+    """`limit` of `count` places, spread evenly; all of them where there are no more."""
+    if limit is None or limit >= count:
+        return range(count)
+    return [place * count // limit for place in range(limit)]
+
+
+def look_up(medias: Sequence[Media]) -> list[Item]:
+    """Size and time of every file."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_look_up, medias, chunksize=64))
+
+
+def _look_up(media: Media) -> Item:
+    if media.remote:
+        return _look_up_remote(media)
+    try:
+        facts = os.stat(media.url)
+    except (OSError, ValueError) as error:
+        return Item(media, None, getattr(error, "strerror", None) or str(error))
+    if not stat.S_ISREG(facts.st_mode):
+        return Item(media, None, "is a directory" if stat.S_ISDIR(facts.st_mode) else "is not a regular file")
+    size = facts.st_size if media.size is None else media.size
+    path = os.path.abspath(media.url)
+    return Item(media, FileState(name=path, start=media.start, size=size, mtime_ns=facts.st_mtime_ns))
+
+
+def _look_up_remote(media: Media) -> Item:
+    """An object behind a URL; its size stands for its identity, since not every store keeps a time."""
+    from fsspec.core import url_to_fs  # optional, and slow to import
+
+    size = media.size
+    if size is None:
+        system, path = url_to_fs(media.url)
+        try:
+            size = int(system.size(path))
+        except Exception as error:  # every file system raises errors of its own
+            return Item(media, None, str(error) or type(error).__name__)
+    return Item(media, FileState(name=media.url, start=media.start, size=size, mtime_ns=0))
+
+
+def _without_index(media: Media) -> Media:
+    return Media(media.name, media.url, start=media.start, size=media.size)

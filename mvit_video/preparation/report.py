@@ -1,0 +1,209 @@
+"""The report of a prepared data set as text: report.md, and the table at the end of the run."""
+
+from collections.abc import Mapping, Sequence
+
+from mvit_video.preparation.progress import counted, hours, size_text
+from mvit_video.preparation.statistics import Facts
+
+_SHOWN = 50  # of a list; report.json has all
+_BAR = 30
+
+
+def markdown(report: Facts) -> str:
+    """report.md."""
+    parts = [
+        f"# Data set report\n\n{_summary(report)}",
+        "## How to train with it\n\n" + _use(report),
+        *(_split(name, facts) for name, facts in report["splits"].items()),
+        "## Problems\n\n" + _problems(report["problems"]),
+        "## Duplicates\n\n" + _duplicates(report["duplicates"]),
+        "## Videos of different splits that look the same\n\n" + _near(report["near_duplicates"]),
+        "## Short videos\n\n" + _short(report["short"]),
+    ]
+    for title, key in (("Re-encoding", "reencoding"), ("Shards", "shards")):
+        if report.get(key):
+            parts.append(f"## {title}\n\n" + "\n".join(f"- {k}: {v}" for k, v in report[key].items()) + "\n")
+    return _printable("\n".join(parts))
+
+
+def summary_table(report: Facts) -> str:
+    """The end of the run: a row per split, and what needs attention."""
+    head = ("split", "listed", "usable", "broken", "missing", "classes", "hours", "size", "median s", "median fps")
+    rows = [head]
+    for name, facts in report["splits"].items():
+        bad = sum(count for verdict, count in facts["verdicts"].items() if verdict not in ("ok", "missing"))
+        rows.append(
+            (
+                name,
+                str(facts["listed"]),
+                str(facts["usable"]),
+                str(bad),
+                str(facts["verdicts"].get("missing", 0)),
+                str(facts["classes"]["number"]),
+                f"{facts['hours']:.2f}",
+                size_text(facts["bytes"]),
+                f"{facts['duration_s'].get('median', 0):g}",
+                f"{facts['fps'].get('median', 0):g}",
+            )
+        )
+    return _printable(aligned(rows))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if column == 0 else cell.rjust(w) for column, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    )
+
+
+def attention(report: Facts) -> list[str]:
+    """Lines about what the user should look at; none if all is well."""
+    lines = []
+    verdicts: dict[str, int] = {}
+    for problem in report["problems"]:
+        verdicts[problem["verdict"]] = verdicts.get(problem["verdict"], 0) + 1
+    if verdicts:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items()))
+        lines.append(f"problems with {counted(sum(verdicts.values()), 'video')}: {kinds}")
+    same, near = report["duplicates"], report["near_duplicates"]
+    if same["across_splits"]:
+        lines.append(f"in more than one split, byte for byte: {counted(same['across_splits'], 'video')}")
+    if same["across_classes"]:
+        lines.append(f"in more than one class, byte for byte: {counted(same['across_classes'], 'video')}")
+    if near["pairs"]:
+        lines.append(f"in different splits and looking the same: {counted(near['pairs'], 'pair')} of videos")
+    for name, facts in report["splits"].items():
+        empty = facts["classes"]["empty"]
+        if empty:
+            lines.append(f"without a video in {name}: {counted(len(empty), 'class')} ({_some(empty, 3)})")
+    if report["short"]["videos"]:
+        lines.append(f"{report['short']['rule']}: {counted(report['short']['videos'], 'video')}")
+    return [_printable(line) for line in lines]
+
+
+def _summary(report: Facts) -> str:
+    splits = report["splits"].values()
+    total = sum(facts["hours"] for facts in splits)
+    lines = [
+        f"Written {report['created']} by mvit_video {report['mvit_video']}. Verification: {report['verify']}"
+        + (" (every frame decoded)." if report["verify"] == "decode" else " (packets read, pictures not decoded)."),
+        f"{counted(sum(f['usable'] for f in splits), 'usable video')}, {total:.2f} hours, "
+        f"{size_text(sum(f['bytes'] for f in splits))}. This run read {counted(report['read'], 'file')} in "
+        f"{hours(report['seconds'])}; {report['known']} were known from earlier runs.",
+    ]
+    notes = attention(report)
+    lines += ["", "Worth a look:", "", *(f"- {line}" for line in notes)] if notes else ["", "Nothing stands out."]
+    return "\n".join(lines) + "\n"
+
+
+def _use(report: Facts) -> str:
+    if not report["use"]:
+        return "No split has a usable video.\n"
+    return (
+        "Give these options to mvit_video.train, evaluate and preview, in place of the source's own:\n\n"
+        "```\n" + report["use"] + "\n```\n\nThe index holds every usable video with its frame index. "
+        f"{report['layout']}\n"
+    )
+
+
+def _split(name: str, facts: Facts) -> str:
+    classes = facts["classes"]
+    lines = [f"## Split {name}", "", f"Source: `{facts['source']}`", ""]
+    verdicts = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["verdicts"].items()) if count)
+    lines.append(f"{facts['listed']} listed, {facts['usable']} usable ({verdicts}).")
+    if facts["listed_more_than_once"]:
+        lines.append(f"{facts['listed_more_than_once']} entries repeat a file that is listed before.")
+    lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]
+    for title, key in (
+        ("videos per class", None), ("duration, s", "duration_s"), ("frames", "frames"), ("frames/s", "fps"),
+        ("short side, pixels", "short_side"), ("file, bytes", "file_bytes"),
+    ):  # fmt: skip
+        marks = (classes["videos"] if key is None else facts[key]).values()
+        lines.append(f"| {title} | " + " | ".join(f"{mark:g}" for mark in marks) + " |")
+    lines += [
+        "",
+        f"{classes['number']} classes. Fewest: {_counted(classes['smallest'])}. Most: {_counted(classes['largest'])}.",
+    ]
+    if classes["empty"]:
+        lines.append(f"Without a usable video: {_some(classes['empty'], _SHOWN)}.")
+    for title, key in (
+        ("Durations, s", "duration_histogram"), ("Frame rates", "fps_histogram"), ("Picture sizes", "sizes"),
+        ("Codecs", "codecs"), ("Containers", "containers"),
+    ):  # fmt: skip
+        lines += ["", f"{title}:", "", "```", *_bars(facts[key]), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _bars(counts: Mapping[str, int]) -> list[str]:
+    """A line with a bar for each count."""
+    most = max(counts.values(), default=0)
+    width = max((len(name) for name in counts), default=0)
+    digits = len(str(most))
+    return [
+        f"{name.ljust(width)}  {str(count).rjust(digits)}  {'#' * -(-_BAR * count // max(most, 1))}".rstrip()
+        for name, count in counts.items()
+    ]
+
+
+def _problems(found: Sequence[Facts]) -> str:
+    if not found:
+        return "None.\n"
+    rows = ["| split | verdict | file | reason |", "|---|---|---|---|"]
+    for problem in found[:_SHOWN]:
+        cells = (problem["split"], problem["verdict"], f"`{problem['path']}`", problem["reason"])
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(rows) + _rest(len(found), "problems")
+
+
+def _duplicates(facts: Facts) -> str:
+    if not facts["groups"]:
+        return "No two files have the same bytes.\n"
+    lines = [
+        f"Byte for byte more than once: {counted(facts['groups'], 'video')} ({facts['extra_files']} too many in all); "
+        f"{facts['across_splits']} of them in more than one split, {facts['across_classes']} with more than one class.",
+        "",
+    ]
+    for group in facts["list"][:_SHOWN]:
+        lines.append("- " + "; ".join(_named(video) for video in group["videos"]))
+    return "\n".join(lines) + _rest(facts["groups"], "duplicates")
+
+
+def _near(facts: Facts) -> str:
+    lines = [f"Rule: {facts['rule']}. Found: {facts['pairs']}.", ""]
+    for pair in facts["list"][:_SHOWN]:
+        lines.append(f"- {pair['bits']:g} bits: " + "; ".join(_named(video) for video in pair["videos"]))
+    return "\n".join(lines) + _rest(facts["pairs"], "near_duplicates")
+
+
+def _short(facts: Facts) -> str:
+    lines = [f"{facts['rule'].capitalize()}: {counted(facts['videos'], 'video')}.", ""]
+    for video in facts["list"][:_SHOWN]:
+        lines.append(f"- {_named(video)}: {video['frames']} frames of {video['needed']:g}")
+    return "\n".join(lines) + _rest(facts["videos"], "short")
+
+
+def _named(video: Facts) -> str:
+    return f"{video['split']} `{video['path']}` ({video['class']})"
+
+
+def _rest(total: int, key: str) -> str:
+    return f"\n\n... and {total - _SHOWN} more, see {key} in report.json.\n" if total > _SHOWN else "\n"
+
+
+def _counted(pairs: Sequence[Sequence[str | int]]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in pairs)
+
+
+def _some(names: Sequence[str], number: int) -> str:
+    return ", ".join(names[:number]) + (f" and {len(names) - number} more" if len(names) > number else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _printable(text: str) -> str:
+    """File names that are no valid UTF-8 written with escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,221 @@
+"""Training on a real SLURM of two nodes, and everything a cluster does to a job."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mvit_video.cluster.supervisor import read_journal, read_notes
+from tests.cluster.slurm.conftest import Cluster, wait_for
+from tests.conftest import motion_overrides
+from tests.distributed.four_ranks import forked
+
+SLURM = (
+    "launcher=slurm",
+    "launcher.nodes=2",
+    "launcher.tasks_per_node=2",
+    "launcher.gpus_per_node=0",
+    "launcher.cpus_per_task=1",
+    "launcher.partition=low",
+)
+
+
+def slurm_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
+    """Four ranks with two videos each: four steps an epoch."""
+    return [*motion_overrides(root, output, "trainer.batch_size=2", "trainer.num_workers=1"), *SLURM, *more]
+
+
+def last_step(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    steps = re.findall(r'"step": (\d+)', path.read_text()) if path.exists() else []
+    return max(map(int, steps), default=0)
+
+
+def weights(run_dir: Path) -> dict[str, Any]:
+    newest = max((run_dir / "checkpoints").glob("step_*.pt"))
+    return torch.load(newest, weights_only=True)["model"]
+
+
+def lives(run_dir: Path, event: str) -> list[dict[str, Any]]:
+    return [entry for entry in read_journal(run_dir) if entry["event"] == event]
+
+
+def rank_process(run_dir: Path, rank: int) -> int:
+    """Process id of a rank of the run, by its environment."""
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        mine = any(str(run_dir).encode() in variable for variable in environment)
+        if b"mvit_video.cluster.supervisor" in words and mine and f"RANK={rank}".encode() in environment:
+            return int(entry.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def goes_on(run_dir: Path, after: int = -1) -> int:
+    """Wait until the run was started again since start number `after`, and has made a step; the number of that start.
+
+    It need not be the next number: on a busy machine SLURM's credential may expire before the tasks are launched, and
+    the job is then started once more.
+    """
+
+    def newest() -> dict[str, Any]:
+        return max(lives(run_dir, "start"), key=lambda life: life["restart"], default={"restart": -1})
+
+    def last_logged() -> float:
+        path = run_dir / "metrics.jsonl"
+        times = re.findall(r'"time": ([\d.]+)', path.read_text()) if path.exists() else []
+        return max(map(float, times), default=0.0)
+
+    wait_for(f"a start after number {after}", lambda: newest()["restart"] > after)
+    wait_for(f"a step after that of number {after}", lambda: last_logged() > newest()["time"])
+    return int(newest()["restart"])
+
+
+@pytest.mark.slow
+def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
+    """A training is warned, loses a rank, is requeued, preempted, loses a node: it ends as if nothing had been."""
+    common = ("schedule.epochs=20", "trainer.checkpoint_every=2", "trainer.eval_every=20", "trainer.keep_last=2")
+    disturbed = tmp_path / "tiny"
+    (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, *common))
+    life = goes_on(disturbed)
+
+    cluster.run("scancel", "--signal=USR2", job)  # the warning before a time limit
+    life = goes_on(disturbed, life)
+    assert [life["ended"] for life in lives(disturbed, "end")] == ["saved"]
+
+    os.kill(rank_process(disturbed, 1), signal.SIGKILL)
+    life = goes_on(disturbed, life)
+    assert lives(disturbed, "end")[-1]["cause"] == "rank 1 of 4 on node1: killed by SIGKILL"
+
+    cluster.run("scontrol", "requeue", job)  # no warning
+    life = goes_on(disturbed, life)
+
+    urgent = cluster.run(
+        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
+    )
+    life = goes_on(disturbed, life)
+    assert cluster.job(urgent.strip())["JobState"] == "COMPLETED"
+    assert lives(disturbed, "end")[-1]["ended"] == "saved"
+
+    cluster.testbed("cut", "node2")
+    wait_for("the lost node is noticed", lambda: "RUNNING" not in cluster.job(job)["JobState"])
+    cluster.testbed("mend", "node2")
+    goes_on(disturbed, life)
+
+    wait_for("the end", lambda: cluster.job(job)["JobState"] == "COMPLETED")
+    assert lives(disturbed, "end")[-1]["ended"] == "done"
+
+    undisturbed = tmp_path / "undisturbed"
+    overrides = [*motion_overrides(motion_root, tmp_path, "trainer.batch_size=2", "trainer.num_workers=1"), *common]
+    # Should a rank hang, it ends with the stacks of its threads long before the time limit of the test.
+    forked(tmp_path, train={4: [*overrides, "name=undisturbed", "trainer.stall_timeout_s=180"]})
+    expected, found = weights(undisturbed), weights(disturbed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    losses = [
+        {line["step"]: line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").open()) if "loss" in line}
+        for folder in (undisturbed, disturbed)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_scancel_ends_a_job_promptly(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
+    (job,) = cluster.submit(
+        slurm_overrides(motion_root, tmp_path, "schedule.epochs=500", "launcher.tasks_per_node=1", "name=cancelled")
+    )
+    run_dir = tmp_path / "cancelled"
+    wait_for("the first step", lambda: last_step(run_dir) > 0)
+    pid = rank_process(run_dir, 0)
+    cluster.run("scancel", job)
+    wait_for("the rank has ended", lambda: not Path(f"/proc/{pid}").exists(), seconds=30)
+    wait_for("the job has ended", lambda: cluster.job(job)["JobState"] == "CANCELLED", seconds=60)
+    # A supervisor that waits for SLURM's SIGKILL can note nothing.
+    assert [note["ended"] for note in read_notes(run_dir / "slurm" / "lives", job, 0)] == ["ended", "ended"]
+
+
+def test_a_failing_run_is_tried_again_and_then_given_up_with_its_reason(
+    cluster: Cluster, motion_root: Path, tmp_path: Path
+) -> None:
+    (job,) = cluster.submit(
+        slurm_overrides(
+            motion_root,
+            tmp_path,
+            "weights=/nowhere/weights.pyth",
+            "launcher.nodes=1",
+            "launcher.tasks_per_node=1",
+            "launcher.max_failures=1",
+            "name=failing",
+        )
+    )
+    wait_for("the job is given up", lambda: cluster.job(job)["JobState"] == "FAILED")
+    first, second = lives(tmp_path / "failing", "end")
+    assert "/nowhere/weights.pyth" in first["cause"] and first["cause"].startswith("rank 0 of 1 on node1")
+    assert "not started again after 2 failures" in second["cause"]
+    log = next((tmp_path / "failing" / "slurm").glob("*_log.err")).read_text()
+    assert f"job {job} will be started again" in log
+
+
+def test_a_sweep_is_a_job_array(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
+    overrides = slurm_overrides(
+        motion_root,
+        tmp_path,
+        "optim.lr=1e-3,2e-3",
+        "trainer.max_steps=1",
+        "launcher.nodes=1",
+        "launcher.tasks_per_node=1",
+        "name=swept",
+    )
+    jobs = cluster.submit(["--multirun", *overrides])
+    assert len(jobs) == 2 and {job.split("_")[1] for job in jobs} == {"0", "1"}
+    for lr in ("0.001", "0.002"):
+        run_dir = tmp_path / f"swept,lr={lr}"
+        wait_for(f"the end of {run_dir.name}", lambda d=run_dir: any(e["ended"] == "done" for e in lives(d, "end")))
+        assert f"lr: {lr}" in (run_dir / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
+    cluster: Cluster, motion_root: Path, tmp_path: Path
+) -> None:
+    common = [*slurm_overrides(motion_root, tmp_path, "name=queued"), "launcher.nodes=1"]
+    jobs = cluster.submit([*common, "launcher.chain=2", "schedule.epochs=10", "trainer.eval_every=10"])
+    run_dir = tmp_path / "queued"
+    assert cluster.job(jobs[1])["Dependency"].startswith(f"afterany:{jobs[0]}")
+    goes_on(run_dir)
+    cluster.run("scancel", "--signal=USR2", jobs[0])  # as SLURM does shortly before the time limit
+    for job in jobs:
+        wait_for(f"the end of job {job}", lambda j=job: cluster.job(j)["JobState"] == "COMPLETED")
+    ends = [(life["job"], life["ended"], life["restart"]) for life in lives(run_dir, "end")]
+    assert ends == [(jobs[0], "saved", 0), (jobs[1], "done", 0)]
+    assert last_step(run_dir) == 10 * 8  # 32 videos, two ranks of two
+
+    (job,) = cluster.submit(common, command="evaluate")
+    wait_for("the end of the evaluation", lambda: cluster.job(job)["JobState"] == "COMPLETED")
+    result = json.loads((run_dir / "evaluation" / "results.json").read_text())
+    assert result["num_videos"] == 16
+    assert len(lives(run_dir, "start")) == 2
+    assert [life["ended"] for life in lives(run_dir / "evaluation_job", "end")] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("launcher.partition=nonesuch", "SLURM refused the job: .*invalid partition"),
+        ("launcher.gpus_per_node=9", "SLURM refused the job: .*[Rr]equested node configuration is not available"),
+    ],
+)
+def test_what_slurm_refuses_is_said_in_its_words(
+    cluster: Cluster, motion_root: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    done = cluster.train(slurm_overrides(motion_root, tmp_path, override), check=False)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr), done.stderr

@@ -1,0 +1,180 @@
+"""Running jobs here: in this process and in several."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mvit_video.cluster import launch
+from mvit_video.cluster.supervisor import ERROR_FILE, read_journal, read_notes
+from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
+from tests.conftest import motion_overrides, options
+
+
+def job(config: Any) -> str:
+    return f"ran {config.name}"
+
+
+def rank_job(config: Any) -> str:
+    return f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+
+
+def failing_on_rank_1(config: Any) -> str:
+    if os.environ["RANK"] == "1":
+        raise ValueError("rank 1 has had enough")
+    time.sleep(60)
+    return "not reached"
+
+
+def interrupted(config: Any) -> None:
+    raise Interrupted("saved at step 3")
+
+
+def voting(config: Any) -> list[bool]:
+    """Rank 1 is asked to stop before the third step."""
+    import torch
+
+    from mvit_video.distributed.process_group import StopVote, world
+
+    with world(torch.device("cpu"), timeout_s=60) as here:
+        vote = StopVote(here, timeout_s=60)
+        return [vote.ask(here.rank == 1 and step == 2)() for step in range(4)]
+
+
+def losing_a_rank(config: Any) -> str:
+    """Rank 1 never answers."""
+    import torch
+
+    from mvit_video.distributed.process_group import StopVote, world
+
+    with world(torch.device("cpu"), timeout_s=60) as here:
+        vote = StopVote(here, timeout_s=2)
+        if here.rank == 1:
+            time.sleep(10)
+        try:
+            vote.ask(False)()
+        except RuntimeError as error:
+            return str(error)
+    return "answered"
+
+
+def test_local_runs_here_and_notes_it(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
+    assert launch.launch(job, config) == "ran motion_mvitv2"
+    start, end = read_journal(config.run_dir)
+    assert (start["event"], start["job"], start["pid"]) == ("start", "local", os.getpid())
+    assert (end["event"], end["ended"]) == ("end", "done")
+
+
+def test_a_failure_is_noted_with_its_reason(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
+
+    def broken(config: Any) -> None:
+        raise ValueError("no such folder")
+
+    with pytest.raises(ValueError, match="no such folder"):
+        launch.launch(broken, config)
+    assert read_journal(config.run_dir)[-1]["cause"] == "no such folder"
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    assert launch.launch(rank_job, config) == "rank 0 of 2"
+
+
+def test_a_failing_rank_ends_the_others_within_seconds(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with pytest.raises(RuntimeError, match="rank 1 of 2 ended first, with exit code 1"):
+        launch.launch(failing_on_rank_1, config)  # the other rank sleeps for a minute: the test would take that long
+
+
+def test_an_interrupted_rank_is_no_failure(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        launch.launch(interrupted, config)
+    assert read_journal(config.run_dir)[-1]["ended"] == "saved"
+
+
+def test_all_ranks_stop_after_the_same_step(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    assert launch.launch(voting, config) == [False, False, True, False]
+
+
+def test_a_rank_that_does_not_answer_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    text = launch.launch(losing_a_rank, config)
+    assert text.startswith("rank 0: another rank did not finish its step within 2 s, or is gone")
+
+
+def test_torchrun_launcher_runs_on_one_machine_too(tmp_path: Path) -> None:
+    config = options(
+        "+experiment=motion_mvitv2",
+        "launcher=torchrun",
+        "launcher.processes=2",
+        "launcher.rendezvous=localhost:0",
+        f"output_dir={tmp_path}",
+    )
+    assert launch.launch(rank_job, config) == "rank 0 of 2"
+
+
+def test_exit_codes_of_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error"))
+    config = options("+experiment=motion_mvitv2")
+    assert launch.run_rank(job, config) == 0
+    assert launch.run_rank(interrupted, config) == EXIT_INTERRUPTED
+
+    def broken(config: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    assert launch.run_rank(broken, config) == 1
+    assert (tmp_path / "error").read_text() == "RuntimeError: out of luck"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path: Path, number: signal.Signals) -> None:
+    # Checkpoints only at the end of the two epochs: what is found after the signal was saved because of it.
+    command = [sys.executable, "-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, "schedule.epochs=50")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        metrics = tmp_path / "tiny" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().strip()):
+            assert run.poll() is None and time.monotonic() < deadline, run.stderr and run.stderr.read()
+            time.sleep(0.05)
+        run.send_signal(number)
+        _, text = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == EXIT_INTERRUPTED
+    assert f"stopped by {number.name}" in text
+    assert "the same command goes on" in text
+    (newest,) = sorted((tmp_path / "tiny" / "checkpoints").glob("step_*.json"))[-1:]
+    assert json.loads(newest.read_text())["step"] >= 1
+    assert read_journal(tmp_path / "tiny")[-1]["ended"] == "saved"
+
+
+def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -> None:
+    more = ("launcher=submitit_local", "launcher.processes=2", "trainer.max_steps=2")
+    command = [sys.executable, "-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, *more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+    said = re.search(r"started process (\d+) in the background", started.stderr)
+    assert said, started.stderr
+    run_dir = tmp_path / "tiny"
+    deadline = time.monotonic() + 180
+    notes: list[str] = []
+    while notes != ["done", "done"]:
+        assert time.monotonic() < deadline, (
+            f"{notes}: {[p.read_text()[-2000:] for p in run_dir.glob('submitit/*.err')]}"
+        )
+        notes = [note["ended"] for note in read_notes(run_dir / "submitit" / "lives", said[1], 0)]
+        time.sleep(0.1)
+    assert [line["step"] for line in map(json.loads, (run_dir / "metrics.jsonl").open()) if "loss" in line] == [1, 2]
+    assert read_journal(run_dir)[0]["ranks"] == 2

@@ -1,0 +1,177 @@
+"""python -m mvit_video.plan, as a user runs it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvit_video.build.plan import count_videos, measure, print_plan
+from mvit_video.config import Plan
+from tests.conftest import options
+
+MOTION = ("+experiment=motion_mvitv2", "machine=cpu")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mvit_video.plan", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def plan_options(*overrides: str) -> Plan:
+    result = options(*overrides, config_name="plan")
+    assert isinstance(result, Plan)
+    return result
+
+
+def rows(text: str) -> dict[str, str]:
+    """First two columns of the tables, by the first."""
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {line[1]: line[2] for line in cells}
+
+
+def test_s_on_eight_nodes() -> None:
+    done = command("+experiment=k400_mvitv2_s", "nodes=8")
+    assert done.returncode == 0, done.stderr
+    assert "k400_mvitv2_s on 64 x h200 (ddp)" in done.stdout
+    found = rows(done.stdout)
+    assert found["parameters"] == "34.54 M"
+    assert found["forward pass"] == "128.4 GFLOP per clip"
+    assert found["memory: state"] == "0.55 GB per GPU"
+    assert found["step of one GPU"] == "2 videos, 4 clips"
+    assert found["step of all"] == "128 videos, 256 clips"
+    assert found["sent"] == "272.0 MB per GPU"  # 2 * 63/64 * 4 * 34.54 M
+    assert found["steps"] == "375,600"
+    assert found["checkpoint"] == "0.41 GB"
+    assert re.fullmatch(r"[\d.]+ cores per GPU, [\d,]+ in all", found["decoding"])
+    assert re.fullmatch(r"[\d.]+ MB/s per GPU, [\d.]+ GB/s in all", found["storage"])
+    assert {"1", "8", "64", "1,024"} <= found.keys()
+    assert "trainer.batch_size=2 augment.repeats=2" in done.stdout
+    assert "A prediction" in done.stdout
+    assert "do not fit" not in done.stderr
+
+
+def test_b_divided_among_the_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(plan_options("+experiment=k400_mvitv2_b", "trainer.strategy=fsdp", "machine=a100"))
+    found = rows(capsys.readouterr().out)
+    assert found["parameters"] == "51.23 M"
+    assert found["sent"] == "358.0 MB per GPU"  # 7/8 * (8 * 51.23 M, but stem and head are gathered once)
+    assert found["memory: state"] == "0.17 GB per GPU"
+
+
+def test_l_that_does_not_fit(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    large = ("+experiment=k400_mvitv2_l", "model.activation_checkpointing=false", "trainer.batch_size=16")
+    print_plan(plan_options(*large))
+    found = rows(capsys.readouterr().out)
+    assert found["parameters"] == "213.39 M"
+    assert found["sent"] == "1493.7 MB per GPU"
+    said = caplog.text
+    assert re.search(r"148\.0 GB per GPU do not fit into 90 % of the 141 GB of h200", said)
+    assert re.search(r"model\.activation_budget_gb=123\.4 \(recomputes \d+ of 48 blocks, \d+% of the forward", said)
+    assert "trainer.batch_size=8 trainer.accumulate=2" in said
+    assert "trainer.strategy=fsdp" not in said  # its saving would not be enough
+
+
+def test_fsdp_is_a_way_out_where_the_state_is_what_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:
+    many = ("machine.ranks_per_node=64", "machine.memory_gb=0.0155", "trainer.batch_size=1")
+    print_plan(plan_options(*MOTION, *many))
+    assert "trainer.strategy=fsdp (0.0 GB)" in caplog.text
+    caplog.clear()
+    print_plan(plan_options(*MOTION, *many, "trainer.strategy=fsdp"))
+    assert "do not fit" not in caplog.text
+
+
+def test_nothing_alone_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    print_plan(plan_options(*MOTION, "machine.memory_gb=0.001"))
+    assert "none of activation checkpointing, a smaller batch and trainer.strategy=fsdp is enough alone" in caplog.text
+
+
+def test_a_way_out_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    small = (*MOTION, "trainer.batch_size=16", "machine.memory_gb=0.08")
+    print_plan(plan_options(*small))
+    budget = re.search(r"model\.activation_budget_gb=[\d.]+", caplog.text)
+    batch = re.search(r"trainer\.batch_size=\d+ trainer\.accumulate=\d+", caplog.text)
+    assert batch is not None, caplog.text
+    for way in [batch, budget] if budget else [batch]:
+        caplog.clear()
+        print_plan(plan_options(*small, *way.group().split()))
+        assert "do not fit" not in caplog.text
+
+
+def test_the_activation_budget_is_planned_for_the_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    free, _ = measure(plan_options(*MOTION))
+    kept = sum(cost.saved for cost in free.costs)
+    config = plan_options(*MOTION, f"model.activation_budget_gb={0.7 * kept / 1e9}")
+    bounded, _ = measure(config)
+    assert free.recomputed == () and bounded.recomputed and 0 < bounded.share < 1
+    print_plan(config)
+    found = rows(capsys.readouterr().out)
+    assert found["done twice"] == f"{bounded.share:.0%} of that"
+    assert float(found["memory: activations"].split()[0]) <= 0.7 * kept / 1e9
+
+
+def test_an_impossible_budget() -> None:
+    with pytest.raises(ValueError, match=r"activation_budget_gb=1e-06 is too small"):
+        measure(plan_options(*MOTION, "model.activation_budget_gb=1e-6"))
+
+
+def test_processes_on_cpus(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(plan_options(*MOTION, "trainer.batch_size=8"))
+    text = capsys.readouterr().out
+    assert "motion_mvitv2 on 2 x cpu (ddp)" in text and "GPU" not in text
+    assert rows(text)["steps"] == "1,800"  # 12 epochs of 2400 videos, 16 a step
+    assert "256" in rows(text) and "512" not in rows(text)  # 2048 videos a step are the most there are
+
+
+def test_sgd_keeps_one_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(plan_options(*MOTION, "optim=sgd", "optim.lr=0.1", "optim.reference_batch=16"))
+    text = capsys.readouterr().out
+    assert "weights, gradients, 1 x optimizer" in text
+
+
+@pytest.mark.parametrize(
+    ("experiment", "videos"),
+    [
+        ("k400_mvitv2_s", 240_436),
+        ("k600_mvitv2_b", 383_393),
+        ("k700_mvitv2_b", 542_357),
+        ("ssv2_mvitv2_s", 168_913),
+        ("motion_mvitv2", 2400),
+    ],
+)
+def test_published_sizes(experiment: str, videos: int) -> None:
+    assert count_videos(plan_options(f"+experiment={experiment}")) == videos
+    assert count_videos(plan_options(f"+experiment={experiment}", "num_videos=7")) == 7
+
+
+def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
+    folder = ("+experiment=finetune_folder", f"data.source.train={tmp_path}")
+    for name in ("a/1.mp4", "a/2.mp4", "b/3.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert count_videos(plan_options(*folder)) == 3
+    assert count_videos(plan_options(*folder, "num_videos=7")) == 7
+    with pytest.raises(
+        ValueError, match=r"training videos is not known: give num_videos=\.\.\., or data\.source\.train"
+    ):
+        count_videos(plan_options("+experiment=finetune_folder"))
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="model=slow_r50: plans are made for MViT models only"):
+        measure(plan_options(*MOTION, "model=slow_r50", "optim.no_decay=[]"))
+
+
+def test_an_unknown_machine_is_refused_with_those_that_are_known() -> None:
+    done = command("+experiment=k400_mvitv2_s", "machine=h20")
+    assert done.returncode == 1
+    assert "Could not find 'machine/h20'" in done.stderr
+    assert "h200" in done.stderr and "a100" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_more_nodes_than_videos() -> None:
+    with pytest.raises(ValueError, match=r"a step on 400 ranks takes 6400 videos, and there are 2400"):
+        print_plan(plan_options(*MOTION, "nodes=200"))

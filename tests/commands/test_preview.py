@@ -1,0 +1,148 @@
+"""python -m mvit_video.preview, as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvit_video.build.preview import augment_text, clip_text, preview
+from mvit_video.config import Augment, Data, Preview
+from mvit_video.engine.contact_sheet import Layout
+from tests.conftest import motion_overrides, options
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mvit_video.preview", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def preview_options(*overrides: str) -> Preview:
+    result = options(*overrides, config_name="preview")
+    assert isinstance(result, Preview)
+    return result
+
+
+def test_sheets_of_the_motion_set(motion_root, tmp_path) -> None:
+    arguments = motion_overrides(motion_root, tmp_path, "clips=3", "videos=2", "frames=4", "step=2", "animate=true")
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "tiny" / "preview"
+    clips = [f"{kind}_clip_{n:02d}.webp" for kind, count in (("test", 6), ("train", 3)) for n in range(1, count + 1)]
+    names = ["index.md", "test_01.png", *clips[:6], "train_01.png", *clips[6:]]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert f"written: 11 pictures and {out}/index.md" in done.stderr
+    index = (out / "index.md").read_text(encoding="utf-8")
+    assert index.startswith("# What the model sees: tiny\n")
+    assert "## tiny: training clips from step 2 on" in index
+    assert "## tiny: test views of 2 videos of the test split" in index
+    assert "step: 2\n" in index
+    layout = Layout(height=144, width=144, columns=4, has_pictures=(True,) * 3, caption_lines=3, about_lines=4)
+    sheet = np.asarray(Image.open(out / "train_01.png"))
+    assert sheet.shape == (layout.page_height, layout.page_width, 3)
+    for row in range(3):
+        for column in range(4):
+            top, left = layout.cell(row, column)
+            picture = sheet[top : top + 144, left : left + 144]
+            assert (picture.reshape(48, 3, 48, 3, 3) == picture[::3, ::3][:, None, :, None]).all()
+            assert picture.std() > 1
+    assert not (tmp_path / "tiny" / "checkpoints").exists()
+
+
+def test_the_same_command_gives_the_same_sheets(motion_root, tmp_path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "clips=2", "videos=1", "trainer.num_workers=3")
+    config = preview_options(*overrides, f"out={tmp_path}/a")
+    first = preview(config)
+    assert config.trainer.num_workers == 3 and "num_workers: 3" in first[-1].read_text()
+    again = preview(preview_options(*overrides, f"out={tmp_path}/b"))
+    for one, other in zip(first[:-1], again[:-1], strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    later = preview(preview_options(*overrides, f"out={tmp_path}/c", "step=3"))
+    assert first[0].name == later[0].name and first[0].read_bytes() != later[0].read_bytes()
+
+
+def test_one_kind_only(motion_root, tmp_path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path)
+    written = preview(preview_options(*overrides, "clips=0", "videos=1", "split=train"))
+    assert [path.name for path in written] == ["test_01.png", "index.md"]
+    assert "test views of 1 video of the train split" in written[-1].read_text()
+    written = preview(preview_options(*overrides, "clips=1", "videos=0"))
+    assert [path.name for path in written] == ["train_01.png", "index.md"]
+    assert not (written[0].parent / "test_01.png").exists()
+
+
+def test_no_model_is_built(motion_root, tmp_path, monkeypatch) -> None:
+    from mvit_video import build
+
+    monkeypatch.setattr(build, "build_model", None)
+    preview(preview_options(*motion_overrides(motion_root, tmp_path, "clips=1", "videos=0", "data.num_classes=null")))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["clips=0"], "no value yet[^$]*data.source.val=..."),
+        (["videos=0"], "no value yet[^$]*data.source.train=..."),
+        (["data.source.train=x"], "no value yet[^$]*data.source.val=..."),
+        (["data.source.train=x", "videos=0", "clips=0"], "clips=0 and videos=0: nothing to show"),
+        (["data.source.train=x", "videos=0", "rank=2", "processes=2"], "rank=2: the ranks of processes=2 run from 0"),
+        (["data.source.train=x", "videos=0", "step=-1"], "step=-1: must not be negative"),
+        (["data.source.train=x", "videos=0", "frames=0"], "frames=0: must be at least 1"),
+        (["data.source.train=x", "data.source.val=y", "split=all"], "split=all: must be one of train, val, test"),
+    ],
+)
+def test_impossible_options(more, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        preview_options("+experiment=finetune_folder", "weights=x", *more)
+
+
+def test_only_the_splits_that_are_shown_need_a_place() -> None:
+    preview_options("+experiment=finetune_folder", "weights=x", "data.source.train=x", "videos=0")
+    preview_options("+experiment=finetune_folder", "weights=x", "data.source.val=x", "clips=0")
+
+
+def test_errors_are_one_line(tmp_path) -> None:
+    done = command("+experiment=finetune_folder", "weights=x", f"data.source.train={tmp_path}/no", "videos=0")
+    assert done.returncode == 1
+    assert f"{tmp_path}/no: the folder of videos does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_more_than_a_split_holds_for_one_step_is_refused(motion_root, tmp_path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "processes=8", "videos=0")
+    with pytest.raises(ValueError, match="has 32 videos, fewer than one step takes: 8 videos x 8 processes"):
+        preview(preview_options(*overrides))
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['preview', '--cfg', 'job']\n"
+        "runpy.run_module('mvit_video.preview', run_name='__main__')\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "animate: false" in done.stdout
+
+
+def test_the_options_in_words() -> None:
+    data = Data(num_frames=16, sampling_rate=4, target_fps=30, crop_size=224)
+    assert clip_text(data) == "16 frames, one in 4 at 30 frames/s  ·  224 x 224 pixels"
+    data.sampling = "segments"
+    assert clip_text(data).startswith("16 frames, one of each segment at 30 frames/s")
+    augment = Augment(randaugment="rand-m7", erase_prob=0.25, mixup_alpha=0.8, cutmix_alpha=1.0, smoothing=0.1)
+    assert augment_text(augment) == (
+        "crop of 8 to 100 % of the frame  ·  flip 0.5  ·  rand-m7  ·  erasing 0.25  ·  mixup 0.8, cutmix 1  ·  "
+        "smoothing 0.1"
+    )
+    augment.mix_prob, augment.crop, augment.randaugment = 0, "jitter", None
+    assert augment_text(augment) == (
+        "crop from a short side of 256 to 320  ·  flip 0.5  ·  no RandAugment  ·  erasing 0.25  ·  "
+        "mixup 0, cutmix 0  ·  smoothing 0.1"
+    )
+
+
+def test_default_folder_is_in_the_run() -> None:
+    config = preview_options("+experiment=motion_mvitv2", "name=x")
+    assert config.out is None and config.run_dir == Path("runs/x")

@@ -1,0 +1,152 @@
+"""What a user sees when a configuration is wrong: the key, the rule and the way out, before anything is read."""
+
+import dataclasses
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_object
+
+from mvit_video import config
+from mvit_video.interop import baselines
+from tests.conftest import options
+from tests.paths import ROOT
+
+MOTION = "+experiment=motion_mvitv2"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.batch_size=0", "trainer.batch_size=0: must be at least 1"),
+        ("optim.lr=0", "optim.lr=0.0: must be greater than 0"),
+        ("augment.flip=1.5", "augment.flip=1.5: is a probability or a share, from 0 to 1"),
+        ("model.drop_path=1", "model.drop_path=1.0: must be at least 0 and below 1"),
+        ("optim.weight_decay=-1", "optim.weight_decay=-1.0: must not be negative"),
+        ("optim.name=lion", "optim.name=lion: must be one of adamw, sgd"),
+        ("data.test_spatial_views=2", "data.test_spatial_views=2: must be one of 1, 3"),
+        ("trainer.precision=fp16", "trainer.precision=fp16: must be one of auto, fp32, bf16"),
+        ("schedule.warmup_epochs=99", "schedule.warmup_epochs=99.0: must be less than schedule.epochs=12.0"),
+        ("data.test_short_side=40", "data.test_short_side=40: must hold a crop of data.crop_size=48"),
+        ("augment.jitter=[60,49]", "augment.jitter=.60, 49.: needs two values above 0, the lesser first"),
+        ("augment.jitter=[40,60]", "augment.jitter=.40, 60.: no short side may be under data.crop_size=48"),
+        ("data.std=[0,1,1]", "data.std=.0.0, 1.0, 1.0.: needs three values, for R, G and B above 0"),
+        ("data.layout=yuv", "data.layout=yuv: must be one of rgb, yuv420"),
+        ("augment.device=gpu", "augment.device=gpu: must be one of worker, model"),
+        ("data.worker_timeout_s=-1", "data.worker_timeout_s=-1.0: must not be negative"),
+        ("data.video_time_limit_s=0", "data.video_time_limit_s=0.0: must be greater than 0"),
+        ("data.prefetch=0", "data.prefetch=0: must be at least 1"),
+        ("optim.layer_decay=0", "optim.layer_decay=0.0: must be above 0 and at most 1"),
+        ("optim.layer_decay=0.75", "optim.layer_decay=0.75: is for starting from weights; give weights=PATH"),
+        ("+model.droppath=0.1", "model.droppath: unknown option; did you mean 'drop_path'. The options are: name"),
+    ],
+)
+def test_impossible_values(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(MOTION, override)
+
+
+def test_layout_and_backend_must_go_together() -> None:
+    with pytest.raises(ValueError, match=r"data\.layout=yuv420: needs data\.backend=pyav, decord makes RGB alone"):
+        options(MOTION, "data.layout=yuv420", "data.backend=decord")
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"batch_size=0[^$]*\n.*flip=2"):
+        options(MOTION, "trainer.batch_size=0", "augment.flip=2")
+
+
+def test_values_still_to_be_given_are_listed_together() -> None:
+    with pytest.raises(ValueError, match=r"no value yet[^$]*data.source.train=...\n  data.source.train_root=..."):
+        options("+experiment=k400_mvitv2_s")
+
+
+def test_any_data_set_trains_from_its_index() -> None:
+    index = ["data/source=index", "data.source.train=k400/train.index"]
+    result = options("+experiment=k400_mvitv2_s", *index, "data.source.root=/fast/k400")
+    assert result.data.source == config.IndexSource(train="k400/train.index", root="/fast/k400")
+    with pytest.raises(ValueError, match=r"no value yet[^$]*data.source.train=..."):
+        options("+experiment=k400_mvitv2_s", "data/source=index")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["+experiment=motion_mvitv2", "optim.lrr=1"],
+            ["optim.lrr: unknown option; did you mean 'lr'?", "weight_decay"],
+        ),
+        (["+experiment=motion_mvitv2", "optim.lr=fast"], ["'fast'", "Float", "optim.lr"]),
+        (["+experiment=k400"], ["Could not find 'experiment/k400'", "k400_mvitv2_s"]),
+        (["--config-dir=CONF", "+experiment=typo"], ["experiment/typo", "schedule.epoch: unknown option", "'epochs'"]),
+        (["+experiment=motion_mvitv2", "trainer.accumulate=0"], ["trainer.accumulate=0: must be at least 1"]),
+    ],
+)
+def test_mistakes_end_the_command_with_a_message(arguments: list[str], said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/typo.yaml").write_text("# @package _global_\nname: typo\nschedule:\n  epoch: 3\n")
+    arguments = [argument.replace("CONF", str(tmp_path)) for argument in arguments]
+    result = command("mvit_video.train", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for text in said:
+        assert text in result.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"experiment"}
+
+
+@pytest.mark.parametrize("module", ["mvit_video.train", "mvit_video.evaluate"])
+def test_help_and_cfg_answer_without_torch(module: str, tmp_path: Path) -> None:
+    """Importing torch alone takes seconds; these must answer at once."""
+    for arguments in (["--help"], ["+experiment=k400_mvitv2_s", "--cfg", "job"]):
+        code = f"import sys, runpy; sys.argv = ['x', *{arguments!r}]\n"
+        code += f"try:\n    runpy.run_module({module!r}, run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        code += "assert 'torch' not in sys.modules"
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    assert "randaugment: rand-m7-n4-mstd0.5-inc1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        config.ListSource,
+        config.KineticsSource,
+        config.Ssv2Source,
+        config.FolderSource,
+        config.LabeledVideoPathsSource,
+        config.IndexSource,
+        config.MotionSource,
+        config.Baseline,
+    ],
+)
+def test_a_schema_has_the_arguments_of_what_it_configures(schema: type) -> None:
+    fields = {field.name for field in dataclasses.fields(schema)} - {"_target_"}
+    target = get_object(schema._target_)  # type: ignore[attr-defined]
+    assert fields == set(inspect.signature(target).parameters)
+
+
+def test_the_model_schema_names_fields_of_the_model() -> None:
+    from mvit_video.models import get_config
+
+    fields = {field.name for field in dataclasses.fields(config.MViT)} - {"_target_", "name"}
+    known = {field.name for field in dataclasses.fields(get_config("mvitv2_s_16x4"))}
+    assert fields <= known
+
+
+def test_there_is_a_model_file_for_every_video_model() -> None:
+    from mvit_video.models import list_models
+
+    files = {path.stem for path in (Path(config.config_dir()) / "model").glob("*.yaml")}
+    video = {name for name in list_models() if not name.endswith("_image")}
+    assert files == video | set(baselines.list_baselines())
+
+
+def command(module: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the package as a user would, from another folder."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )

@@ -1,0 +1,112 @@
+"""Several ranks on one machine, started by torchrun and by the local launcher."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvit_video.distributed import process_group
+from mvit_video.engine.checkpoints.checkpoint import load_latest
+from mvit_video.engine.tracking import read_metrics
+from tests.config.test_config import command
+from tests.conftest import motion_overrides
+from tests.distributed.four_ranks import forked
+from tests.paths import ROOT
+
+
+def torchrun(ranks: int, module: str, *arguments: str) -> None:
+    """Run a command as so many ranks, as torchrun starts them."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
+    """The same global batch: the same losses and weights to float tolerance, and the very same evaluation."""
+    recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
+    recipe += ["trainer.batch_size=2", "trainer.eval_every=9", "trainer.max_steps=3"]
+    # Fifteen videos do not divide by two or four ranks, nor 45 views by the batch.
+    listing = tmp_path / "fifteen.csv"
+    listing.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:15]))
+    plain = [o for o in motion_overrides(motion_root, tmp_path / "2") if not o.startswith("data.source.")]
+    evaluation = [
+        *plain,
+        "data/source=list",
+        f"data.source.val={listing}",
+        f"data.source.root={motion_root}",
+        f"data.source.class_names_file={motion_root / 'classes.txt'}",
+    ]
+    trainings, evaluations = {}, {}
+    for ranks in (1, 2, 4):
+        more = [*recipe, f"trainer.accumulate={4 // ranks}"]
+        trainings[ranks] = [*motion_overrides(motion_root, tmp_path / str(ranks), *more)]
+        evaluations[ranks] = [*evaluation, f"output={tmp_path / f'on_{ranks}'}"]
+    torchrun(2, "mvit_video.train", *trainings.pop(2))  # its weights are those that are evaluated
+    torchrun(2, "mvit_video.evaluate", *evaluations.pop(2))
+    forked(tmp_path, train=trainings, evaluate=evaluations)
+    lines = [read_metrics(tmp_path / str(ranks) / "tiny/metrics.jsonl") for ranks in (1, 2, 4)]
+    curves = torch.tensor([[line["loss"] for line in run if line["kind"] == "train"] for run in lines])
+    assert curves.shape == (3, 3)
+    torch.testing.assert_close(curves[1:], curves[:1].expand(2, -1), rtol=1e-4, atol=1e-5)
+    states = [load_latest(tmp_path / str(ranks) / "tiny/checkpoints") for ranks in (1, 2, 4)]
+    one, *others = (state["model"] for state in states if state is not None)
+    assert len(others) == 2
+    assert max(float((one[name] - other[name]).abs().max()) for name in one for other in others) < 1e-4
+    results = [json.loads((tmp_path / f"on_{ranks}/results.json").read_text()) for ranks in (1, 2, 4)]
+    assert results[0]["num_views"] == 45
+    assert results[1] == results[0] and results[2] == results[0]
+
+
+@pytest.mark.slow
+def test_the_local_launcher_starts_its_own_ranks(motion_root: Path, tmp_path: Path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "trainer.max_steps=1", "launcher.processes=2")
+    result = command("mvit_video.train", *overrides, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    state = load_latest(tmp_path / "tiny/checkpoints")
+    assert state is not None and state["step"] == 1
+    # 32 videos in steps of 2 x 8: one process would have reported twice as many steps an epoch.
+    assert state["epoch"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_failing_rank_ends_the_command_with_its_error(motion_root: Path, tmp_path: Path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "launcher.processes=2", "trainer.batch_size=64")
+    result = command("mvit_video.train", *overrides, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "fewer than one step takes: 64 videos x 2 processes" in result.stderr
+    assert "ended first, with exit code 1; the others were stopped" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_half_a_launch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert process_group.launched_size() == 1
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="has RANK, WORLD_SIZE but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
+        process_group.launched_size()
+
+
+def test_port_zero_is_refused_rather_than_waited_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun --master-port 0 hands the zero on to the ranks, which would look for each other there for ever."""
+    values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match=r"MASTER_PORT is 0: .*--standalone"):
+        process_group.launched_size()
+
+
+def test_a_group_that_cannot_form_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    match = r"rank 1 of 2 could not join the gloo group at 127\.0\.0\.1:9 within 2 s"
+    with pytest.raises(RuntimeError, match=match), process_group.world(torch.device("cpu"), timeout_s=2):
+        pass

@@ -1,0 +1,133 @@
+"""Run by test_checkpoint_resume.py: trainings that are killed with signal 9 and started again, on one and two ranks.
+
+Prints a JSON object: cell -> what was found.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvit_video import build
+from mvit_video.engine.checkpoints.checkpoint import load_latest
+from mvit_video.engine.trainer import Trainer
+from tests.conftest import evaluate_options, motion_overrides, options
+from tests.forked_ranks import leave_out_metrics, run, warm_up
+
+STEPS, ACCUMULATE = 4, 2
+RECIPE = [
+    f"trainer.max_steps={STEPS}",
+    "trainer.batch_size=2",
+    "trainer.checkpoint_every=1",
+    "trainer.eval_every=99",
+    "trainer.ema_decay=0.9",
+    "model.drop_path=0.2",
+    "augment.erase_prob=0.5",
+    "augment.mixup_alpha=0.8",
+    "optim.clip_grad_norm=0.5",
+]
+SMALL = ["data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]"]
+
+
+def kill_at(call: int) -> None:
+    """Let this process die at the start of forward pass number `call`; even ones are inside an accumulation."""
+    real, calls = Trainer.forward_loss, 0
+
+    def forward_loss(self: Trainer, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, batch)
+
+    Trainer.forward_loss = forward_loss  # type: ignore[method-assign]
+
+
+def final(run_dir: Path) -> dict[str, Any]:
+    state = load_latest(run_dir / "checkpoints")
+    assert state is not None and state["step"] == STEPS, state and state["step"]
+    return state
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Largest difference of weights, average and optimizer moments."""
+    pairs = [(one[key][name], other[key][name]) for key in ("model", "ema") for name in one[key]]
+    moments = [state["optimizer"]["state"] for state in (one, other)]
+    pairs += [(moments[0][index]["exp_avg"], moments[1][index]["exp_avg"]) for index in moments[0]]
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def main(root: Path, out: Path) -> dict[str, Any]:
+    rng = random.Random(5)
+    found: dict[str, Any] = {}
+
+    def train(name: str, *more: str, ranks: int, accumulate: int = ACCUMULATE, call: int | None = None) -> list[int]:
+        overrides = motion_overrides(root, out / name, *SMALL, *RECIPE, f"trainer.accumulate={accumulate}", *more)
+
+        def job() -> None:
+            if call is not None:
+                kill_at(call)
+            build.train(options(*overrides))
+
+        return run(job, ranks=ranks)
+
+    def killed(cell: str, *more: str, ranks: int, call: int) -> None:
+        codes = train(cell, *more, ranks=ranks, call=call)
+        assert codes[0] == -signal.SIGKILL, codes
+        state = load_latest(out / cell / "tiny/checkpoints")
+        found[cell] = {"call": call, "resumed_at": state["step"] if state else 0}
+
+    references = {}
+    for ranks in (1, 2):
+        train(f"whole_{ranks}", ranks=ranks)
+        references[ranks] = final(out / f"whole_{ranks}" / "tiny")
+        for workers in (0, 2):
+            cell, more = f"{ranks}_ranks_{workers}_workers", f"trainer.num_workers={workers}"
+            killed(cell, more, ranks=ranks, call=rng.choice([4, 6, 8]))
+            train(cell, more, ranks=ranks)
+            found[cell]["difference"] = difference(final(out / cell / "tiny"), references[ranks])
+    # Sharded: without a fault, killed, and killed again after going on with another number of ranks.
+    fsdp = "trainer.strategy=fsdp"
+    train("whole_fsdp", fsdp, ranks=2)
+    whole = final(out / "whole_fsdp" / "tiny")
+    found["fsdp_and_ddp"] = difference(whole, references[2])
+    killed("fsdp", fsdp, ranks=2, call=6)
+    train("fsdp", fsdp, ranks=2)
+    found["fsdp"]["difference"] = difference(final(out / "fsdp" / "tiny"), whole)
+    now = "trainer.checkpoint_async=false"
+    killed("two_one_two", fsdp, now, ranks=2, call=4)
+    assert train("two_one_two", now, accumulate=2 * ACCUMULATE, ranks=1, call=8)[0] == -signal.SIGKILL
+    found["two_one_two"]["files"] = sorted(path.name for path in (out / "two_one_two/tiny/checkpoints").iterdir())
+    train("two_one_two", fsdp, ranks=2)
+    found["two_one_two"]["difference"] = difference(final(out / "two_one_two" / "tiny"), references[2])
+    found["evaluation"] = evaluate(root, out)
+    return found
+
+
+def evaluate(root: Path, out: Path) -> list[Any]:
+    """One rank evaluates the shards and the whole weights of a sharded run."""
+    overrides = motion_overrides(root, out / "fsdp", *SMALL)
+    folder = out / "fsdp" / "tiny" / "checkpoints"
+
+    def job() -> None:
+        for name in (f"step_{STEPS:08d}.shards", "best.pt"):
+            build.evaluate(evaluate_options(*overrides, f"checkpoint={folder / name}", f"output={out / name}"))
+
+    assert run(job, ranks=1) == [0]
+    results = [
+        json.loads((out / name / "results.json").read_text()) for name in (f"step_{STEPS:08d}.shards", "best.pt")
+    ]
+    return [[result["video_top1"], result["num_views"]] for result in results]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warm_up()
+    leave_out_metrics()
+    result = main(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps(result))

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from mvit_video.video.location import Media, join_place
+
+
+@pytest.mark.parametrize(
+    ("base", "place", "expected"),
+    [
+        ("", "a.mp4", "a.mp4"),
+        ("", "", ""),
+        ("/data", "x/a.mp4", "/data/x/a.mp4"),
+        ("/data", "", "/data"),
+        ("/data", "/a.mp4", "/a.mp4"),
+        ("/data", "s3://bucket/a.mp4", "s3://bucket/a.mp4"),
+        ("s3://bucket", "x/a.mp4", "s3://bucket/x/a.mp4"),
+        ("s3://bucket/", "a.mp4", "s3://bucket/a.mp4"),
+        ("s3://bucket/", "", "s3://bucket/"),
+        ("s3://bucket", "/a.mp4", "/a.mp4"),
+        ("memory://", "a.mp4", "memory://a.mp4"),
+    ],
+)
+def test_places_start_from_a_folder_or_url(base: str, place: str, expected: str) -> None:
+    assert join_place(base, place) == expected
+
+
+def test_media_of_a_path_is_the_whole_file() -> None:
+    media = Media.of(Path("x") / "a.mp4")
+    assert media == Media(name="x/a.mp4", url="x/a.mp4", start=0, size=None, mtime_ns=None, index=None)
+    assert Media.of(media) is media
+    assert not media.remote
+    assert Media.of("s3://bucket/a.mp4").remote
