@@ -6,10 +6,10 @@ from mvit_video.config import Evaluate
 
 def run(config: Evaluate) -> None:
     """Evaluate as configured, here or where the launcher says."""
-    from mvit_video import build
+    from mvit_video.build.evaluation import evaluate
     from mvit_video.cluster.launch import launch
 
-    launch(build.evaluate, config)
+    launch(evaluate, config)
 
 
 def main() -> None:

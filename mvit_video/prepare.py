@@ -5,19 +5,13 @@ report. Optionally re-encodes the videos for quick reading and packs them into t
 """
 
 import logging
-import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 # Every worker process imports this module again, so it imports next to nothing by itself.
 if TYPE_CHECKING:
     from mvit_video.config import Prepare
-    from mvit_video.data.datasets.manifest import Manifest
-    from mvit_video.data.datasets.sources import Source, Split
     from mvit_video.preparation.cost import Cost
-    from mvit_video.preparation.run import Plan
 
 logger = logging.getLogger(__name__)
 _ASK_ABOVE_S = 600.0
@@ -31,7 +25,8 @@ def run(config: "Prepare") -> dict[str, Any] | None:
             usable.
         RuntimeError: another run prepares to the same folder; or some videos are broken and strict=true.
     """
-    from mvit_video import build
+    from mvit_video.build.preparation import preparation_plan, prepared_manifests
+    from mvit_video.build.video_classification import build_sampler
     from mvit_video.preparation.report import attention, summary_table
     from mvit_video.preparation.run import prepare_data_set
 
@@ -41,10 +36,10 @@ def run(config: "Prepare") -> dict[str, Any] | None:
             config.data.source["missing"] = "skip"
     elif hasattr(config.data.source, "missing"):
         config.data.source.missing = "skip"
-    manifests = _manifests(config)
-    plan = _plan(config, manifests)
+    manifests = prepared_manifests(config)
+    plan = preparation_plan(config, manifests)
     report = prepare_data_set(
-        manifests, plan, sampler=build.build_sampler(config.data), confirm=lambda cost: _confirm(cost, config)
+        manifests, plan, sampler=build_sampler(config.data), confirm=lambda cost: _confirm(cost, config)
     )
     if report is None:
         return None
@@ -60,81 +55,11 @@ def run(config: "Prepare") -> dict[str, Any] | None:
     return report
 
 
-def _manifests(config: "Prepare") -> "dict[str, Manifest]":
-    """The manifests of the splits to prepare; a test split that is the validation split is left out."""
-    import torch
-
-    from mvit_video import build
-    from mvit_video.distributed.process_group import World
-
-    source = build.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
-    manifests: dict[str, Manifest] = {split: source.manifest(split) for split in _splits(config, source)}
-    if "test" in manifests and "val" in manifests and manifests["test"].source == manifests["val"].source:
-        del manifests["test"]
-    for split, manifest in manifests.items():
-        classes = config.data.num_classes
-        if classes is not None and manifest.num_classes != classes:
-            logger.warning(
-                "%s: %d classes, data.num_classes=%d; a training needs data.num_classes=%d",
-                split,
-                manifest.num_classes,
-                classes,
-                manifest.num_classes,
-            )
-    return manifests
-
-
-def _splits(config: "Prepare", source: "Source") -> "list[Split]":
-    if config.splits is not None:
-        return cast("list[Split]", list(dict.fromkeys(config.splits)))
-    known: tuple[Split, ...] = ("train", "val", "test")
-    return [split for split in known if source.has(split)]
-
-
-def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "Plan":
-    """The options as the preparation takes them."""
-    from mvit_video.preparation.packing import Shards
-    from mvit_video.preparation.reencode import Encoding
-    from mvit_video.preparation.run import Plan
-
-    out = Path(config.out)
-    encode, shards = config.reencode, config.shards
-    encoding = Encoding(
-        short_side=encode.short_side,
-        gop=encode.gop,
-        crf=encode.crf,
-        preset=encode.preset,
-        fastdecode=encode.fastdecode,
-    )
-    return Plan(
-        out=out,
-        verify=config.verify,  # type: ignore[arg-type]
-        workers=config.workers or _cores(),
-        time_limit_s=config.time_limit_s,
-        limit=config.limit,
-        keep=frozenset({"ok", "partial"} if config.keep_partial else {"ok"}),
-        retry_broken=config.retry_broken,
-        dry_run=config.dry_run,
-        encoding=encoding if encode.enabled else None,
-        encode_folder=encode.folder or str(out / "videos"),
-        encode_limit_s=encode.time_limit_s,
-        shards=Shards(folder=shards.folder or str(out / "shards"), max_bytes=int(shards.max_gb * 1e9))
-        if shards.enabled
-        else None,
-        source_folders=[manifest.source for manifest in manifests.values() if os.path.isdir(manifest.source)],
-    )
-
-
 def _confirm(cost: "Cost", config: "Prepare") -> bool:
     """Whether to go on: asked on a terminal before a long run."""
     if not config.ask or cost.seconds < _ASK_ABOVE_S or not sys.stdin.isatty():
         return True
     return input("Go on? [y/N] (ask=false does not ask) ").strip().lower() in ("y", "yes")
-
-
-def _cores() -> int:
-    """Cores this process may use: under a cluster's scheduler fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:

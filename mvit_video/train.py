@@ -6,10 +6,10 @@ from mvit_video.config import Train
 
 def run(config: Train) -> None:
     """Train as configured, here or where the launcher says."""
-    from mvit_video import build
+    from mvit_video.build.training import train
     from mvit_video.cluster.launch import launch
 
-    launch(build.train, config)
+    launch(train, config)
 
 
 def main() -> None:

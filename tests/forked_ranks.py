@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from mvit_video import build
+from mvit_video.build import training
 from mvit_video.cluster.launch import configure_logging
 from mvit_video.distributed.sharding import clip_grad_norm
 from mvit_video.engine.tracking import Tracker
@@ -31,10 +31,10 @@ def warm_up() -> None:
 def leave_out_metrics() -> None:
     """Write no metrics and draw no curves, which takes long."""
 
-    def silent(run_dir: Path, *, total_steps: int, enabled: bool) -> Tracker:
+    def silent(run_dir: Path, *, total_steps: int, **_: object) -> Tracker:
         return Tracker(run_dir, total_steps=total_steps, enabled=False)
 
-    build.Tracker = silent  # type: ignore[assignment,misc]
+    training.Tracker = silent  # type: ignore[assignment,misc]
 
 
 def start(job: Callable[[], object], *, ranks: int, port: int) -> list[int]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mvit_video import build
+from mvit_video.build import common
 from mvit_video.planning import costs
 from mvit_video.config import Plan
 from mvit_video.distributed.process_group import World, vote_span
@@ -112,8 +112,8 @@ def count_videos(config: Plan) -> int:
     if config.num_videos is not None:
         return config.num_videos
     if getattr(config.data.source, "train", None) is not None:
-        source = build.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
-        return len(build.read_manifest(source, "train", config).paths)
+        source = common.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
+        return len(common.build_task_builder(config).read_split(config, source, "train"))
     if config.published_videos is not None:
         return config.published_videos
     raise ValueError(
@@ -128,14 +128,13 @@ def measure(config: Plan) -> tuple[Measured, MViT]:
         ValueError: the model is no MViT, or cannot keep as little as model.activation_budget_gb.
     """
     with torch.device("meta"):
-        model = build.build_model(config)
+        model = common.build_model(config)
     if not isinstance(model, MViT):
         raise ValueError(f"model={config.model.name}: plans are made for MViT models only")
     model = model.to_empty(device="cpu").train()
-    clips, size = config.trainer.batch_size * config.augment.repeats, model.config.crop_size
-    frames = () if model.config.is_image else (model.config.num_frames,)
+    shape = common.build_task_builder(config).input_shape(config, model.config)
     with torch.autocast("cpu", torch.bfloat16) if _bf16(config) else nullcontext():
-        costs, outside = measure_blocks(model, (clips, model.config.in_channels, *frames, size, size))
+        costs, outside = measure_blocks(model, shape)
     budget = model.config.activation_budget_gb
     if budget is not None:
         recomputed = choose_blocks(costs, int(budget * GB), outside)
@@ -146,7 +145,8 @@ def measure(config: Plan) -> tuple[Measured, MViT]:
 
 def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -> Workload:
     """Sizes of the model and of the training."""
-    clips = config.trainer.batch_size * config.augment.repeats
+    repeats = common.build_task_builder(config).repeats(config)
+    clips = config.trainer.batch_size * repeats
     return Workload(
         parameters=_size(model),
         blocks=tuple(_size(block) for block in model.blocks),
@@ -154,7 +154,7 @@ def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -
         recomputed=measured.share,
         activation_bytes=float(peak_bytes(measured.costs, measured.recomputed, measured.outside)),
         clips_per_rank=clips,
-        repeats=config.augment.repeats,
+        repeats=repeats,
         accumulate=config.trainer.accumulate,
         videos=videos,
         epochs=config.schedule.epochs,
@@ -223,7 +223,7 @@ def _model_rows(work: Workload, plan: Forecast, measured: Measured, unit: str) -
 
 def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:
     """One step."""
-    trainer, repeats, unit = config.trainer, config.augment.repeats, _unit(config)
+    trainer, repeats, unit = config.trainer, work.repeats, _unit(config)
     videos = work.videos_per_step * plan.ranks
     lr = scale_lr(config.optim.lr, reference_batch=config.optim.reference_batch, global_batch=videos)
     batch = f"trainer.batch_size={trainer.batch_size} augment.repeats={repeats} trainer.accumulate={trainer.accumulate}"

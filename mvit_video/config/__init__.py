@@ -39,6 +39,13 @@ class MViT:
 
 
 @dataclass
+class VideoClassification:
+    """The task of naming the class of a video."""
+
+    _target_: str = "mvit_video.build.video_classification.VideoClassification"
+
+
+@dataclass
 class Baseline:
     """A convolutional network of PyTorchVideo, trained and evaluated by the same pipeline."""
 
@@ -306,6 +313,7 @@ class Train:
     seed: int = 0
     weights: str | None = None  # start from these weights; the class head may differ
     image_to_video: str | None = None  # published | corrected: how image weights become a video model's
+    task: Any = MISSING
     model: Any = MISSING
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
@@ -452,6 +460,7 @@ def register() -> None:
     store.store(name="plan_schema", node=Plan)
     store.store(name="prepare_schema", node=Prepare)
     for group, name, node in (
+        ("task", "video_classification", VideoClassification),
         ("model", "mvit_schema", MViT),
         ("model", "baseline_schema", Baseline),
         ("data", "data_schema", Data),

@@ -10,52 +10,40 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
 import rich
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 # TensorBoard and matplotlib take seconds to import: only the process that uses them does.
+from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Panel, plot_curves
 from mvit_video.runtime.env import write_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, float | str | None]
 
-# How the values the trainer logs are shown on the console; others are not.
-_CONSOLE = {
-    "epoch": "epoch {:.2f}",
-    "loss": "loss {:.4f}",
-    "top1": "top1 {:.1f}%",
-    "lr": "lr {:.2e}",
-    "clips_per_s": "{:.1f} clips/s",
-    "data_wait": "data wait {:.0f}%",
-}
-# Panels of curves.png: title, unit, and the curves in them as (kind of record, key, label).
-_PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    ("Loss", "cross entropy", (("train", "loss", "training"), ("eval", "loss", "validation"))),
-    (
-        "Accuracy",
-        "top-1 (%)",
-        (
-            ("train", "top1", "training clips"),
-            ("eval", "clip_top1", "validation clips"),
-            ("eval", "video_top1", "validation videos"),
-        ),
-    ),
-    ("Learning rate", "learning rate", (("train", "lr", "learning rate"),)),
-    ("Throughput", "clips / s", (("train", "clips_per_s", "training"),)),
-)
-_COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too
-_LABELLED_CLASSES = 40
-_NUMBERED_CLASSES = 20
+_PANELS = (LOSS_PANEL, LEARNING_RATE_PANEL)
+
+
+def console_formats(metrics: Mapping[str, str], sample: str) -> dict[str, str]:
+    """How the values of a step are shown on the console, in this order; others are not.
+
+    Args:
+        metrics: formats of the task's own metrics by name.
+        sample: what the model sees, in the singular: "clip".
+    """
+    return {
+        "epoch": "epoch {:.2f}",
+        "loss": "loss {:.4f}",
+        **metrics,
+        "lr": "lr {:.2e}",
+        f"{sample}s_per_s": f"{{:.1f}} {sample}s/s",
+        "data_wait": "data wait {:.0f}%",
+    }
 
 
 class Tracker:
@@ -69,6 +57,8 @@ class Tracker:
         total_steps: of the whole training, for the share done and the time left.
         enabled: False on all ranks but the first.
         resume_step: what an earlier life of the run logged after this step is dropped, as it will be logged again.
+        formats: how a step's values are shown, see `console_formats`.
+        panels: what curves.png shows.
         console: where the progress bar goes; by default standard output. Without a terminal, as in a SLURM log, each
             `log_step` gives a plain line through logging instead.
     """
@@ -80,6 +70,8 @@ class Tracker:
         total_steps: int,
         enabled: bool = True,
         resume_step: int = 0,
+        formats: Mapping[str, str] | None = None,
+        panels: Sequence[Panel] = _PANELS,
         console: Console | None = None,
     ) -> None:
         self.run_dir = run_dir
@@ -87,6 +79,8 @@ class Tracker:
         self.enabled = enabled
         self.metrics_path = run_dir / "metrics.jsonl"
         self._first_step = resume_step
+        self._formats = console_formats({}, "sample") if formats is None else formats
+        self._panels = panels
         self._console = console or rich.get_console()
         self._lines: _Lines | None = None
         self._trouble = False  # the disk refused the last write
@@ -115,7 +109,7 @@ class Tracker:
             self._start_progress()
 
     def log_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Log a training step. The console shows epoch, loss, top1 (%), lr, clips_per_s and data_wait (%).
+        """Log a training step. The console shows the values that have a format.
 
         Args:
             step: optimizer steps done; a step logged before is not logged again.
@@ -123,7 +117,7 @@ class Tracker:
         """
         if not self._record("train", step, values):
             return
-        shown = [form.format(values[key]) for key, form in _CONSOLE.items() if key in values]
+        shown = [form.format(values[key]) for key, form in self._formats.items() if key in values]
         left = f"ETA {_duration(self._seconds_left(step))}"
         if self._progress is not None:
             # What does not fit a narrow terminal is cut off at the right, so the time left goes first.
@@ -143,7 +137,7 @@ class Tracker:
         path = self.run_dir / "curves.png"
         if self.enabled and self.metrics_path.exists():
             try:
-                plot_curves(read_metrics(self.metrics_path), path, title=self.run_dir.name)
+                plot_curves(read_metrics(self.metrics_path), self._panels, path, title=self.run_dir.name)
             except OSError as error:
                 logger.warning("%s could not be drawn (%s); training goes on", path, error)
         return path
@@ -306,131 +300,6 @@ def _truncate_metrics(path: Path, *, last_step: int) -> dict[str, int]:
     text = "".join(json.dumps(record) + "\n" for record in kept)
     write_text(path, text)
     return {str(record["kind"]): int(_number(record, "step")) for record in kept}
-
-
-def plot_curves(records: Sequence[Record], path: Path, *, title: str = "") -> None:
-    """Draw loss, accuracy, learning rate and throughput over the steps as a picture, written beside and renamed.
-
-    Args:
-        records: as `read_metrics` gives them.
-        path: of a .png file.
-        title: written above.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 7.5), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=14, fontweight="bold")
-    for axes, (name, unit, curves) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        for colour, (kind, key, label) in zip(_COLOURS, curves, strict=False):
-            steps, values = _series(records, kind=kind, key=key)
-            if len(steps):
-                _plot_series(axes, steps, values, colour=colour, label=label, marked=kind == "eval", exact=key == "lr")
-        axes.set_title(name)
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel(unit)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if name == "Accuracy":
-            axes.set_ylim(0, 100)
-        elif name != "Loss":  # a loss of 8 falling to 1 and one of 0.9 falling to 0.8 should both fill their panel
-            axes.set_ylim(bottom=0)
-        if len(axes.lines) > 0 and len(curves) > 1:
-            axes.legend(frameon=False)
-    _save_figure(figure, path)
-
-
-def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix, each row in per cent of its class, as a picture, written beside and renamed.
-
-    Up to 20 classes every cell holds its number, up to 40 every class is named; beyond, every n-th is.
-
-    Args:
-        matrix: (C, C) counts, rows true and columns predicted.
-        class_names: C names.
-        path: of a .png file.
-
-    Raises:
-        ValueError: if matrix and names do not fit.
-    """
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    counts = np.asarray(matrix, dtype=np.float64)
-    size = len(class_names)
-    if counts.shape != (size, size):
-        raise ValueError(f"the matrix is {counts.shape} and there are {size} class names: it must be ({size}, {size})")
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-
-    inches = min(5.0 + 0.45 * size, 16.0)
-    figure = Figure(figsize=(inches + 1.0, inches), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    # Among many classes the confusions are a few per cent each: a square root scale shows them.
-    norm = PowerNorm(1.0 if size <= _LABELLED_CLASSES else 0.5, vmin=0.0, vmax=1.0)
-    image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, format=PercentFormatter(xmax=1.0))
-    bar.set_label("share of the true class's videos")
-    bar.outline.set_visible(False)
-    shown = range(0, size, math.ceil(size / _LABELLED_CLASSES))
-    names = [f"{class_names[i]} ({totals[i, 0]:.0f})" for i in shown]
-    axes.set_yticks(list(shown), names, fontsize=9)
-    axes.set_xticks(
-        list(shown), [class_names[i] for i in shown], rotation=45, ha="right", rotation_mode="anchor", fontsize=9
-    )
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class (videos)")
-    right, total = np.trace(counts), counts.sum()
-    axes.set_title(f"{right:.0f} of {total:.0f} videos right" + (f" ({100 * right / total:.1f}%)" if total else ""))
-    if size <= _NUMBERED_CLASSES:
-        for row, column in np.argwhere(counts > 0):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=9
-            )
-    _save_figure(figure, path)
-
-
-def _series(
-    records: Sequence[Record], *, kind: str, key: str
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Steps and values of one metric, without the values that are not numbers."""
-    chosen = [record for record in records if record.get("kind") == kind and record.get(key) is not None]
-    steps = np.array([_number(record, "step") for record in chosen])
-    return steps, np.array([_number(record, key) for record in chosen])
-
-
-def _plot_series(
-    axes: "Axes",
-    steps: npt.NDArray[np.float64],
-    values: npt.NDArray[np.float64],
-    *,
-    colour: str,
-    label: str,
-    marked: bool,
-    exact: bool,
-) -> None:
-    """A curve. A long one that is neither `marked` nor `exact` is drawn faintly under its running mean."""
-    window = len(values) // 40
-    if marked or exact or window < 3:
-        axes.plot(steps, values, color=colour, label=label, marker="o" if marked else None, markersize=4)
-        return
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-    # The mean of up to `window` values on either side; fewer at the ends, so that no end sags towards zero.
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    low, high = np.maximum(places - window, 0), np.minimum(places + window + 1, len(values))
-    axes.plot(steps, (sums[high] - sums[low]) / (high - low), color=colour, label=label)
-
-
-def _save_figure(figure: "Figure", path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(beside, format="png", bbox_inches="tight")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _number(record: Record, key: str) -> float:

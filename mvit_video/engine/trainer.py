@@ -3,8 +3,7 @@
 import json
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,51 +12,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvit_video.data.augmentation.mixing import MixDraw, Mixing, soft_cross_entropy
-from mvit_video.data.loading.batch import Batch
-from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import StopVote, World, data_parallel, mean_over_ranks
 from mvit_video.distributed.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
 from mvit_video.engine.average import WeightAverage
 from mvit_video.engine.checkpoints.checkpoint import load_latest, save_checkpoint
 from mvit_video.engine.checkpoints.shards import WHOLE, save_shards, whole_weights
 from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
+from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
+from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker
 from mvit_video.runtime import interruption
-from mvit_video.runtime.env import rng_for, step_seed
+from mvit_video.runtime.env import step_seed
 from mvit_video.runtime.interruption import Interrupted, StallWatch
 
 logger = logging.getLogger(__name__)
 
-Prepare = Callable[[Batch], torch.Tensor]
 Validate = Callable[[nn.Module, Callable[[int], None]], dict[str, float]]
-# What a batch-wide random draw is for, the first part of its key.
-DRAW_MIXING, DRAW_MODEL = 1, 2
-
-
-def model_input(
-    batch: Batch, *, prepare: Prepare, mixing: Mixing, seed: int
-) -> tuple[torch.Tensor, torch.Tensor, MixDraw]:
-    """What a training step gives the model for a batch on its device, and what it is compared with.
-
-    The mixing draw depends on the run's seed and on the batch's place in the epoch alone.
-
-    Returns:
-        Mixed clips, float (B, 3, T, H, W); float32 (B, num_classes) targets; and what was drawn.
-    """
-    clips = prepare(batch)
-    rng = rng_for(DRAW_MIXING, seed, batch.epoch, batch.position)
-    draw = mixing.draw(rng, height=clips.shape[-2], width=clips.shape[-1])
-    return *mixing.apply(clips, batch.labels, draw), draw
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss of a step is NaN or infinite."""
+DRAW_MODEL = 2  # what the draws of the model are for, the first part of their key
 
 
 class TooManyFailuresError(RuntimeError):
-    """More training videos could not be read than the run allows."""
+    """More training files could not be read than the run allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,53 +61,20 @@ class TrainerOptions:
         return self.total_steps if self.max_steps is None else min(self.max_steps, self.total_steps)
 
 
-class LossWatch:
-    """Looks at each loss one step late, so that the device never waits, and stops at one that is not finite."""
-
-    def __init__(self) -> None:
-        self._pending: deque[tuple[int, torch.Tensor, torch.cuda.Event | None, list[str]]] = deque()
-
-    def push(self, step: int, loss: torch.Tensor, paths: list[str]) -> None:
-        """Remember a step's loss (scalar tensor) and its videos; look at the step before."""
-        if loss.device.type == "cuda":
-            host = torch.empty((), pin_memory=True).copy_(loss, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-            self._pending.append((step, host, copied, paths))
-        else:
-            self._pending.append((step, loss, None, paths))
-        self.check(keep=1)
-
-    def check(self, *, keep: int = 0) -> None:
-        """Raise NonFiniteLossError for a bad loss among all but the newest `keep` steps."""
-        while len(self._pending) > keep:
-            step, loss, copied, paths = self._pending.popleft()
-            if copied is not None:
-                copied.synchronize()
-            if not torch.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"the loss of step {step} is {loss.item()}. Its videos: {', '.join(dict.fromkeys(paths))}. "
-                    "The last checkpoint is from before it; lower optim.lr, set optim.clip_grad_norm, or train with "
-                    "trainer.precision=fp32"
-                )
-
-
 class Trainer:
     """Trains a model; everything it needs is built by the caller.
 
     Args:
-        model: (B, 3, T, H, W) -> logits (B, num_classes), on the world's device.
+        model: takes the task's inputs, on the world's device.
+        task: what a batch becomes, its loss, what is logged.
         optimizer: its groups carry `lr_scale`.
         lr_at: step -> learning rate.
         loader: training batches.
-        mixing: mixup, cutmix and label smoothing.
-        prepare: batch on the device -> float (B, 3, T, H, W).
-        validate: (model, what to call with the clips done after each batch) -> metrics; called on every rank.
+        validate: (model, what to call with the samples done after each batch) -> metrics; called on every rank.
         tracker: where metrics go.
         world: this process among the others.
-        run_dir: folder of checkpoints and of the list of unreadable videos.
+        run_dir: folder of checkpoints and of the lists of unreadable files.
         config_text: the resolved config, stored in every checkpoint.
-        class_names: stored in every checkpoint.
         average: of the weights, kept up and evaluated instead of them.
         sharding: how the ranks divide model and average, if they do; both are divided already.
         options: see TrainerOptions.
@@ -141,27 +84,24 @@ class Trainer:
         self,
         *,
         model: nn.Module,
+        task: Task,
         optimizer: torch.optim.Optimizer,
         lr_at: Callable[[int], float],
-        loader: TrainLoader,
-        mixing: Mixing,
-        prepare: Prepare,
+        loader: TrainBatches,
         validate: Validate | None,
         tracker: Tracker,
         world: World,
         run_dir: Path,
         config_text: str,
         options: TrainerOptions,
-        class_names: Sequence[str] = (),
         average: WeightAverage | None = None,
         sharding: Sharding | None = None,
     ) -> None:
         self.model = model
+        self.task = task
         self.optimizer = optimizer
         self.lr_at = lr_at
         self.loader = loader
-        self.mixing = mixing
-        self.prepare = prepare
         self.validate = validate
         self.tracker = tracker
         self.world = world
@@ -170,12 +110,11 @@ class Trainer:
         self.options = options
         self.step = 0
         self.best = self._best_before = float("-inf")
-        self._settled = False
+        self._buckets_arranged = False
         self.unvalidated = False  # an epoch has ended whose validation is still to come
         self.stop_vote = StopVote(world, timeout_s=options.collective_timeout_s)
         self.stall_watch = StallWatch(options.stall_timeout_s)
         self.failed: set[str] = set()
-        self.class_names = list(class_names)
         self.average = average
         self.sharding = sharding
         snapshot = Snapshot() if sharding is None else Snapshot(sharding.host_copy)
@@ -220,11 +159,11 @@ class Trainer:
         """Steps up to the end of the epoch, or of the run."""
         per_epoch = self.loader.steps_per_epoch
         end = min((self.step // per_epoch + 1) * per_epoch, self.options.last_step)
-        watch, window = LossWatch(), Window()
+        monitor, window = LossMonitor(), Window()
         vote_ends = self.step
         self.forward.train()
         while self.step < end:
-            self.stall_watch.beat(f"waiting for the clips of step {self.step + 1}")
+            self.stall_watch.beat(f"waiting for the {self.task.sample}s of step {self.step + 1}")
             if self.step == vote_ends:
                 asked_to_stop = self.stop_vote.ask(interruption.received() is not None)
                 vote_ends = min(self.step + self.stop_vote.span, end)
@@ -232,43 +171,42 @@ class Trainer:
             micro_batches = [self._next(batches) for _ in range(self.loader.accumulate)]
             window.waited += time.perf_counter() - fetched
             self.stall_watch.beat(f"step {self.step + 1}")
-            if not self._settled:
-                self._settle(micro_batches[0])
-            loss, correct = self.train_step(micro_batches)
+            if not self._buckets_arranged:
+                self._arrange_buckets(micro_batches[0])
+            loss, metrics = self.train_step(micro_batches)
             self.step += 1
             self.writer.check()
-            window.add(loss, correct, clips=sum(len(batch.labels) for batch in micro_batches))
-            watch.push(self.step, loss, [path for batch in micro_batches for path in batch.paths])
+            window.add(loss, metrics, samples=sum(map(len, micro_batches)))
+            monitor.push(self.step, loss, [path for batch in micro_batches for path in batch.paths])
             if self.step % self.options.log_every == 0 or self.step == end:
-                watch.check()
+                monitor.check()
                 self._log(window)
                 window = Window()
             if self.step == vote_ends and asked_to_stop():
-                self._stop(watch)
+                self._stop(monitor)
             every = self.options.checkpoint_every
             if every is not None and self.step % every == 0 and self.step < end:
-                watch.check()
+                monitor.check()
                 self.save({})
 
-    def _settle(self, batch: Batch) -> None:
+    def _arrange_buckets(self, batch: Batch) -> None:
         """Let DDP arrange its gradient buckets before the first step that counts.
 
         It does so once, after its first backward pass, in the order in which the gradients came. With more than two
         ranks the place in a bucket decides in which order a gradient is summed, so the first step of a resumed run
         would differ in the last bit from the same step of a run that was not interrupted.
         """
-        self._settled = True
+        self._buckets_arranged = True
         if self.world.size <= 2 or self.sharding is not None:
             return
         before = [buffer.clone() for buffer in self.model.buffers()]
-        loss, _ = self.forward_loss(batch)
-        loss.backward()
+        self.forward_loss(batch).loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), before):
                 buffer.copy_(value)
 
-    def _while_validating(self, clips: int) -> None:
+    def _while_validating(self, samples: int) -> None:
         """After each validation batch. The state was saved before the first, so a rank may stop without the others."""
         self.stall_watch.beat("a validation batch")
         name = interruption.received()
@@ -278,9 +216,9 @@ class Trainer:
                 "there"
             )
 
-    def _stop(self, watch: LossWatch) -> None:
+    def _stop(self, monitor: LossMonitor) -> None:
         """Save and end the run as asked, all ranks after the same step."""
-        watch.check()
+        monitor.check()
         self.save({}, wait=True)
         name = interruption.received() or "another rank"
         raise Interrupted(
@@ -288,48 +226,46 @@ class Trainer:
             "goes on from there"
         )
 
-    def train_step(self, batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimizer step over the accumulated batches; loss and share of right answers, tensors on the device."""
+    def train_step(self, batches: list[Batch]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """One optimizer step over the accumulated batches; loss and metrics of the task, scalars on the device."""
         lr = self.lr_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         loss_sum = torch.zeros((), device=self.world.device)
-        correct_sum = torch.zeros((), device=self.world.device)
+        metric_sums = {metric.name: torch.zeros((), device=self.world.device) for metric in self.task.metrics}
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with self._sync(last):
-                loss, correct = self.forward_loss(batch)
-                (loss / len(batches)).backward()
-            loss_sum += loss.detach() / len(batches)
-            correct_sum += correct / len(batches)
+                result = self.forward_loss(batch)
+                (result.loss / len(batches)).backward()
+            loss_sum += result.loss.detach() / len(batches)
+            for name, total in metric_sums.items():
+                total += result.metrics[name].detach() / len(batches)
         if self.options.clip_grad_norm is not None:
             clip_grad_norm(self.model.parameters(), self.options.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.model)
-        return loss_sum, correct_sum
+        return loss_sum, metric_sums
 
-    def forward_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch and the share of clips whose largest target the model names, both scalar tensors.
+    def forward_loss(self, batch: Batch) -> StepLoss:
+        """Loss and metrics of a batch, scalar tensors.
 
-        The random state of the model (dropout, drop path) and the mixing draw depend on the batch's place in the epoch
-        alone, so that a resumed run, or one on another number of ranks, draws the same.
+        The random state of the model (dropout, drop path) and the task's own draws depend on the batch's place in the
+        epoch alone, so that a resumed run, or one on another number of ranks, draws the same.
         """
-        clips, targets, _ = model_input(batch, prepare=self.prepare, mixing=self.mixing, seed=self.options.seed)
+        inputs = self.task.train_inputs(batch, seed=self.options.seed)
         torch.manual_seed(step_seed(DRAW_MODEL, self.options.seed, batch.epoch, batch.position))
         with autocast(self.options.bf16, self.world.device):
-            logits = self.forward(clips)
-        loss = soft_cross_entropy(logits.float(), targets)
-        correct = (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
-        return loss, correct
+            outputs = self.forward(*inputs.model_inputs)
+        return self.task.loss(outputs, inputs.targets)
 
     def evaluate(self, validate: Validate) -> dict[str, float]:
         """Validate the averaged weights where there are any, else the weights."""
-        subject = self.average.module if self.average is not None else self.model
-        subject.eval()
-        with gathered(subject):
-            metrics = validate(subject, self._while_validating)
+        model = self.average.module if self.average is not None else self.model
+        with gathered(model):
+            metrics = validate(model, self._while_validating)
         self.tracker.log_eval(self.step, metrics)
         self.tracker.plot_curves()
         return metrics
@@ -345,7 +281,7 @@ class Trainer:
             "ema": None if self.average is None else self.average.module.state_dict(),
             "ema_updates": 0 if self.average is None else self.average.updates,
             "config": self.config_text,
-            "class_names": self.class_names,
+            "class_names": list(self.task.class_names),
             "metrics": metrics,
             "best": self.best,
             "unvalidated": self.unvalidated,
@@ -353,7 +289,7 @@ class Trainer:
         }
 
     def save(self, metrics: dict[str, float], *, wait: bool = False) -> None:
-        """Write a checkpoint (rank 0); it is also the best one if its validation accuracy is the highest so far.
+        """Write a checkpoint (rank 0); it is also the best one if its validation is the best so far.
 
         Args:
             metrics: of a validation at this step, if there was one.
@@ -363,7 +299,7 @@ class Trainer:
         self.writer.close()  # all ranks know now whether the one before could be written
         if self.writer.lost_best:
             self.best, self.writer.lost_best = self._best_before, False
-        score = metrics.get("video_top1")
+        score = metrics.get(self.task.best_metric)
         is_best = score is not None and score > self.best
         if is_best:
             assert score is not None
@@ -411,22 +347,23 @@ class Trainer:
         return True
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch on the device; unreadable videos are counted and listed, and stop a run beyond its budget."""
+        """The next batch on the device; unreadable files are counted and listed, and stop a run beyond its budget."""
         batch = next(batches)
         if batch.failures:
             self._record_failures(batch)
         return batch.to(self.world.device)
 
     def _record_failures(self, batch: Batch) -> None:
-        """List each unreadable video once; raise TooManyFailuresError when they are more than the run allows.
+        """List each unreadable file once; raise TooManyFailuresError when they are more than the run allows.
 
-        A share of a small set is less than one video, so a quarter of it, up to ten videos, and always one, are let by.
+        A share of a small set is less than one file, so a quarter of it, up to ten files, and always one, are let by.
         """
-        listing = self.run_dir / f"failed_videos.{self.world.rank}.jsonl"
+        item = self.task.item
+        listing = self.run_dir / f"failed_{item}s.{self.world.rank}.jsonl"
         lines = []
         for path, reason in batch.failures:
             if path not in self.failed:
-                logger.warning("unreadable training video, replaced by another: %s: %s", path, reason)
+                logger.warning("unreadable training %s, replaced by another: %s: %s", item, path, reason)
                 lines.append(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
                 self.failed.add(path)
         try:
@@ -434,11 +371,11 @@ class Trainer:
             with open(listing, "a", encoding="utf-8") as file:
                 file.writelines(lines)
         except OSError as error:  # a full disk; the log has them
-            logger.warning("unreadable videos could not be listed in %s: %s", listing, error)
-        videos = len(self.loader.dataset)
-        if len(self.failed) > max(self.options.max_failed * videos, min(10, videos // 4), 1):
+            logger.warning("unreadable %ss could not be listed in %s: %s", item, listing, error)
+        items = self.loader.num_items
+        if len(self.failed) > max(self.options.max_failed * items, min(10, items // 4), 1):
             raise TooManyFailuresError(
-                f"{len(self.failed)} of the {videos} training videos could not be decoded, more than "
+                f"{len(self.failed)} of the {items} training {item}s could not be decoded, more than "
                 f"trainer.max_failed={self.options.max_failed:g} allows; they are listed in {listing}. "
                 "Repair or remove them, or raise trainer.max_failed"
             )
@@ -448,18 +385,19 @@ class Trainer:
         return nullcontext() if last or self.world.size == 1 else without_exchange(self.forward)
 
     def _log(self, window: "Window") -> None:
-        loss, correct = mean_over_ranks(window.means(), self.world).tolist()
+        loss, *means = mean_over_ranks(window.means(), self.world).tolist()
         elapsed = time.perf_counter() - window.started
+        metrics = {metric.name: metric.factor * mean for metric, mean in zip(self.task.metrics, means, strict=True)}
         self.tracker.log_step(
             self.step,
             {
                 "epoch": self.step / self.loader.steps_per_epoch,
                 "loss": loss,
-                "top1": 100 * correct,
+                **metrics,
                 "lr": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_scale"],
-                "clips_per_s": window.clips * self.world.size / elapsed,
+                f"{self.task.sample}s_per_s": window.samples * self.world.size / elapsed,
                 "data_wait": 100 * window.waited / elapsed,
-                "failed_videos": len(self.failed),
+                f"failed_{self.task.item}s": len(self.failed),
             },
         )
 
@@ -470,14 +408,14 @@ class Window:
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.waited = 0.0
-        self.clips = 0
+        self.samples = 0
         self.sums: list[torch.Tensor] = []
 
-    def add(self, loss: torch.Tensor, correct: torch.Tensor, *, clips: int) -> None:
-        """Add one step: scalar tensors, and the clips it took on this rank."""
-        self.sums.append(torch.stack([loss, correct]))
-        self.clips += clips
+    def add(self, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor], *, samples: int) -> None:
+        """Add one step: scalar tensors, and the samples it took on this rank."""
+        self.sums.append(torch.stack([loss, *metrics.values()]))
+        self.samples += samples
 
     def means(self) -> torch.Tensor:
-        """Mean loss and mean share of right answers over the window, (2,)."""
+        """Mean loss and mean of each metric over the window, (1 + metrics,)."""
         return torch.stack(self.sums).mean(0)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from mvit_video.build import build_model, plan_activations
+from mvit_video.build.common import build_model, build_task_builder, plan_activations
 from mvit_video.distributed.process_group import World
 from mvit_video.models import MViT
 from tests.conftest import options
@@ -20,7 +20,7 @@ WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 def test_blocks_may_be_named(value: str, blocks: set[int]) -> None:
     config = options(*MOTION, f"model.activation_checkpointing={value}")
     model = build_model(config)
-    plan_activations(config, model, WORLD)
+    plan_activations(config, build_task_builder(config), model, WORLD)
     assert isinstance(model, MViT) and model.recomputed == blocks
 
 
@@ -32,7 +32,7 @@ def test_a_budget_is_planned_for_the_clips_of_one_forward_pass(caplog: pytest.Lo
     model = build_model(config)
     assert isinstance(model, MViT) and model.recomputed is None
     with caplog.at_level(logging.INFO):
-        plan_activations(config, model, WORLD)
+        plan_activations(config, build_task_builder(config), model, WORLD)
     assert model.recomputed
     assert f"recomputing blocks {sorted(model.recomputed)}" in caplog.text
 
@@ -40,4 +40,4 @@ def test_a_budget_is_planned_for_the_clips_of_one_forward_pass(caplog: pytest.Lo
 def test_an_impossible_budget_stops_the_run_before_it_starts() -> None:
     config = options(*MOTION, "model.activation_budget_gb=1e-6")
     with pytest.raises(ValueError, match=r"activation_budget_gb=1e-06 is too small.*Give at least that"):
-        plan_activations(config, build_model(config), WORLD)
+        plan_activations(config, build_task_builder(config), build_model(config), WORLD)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_video import build
+from mvit_video.build.common import build_model
+from mvit_video.build.video_classification import build_mixing, build_sampler
 from mvit_video.config import config_dir
 from tests.conftest import options
 
@@ -161,10 +162,10 @@ def test_experiment_builds(name: str) -> None:
     config = options(f"+experiment={name}", *NEEDED[name])
     assert config.name == name
     with torch.device("meta"):
-        model = build.build_model(config)
+        model = build_model(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
-    build.build_sampler(config.data)
-    build.build_mixing(config)
+    build_sampler(config.data)
+    build_mixing(config)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -178,7 +179,7 @@ def test_published_recipe(name: str) -> None:
 def test_the_order_blind_variant_of_the_motion_model() -> None:
     """Lists on the command line reach the model, and leave it without anything temporal but attention itself."""
     parts = ["model.rel_pos=spatial", "model.pool_kernel=[1,3,3]", "model.patch_kernel=[1,7,7]"]
-    model = build.build_model(options("+experiment=motion_mvitv2", *parts))
+    model = build_model(options("+experiment=motion_mvitv2", *parts))
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert not any("rel_pos_t" in name for name in shapes)
     assert shapes["patch_embed.proj.weight"] == (48, 3, 1, 7, 7)
@@ -187,12 +188,12 @@ def test_the_order_blind_variant_of_the_motion_model() -> None:
 
 def test_an_impossible_model_is_refused_in_the_models_own_words() -> None:
     with pytest.raises(ValueError, match=r"^patch_kernel=.1, 7. must be three whole numbers"):
-        build.build_model(options("+experiment=motion_mvitv2", "model.patch_kernel=[1,7]"))
+        build_model(options("+experiment=motion_mvitv2", "model.patch_kernel=[1,7]"))
 
 
 @pytest.mark.parametrize("model", ["x3d_s", "x3d_m", "slow_r50", "slowfast_r50"])
 def test_baselines_run_in_the_same_pipeline(model: str) -> None:
     config = options(f"model={model}", "name=baseline", *KINETICS)
     with torch.device("meta"):
-        built = build.build_model(config)
+        built = build_model(config)
     assert sum(parameter.numel() for parameter in built.parameters()) > 3e6

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvit_video.build.preview import augment_text, clip_text, preview
+from mvit_video.build.clip_preview import augment_text, clip_text
+from mvit_video.build.preview import preview
 from mvit_video.config import Augment, Data, Preview
 from mvit_video.engine.contact_sheet import Layout
 from tests.conftest import motion_overrides, options
@@ -75,9 +76,9 @@ def test_one_kind_only(motion_root, tmp_path) -> None:
 
 
 def test_no_model_is_built(motion_root, tmp_path, monkeypatch) -> None:
-    from mvit_video import build
+    from mvit_video.build import common
 
-    monkeypatch.setattr(build, "build_model", None)
+    monkeypatch.setattr(common, "build_model", None)
     preview(preview_options(*motion_overrides(motion_root, tmp_path, "clips=1", "videos=0", "data.num_classes=null")))
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mvit_video import build
+from mvit_video.build.common import build_model, build_source, load_weights
+from mvit_video.build.video_classification import build_eval_dataset, read_manifest
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.engine.evaluator import write_evaluation
-from mvit_video.metrics import ViewScores
+from mvit_video.distributed.process_group import World
+from mvit_video.tasks.classification import ViewScorer
 from tests.conftest import evaluate_options, motion_overrides, options
 
 
@@ -38,11 +40,11 @@ def test_scores_are_the_sum_of_the_views_probabilities(motion_root: Path, traine
     """Against a plain loop over the views, one at a time."""
     config = evaluate_options(*motion_overrides(motion_root, trained))
     build.evaluate(config)
-    world = build.distributed.World(rank=0, size=1, device=torch.device("cpu"))
-    manifest = build.read_manifest(build.build_source(config.data, world), "test", config)
-    dataset = build.build_eval_dataset(config, manifest, temporal_views=3, spatial_views=1)
-    model = build.build_model(config)
-    build.load_weights(model, str(trained / "tiny/checkpoints/best.pt"), new_head=False)
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    manifest = read_manifest(config, build_source(config.data, world), "test")
+    dataset = build_eval_dataset(config, manifest, temporal_views=3, spatial_views=1)
+    model = build_model(config)
+    load_weights(model, str(trained / "tiny/checkpoints/best.pt"), new_head=False)
     model.eval()
     rows = [json.loads(line) for line in (trained / "tiny/evaluation/predictions.jsonl").read_text().splitlines()]
     for video in (0, 7, 15):
@@ -113,10 +115,10 @@ def test_a_plain_state_dict_is_evaluated_like_our_checkpoint(motion_root: Path, 
 
 def test_clip_and_video_level_on_known_scores(tmp_path: Path) -> None:
     manifest = Manifest(("a", "b"), (0, 1), ("x", "y"), "test")
-    scores = ViewScores(num_videos=2, num_views=2, num_classes=2)
+    scorer = ViewScorer(manifest, num_views=2)
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.45, 0.55], [0.6, 0.4]], dtype=np.float32)
-    scores.add([0, 0, 1, 1], [0, 1, 0, 1], probabilities)
-    results = write_evaluation(tmp_path, scores, manifest=manifest, about={"split": "test"})
+    scorer.scores.add([0, 0, 1, 1], [0, 1, 0, 1], probabilities)
+    results = scorer.write(tmp_path, {"split": "test"})
     # Views: right, wrong, right, wrong. Sums: (1.3, 0.7) right, (1.05, 0.95) wrong.
     assert (results["clip_top1"], results["video_top1"], results["clip_top5"]) == (50.0, 50.0, 100.0)
     assert results["per_class"] == {"x": 100.0, "y": 0.0}

@@ -9,23 +9,23 @@ import torch
 from PIL import Image
 
 from mvit_video import build
+from mvit_video.build import training
+from mvit_video.build.common import build_source
+from mvit_video.build.video_classification import (
+    build_eval_dataset,
+    build_mixing,
+    build_normalization,
+    build_train_loader,
+    read_manifest,
+)
 from mvit_video.config import Train
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.data.loading.loader import Loading, TrainLoader, collate
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.contact_sheet import denormalize_clips
-from mvit_video.engine.previewer import (
-    Clip,
-    Look,
-    Section,
-    class_text,
-    evaluation_views,
-    make_sheet,
-    paginate,
-    target_text,
-    training_clips,
-    write_preview,
-)
+from mvit_video.engine.preview import Item, Look, Section, make_sheet, paginate, write_preview
+from mvit_video.tasks.classification import Normalization
+from mvit_video.tasks.clip_preview import class_text, evaluation_views, target_text, training_clips
 from mvit_video.video.reader import read_frames
 from tests.conftest import motion_overrides, options
 from tests.paths import SHARED_CLIPS
@@ -34,24 +34,19 @@ WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 MIXED = ("augment.mixup_alpha=0.8", "augment.cutmix_alpha=1", "augment.smoothing=0.1", "augment.erase_prob=1")
 
 
-def look_of(config: Train, **more: object) -> Look:
-    return Look(mean=config.data.mean, std=config.data.std, **more)  # type: ignore[arg-type]
-
-
 def loader_of(config: Train, world: World = WORLD) -> TrainLoader:
-    source = build.build_source(config.data, WORLD)
-    return build.build_train_loader(config, build.read_manifest(source, "train", config), world)
+    source = build_source(config.data, WORLD)
+    return build_train_loader(config, read_manifest(config, source, "train"), world)
 
 
-def shown(config: Train, loader: TrainLoader, *, step: int = 0, count: int = 8) -> list[Clip]:
+def shown(config: Train, loader: TrainLoader, *, step: int = 0, count: int = 8) -> list[Item]:
     clips, failures = training_clips(
         loader,
-        prepare=build.build_prepare(config.data),
-        mixing=build.build_mixing(config),
+        normalization=build_normalization(config.data),
+        mixing=build_mixing(config),
         seed=config.seed,
         step=step,
         count=count,
-        look=look_of(config),
     )
     assert not failures
     return clips
@@ -73,8 +68,8 @@ class Recorder(torch.nn.Module):
 def trained_on(config: Train, steps: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """Every tensor that a run of `steps` steps gave its model, (clips, 3, T, H, W)."""
     recorder = Recorder(8)
-    monkeypatch.setattr(build, "build_model", lambda config: recorder)
-    monkeypatch.setattr(build, "build_validate", lambda *arguments: None)
+    monkeypatch.setattr(training, "build_model", lambda config: recorder)
+    monkeypatch.setattr(training, "build_validate", lambda *arguments: None)
     config.trainer.max_steps = steps
     build.train(config)
     return torch.cat(recorder.seen)
@@ -91,7 +86,7 @@ def test_what_is_shown_is_what_the_model_is_trained_on(motion_root, tmp_path, mo
     expected = denormalize_clips(seen, mean=config.data.mean, std=config.data.std)
     assert len(seen) == 16
     np.testing.assert_array_equal(np.stack([clip.pictures for clip in clips]), expected)
-    assert {clip.place.split(", place")[0] for clip in clips} == {f"step {step}, epoch {step // 4}"}
+    assert {clip.position.split(", place")[0] for clip in clips} == {f"step {step}, epoch {step // 4}"}
 
 
 def test_mixing_is_shown_and_named(motion_root, tmp_path) -> None:
@@ -152,28 +147,28 @@ def test_batches_of_another_rank(motion_root, tmp_path) -> None:
     alone = shown(config, loader_of(config), count=8)
     second = shown(config, loader_of(config, World(rank=1, size=2, device=WORLD.device)), count=4)
     assert [clip.path for clip in second] == [clip.path for clip in alone[4:]]
-    assert second[0].place == "step 0, epoch 0, place 4 in its order"
+    assert second[0].position == "step 0, epoch 0, place 4 in its order"
 
 
-def views_of(config: Train, count: int) -> tuple[list[Clip], list[tuple[str, str]]]:
-    source = build.build_source(config.data, WORLD)
-    manifest = build.read_manifest(source, "test", config)
+def views_of(config: Train, count: int) -> tuple[list[Item], list[tuple[str, str]]]:
+    source = build_source(config.data, WORLD)
+    manifest = read_manifest(config, source, "test")
     data = config.data
-    dataset = build.build_eval_dataset(
+    dataset = build_eval_dataset(
         config, manifest, temporal_views=data.test_temporal_views, spatial_views=data.test_spatial_views
     )
-    return evaluation_views(dataset, prepare=build.build_prepare(data), count=count, look=look_of(config))
+    return evaluation_views(dataset, normalization=build_normalization(data), count=count)
 
 
 def test_views_are_those_of_an_evaluation(motion_root, tmp_path) -> None:
     config = options(*motion_overrides(motion_root, tmp_path, "data.test_spatial_views=3"))
     clips, failures = views_of(config, count=3)
-    source = build.build_source(config.data, WORLD)
-    manifest = build.read_manifest(source, "test", config)
-    dataset = build.build_eval_dataset(config, manifest, temporal_views=3, spatial_views=3)
+    source = build_source(config.data, WORLD)
+    manifest = read_manifest(config, source, "test")
+    dataset = build_eval_dataset(config, manifest, temporal_views=3, spatial_views=3)
     assert not failures and len(clips) == 27
     assert [clip.path for clip in clips[::9]] == [manifest.paths[video] for video in (0, 8, 15)]
-    given = build.build_prepare(config.data)(collate([dataset[8]]).to(WORLD.device))
+    given = build_normalization(config.data)(collate([dataset[8]]).to(WORLD.device))
     expected = denormalize_clips(given, mean=config.data.mean, std=config.data.std)
     np.testing.assert_array_equal(np.stack([clip.pictures for clip in clips[9:18]]), expected)
     name = manifest.class_names[manifest.labels[8]]
@@ -211,21 +206,20 @@ def test_a_broken_training_video_is_replaced_and_listed(folder, tmp_path) -> Non
     config = folder_options(folder)
     clips, failures = training_clips(
         loader_of(config),
-        prepare=build.build_prepare(config.data),
-        mixing=build.build_mixing(config),
+        normalization=build_normalization(config.data),
+        mixing=build_mixing(config),
         seed=0,
         step=0,
         count=3,
-        look=look_of(config),
     )
     assert [(Path(path).name, reason.split(":")[0]) for path, reason in failures] == [
         ("broken.mp4", "cannot be opened")
     ]
     assert all("good.mp4" in clip.path for clip in clips)
     section = Section("train", "train", (), clips, failures)
-    write_preview(tmp_path / "out", [section], title="t", options="", look=look_of(config))
+    write_preview(tmp_path / "out", [section], title="t", options="", look=Look())
     assert "Could not be read:" in (tmp_path / "out" / "index.md").read_text(encoding="utf-8")
-    sheet = make_sheet(clips, heading="", about=(), notes=("x", "y"), look=look_of(config))
+    sheet = make_sheet(clips, heading="", about=(), notes=("x", "y"), look=Look())
     assert Image.open(tmp_path / "out" / "train_01.png").size[1] == sheet.layout().page_height
 
 
@@ -240,7 +234,7 @@ def test_a_broken_test_video_has_a_row_that_says_so(folder, tmp_path) -> None:
         [Section("test", "views", (), clips, failures)],
         title="a_b",
         options="x: 1\n",
-        look=look_of(config, animate=True),
+        look=Look(animate=True),
     )
     names = [f"test_clip_{number:02d}.webp" for number in (2, 3, 4, 5)]
     assert {path.name for path in written} == {"test_01.png", "index.md", *names}
@@ -251,9 +245,9 @@ def test_a_broken_test_video_has_a_row_that_says_so(folder, tmp_path) -> None:
     assert {line.replace(r"\|", "").count("|") for line in table} == {7}
 
 
-def a_clip(path: str, side: int = 16, problem: str = "", frames: int = 2) -> Clip:
+def a_clip(path: str, side: int = 16, problem: str = "", frames: int = 2) -> Item:
     pictures = None if problem else np.zeros((frames, side, side, 3), np.uint8)
-    return Clip("class (0)", "class (0)", path, "somewhere", pictures, problem=problem)
+    return Item("class (0)", "class (0)", path, "somewhere", pictures, problem=problem)
 
 
 def test_views_of_a_video_stay_on_one_sheet() -> None:
@@ -263,24 +257,24 @@ def test_views_of_a_video_stay_on_one_sheet() -> None:
 
 
 def test_pictures_per_row_and_their_size() -> None:
-    look = Look(mean=[0.5] * 3, std=[0.5] * 3)
+    look = Look()
 
-    def sheet(clip: Clip, look: Look):
+    def sheet(clip: Item, look: Look):
         return make_sheet([clip], heading="", about=(), notes=(), look=look)
 
     small = sheet(a_clip("a", side=48, frames=20), look)
     assert (small.enlarge, small.columns) == (3, 12)
     large = sheet(a_clip("a", side=224, frames=16), look)
     assert (large.enlarge, large.columns) == (1, 8)
-    chosen = sheet(a_clip("a", side=48, frames=20), Look(mean=[0.5] * 3, std=[0.5] * 3, frames=4, scale=2))
+    chosen = sheet(a_clip("a", side=48, frames=20), Look(frames=4, scale=2))
     assert (chosen.enlarge, chosen.columns) == (2, 4)
-    assert sheet(a_clip("a", frames=3), Look(mean=[0.5] * 3, std=[0.5] * 3, frames=9)).columns == 3
+    assert sheet(a_clip("a", frames=3), Look(frames=9)).columns == 3
 
 
 def test_the_columns_are_spread_over_the_clip() -> None:
     pictures = np.arange(9, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
-    clip = Clip("t", "t", "p", "here", pictures, frames=tuple(range(10, 100, 10)), fps=25, total=100)
-    look = Look(mean=[0.5] * 3, std=[0.5] * 3, frames=3)
+    clip = Item("t", "t", "p", "here", pictures, frames=tuple(range(10, 100, 10)), fps=25, total=100)
+    look = Look(frames=3)
     row = make_sheet([clip], heading="", about=(), notes=(), look=look).rows[0]
     assert row.pictures is not None
     assert row.pictures[:, 0, 0, 0].tolist() == [0, 4, 8] and list(row.marks) == ["10", "50", "90"]
@@ -300,7 +294,7 @@ def test_names_of_classes_and_targets() -> None:
 
 
 def test_files_of_an_earlier_preview_do_not_stay(tmp_path) -> None:
-    look = Look(mean=[0.5] * 3, std=[0.5] * 3)
+    look = Look()
     many = Section("train", "train", (), [a_clip(str(number)) for number in range(17)])
     write_preview(tmp_path, [many], title="t", options="", look=look)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -331,15 +325,14 @@ def test_unreadable_everything_is_an_error(tmp_path) -> None:
         seed=0,
     )
     loader = TrainLoader(
-        dataset, batch_size=1, accumulate=1, rank=0, world_size=1, seed=0, num_workers=0, pin_memory=False
+        dataset, batch_size=1, accumulate=1, rank=0, world_size=1, seed=0, loading=Loading(num_workers=0)
     )
     with pytest.raises(VideoDecodeError, match="replacements failed too"):
         training_clips(
             loader,
-            prepare=lambda batch: batch.clips.float(),
+            normalization=Normalization(mean=[0.5] * 3, std=[0.5] * 3),
             mixing=Mixing(num_classes=1),
             seed=0,
             step=0,
             count=1,
-            look=Look(mean=[0.5] * 3, std=[0.5] * 3),
         )

@@ -12,8 +12,10 @@ from matplotlib.image import imread
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mvit_video.engine import tracking
-from mvit_video.engine.tracking import Tracker, plot_confusion, read_metrics
+from mvit_video.engine import curves, tracking
+from mvit_video.engine.tracking import Tracker, console_formats, read_metrics
+from mvit_video.tasks.classification import Classification
+from mvit_video.tasks.confusion import plot_confusion
 
 VALUES = {
     "epoch": 1.5,
@@ -28,6 +30,8 @@ VALUES = {
 
 def tracker_for(folder, **options) -> Tracker:
     options.setdefault("console", Console(file=io.StringIO()))
+    options.setdefault("formats", console_formats({"top1": "top1 {:.1f}%"}, "clip"))
+    options.setdefault("panels", Classification.panels)
     return Tracker(folder, total_steps=100, **options)
 
 
@@ -180,9 +184,7 @@ def test_smoothing_does_not_sag_at_the_ends():
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    tracking._plot_series(
-        axes, np.arange(400.0), np.full(400, 5.0), colour="black", label="x", marked=False, exact=False
-    )
+    curves._plot_series(axes, np.arange(400.0), np.full(400, 5.0), colour="black", label="x", marked=False, exact=False)
     raw, smooth = axes.lines
     np.testing.assert_allclose(smooth.get_ydata(), 5.0)
     assert (raw.get_label().startswith("_"), smooth.get_label()) == (True, "x")

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from mvit_video import build
+from mvit_video.build import common
 from mvit_video.distributed.process_group import vote_span
 from mvit_video.engine.checkpoints.checkpoint import load_latest
+from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
 from mvit_video.engine.tracking import read_metrics
-from mvit_video.engine.trainer import LossWatch, NonFiniteLossError, TooManyFailuresError
+from mvit_video.engine.trainer import TooManyFailuresError
 from mvit_video.runtime.interruption import Interrupted
 from tests.conftest import evaluate_options, motion_overrides, options
 
@@ -144,16 +146,16 @@ def test_too_many_broken_training_videos_end_a_run_with_the_list(motion_root: Pa
 
 
 def test_a_loss_that_is_not_finite_names_its_videos() -> None:
-    watch = LossWatch()
-    watch.push(1, torch.tensor(1.0), ["a.mp4"])
-    watch.push(2, torch.tensor(float("nan")), ["b.mp4", "b.mp4", "c.mp4"])
-    with pytest.raises(NonFiniteLossError, match=r"loss of step 2 is nan. Its videos: b\.mp4, c\.mp4\."):
-        watch.push(3, torch.tensor(1.0), ["d.mp4"])
+    monitor = LossMonitor()
+    monitor.push(1, torch.tensor(1.0), ["a.mp4"])
+    monitor.push(2, torch.tensor(float("nan")), ["b.mp4", "b.mp4", "c.mp4"])
+    with pytest.raises(NonFiniteLossError, match=r"loss of step 2 is nan. Its files: b\.mp4, c\.mp4\."):
+        monitor.push(3, torch.tensor(1.0), ["d.mp4"])
 
 
 def test_a_run_whose_loss_explodes_stops(motion_root: Path, tmp_path: Path) -> None:
     overrides = motion_overrides(motion_root, tmp_path, "optim.lr=1e30", "optim.clip_grad_norm=null")
-    with pytest.raises(NonFiniteLossError, match=r"Its videos: .*\.mp4"):
+    with pytest.raises(NonFiniteLossError, match=r"Its files: .*\.mp4"):
         build.train(options(*overrides))
 
 
@@ -161,13 +163,13 @@ def test_weights_of_another_class_count_start_a_training_with_a_new_head(motion_
     build.train(options(*motion_overrides(motion_root, tmp_path, "trainer.max_steps=1")))
     start = tmp_path / "tiny/checkpoints/step_00000001.pt"
     config = options(*motion_overrides(motion_root, tmp_path), f"weights={start}", "data.num_classes=5")
-    model = build.build_model(config)
-    build.load_weights(model, str(start), new_head=True)
+    model = common.build_model(config)
+    common.load_weights(model, str(start), new_head=True)
     state = model.state_dict()
     assert torch.equal(state["blocks.0.attn.qkv.weight"], weights(tmp_path / "tiny")["blocks.0.attn.qkv.weight"])
     assert state["head.projection.weight"].shape[0] == 5
     with pytest.raises(ValueError, match=r"head.projection.weight: \(8, 192\) in the file, \(5, 192\) in the model.*"):
-        build.load_weights(model, str(start), new_head=False)
+        common.load_weights(model, str(start), new_head=False)
 
 
 def _with_broken_videos(motion_root: Path, tmp_path: Path, *, count: int, kept: int | None = None) -> list[str]:

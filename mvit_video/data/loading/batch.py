@@ -78,6 +78,10 @@ class Batch:
     epoch: int = 0
     packed: PackedClips | None = None
 
+    def __len__(self) -> int:
+        """Clips in the batch."""
+        return len(self.labels)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with clips and labels on `device` (asynchronously from pinned memory), the clips made there.
 

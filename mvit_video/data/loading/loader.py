@@ -124,7 +124,7 @@ class TrainLoader:
         rank: this process.
         world_size: processes in the run.
         seed: key of the order, with the epoch.
-        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+        loading: how batches are made beside the training process.
         shard_window: shards read at a time, if the videos lie in shards.
 
     Raises:
@@ -140,10 +140,7 @@ class TrainLoader:
         rank: int,
         world_size: int,
         seed: int,
-        num_workers: int,
-        pin_memory: bool,
-        prefetch: int = 2,
-        timeout_s: float = 300.0,
+        loading: Loading,
         shard_window: int = 16,
     ) -> None:
         self.dataset = dataset
@@ -152,23 +149,28 @@ class TrainLoader:
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
-        self.loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+        self.loading = loading
         self.shard_window = shard_window
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"the training split has {len(dataset)} videos, fewer than one step takes: {batch_size} videos x "
-                f"{world_size} processes x {accumulate} accumulated = {self.videos_per_step}. Lower trainer.batch_size"
+                f"{world_size} processes x {accumulate} accumulated = {self.items_per_step}. Lower trainer.batch_size"
             )
 
     @property
-    def videos_per_step(self) -> int:
+    def num_items(self) -> int:
+        """Videos of the training split."""
+        return len(self.dataset)
+
+    @property
+    def items_per_step(self) -> int:
         """Videos of one optimizer step over all ranks."""
         return self.batch_size * self.accumulate * self.world_size
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch; the videos of an incomplete last step are left to later epochs."""
-        return len(self.dataset) // self.videos_per_step
+        return len(self.dataset) // self.items_per_step
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """This rank's batches, `accumulate` to a step, from optimizer step `start_step` on, without end."""
@@ -197,10 +199,7 @@ def eval_loader(
     clips_per_batch: int,
     rank: int,
     world_size: int,
-    num_workers: int,
-    pin_memory: bool,
-    prefetch: int = 2,
-    timeout_s: float = 300.0,
+    loading: Loading,
 ) -> Iterator[Batch]:
     """Every view of this rank's videos once, in order: rank r takes videos r, r + world_size, ...
 
@@ -209,9 +208,8 @@ def eval_loader(
         clips_per_batch: clips a batch aims at; at least one video.
         rank: this process.
         world_size: processes in the run.
-        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+        loading: how batches are made beside the evaluating process.
     """
-    loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
     videos = range(rank, len(dataset), world_size)
     size = max(1, clips_per_batch // dataset.num_views)
     return loading.batches(dataset, (list(videos[i : i + size]) for i in range(0, len(videos), size)))

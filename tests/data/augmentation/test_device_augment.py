@@ -17,7 +17,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import Decoding, EvalDataset, TrainDataset
-from mvit_video.data.loading.loader import TrainLoader, collate, eval_loader
+from mvit_video.data.loading.loader import Loading, TrainLoader, collate, eval_loader
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.reader import VideoReader
 from mvit_video.video.yuv import YuvFrames
@@ -127,7 +127,7 @@ def test_loader_processes_change_nothing(manifest: Manifest, where: str) -> None
     dataset = train_set(manifest, KINETICS, Decoding(device=where))  # type: ignore[arg-type]
     loaders = [
         TrainLoader(
-            dataset, batch_size=3, accumulate=1, rank=0, world_size=1, seed=5, num_workers=workers, pin_memory=False
+            dataset, batch_size=3, accumulate=1, rank=0, world_size=1, seed=5, loading=Loading(num_workers=workers)
         )
         for workers in (0, 2)
     ]
@@ -139,7 +139,7 @@ def test_loader_processes_change_nothing(manifest: Manifest, where: str) -> None
         list(
             eval_loader(
                 eval_set(manifest, Decoding(device=where)),  # type: ignore[arg-type]
-                clips_per_batch=12, rank=1, world_size=2, num_workers=workers, pin_memory=False,
+                clips_per_batch=12, rank=1, world_size=2, loading=Loading(num_workers=workers),
             )
         )
         for workers in (0, 2)

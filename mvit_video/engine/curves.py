@@ -1,0 +1,138 @@
+"""The curves of a run as one picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mvit_video.engine.figures import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Record = Mapping[str, float | str | None]
+_COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve: the values of `key` in the records of a kind.
+
+    Attributes:
+        kind: "train" or "eval".
+        key: of the records.
+        label: in the legend.
+    """
+
+    kind: Literal["train", "eval"]
+    key: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Curves that share their axes.
+
+    Attributes:
+        title, unit: of the panel and of its vertical axis.
+        curves: up to three.
+        bottom, top: of the vertical axis; None: as the values are.
+        exact: draw every value, instead of the running mean of a long curve.
+    """
+
+    title: str
+    unit: str
+    curves: tuple[Curve, ...]
+    bottom: float | None = 0.0
+    top: float | None = None
+    exact: bool = False
+
+
+# A loss of 8 falling to 1 and one of 0.9 falling to 0.8 should both fill their panel.
+LOSS_PANEL = Panel(
+    title="Loss",
+    unit="loss",
+    curves=(Curve("train", "loss", "training"), Curve("eval", "loss", "validation")),
+    bottom=None,
+)
+LEARNING_RATE_PANEL = Panel(
+    title="Learning rate", unit="learning rate", curves=(Curve("train", "lr", "learning rate"),), exact=True
+)
+
+
+def throughput_panel(sample: str) -> Panel:
+    """How fast training goes, in samples ("clip") a second."""
+    return Panel(title="Throughput", unit=f"{sample}s / s", curves=(Curve("train", f"{sample}s_per_s", "training"),))
+
+
+def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, *, title: str = "") -> None:
+    """Draw curves over the steps as a picture, two panels to a row, written beside and renamed.
+
+    Args:
+        records: as `tracking.read_metrics` gives them.
+        panels: what to draw.
+        path: of a .png file.
+        title: written above.
+    """
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(12, 3.75 * rows), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, panels):
+        for colour, curve in zip(_COLOURS, panel.curves):
+            steps, values = _series(records, kind=curve.kind, key=curve.key)
+            if len(steps):
+                marked = curve.kind == "eval"
+                _plot_series(axes, steps, values, colour=colour, label=curve.label, marked=marked, exact=panel.exact)
+        axes.set_title(panel.title)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel(panel.unit)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(panel.bottom, panel.top)
+        if len(axes.lines) > 0 and len(panel.curves) > 1:
+            axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def _series(
+    records: Sequence[Record], *, kind: str, key: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Steps and values of one metric, without the values that are not numbers."""
+    chosen = [record for record in records if record.get("kind") == kind and record.get(key) is not None]
+    steps = np.array([_number(record, "step") for record in chosen])
+    return steps, np.array([_number(record, key) for record in chosen])
+
+
+def _plot_series(
+    axes: "Axes",
+    steps: npt.NDArray[np.float64],
+    values: npt.NDArray[np.float64],
+    *,
+    colour: str,
+    label: str,
+    marked: bool,
+    exact: bool,
+) -> None:
+    """A curve. A long one that is neither `marked` nor `exact` is drawn faintly under its running mean."""
+    window = len(values) // 40
+    if marked or exact or window < 3:
+        axes.plot(steps, values, color=colour, label=label, marker="o" if marked else None, markersize=4)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    # The mean of up to `window` values on either side; fewer at the ends, so that no end sags towards zero.
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - window, 0), np.minimum(places + window + 1, len(values))
+    axes.plot(steps, (sums[high] - sums[low]) / (high - low), color=colour, label=label)
+
+
+def _number(record: Record, key: str) -> float:
+    value = record[key]
+    assert isinstance(value, int | float), record
+    return float(value)

@@ -1,0 +1,238 @@
+"""Classification of clips: soft targets, mixing, and the scores of every view of every video.
+
+The loss is the cross entropy with soft targets of PySlowFast (losses.py, "soft_cross_entropy"); a video's score is the
+sum of its views' probabilities (utils/meters.py, DATA.ENSEMBLE_METHOD sum).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mvit_video.data.augmentation.mixing import MixDraw, Mixing, soft_cross_entropy
+from mvit_video.data.augmentation.transforms import normalize_clips
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.dataset import EvalDataset
+from mvit_video.data.loading.loader import Loading, eval_loader
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
+from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
+from mvit_video.metrics import ViewScores, ViewScoresState
+from mvit_video.runtime.env import rng_for, write_text
+from mvit_video.tasks.confusion import plot_confusion
+
+DRAW_MIXING = 1  # what the mixing draw of a batch is for, the first part of its key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """From a uint8 batch to the model's input: normalised and, in training, erased.
+
+    Attributes:
+        mean, std: of R, G and B, for values from 0 to 1.
+        channel_order: see transforms.normalize_clips.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Clips of a batch, float32 (B, 3, T, H, W), on the device of its labels."""
+        batch = batch.to(batch.labels.device)  # makes the clips, unless that was done when the batch was moved
+        return normalize_clips(
+            batch.clips,
+            mean=self.mean,
+            std=self.std,
+            erase=batch.erase,
+            noise_seeds=batch.noise_seeds,
+            channel_order=self.channel_order,
+        )
+
+
+def mixed_batch(
+    batch: Batch, *, normalization: Normalization, mixing: Mixing, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, MixDraw]:
+    """What a training step gives the model for a batch on its device, and what it is compared with.
+
+    The mixing draw depends on the run's seed and on the batch's place in the epoch alone.
+
+    Returns:
+        Mixed clips, float (B, 3, T, H, W); float32 (B, num_classes) targets; and what was drawn.
+    """
+    clips = normalization(batch)
+    rng = rng_for(DRAW_MIXING, seed, batch.epoch, batch.position)
+    draw = mixing.draw(rng, height=clips.shape[-2], width=clips.shape[-1])
+    return *mixing.apply(clips, batch.labels, draw), draw
+
+
+class Classification:
+    """The task of naming the class of a clip; a `Task` of engine/task.py.
+
+    Args:
+        class_names: in the order of the model's outputs.
+        normalization: makes the model's input.
+        mixing: mixup, cutmix and label smoothing of training batches.
+    """
+
+    item = "video"
+    sample = "clip"
+    metrics = (LoggedMetric(name="top1", console="top1 {:.1f}%", factor=100.0),)
+    panels: Sequence[Panel] = (
+        Panel(
+            title="Loss",
+            unit="cross entropy",
+            curves=(Curve("train", "loss", "training"), Curve("eval", "loss", "validation")),
+            bottom=None,
+        ),
+        Panel(
+            title="Accuracy",
+            unit="top-1 (%)",
+            curves=(
+                Curve("train", "top1", "training clips"),
+                Curve("eval", "clip_top1", "validation clips"),
+                Curve("eval", "video_top1", "validation videos"),
+            ),
+            top=100.0,
+        ),
+        LEARNING_RATE_PANEL,
+        throughput_panel(sample),
+    )
+    best_metric = "video_top1"
+
+    def __init__(self, *, class_names: Sequence[str], normalization: Normalization, mixing: Mixing) -> None:
+        self.class_names = list(class_names)
+        self.normalization = normalization
+        self.mixing = mixing
+
+    def train_inputs(self, batch: Batch, *, seed: int) -> Inputs:
+        """Mixed clips, float (B, 3, T, H, W), and float32 (B, num_classes) targets."""
+        clips, targets, _ = mixed_batch(batch, normalization=self.normalization, mixing=self.mixing, seed=seed)
+        return Inputs((clips,), targets)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> StepLoss:
+        """Cross entropy of logits (B, num_classes), and the share of samples whose largest target they name."""
+        correct = (outputs.detach().argmax(1) == targets.argmax(1)).float().mean()
+        return StepLoss(soft_cross_entropy(outputs.float(), targets), {"top1": correct})
+
+    def eval_inputs(self, batch: Batch) -> tuple[torch.Tensor]:
+        """Normalised clips, float (B, 3, T, H, W)."""
+        return (self.normalization(batch),)
+
+
+class ViewEvaluation:
+    """Every view of every video of a split; an `Evaluation` of engine/task.py.
+
+    Args:
+        dataset: the videos and their views.
+        clips_per_batch: clips a batch aims at; at least one video.
+        loading: how batches are made beside the evaluating process.
+    """
+
+    def __init__(self, dataset: EvalDataset, *, clips_per_batch: int, loading: Loading) -> None:
+        self.dataset = dataset
+        self.clips_per_batch = clips_per_batch
+        self.loading = loading
+
+    def batches(self, world: World) -> Iterator[Batch]:
+        """Every view of this rank's videos once."""
+        return eval_loader(
+            self.dataset,
+            clips_per_batch=self.clips_per_batch,
+            rank=world.rank,
+            world_size=world.size,
+            loading=self.loading,
+        )
+
+    def count(self, world: World) -> int:
+        """Clips in this rank's share."""
+        return len(range(world.rank, len(self.dataset), world.size)) * self.dataset.num_views
+
+    def scorer(self) -> "ViewScorer":
+        """A scorer without scores."""
+        return ViewScorer(self.dataset.manifest, num_views=self.dataset.num_views)
+
+    def about(self) -> dict[str, Any]:
+        """Order of the frames, and views per video."""
+        return {
+            "frame_order": self.dataset.frame_order,
+            "temporal_views": self.dataset.temporal_views,
+            "spatial_views": self.dataset.spatial_views,
+        }
+
+
+class ViewScorer:
+    """Class probabilities of every (video, view), counted once; a `Scorer` of engine/task.py.
+
+    Args:
+        manifest: the videos and their labels.
+        num_views: views per video.
+    """
+
+    def __init__(self, manifest: Manifest, *, num_views: int) -> None:
+        self.manifest = manifest
+        self.scores = ViewScores(num_videos=len(manifest), num_views=num_views, num_classes=manifest.num_classes)
+
+    def add(self, batch: Batch, outputs: torch.Tensor) -> None:
+        """Take in logits (B, num_classes)."""
+        probabilities = torch.softmax(outputs.float(), dim=1).cpu().numpy()
+        self.scores.add(batch.videos.numpy(), batch.views.numpy(), probabilities, failed=batch.failed.numpy())
+
+    def state(self) -> ViewScoresState:
+        """The scores as plain arrays."""
+        return self.scores.state()
+
+    def merge(self, state: ViewScoresState) -> None:
+        """Take in another rank's scores."""
+        self.scores.merge(ViewScores.from_state(state))
+
+    def metrics(self) -> dict[str, float]:
+        """Video-level top-1 and top-5 (per cent), and how many videos they are of."""
+        results = self.scores.results(self.manifest.labels, self.manifest.class_names)
+        return {key: float(results[key]) for key in ("video_top1", "video_top5", "num_videos", "num_failed")}  # type: ignore[arg-type]
+
+    def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Write results.json, predictions.jsonl and confusion.png, each beside and renamed; the results.
+
+        Args:
+            folder: made if it is not there.
+            about: what was evaluated (checkpoint, split, views ...), kept in results.json.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = np.asarray(self.manifest.labels)
+        results = {**self.scores.results(labels, self.manifest.class_names), **about}
+        write_text(folder / "predictions.jsonl", "".join(_prediction_lines(self.scores, self.manifest)))
+        plot_confusion(self.scores.confusion(labels), self.manifest.class_names, folder / "confusion.png")
+        write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+        return results
+
+    def summary(self, results: Mapping[str, Any]) -> str:
+        """Accuracies and counts in one line."""
+        return (
+            f"{results['num_videos']} videos, {results['num_views']} views: "
+            f"clip top-1 {results['clip_top1']:.2f}, top-5 {results['clip_top5']:.2f}; "
+            f"video top-1 {results['video_top1']:.2f}, top-5 {results['video_top5']:.2f}; "
+            f"{results['num_failed']} unreadable"
+        )
+
+
+def _prediction_lines(scores: ViewScores, manifest: Manifest) -> Iterable[str]:
+    """One JSON line per video: its label, its five best classes with their mean probability over the views."""
+    video_scores = scores.video_scores()
+    views = scores.views_per_video()
+    for video, (path, label) in enumerate(zip(manifest.paths, manifest.labels, strict=True)):
+        line: dict[str, Any] = {"video": path, "label": manifest.class_names[label]}
+        if views[video] == 0:
+            line["failed"] = True
+        else:
+            best = np.argsort(-video_scores[video], kind="stable")[:5]
+            line["predicted"] = manifest.class_names[best[0]]
+            line["top5"] = {
+                manifest.class_names[c]: round(float(video_scores[video, c] / views[video]), 6) for c in best
+            }
+        yield json.dumps(line) + "\n"

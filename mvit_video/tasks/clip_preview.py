@@ -1,0 +1,175 @@
+"""What the model sees of videos: training clips and test views.
+
+Clips are taken at the last point before the model, after decoding, augmentation, normalisation, erasing and mixing:
+from the same loader, `Normalization` and `mixed_batch` that a training step uses.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from mvit_video.data.augmentation.mixing import MixDraw, Mixing
+from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.dataset import DRAW_CLIP, EvalDataset, TrainDataset
+from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.data.sampling import view_of
+from mvit_video.engine.contact_sheet import Pictures, denormalize_clips, shorten, spread
+from mvit_video.engine.preview import Item
+from mvit_video.tasks.classification import Normalization, mixed_batch
+from mvit_video.video.reader import VideoDecodeError, VideoInfo, VideoReader
+
+logger = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
+NAME_LENGTH = 48  # characters of a class name in a caption; the index page has it whole
+
+
+def shown(clips: torch.Tensor, normalization: Normalization) -> Pictures:
+    """Normalised clips (B, 3, T, H, W) as uint8 (B, T, H, W, 3)."""
+    return denormalize_clips(
+        clips, mean=normalization.mean, std=normalization.std, channel_order=normalization.channel_order
+    )
+
+
+def training_clips(
+    loader: TrainLoader, *, normalization: Normalization, mixing: Mixing, seed: int, step: int, count: int
+) -> tuple[list[Item], list[tuple[str, str]]]:
+    """The first `count` clips from optimizer step `step` on, and (path, reason) of the videos that were replaced.
+
+    Raises:
+        VideoDecodeError: a video and all its replacements are unreadable.
+    """
+    clips: list[Item] = []
+    failures: dict[str, str] = {}
+    for number, made in enumerate(loader.batches(step)):
+        failures.update(made.failures)
+        batch = made.to(_CPU)
+        inputs, targets, draw = mixed_batch(batch, normalization=normalization, mixing=mixing, seed=seed)
+        pictures = shown(inputs, normalization)
+        for row in range(min(len(pictures), count - len(clips))):
+            at = step + number // loader.accumulate
+            clips.append(_training_clip(loader, batch, row, at, draw, targets[row], pictures[row]))
+        if len(clips) >= count:
+            break
+    return clips, list(failures.items())
+
+
+def _training_clip(
+    loader: TrainLoader,
+    batch: Batch,
+    row: int,
+    step: int,
+    draw: MixDraw,
+    targets: torch.Tensor,
+    pictures: Pictures,
+) -> Item:
+    dataset = loader.dataset
+    names = dataset.manifest.class_names
+    own, partner = int(batch.labels[row]), len(batch.labels) - 1 - row
+    title = class_text(names, own)
+    if draw.mode != "none":
+        other = class_text(names, int(batch.labels[partner]))
+        title = f"{draw.mode}  {draw.lam:.2f} {title}  +  {1 - draw.lam:.2f} {other}"
+    video, copy = int(batch.videos[row]), int(batch.views[row])
+    position = batch.position + row // dataset.repeats
+    copies = f", copy {copy + 1} of {dataset.repeats}" if dataset.repeats > 1 else ""
+    info = _info(dataset, video)
+    return Item(
+        title=title,
+        target=target_text(names, targets),
+        path=batch.paths[row],
+        position=f"step {step}, epoch {batch.epoch}, place {position} in its order{copies}",
+        pictures=pictures,
+        frames=() if info is None else _training_frames(dataset, batch.epoch, video, info),
+        fps=0.0 if info is None else info.fps,
+        total=0 if info is None else info.num_frames,
+        mixed_with="" if draw.mode == "none" else batch.paths[partner],
+    )
+
+
+def evaluation_views(
+    dataset: EvalDataset, *, normalization: Normalization, count: int
+) -> tuple[list[Item], list[tuple[str, str]]]:
+    """All views of `count` videos spread evenly over the split, and (path, reason) of those that cannot be read."""
+    clips: list[Item] = []
+    failures: list[tuple[str, str]] = []
+    for video in spread(len(dataset), count):
+        batch = collate([dataset[video]]).to(_CPU)
+        failures += batch.failures
+        if bool(batch.failed.any()):
+            clips.append(_failed_clip(dataset, batch, video))
+            continue
+        clips += _views_of_video(dataset, batch, video, shown(normalization(batch), normalization))
+    return clips, failures
+
+
+def _failed_clip(dataset: EvalDataset, batch: Batch, video: int) -> Item:
+    name = class_text(dataset.manifest.class_names, int(batch.labels[0]))
+    position_text = f"video {video} of the split"
+    reason = "; ".join(reason for _, reason in batch.failures)
+    return Item(title=name, target=name, path=batch.paths[0], position=position_text, pictures=None, problem=reason)
+
+
+def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pictures) -> Iterator[Item]:
+    name = class_text(dataset.manifest.class_names, int(batch.labels[0]))
+    info = _info(dataset, video)
+    for number, view in enumerate(pictures):
+        temporal, spatial = view_of(number, dataset.spatial_views)
+        crop = _crop_name(spatial, dataset.spatial_views, info)
+        yield Item(
+            title=f"{name}  ·  view {number + 1} of {dataset.num_views}: clip {temporal + 1}, {crop} crop",
+            target=name,
+            path=batch.paths[number],
+            position=f"video {video} of the split",
+            pictures=view,
+            frames=() if info is None else _view_frames(dataset, temporal, info),
+            fps=0.0 if info is None else info.fps,
+            total=0 if info is None else info.num_frames,
+        )
+
+
+def _training_frames(dataset: TrainDataset, epoch: int, video: int, info: VideoInfo) -> tuple[int, ...]:
+    """Frames that the data set drew for a clip: the draw depends on this key alone."""
+    rng = np.random.default_rng([dataset.seed, epoch, video, DRAW_CLIP])
+    return tuple(dataset.sampler.train(total_frames=info.num_frames, fps=info.fps, rng=rng))
+
+
+def _view_frames(dataset: EvalDataset, temporal: int, info: VideoInfo) -> tuple[int, ...]:
+    return tuple(
+        dataset.sampler.test(
+            total_frames=info.num_frames, fps=info.fps, view=temporal, num_views=dataset.temporal_views
+        )
+    )
+
+
+def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:
+    if num_spatial == 1:
+        return "centre"
+    portrait = info is not None and info.height > info.width
+    return ("top", "middle", "bottom")[spatial] if portrait else ("left", "centre", "right")[spatial]
+
+
+def _info(dataset: TrainDataset | EvalDataset, video: int) -> VideoInfo | None:
+    """Properties of a video that was read already; None if it can no longer be."""
+    try:
+        with VideoReader(dataset.manifest.media(video), backend=dataset.backend) as reader:
+            return reader.info
+    except VideoDecodeError as error:
+        logger.warning("the frame numbers of %s stay unknown: %s", error.path, error.reason)
+        return None
+
+
+def class_text(names: Sequence[str], label: int) -> str:
+    """A class by name and number."""
+    return f"{shorten(names[label], NAME_LENGTH)} ({label})"
+
+
+def target_text(names: Sequence[str], targets: torch.Tensor) -> str:
+    """The largest two of a row of targets that stand out, largest first, and what every other class has."""
+    values, labels = targets.float().sort(descending=True, stable=True)
+    floor = float(values[-1])
+    shown = [i for i in range(min(2, len(values))) if float(values[i]) > floor] or [0]
+    text = " + ".join(f"{float(values[i]):.4g} {names[int(labels[i])]} ({int(labels[i])})" for i in shown)
+    return f"{text}, {floor:.3g} each of the others" if floor > 0 and len(shown) < len(values) else text
