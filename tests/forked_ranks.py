@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvit_video import build
-from mvit_video.cluster.launch import configure_logging
+from mvit_video.runtime.logs import configure_logging
 from mvit_video.distributed.sharding import clip_grad_norm
 from mvit_video.engine.tracking import Tracker
 

@@ -42,7 +42,8 @@ from mvit_video.engine.trainer import Prepare, Trainer, TrainerOptions, Validate
 from mvit_video.metrics import ViewScores
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
 from mvit_video.distributed.sharding import Sharding
-from mvit_video.cluster.supervisor import journal
+from mvit_video.distributed.exclusive import exclusive_run
+from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def train(config: Train) -> dict[str, float]:
     """Train as configured, resuming the run if it exists; the metrics of the last validation."""
     interruption.install()
     try:
-        with _process(config) as world:
+        with _process(config) as world, exclusive_run(config.run_dir, world):
             return _train(config, world)
     finally:
         interruption.uninstall()
@@ -91,7 +92,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     )
     with tracker:
         if world.is_main:
-            journal(config.run_dir, event="steps", total=options.last_step)
+            append_event(config.run_dir, "steps", total=options.last_step)
         if trainer.resume() and trainer.step >= options.last_step and not trainer.unvalidated:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}

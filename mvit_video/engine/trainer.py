@@ -26,7 +26,7 @@ from mvit_video.engine.precision import autocast
 from mvit_video.engine.tracking import Tracker
 from mvit_video.runtime import interruption
 from mvit_video.runtime.env import rng_for, step_seed
-from mvit_video.runtime.interruption import Interrupted, StallWatch
+from mvit_video.runtime.interruption import Interrupted, StallWatchdog
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Trainer:
         self._settled = False
         self.unvalidated = False  # an epoch has ended whose validation is still to come
         self.stop_vote = StopVote(world, timeout_s=options.collective_timeout_s)
-        self.stall_watch = StallWatch(options.stall_timeout_s)
+        self.stall_watch = StallWatchdog(options.stall_timeout_s)
         self.failed: set[str] = set()
         self.class_names = list(class_names)
         self.average = average

@@ -54,7 +54,7 @@ def stop(process: "subprocess.Popen[str]") -> None:
 
 def _main() -> None:
     from mvit_video import build
-    from mvit_video.cluster.launch import configure_logging
+    from mvit_video.runtime.logs import configure_logging
     from mvit_video.distributed import process_group
     from tests.conftest import evaluate_options, options
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mvit_video import build
-from mvit_video.distributed.process_group import vote_span
+from mvit_video.runtime.interruption import vote_span
 from mvit_video.engine.checkpoints.checkpoint import load_latest
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import LossWatch, NonFiniteLossError, TooManyFailuresError
