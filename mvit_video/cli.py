@@ -39,7 +39,7 @@ def run_command(
 
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
-        from mvit_video.cluster.launch import TRACEBACK, configure_logging
+        from mvit_video.runtime.logs import TRACEBACK_VARIABLE, configure_logging, traceback_wanted
 
         configure_logging()
         try:
@@ -48,10 +48,10 @@ def run_command(
             logger.warning("%s", stop)
             sys.exit(EXIT_INTERRUPTED)
         except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get(TRACEBACK):
+            if traceback_wanted():
                 raise
             logger.error("%s", error)
-            logger.info("%s=1 before the command shows where that came from", TRACEBACK)
+            logger.info("%s=1 before the command shows where that came from", TRACEBACK_VARIABLE)
             sys.exit(1)
         except KeyboardInterrupt:
             logger.warning("interrupted%s", f"; {interrupted}" if interrupted else "")
@@ -101,7 +101,7 @@ def _sweep() -> Iterator[None]:
         yield
         return
     from mvit_video.cluster import submit
-    from mvit_video.cluster.launch import configure_logging
+    from mvit_video.runtime.logs import configure_logging
 
     submit.begin_sweep()
     yield

@@ -1,177 +1,121 @@
-"""List runs: `python -m mvit_video.runs [FOLDER]`: state, progress, accuracy, speed, time left, restarts."""
+"""List and compare runs: `python -m mvit_video.runs [FOLDER]`, `--best METRIC`, `--diff RUN RUN`."""
 
 import argparse
+import difflib
+import io
 import json
-import logging
 import os
+import shutil
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from omegaconf import OmegaConf
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mvit_video.cluster.submit import queue_states
-from mvit_video.cluster.supervisor import LIVES, read_journal
+from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, run_dirs, run_scores, summarize_run
+from mvit_video.runtime.slurm import queue_states
 
-logger = logging.getLogger(__name__)
-
-_TAIL_BYTES = 200_000  # of a metrics file: the last thousand steps
-_SILENT_S = 900  # a run elsewhere that has logged nothing for so long is taken for dead
+_STATE_COLOURS = {"running": "green", "done": "blue", "failed": "red", "preempted": "yellow", "waiting": "yellow"}
+_NARROWEST = 12  # columns of a name or a reason that is wrapped
+_GAP = 2  # between columns
+_CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 @dataclass(frozen=True)
-class Run:
-    """One line of the table.
+class Column:
+    """A column of a table.
 
     Attributes:
-        name: of the run.
-        state: "waiting", "running", "preempted" (waiting to go on), "stopped", "cancelled", "failed" or "done".
-        reason: why, where there is something to say.
-        step, total_steps: progress; None before the first step.
-        top1: best video accuracy so far, percent.
-        clips_per_s: over the last logged window.
-        eta_s: seconds left at the speed of the last steps, for a run that is running.
-        restarts: how often it was started again.
-        job: id of its last cluster job, or "local".
+        title: its head.
+        cell: its text for an item.
+        right: aligned to the right.
+        wraps: may be narrower than its text.
+        optional: left out where the table is too wide: those with the highest number first, 0 never.
     """
 
-    name: str
-    state: str
-    reason: str
-    step: int | None
-    total_steps: int | None
-    top1: float | None
-    clips_per_s: float | None
-    eta_s: float | None
-    restarts: int
-    job: str
+    title: str
+    cell: Callable[[Any], str]
+    right: bool = False
+    wraps: bool = False
+    optional: int = 0
 
 
-def list_runs(folder: Path, queue: Mapping[str, tuple[str, str]]) -> list[Run]:
-    """The runs in a folder, by name.
+_RUN_COLUMNS = (
+    Column("run", lambda run: run.name, wraps=True),
+    Column("state", lambda run: run.state),
+    Column("step", lambda run: "" if run.step is None else f"{run.step}/{run.total_steps or '?'}", right=True),
+    Column("top-1", lambda run: "" if run.top1 is None else f"{run.top1:.2f}", right=True),
+    Column("ETA", lambda run: "" if run.eta_s is None else _duration(run.eta_s), right=True, optional=1),
+    Column("clips/s", lambda run: _optional(run.clips_per_s, ".1f"), right=True, optional=2),
+    Column("restarts", lambda run: str(run.restarts), right=True, optional=4),
+    Column("job", lambda run: run.job, optional=3),
+    Column("why", lambda run: run.reason, wraps=True),
+)
 
-    Args:
-        folder: output_dir of the runs.
-        queue: states of cluster jobs, see cluster.queue_states.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
+def fit_columns(columns: Sequence[Column], items: Sequence[Any], width: int) -> tuple[list[Column], dict[str, int]]:
+    """The columns that fit `width` characters, and how wide each of them is.
+
+    Columns without any text are left out. Where the rest is too wide, columns that wrap get narrower, down to
+    _NARROWEST; where that is not enough, optional columns are left out.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: give the output_dir of the runs (default: runs)")
-    return [read_run(path.parent, queue) for path in sorted(folder.glob(f"*/{LIVES}"))]
+    full = {c.title: max([cell_len(line) for i in items for line in c.cell(i).split("\n")] or [0]) for c in columns}
+    kept = [column for column in columns if full[column.title] or not column.optional]
+    kept = [column for column in kept if full[column.title] or column.title != "why"]
+    full = {column.title: max(full[column.title], cell_len(column.title)) for column in kept}
+    while True:
+        least = sum(min(full[c.title], _NARROWEST) if c.wraps else full[c.title] for c in kept) + _GAP * (len(kept) - 1)
+        optional = max(kept, key=lambda column: column.optional)
+        if least <= width or not optional.optional:
+            break
+        kept.remove(optional)
+    return kept, _widths(kept, full, width)
 
 
-def read_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> Run:
-    """One run, from its journal, its metrics and what the scheduler knows."""
-    events = read_journal(run_dir)
-    records = read_metrics(run_dir / "metrics.jsonl")
-    trained = [r for r in records if r.get("kind") == "train"]
-    accuracies = [r["video_top1"] for r in records if r.get("video_top1") is not None]
-    totals = [event["total"] for event in events if event["event"] == "steps"]
-    state, reason = judge_state(events, queue, silent_s=time.time() - (trained[-1]["time"] if trained else 0))
-    step = trained[-1]["step"] if trained else None
-    total = totals[-1] if totals else None
-    jobs = [str(event["job"]) for event in events if "job" in event]
-    return Run(
-        name=run_dir.name,
-        state=state,
-        reason=reason,
-        step=step,
-        total_steps=total,
-        top1=max(accuracies) if accuracies else None,
-        clips_per_s=trained[-1].get("clips_per_s") if trained else None,
-        eta_s=time_left(trained, total) if state == "running" else None,
-        restarts=max(0, sum(event["event"] == "start" for event in events) - 1),
-        job=jobs[-1] if jobs else "",
-    )
+def _widths(columns: Sequence[Column], full: Mapping[str, int], width: int) -> dict[str, int]:
+    """Full width for all, but the widest of those that wrap give way until all of them fit."""
+    widths = {column.title: full[column.title] for column in columns}
+    wrapping = [column.title for column in columns if column.wraps]
+    while sum(widths.values()) + _GAP * (len(columns) - 1) > width and wrapping:
+        widest = max(wrapping, key=lambda title: widths[title])
+        if widths[widest] <= 1:
+            break
+        widths[widest] -= 1
+    return widths
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The last records of a metrics file; none where it does not exist yet."""
-    if not path.exists():
-        return []
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    records = []
-    for line in lines[1 if size > _TAIL_BYTES else 0 :]:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:  # being written just now
-            continue
-    return records
+def render(columns: Sequence[Column], items: Sequence[Any], *, width: int, colours: bool) -> str:
+    """A table of at most `width` characters a line; what it leaves out is named below it."""
+    kept, widths = fit_columns(columns, items, width)
+    table = Table(box=None, header_style="bold", padding=(0, _GAP, 0, 0), pad_edge=False, collapse_padding=True)
+    for column in kept:
+        justify = "right" if column.right else "left"
+        size = widths[column.title]
+        table.add_column(column.title, justify=justify, width=size, overflow="fold")  # type: ignore[arg-type]
+    for item in items:
+        cells = [Text(column.cell(item)) for column in kept]  # not markup: names may hold brackets
+        for column, cell in zip(kept, cells):
+            if column.title == "state":
+                cell.stylize(_STATE_COLOURS.get(cell.plain, "default"))
+        table.add_row(*cells)
+    text = io.StringIO()
+    Console(file=text, width=width, force_terminal=colours, no_color=not colours).print(table)
+    left_out = [c.title for c in columns if c not in kept and any(c.cell(item).strip() for item in items)]
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    if left_out:
+        note = Text(f"left out for want of width: {', '.join(left_out)} (a wider terminal, COLUMNS=200 or --json)")
+        lines += [line.plain.rstrip() for line in note.wrap(Console(width=width), width)]
+    return "\n".join(lines) + "\n"
 
 
-def judge_state(
-    events: Sequence[Mapping[str, Any]], queue: Mapping[str, tuple[str, str]], *, silent_s: float
-) -> tuple[str, str]:
-    """(state, reason) of a run (pure, but for asking whether a local process lives).
-
-    Args:
-        events: of its journal.
-        queue: states of cluster jobs.
-        silent_s: seconds since it last logged.
-    """
-    lives = [event for event in events if event["event"] in ("submit", "start", "end")]
-    if not lives:
-        return "failed", "it ended before it began"
-    last = lives[-1]
-    job = str(last["job"])
-    if job in queue and last.get("ended") != "done":
-        state, reason = queue[job]
-        if state in ("PENDING", "REQUEUED", "SUSPENDED", "CONFIGURING"):
-            started = any(event["event"] == "start" for event in lives)
-            return ("preempted" if started else "waiting"), reason
-        if state in ("RUNNING", "COMPLETING"):
-            return "running", ""
-        if last["event"] != "end":
-            return ("cancelled" if state.startswith("CANCELLED") else "failed"), f"job {job}: {state.lower()}"
-    if last["event"] == "end":
-        names = {"done": "done", "saved": "stopped", "ended": "cancelled", "failed": "failed"}
-        return names[last["ended"]], "" if last["ended"] == "done" else str(last["cause"])
-    if job == "local" and last["nodes"] == os.uname().nodename:
-        alive = Path(f"/proc/{last['pid']}").exists()
-        return ("running", "") if alive else ("failed", f"process {last['pid']} is gone without a word (killed?)")
-    if silent_s < _SILENT_S:
-        return "running", ""
-    return "failed", f"job {job} has left the queue without a word"
-
-
-def time_left(trained: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
-    """Seconds to the last step at the pace of the last twenty records; None if there is no pace yet."""
-    recent = [r for r in trained[-20:] if r.get("time") is not None]
-    if total is None or len(recent) < 2 or recent[-1]["step"] <= recent[0]["step"]:
-        return None
-    pace = (recent[-1]["time"] - recent[0]["time"]) / (recent[-1]["step"] - recent[0]["step"])
-    return max(0.0, (total - recent[-1]["step"]) * pace)
-
-
-def table(runs: Sequence[Run]) -> Table:
-    """The runs as a table for the terminal."""
-    result = Table(box=None, header_style="bold")
-    for name in ("run", "state", "step", "top-1", "clips/s", "ETA", "restarts", "job", "why"):
-        result.add_column(name, justify="right" if name in ("step", "top-1", "clips/s", "ETA", "restarts") else "left")
-    colours = {"running": "green", "done": "blue", "failed": "red", "preempted": "yellow", "waiting": "yellow"}
-    for run in runs:
-        colour = colours.get(run.state, "default")
-        result.add_row(
-            run.name,
-            f"[{colour}]{run.state}[/]",
-            "" if run.step is None else f"{run.step}/{run.total_steps or '?'}",
-            "" if run.top1 is None else f"{run.top1:.2f}",
-            "" if run.clips_per_s is None else f"{run.clips_per_s:.1f}",
-            "" if run.eta_s is None else _duration(run.eta_s),
-            str(run.restarts),
-            run.job,
-            run.reason,
-        )
-    return result
+def _optional(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
 
 
 def _duration(seconds: float) -> str:
@@ -182,30 +126,192 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d}" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the command."""
-    parser = argparse.ArgumentParser(prog="python -m mvit_video.runs", description="State and progress of runs.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="output_dir of the runs")
-    parser.add_argument("--json", action="store_true", help="one JSON object per run instead of a table")
-    options = parser.parse_args(arguments)
+# ---- the best runs
+
+
+def best_runs(folder: Path, metric: str) -> list[tuple[str, Score]]:
+    """(name, score) of the runs that have a metric, the best first.
+
+    Raises:
+        ValueError: no run has it; the message names those that there are.
+    """
+    scores = {run_dir.name: run_scores(run_dir) for run_dir in run_dirs(folder)}
+    found = [(name, run[metric]) for name, run in scores.items() if metric in run]
+    if not found:
+        known = sorted({name for run in scores.values() for name in run})
+        near = difflib.get_close_matches(metric, known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        listing = f"known are {', '.join(known)}" if known else f"no run in {folder} has been validated or evaluated"
+        raise ValueError(f"no run in {folder} has the metric {metric!r}{hint}: {listing}")
+    sign = 1 if lower_is_better(metric) else -1
+    return sorted(found, key=lambda item: (sign * item[1].value, item[0]))
+
+
+_BEST_COLUMNS = (
+    Column("run", lambda item: item[0], wraps=True),
+    Column(
+        "score", lambda item: f"{item[1].value:.4g}" if abs(item[1].value) < 1 else f"{item[1].value:.2f}", right=True
+    ),
+    Column("step", lambda item: "" if item[1].step is None else str(item[1].step), right=True, optional=1),
+    Column("measured by", lambda item: item[1].source, optional=2),
+)
+
+
+# ---- the difference of two runs
+
+_ABSENT = "(absent)"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two runs do not have in common: option or fact, and its value in each of them."""
+
+    name: str
+    first: str
+    second: str
+
+
+def find_run(folder: Path, name: str) -> Path:
+    """The run directory of a name in `folder`, or of a path.
+
+    Raises:
+        ValueError: there is none; the message names the nearest.
+    """
+    for path in (folder / name, Path(name)):
+        if (path / "config.yaml").is_file():
+            return path
+    names = [path.name for path in run_dirs(folder)] if folder.is_dir() else []
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else f": give the name of a run in {folder}, or the path of one"
+    raise ValueError(f"no run {name!r} with a config.yaml{hint}")
+
+
+def option_differences(first: Path, second: Path) -> list[Difference]:
+    """The options in which two runs differ, by name; the runs' own names are left out."""
+    a, b = (_flat(OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))) for path in (first, second))
+    return _differences(a, b, without=("name",))
+
+
+def environment_differences(first: Path, second: Path) -> list[Difference]:
+    """Versions, hardware and state of the code in which two runs differ."""
+    found = []
+    for path in (first / "environment.json", second / "environment.json"):
+        found.append(_flat(json.loads(path.read_text("utf-8"))) if path.is_file() else {})
+    return _differences(found[0], found[1], without=())
+
+
+def _differences(a: Mapping[str, str], b: Mapping[str, str], *, without: Sequence[str]) -> list[Difference]:
+    names = [name for name in sorted({*a, *b}) if name not in without and a.get(name) != b.get(name)]
+    return [Difference(name, a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in names]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested options as dotted names with values as YAML writes them; a list is one value."""
+    if isinstance(value, Mapping) and (value or not prefix):
+        parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+        return {name: text for part in parts for name, text in part.items()}
+    return {prefix: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+
+def _diff_columns(first: str, second: str) -> tuple[Column, ...]:
+    return (
+        Column("option", lambda item: item.name, wraps=True),
+        Column(first, lambda item: item.first, wraps=True),
+        Column(second if second != first else f"{second} (2)", lambda item: item.second, wraps=True),
+    )
+
+
+def _show_diff(folder: Path, names: Sequence[str], *, as_json: bool, width: int, colours: bool) -> str:
+    first, second = (find_run(folder, name) for name in names)
+    parts = {
+        "options": option_differences(first, second),
+        "environment": environment_differences(first, second),
+    }
+    if as_json:
+        runs = [str(first), str(second)]
+        plain = {title: [asdict(item) for item in items] for title, items in parts.items()}
+        return _json({"runs": runs, **plain}) + "\n"
+    text = []
+    for title, items in parts.items():
+        if items:
+            table = render(_diff_columns(first.name, second.name), items, width=width, colours=colours)
+            text.append(f"{title}:\n{table}")
+        else:
+            text.append(f"{title}: no difference\n")
+    return "\n".join(text)
+
+
+# ---- the command
+
+
+def _json(value: Any) -> str:
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
+
+
+def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours: bool) -> str:
+    ranked = best_runs(folder, metric)
+    if as_json:
+        return "".join(_json({"name": name, "metric": metric, **asdict(score)}) + "\n" for name, score in ranked)
+    order = "the smallest first" if lower_is_better(metric) else "the largest first"
+    return f"{metric}, {order}\n" + render(_BEST_COLUMNS, ranked, width=width, colours=colours)
+
+
+def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str:
+    directories = run_dirs(folder)
     try:
         queue = queue_states()
     except RuntimeError as error:  # SLURM's tools are here, SLURM is not: the runs' own files still tell most
         print(f"{error}; what follows is from the run directories alone", file=sys.stderr)
         queue = {}
+    runs: list[RunSummary] = [summarize_run(path, queue) for path in directories]
+    if as_json:
+        return "".join(_json(asdict(run)) + "\n" for run in runs)
+    if not runs:
+        return f"no runs in {folder}\n"
+    return render(_RUN_COLUMNS, runs, width=width, colours=colours)
+
+
+def write_out(text: str, stream: TextIO) -> int:
+    """Write to a terminal, file or pipe; the exit code. A pipe whose reader has seen enough is no error to report."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows what it can
     try:
-        runs = list_runs(options.folder, queue)
-    except FileNotFoundError as error:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return _CLOSED_PIPE
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(prog="python -m mvit_video.runs", description="State and progress of runs.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="output_dir of the runs")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--best", metavar="METRIC", help="runs by the best value of a metric, such as video_top1")
+    mode.add_argument("--diff", nargs=2, metavar="RUN", help="options, versions and code in which two runs differ")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table: one object per run")
+    options = parser.parse_args(arguments)
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    layout: dict[str, Any] = {
+        "as_json": options.json,
+        "width": shutil.get_terminal_size((80, 24)).columns,
+        "colours": colours,
+    }
+    try:
+        if options.diff:
+            text = _show_diff(options.folder, options.diff, **layout)
+        elif options.best:
+            text = _show_best(options.folder, options.best, **layout)
+        else:
+            text = _show_runs(options.folder, **layout)
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    if options.json:
-        for run in runs:
-            print(json.dumps(asdict(run)))
-    elif runs:
-        Console(soft_wrap=not sys.stdout.isatty()).print(table(runs))
-    else:
-        print(f"no runs in {options.folder}")
-    return 0
+    return write_out(text, sys.stdout)
 
 
 if __name__ == "__main__":

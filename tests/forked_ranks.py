@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvit_video.build import training
-from mvit_video.cluster.launch import configure_logging
 from mvit_video.distributed.sharding import clip_grad_norm
 from mvit_video.engine.tracking import Tracker
+from mvit_video.runtime.logs import configure_logging
 
 LIMIT_S = 500
 

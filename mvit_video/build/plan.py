@@ -16,7 +16,8 @@ from torch import nn
 from mvit_video.build import common
 from mvit_video.planning import costs
 from mvit_video.config import Plan
-from mvit_video.distributed.process_group import World, vote_span
+from mvit_video.distributed.process_group import World
+from mvit_video.runtime.interruption import vote_span
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
 from mvit_video.optim import scale_lr

@@ -7,20 +7,18 @@ checkpoint. So a preempted or requeued job needs nothing but to be started once 
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import rich
-from rich.logging import RichHandler
-
-from mvit_video.cluster.supervisor import journal
+from mvit_video.cluster.rank import run_rank
 from mvit_video.config import Evaluate, LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher, Train
-from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted, record_error
+from mvit_video.runtime.interruption import EXIT_INTERRUPTED, EXIT_REFUSED, Interrupted
+from mvit_video.runtime.journal import Ending, append_event
+from mvit_video.runtime.run_lock import RunLockedError
 
 logger = logging.getLogger(__name__)
 Job = Callable[[Any], Any]
-TRACEBACK = "MVIT_VIDEO_TRACEBACK"  # set in the environment: errors show where they came from
 
 
 def launch(job: Job, config: Train) -> Any:
@@ -28,6 +26,7 @@ def launch(job: Job, config: Train) -> Any:
 
     Raises:
         Interrupted: the run was asked to stop, and saved.
+        RunLockedError: another attempt is training the run.
         RuntimeError: a rank failed, or the cluster refused the job.
     """
     launcher = config.launcher
@@ -36,67 +35,34 @@ def launch(job: Job, config: Train) -> Any:
 
         submit.submit(job, config)
         return None
-    if "RANK" in os.environ:  # torchrun made the processes already
-        return job(config)
-    assert isinstance(launcher, LocalLauncher | TorchrunLauncher)
-    processes = launcher.processes or _gpus(config)
-    with nullcontext() if isinstance(config, Evaluate) else _Life(config):
+    rank = os.environ.get("RANK")  # torchrun made the processes already
+    assert rank is not None or isinstance(launcher, LocalLauncher | TorchrunLauncher)
+    recorded = not isinstance(config, Evaluate) and rank in (None, "0")
+    with _recorded_attempt(config) if recorded else nullcontext():
+        if rank is not None:
+            return job(config)
+        processes = launcher.processes or _gpus(config)
         if isinstance(launcher, LocalLauncher) and processes == 1:
             return job(config)
         return _run_processes(job, config, processes)
 
 
-def configure_logging() -> None:
-    """Log lines of this process to stderr, or above the progress bar of a terminal.
-
-    Ranks other than 0 speak only when something is wrong.
-    """
-    rank = os.environ.get("RANK", "0")
-    level = logging.INFO if rank == "0" else logging.WARNING
-    prefix = "" if rank == "0" else f"[rank {rank}] "
-    console = rich.get_console()
-    if console.is_terminal:
-        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname).1s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.captureWarnings(True)
-
-
-def run_rank(job: Job, config: Train) -> int:
-    """Run one of several ranks; its exit code.
-
-    Errors of the user's making are one message. Others come with their traceback: nobody can ask a cluster job again.
-    """
-    configure_logging()
+@contextmanager
+def _recorded_attempt(config: Train) -> Iterator[None]:
+    """Record in the run's journal that this process attempts the run, and how that ended."""
+    attempt: dict[str, str | int] = {"job": "local", "pid": os.getpid(), "nodes": os.uname().nodename, "restart": 0}
+    append_event(config.run_dir, "start", **attempt)
+    status: Ending = "done"
+    cause = "finished"
     try:
-        job(config)
-    except Interrupted as stop:
-        logger.info("%s", stop)
-        return EXIT_INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
-        record_error(f"{type(error).__name__}: {error}")
-        plain = isinstance(error, ValueError | OSError) and not os.environ.get(TRACEBACK)
-        logger.error("%s", error, exc_info=None if plain else error)
-        return 1
-    return 0
-
-
-class _Life:
-    """Notes in the run's journal that it runs in this process, and how that ended."""
-
-    def __init__(self, config: Train) -> None:
-        self.run_dir = config.run_dir
-
-    def __enter__(self) -> None:
-        journal(self.run_dir, event="start", job="local", pid=os.getpid(), nodes=os.uname().nodename, restart=0)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        ended = "done" if kind is None else "saved" if issubclass(kind, Interrupted) else "failed"
-        cause = "finished" if kind is None else str(error).splitlines()[0] if str(error) else kind.__name__
-        journal(self.run_dir, event="end", job="local", restart=0, ended=ended, cause=cause)
+        yield
+    except BaseException as error:
+        refused, saved = isinstance(error, RunLockedError), isinstance(error, Interrupted)
+        status = "refused" if refused else "saved" if saved else "failed"
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise
+    finally:
+        append_event(config.run_dir, "end", **attempt, status=status, cause=cause)
 
 
 def _gpus(config: Train) -> int:
@@ -105,13 +71,13 @@ def _gpus(config: Train) -> int:
     return 1 if config.trainer.device == "cpu" else max(1, torch.cuda.device_count())
 
 
-def _process(job: Job, config: Train) -> Any:
-    """What one of several local processes runs; the result of rank 0 travels back."""
-    box: list[Any] = []
-    code = run_rank(lambda options: box.append(job(options)), config)
+def _run_local_rank(job: Job, config: Train) -> Any:
+    """Run one of several local ranks, in a process of its own; the result of rank 0 travels back."""
+    results: list[Any] = []
+    code = run_rank(lambda options: results.append(job(options)), config)
     if code:
         sys.exit(code)
-    return box[0]
+    return results[0]
 
 
 def _run_processes(job: Job, config: Train, processes: int) -> Any:
@@ -119,6 +85,7 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
 
     Raises:
         Interrupted: asked to stop, and saved.
+        RunLockedError: another attempt is training the run.
         RuntimeError: when a rank fails; the others are ended.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -139,13 +106,15 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         max_restarts=launcher.max_restarts,
     )
     try:
-        results = elastic_launch(launch_config, _process)(job, config)
+        results = elastic_launch(launch_config, _run_local_rank)(job, config)
     except SignalException as signal:
         raise Interrupted(f"stopped by {signal.sigval.name}; the same command goes on") from signal
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode == EXIT_INTERRUPTED:
             raise Interrupted("stopped and saved; the same command goes on") from error
+        if failure.exitcode == EXIT_REFUSED:
+            raise RunLockedError(f"{config.run_dir} is being trained by another process, named above") from error
         raise RuntimeError(
             f"rank {rank} of {processes} ended first, with exit code {failure.exitcode}; the others were stopped. "
             "Its own message is above"

@@ -4,13 +4,10 @@ Each task runs a supervisor (supervisor.py) with the rank as its child. SLURM's 
 it is; submitit's checkpoint() is not: it acts in one rank, in the middle of a step, while the others go on.
 """
 
-import getpass
-import hashlib
 import logging
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvit_video.cluster.supervisor import Place, journal, run_task, slurm_place
+from mvit_video.cluster.placement import TaskPlacement, slurm_placement
+from mvit_video.cluster.rank_status import FOLDER
+from mvit_video.cluster.snapshot import snapshot
+from mvit_video.cluster.supervisor import run_task
 from mvit_video.config import SlurmLauncher, SubmititLocalLauncher, Train
+from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _sweep: list[tuple[Callable[[Any], Any], Train]] | None = None
 
 
 @dataclass(frozen=True)
-class Task:
+class SupervisedTask:
     """What each task of a job runs. The job travels by name, so that the supervisor need not import torch."""
 
     job: str
@@ -40,9 +41,9 @@ class Task:
 
         environment = submitit.JobEnvironment()
         if environment.cluster == "slurm":
-            place = slurm_place(os.environ, environment.hostnames)
+            placement = slurm_placement(os.environ, environment.hostnames)
         else:
-            place = Place(
+            placement = TaskPlacement(
                 job_id=environment.job_id,
                 restart=0,
                 rank=environment.global_rank,
@@ -52,8 +53,8 @@ class Task:
                 host=environment.hostname,
                 main_host="localhost",
             )
-        folder = Path(self.folder) / "lives"
-        run_task(self.job, self.config, place, folder=folder, run_dir=Path.cwd() / self.config.job_dir)
+        folder = Path(self.folder) / FOLDER
+        run_task(self.job, self.config, placement, folder=folder, run_dir=Path.cwd() / self.config.job_dir)
 
 
 def submit(job: Callable[[Any], Any], config: Train) -> list[str]:
@@ -120,8 +121,8 @@ def end_sweep() -> list[str]:
     return [str(item.job_id) for item in submitted]
 
 
-def _task(job: Callable[[Any], Any], config: Train, folder: Path) -> Task:
-    return Task(f"{job.__module__}:{job.__qualname__}", config, str(folder.absolute()))
+def _task(job: Callable[[Any], Any], config: Train, folder: Path) -> SupervisedTask:
+    return SupervisedTask(f"{job.__module__}:{job.__qualname__}", config, str(folder.absolute()))
 
 
 def _require_slurm() -> None:
@@ -133,7 +134,7 @@ def _require_slurm() -> None:
 
 
 def _submit_tasks(
-    tasks: Sequence[Task], folder: Path, name: str, launcher: SlurmLauncher, *, dependency: str | None = None
+    tasks: Sequence[SupervisedTask], folder: Path, name: str, launcher: SlurmLauncher, *, dependency: str | None = None
 ) -> list[Any]:
     import submitit
 
@@ -156,7 +157,7 @@ def _last_words(text: str) -> str:
 
 
 def _say(submitted: Any, config: Train) -> None:
-    journal(config.job_dir, event="submit", job=str(submitted.job_id))
+    append_event(config.job_dir, "submit", job=str(submitted.job_id))
     logger.info("submitted job %s for %s", submitted.job_id, config.run_dir)
     logger.info("  follow it: tail -F %s", submitted.paths.stderr)
     logger.info("  cancel it: scancel %s;  all runs: python -m mvit_video.runs %s", submitted.job_id, config.output_dir)
@@ -197,7 +198,7 @@ def slurm_parameters(
     Args:
         name: of the job.
         launcher: options.
-        folder: where notes and logs of the job lie.
+        folder: where the ranks' statuses and the logs of the job lie.
         code: folder of a snapshot to import from.
         dependency: what sbatch's --dependency shall say.
     """
@@ -226,7 +227,7 @@ def slurm_parameters(
 
 
 def _setup(code: Path | None) -> list[str]:
-    # A warning sent to the whole job must not end its shell: that is the one who starts the job again.
+    # A warning sent to the whole job must not end its shell, which starts the job again.
     lines = ["trap : USR2"]
     if code is not None:
         # Without the safe path Python would look into the current folder, the checkout perhaps, before the snapshot.
@@ -236,65 +237,10 @@ def _setup(code: Path | None) -> list[str]:
 
 def _teardown(folder: Path, launcher: SlurmLauncher) -> list[str]:
     python = shlex.quote(sys.executable)
-    chain = " --chain" if launcher.chain > 1 else ""
+    chained = " --chained" if launcher.chain > 1 else ""
     return [
         "code=$?",
-        f"{python} -m mvit_video.cluster.supervisor conclude {shlex.quote(str(folder.absolute() / 'lives'))} $code "
-        f"--max-failures {launcher.max_failures} --max-restarts {launcher.max_restarts}{chain}",
+        f"{python} -m mvit_video.cluster.outcome {shlex.quote(str(folder.absolute() / FOLDER))} $code "
+        f"--max-failures {launcher.max_failures} --max-restarts {launcher.max_restarts}{chained}",
         "exit $?",
     ]
-
-
-# ---- the code a job runs
-
-
-def snapshot(folder: Path) -> Path:
-    """Copy the package and its conf/ to `folder`/<hash of the files>, absolute; equal code is kept once."""
-    package = Path(__file__).resolve().parents[1]
-    sources = [(path, Path("mvit_video") / path.relative_to(package)) for path in _files(package)]
-    if not (package / "conf").is_dir() and (package.parent / "conf").is_dir():
-        conf = package.parent / "conf"
-        sources += [(path, Path("conf") / path.relative_to(conf)) for path in _files(conf)]
-    digest = hashlib.sha256()
-    for path, name in sorted(sources, key=lambda pair: str(pair[1])):
-        digest.update(str(name).encode() + b"\0" + path.read_bytes())
-    target = folder.absolute() / digest.hexdigest()[:16]
-    if target.is_dir():
-        return target
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    for path, name in sources:
-        (beside / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, beside / name)
-    os.replace(beside, target)
-    return target
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-
-
-# ---- what the scheduler knows
-
-
-def queue_states() -> dict[str, tuple[str, str]]:
-    """State and reason of this user's jobs by id ("12" or, in an array, "12_3"); empty without SLURM.
-
-    Jobs that ended are there as long as SLURM remembers them, some minutes.
-
-    Raises:
-        RuntimeError: SLURM is there, but does not answer.
-    """
-    if shutil.which("squeue") is None:
-        return {}
-    command = ["squeue", "-h", "-u", getpass.getuser(), "-r", "-t", "all", "-o", "%A|%i|%T|%r"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError("squeue does not answer within 30 s") from error
-    if done.returncode:
-        raise RuntimeError(f"squeue fails: {done.stderr.strip()}")
-    states = {}
-    for line in done.stdout.splitlines():
-        raw, shown, state, reason = line.split("|", 3)
-        states[raw] = states[shown] = (state, reason)
-    return states

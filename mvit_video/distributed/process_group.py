@@ -13,10 +13,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-logger = logging.getLogger(__name__)
+from mvit_video.runtime.interruption import vote_span
 
-RANKS_PER_VOTED_STEP = 64
-"""Ranks that a vote to stop reaches within one step: there and back some 30 us each over TCP, 4 ms in all."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,11 +153,6 @@ def main_first(world: World) -> Iterator[None]:
     yield
     if world.is_main:
         barrier(world)
-
-
-def vote_span(ranks: int) -> int:
-    """Steps that one vote to stop may take to go around: one for every RANKS_PER_VOTED_STEP ranks."""
-    return -(-ranks // RANKS_PER_VOTED_STEP)
 
 
 class StopVote:

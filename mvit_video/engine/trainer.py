@@ -24,7 +24,7 @@ from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker
 from mvit_video.runtime import interruption
 from mvit_video.runtime.env import step_seed
-from mvit_video.runtime.interruption import Interrupted, StallWatch
+from mvit_video.runtime.interruption import Interrupted, StallWatchdog
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Trainer:
         self._buckets_arranged = False
         self.unvalidated = False  # an epoch has ended whose validation is still to come
         self.stop_vote = StopVote(world, timeout_s=options.collective_timeout_s)
-        self.stall_watch = StallWatch(options.stall_timeout_s)
+        self.stall_watchdog = StallWatchdog(options.stall_timeout_s)
         self.failed: set[str] = set()
         self.average = average
         self.sharding = sharding
@@ -127,7 +127,7 @@ class Trainer:
         """Train to the last step and return the metrics of the last validation."""
         metrics: dict[str, float] = {}
         self.tracker.start(self.step)
-        with self.stall_watch, self.writer:
+        with self.stall_watchdog, self.writer:
             if self.unvalidated:
                 metrics = self.end_epoch()
             batches = self.loader.batches(self.step)
@@ -163,14 +163,14 @@ class Trainer:
         vote_ends = self.step
         self.forward.train()
         while self.step < end:
-            self.stall_watch.beat(f"waiting for the {self.task.sample}s of step {self.step + 1}")
+            self.stall_watchdog.beat(f"waiting for the {self.task.sample}s of step {self.step + 1}")
             if self.step == vote_ends:
                 asked_to_stop = self.stop_vote.ask(interruption.received() is not None)
                 vote_ends = min(self.step + self.stop_vote.span, end)
             fetched = time.perf_counter()
             micro_batches = [self._next(batches) for _ in range(self.loader.accumulate)]
             window.waited += time.perf_counter() - fetched
-            self.stall_watch.beat(f"step {self.step + 1}")
+            self.stall_watchdog.beat(f"step {self.step + 1}")
             if not self._buckets_arranged:
                 self._arrange_buckets(micro_batches[0])
             loss, metrics = self.train_step(micro_batches)
@@ -208,7 +208,7 @@ class Trainer:
 
     def _while_validating(self, samples: int) -> None:
         """After each validation batch. The state was saved before the first, so a rank may stop without the others."""
-        self.stall_watch.beat("a validation batch")
+        self.stall_watchdog.beat("a validation batch")
         name = interruption.received()
         if name is not None:
             raise Interrupted(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mvit_video.distributed.process_group import vote_span
+from mvit_video.runtime.interruption import vote_span
 
 Strategy = Literal["ddp", "fsdp"]
 Collective = Literal["all_reduce", "all_gather", "reduce_scatter"]

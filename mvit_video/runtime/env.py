@@ -1,4 +1,4 @@
-"""Where a run runs: versions, hardware and git state for its record; seeds; choice of device; files written whole."""
+"""Where a run runs: versions, hardware and git state for its record; seeds; choice of device."""
 
 import hashlib
 import importlib.metadata
@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 import torch
+
+from mvit_video.runtime.files import write_text as write_text
 
 # Distribution names on the package index of the libraries whose versions decide what a run computes.
 _LIBRARIES = {
@@ -60,13 +62,6 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
     if commit is None or changes is None:
         return None, None
     return commit, changes != ""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it there, so that it is whole or absent at every instant."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def seed_everything(seed: int) -> None:

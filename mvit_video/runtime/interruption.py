@@ -1,4 +1,4 @@
-"""Requests to stop, agreed on by all ranks at a step boundary, and a watch over ranks that no longer step.
+"""Requests to stop, agreed on by all ranks at a step boundary, and a watchdog that ends a rank that no longer steps.
 
 A cluster warns before it takes a machine away: SLURM by a signal of the job's choosing (SIGUSR2 here), others by
 SIGTERM; a person presses Ctrl-C. A handler in the middle of a step could save nothing sensible, and ranks get the
@@ -17,8 +17,13 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+ERROR_FILE = "MVIT_VIDEO_ERROR_FILE"  # in the environment of a supervised rank: where to say why it ends
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, to be started again
 EXIT_STALLED = 76
+EXIT_REFUSED = 77  # another attempt is training the run
+
+RANKS_PER_VOTED_STEP = 64
+"""Ranks that a vote to stop reaches within one step: there and back some 30 us each over TCP, 4 ms in all."""
 
 _received: list[tuple[signal.Signals, float]] = []
 _IMPATIENT_S = 2.0  # a launcher may pass one Ctrl-C on several times; a person needs longer for the second
@@ -58,13 +63,18 @@ def received() -> str | None:
     return _received[0][0].name if _received else None
 
 
-class StallWatch:
+def vote_span(ranks: int) -> int:
+    """Steps that one vote to stop may take to go around: one for every RANKS_PER_VOTED_STEP ranks."""
+    return -(-ranks // RANKS_PER_VOTED_STEP)
+
+
+class StallWatchdog:
     """Ends this process when nothing has happened in it for too long: a rank stuck in a driver, a collective or a read
     would otherwise hold all its peers and their machines until the time limit.
 
     Args:
         timeout_s: seconds without `beat` after which every thread's stack is printed and the process exits with code
-            EXIT_STALLED; 0 switches the watch off.
+            EXIT_STALLED; 0 switches the watchdog off.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -74,10 +84,10 @@ class StallWatch:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "StallWatch":
+    def __enter__(self) -> "StallWatchdog":
         if self.timeout_s > 0:
             self.beat("starting")
-            self._thread = threading.Thread(target=self._run, name="stall-watch", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="stall-watchdog", daemon=True)
             self._thread.start()
         return self
 
@@ -102,9 +112,6 @@ class StallWatch:
                 record_error(text.split(";")[0])
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(EXIT_STALLED)
-
-
-ERROR_FILE = "MVIT_VIDEO_ERROR_FILE"  # in the environment of a supervised rank: where to say why it ends
 
 
 def record_error(text: str) -> None:

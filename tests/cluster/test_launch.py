@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from mvit_video.cluster import launch
-from mvit_video.cluster.supervisor import ERROR_FILE, read_journal, read_notes
+from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
+from mvit_video.runtime.journal import read_events
+from mvit_video.runtime.run_lock import RunLock, RunLockedError
 from tests.conftest import motion_overrides, options
 
 
@@ -48,6 +50,17 @@ def voting(config: Any) -> list[bool]:
         return [vote.ask(here.rank == 1 and step == 2)() for step in range(4)]
 
 
+def locked(config: Any) -> str:
+    """What build.train does before anything else."""
+    import torch
+
+    from mvit_video.distributed.exclusive import exclusive_run
+    from mvit_video.distributed.process_group import world
+
+    with world(torch.device("cpu"), timeout_s=60) as here, exclusive_run(config.run_dir, here):
+        return "trained"
+
+
 def losing_a_rank(config: Any) -> str:
     """Rank 1 never answers."""
     import torch
@@ -65,15 +78,15 @@ def losing_a_rank(config: Any) -> str:
     return "answered"
 
 
-def test_local_runs_here_and_notes_it(tmp_path: Path) -> None:
+def test_local_runs_here_and_records_it(tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
     assert launch.launch(job, config) == "ran motion_mvitv2"
-    start, end = read_journal(config.run_dir)
+    start, end = read_events(config.run_dir)
     assert (start["event"], start["job"], start["pid"]) == ("start", "local", os.getpid())
-    assert (end["event"], end["ended"]) == ("end", "done")
+    assert (end["event"], end["status"]) == ("end", "done")
 
 
-def test_a_failure_is_noted_with_its_reason(tmp_path: Path) -> None:
+def test_a_failure_is_recorded_with_its_reason(tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
 
     def broken(config: Any) -> None:
@@ -81,7 +94,7 @@ def test_a_failure_is_noted_with_its_reason(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no such folder"):
         launch.launch(broken, config)
-    assert read_journal(config.run_dir)[-1]["cause"] == "no such folder"
+    assert read_events(config.run_dir)[-1]["cause"] == "no such folder"
 
 
 def test_several_processes(tmp_path: Path) -> None:
@@ -99,7 +112,7 @@ def test_an_interrupted_rank_is_no_failure(tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     with pytest.raises(Interrupted, match="the same command goes on"):
         launch.launch(interrupted, config)
-    assert read_journal(config.run_dir)[-1]["ended"] == "saved"
+    assert read_events(config.run_dir)[-1]["status"] == "saved"
 
 
 def test_all_ranks_stop_after_the_same_step(tmp_path: Path) -> None:
@@ -124,17 +137,23 @@ def test_torchrun_launcher_runs_on_one_machine_too(tmp_path: Path) -> None:
     assert launch.launch(rank_job, config) == "rank 0 of 2"
 
 
-def test_exit_codes_of_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error"))
-    config = options("+experiment=motion_mvitv2")
-    assert launch.run_rank(job, config) == 0
-    assert launch.run_rank(interrupted, config) == EXIT_INTERRUPTED
+def test_a_second_attempt_at_a_run_is_refused_on_every_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with RunLock(config.run_dir), pytest.raises(RunLockedError, match="is being trained by another process"):
+        launch.launch(locked, config)
+    text = capfd.readouterr().err
+    assert f"is being trained by process {os.getpid()} on" in text and "choose another name=..." in text
+    assert "Traceback" not in text
+    assert read_events(config.run_dir)[-1]["status"] == "refused"
 
-    def broken(config: Any) -> None:
-        raise RuntimeError("out of luck")
 
-    assert launch.run_rank(broken, config) == 1
-    assert (tmp_path / "error").read_text() == "RuntimeError: out of luck"
+def test_ranks_that_torchrun_started_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = options("+experiment=motion_mvitv2", f"output_dir={tmp_path}")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert launch.launch(rank_job, config) == f"rank {rank} of 2"
+    assert [event["event"] for event in read_events(config.run_dir)] == ["start", "end"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
@@ -157,7 +176,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path
     assert "the same command goes on" in text
     (newest,) = sorted((tmp_path / "tiny" / "checkpoints").glob("step_*.json"))[-1:]
     assert json.loads(newest.read_text())["step"] >= 1
-    assert read_journal(tmp_path / "tiny")[-1]["ended"] == "saved"
+    assert read_events(tmp_path / "tiny")[-1]["status"] == "saved"
 
 
 def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -> None:
@@ -169,12 +188,12 @@ def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -
     assert said, started.stderr
     run_dir = tmp_path / "tiny"
     deadline = time.monotonic() + 180
-    notes: list[str] = []
-    while notes != ["done", "done"]:
+    found: list[str] = []
+    while found != ["done", "done"]:
         assert time.monotonic() < deadline, (
-            f"{notes}: {[p.read_text()[-2000:] for p in run_dir.glob('submitit/*.err')]}"
+            f"{found}: {[p.read_text()[-2000:] for p in run_dir.glob('submitit/*.err')]}"
         )
-        notes = [note["ended"] for note in read_notes(run_dir / "submitit" / "lives", said[1], 0)]
+        found = [status.status for status in read_statuses(run_dir / "submitit" / "ranks", said[1], 0)]
         time.sleep(0.1)
     assert [line["step"] for line in map(json.loads, (run_dir / "metrics.jsonl").open()) if "loss" in line] == [1, 2]
-    assert read_journal(run_dir)[0]["ranks"] == 2
+    assert read_events(run_dir)[0]["ranks"] == 2

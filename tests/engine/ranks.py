@@ -54,8 +54,8 @@ def stop(process: "subprocess.Popen[str]") -> None:
 
 def _main() -> None:
     from mvit_video import build
-    from mvit_video.cluster.launch import configure_logging
     from mvit_video.distributed import process_group
+    from mvit_video.runtime.logs import configure_logging
     from tests.conftest import evaluate_options, options
 
     torch.set_num_threads(1)

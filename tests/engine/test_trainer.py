@@ -8,12 +8,11 @@ import torch
 
 from mvit_video import build
 from mvit_video.build import common
-from mvit_video.distributed.process_group import vote_span
 from mvit_video.engine.checkpoints.checkpoint import load_latest
 from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import TooManyFailuresError
-from mvit_video.runtime.interruption import Interrupted
+from mvit_video.runtime.interruption import Interrupted, vote_span
 from tests.conftest import evaluate_options, motion_overrides, options
 
 

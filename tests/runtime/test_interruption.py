@@ -1,4 +1,4 @@
-"""Requests to stop, and the watch over processes that no longer step."""
+"""Requests to stop, and the watchdog over processes that no longer step."""
 
 import os
 import signal
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mvit_video.cluster.supervisor import ERROR_FILE
 from mvit_video.runtime import interruption
-from mvit_video.runtime.interruption import EXIT_STALLED, StallWatch
+from mvit_video.runtime.interruption import ERROR_FILE, EXIT_STALLED, RANKS_PER_VOTED_STEP, StallWatchdog, vote_span
 
 
 @pytest.fixture
@@ -54,9 +53,9 @@ def test_uninstall_forgets(handlers: None) -> None:
 
 def test_a_stalled_process_says_where_it_hangs_and_ends(tmp_path: Path) -> None:
     code = (
-        "import time\nfrom mvit_video.runtime.interruption import StallWatch\n"
-        "with StallWatch(0.5) as watch:\n"
-        "    watch.beat('step 7')\n"
+        "import time\nfrom mvit_video.runtime.interruption import StallWatchdog\n"
+        "with StallWatchdog(0.5) as watchdog:\n"
+        "    watchdog.beat('step 7')\n"
         "    time.sleep(60)\n"
     )
     environment = {**os.environ, ERROR_FILE: str(tmp_path / "error")}
@@ -90,17 +89,22 @@ def test_a_process_that_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
     ended: list[int] = []
     monkeypatch.setattr(interruption, "time", clock)
     monkeypatch.setattr(os, "_exit", ended.append)
-    with StallWatch(0.04) as watch:
+    with StallWatchdog(0.04) as watchdog:
         for _ in range(8):
             clock.now += 0.03
             clock.await_reads(3)
-            watch.beat("going on")
+            watchdog.beat("going on")
         assert ended == []
         clock.now += 0.05
         clock.await_reads(3)
         assert ended[0] == EXIT_STALLED
 
 
-def test_zero_switches_the_watch_off() -> None:
-    with StallWatch(0.0) as watch:
-        assert watch._thread is None
+def test_zero_switches_the_watchdog_off() -> None:
+    with StallWatchdog(0.0) as watchdog:
+        assert watchdog._thread is None
+
+
+def test_a_vote_takes_a_step_for_every_64_ranks() -> None:
+    assert RANKS_PER_VOTED_STEP == 64
+    assert [vote_span(ranks) for ranks in (1, 64, 65, 1024)] == [1, 1, 2, 16]

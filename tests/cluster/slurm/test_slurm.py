@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from mvit_video.cluster.supervisor import read_journal, read_notes
+from mvit_video.cluster.rank_status import read_statuses
+from mvit_video.runtime.journal import read_events
 from tests.cluster.slurm.conftest import Cluster, wait_for
 from tests.conftest import motion_overrides
 from tests.distributed.four_ranks import forked
@@ -42,8 +43,8 @@ def weights(run_dir: Path) -> dict[str, Any]:
     return torch.load(newest, weights_only=True)["model"]
 
 
-def lives(run_dir: Path, event: str) -> list[dict[str, Any]]:
-    return [entry for entry in read_journal(run_dir) if entry["event"] == event]
+def events_of(run_dir: Path, event: str) -> list[dict[str, Any]]:
+    return [entry for entry in read_events(run_dir) if entry["event"] == event]
 
 
 def rank_process(run_dir: Path, rank: int) -> int:
@@ -55,7 +56,7 @@ def rank_process(run_dir: Path, rank: int) -> int:
         except (OSError, ValueError):
             continue
         mine = any(str(run_dir).encode() in variable for variable in environment)
-        if b"mvit_video.cluster.supervisor" in words and mine and f"RANK={rank}".encode() in environment:
+        if b"mvit_video.cluster.rank" in words and mine and f"RANK={rank}".encode() in environment:
             return int(entry.name)
     raise AssertionError(f"no process of rank {rank}")
 
@@ -68,7 +69,7 @@ def goes_on(run_dir: Path, after: int = -1) -> int:
     """
 
     def newest() -> dict[str, Any]:
-        return max(lives(run_dir, "start"), key=lambda life: life["restart"], default={"restart": -1})
+        return max(events_of(run_dir, "start"), key=lambda event: event["restart"], default={"restart": -1})
 
     def last_logged() -> float:
         path = run_dir / "metrics.jsonl"
@@ -86,33 +87,33 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
     common = ("schedule.epochs=20", "trainer.checkpoint_every=2", "trainer.eval_every=20", "trainer.keep_last=2")
     disturbed = tmp_path / "tiny"
     (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, *common))
-    life = goes_on(disturbed)
+    start = goes_on(disturbed)
 
     cluster.run("scancel", "--signal=USR2", job)  # the warning before a time limit
-    life = goes_on(disturbed, life)
-    assert [life["ended"] for life in lives(disturbed, "end")] == ["saved"]
+    start = goes_on(disturbed, start)
+    assert [event["status"] for event in events_of(disturbed, "end")] == ["saved"]
 
     os.kill(rank_process(disturbed, 1), signal.SIGKILL)
-    life = goes_on(disturbed, life)
-    assert lives(disturbed, "end")[-1]["cause"] == "rank 1 of 4 on node1: killed by SIGKILL"
+    start = goes_on(disturbed, start)
+    assert events_of(disturbed, "end")[-1]["cause"] == "rank 1 of 4 on node1: killed by SIGKILL"
 
     cluster.run("scontrol", "requeue", job)  # no warning
-    life = goes_on(disturbed, life)
+    start = goes_on(disturbed, start)
 
     urgent = cluster.run(
         "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
     )
-    life = goes_on(disturbed, life)
+    start = goes_on(disturbed, start)
     assert cluster.job(urgent.strip())["JobState"] == "COMPLETED"
-    assert lives(disturbed, "end")[-1]["ended"] == "saved"
+    assert events_of(disturbed, "end")[-1]["status"] == "saved"
 
     cluster.testbed("cut", "node2")
     wait_for("the lost node is noticed", lambda: "RUNNING" not in cluster.job(job)["JobState"])
     cluster.testbed("mend", "node2")
-    goes_on(disturbed, life)
+    goes_on(disturbed, start)
 
     wait_for("the end", lambda: cluster.job(job)["JobState"] == "COMPLETED")
-    assert lives(disturbed, "end")[-1]["ended"] == "done"
+    assert events_of(disturbed, "end")[-1]["status"] == "done"
 
     undisturbed = tmp_path / "undisturbed"
     overrides = [*motion_overrides(motion_root, tmp_path, "trainer.batch_size=2", "trainer.num_workers=1"), *common]
@@ -138,8 +139,8 @@ def test_scancel_ends_a_job_promptly(cluster: Cluster, motion_root: Path, tmp_pa
     cluster.run("scancel", job)
     wait_for("the rank has ended", lambda: not Path(f"/proc/{pid}").exists(), seconds=30)
     wait_for("the job has ended", lambda: cluster.job(job)["JobState"] == "CANCELLED", seconds=60)
-    # A supervisor that waits for SLURM's SIGKILL can note nothing.
-    assert [note["ended"] for note in read_notes(run_dir / "slurm" / "lives", job, 0)] == ["ended", "ended"]
+    # A supervisor that waits for SLURM's SIGKILL can write nothing down.
+    assert [rank.status for rank in read_statuses(run_dir / "slurm" / "ranks", job, 0)] == ["cancelled"] * 2
 
 
 def test_a_failing_run_is_tried_again_and_then_given_up_with_its_reason(
@@ -157,7 +158,7 @@ def test_a_failing_run_is_tried_again_and_then_given_up_with_its_reason(
         )
     )
     wait_for("the job is given up", lambda: cluster.job(job)["JobState"] == "FAILED")
-    first, second = lives(tmp_path / "failing", "end")
+    first, second = events_of(tmp_path / "failing", "end")
     assert "/nowhere/weights.pyth" in first["cause"] and first["cause"].startswith("rank 0 of 1 on node1")
     assert "not started again after 2 failures" in second["cause"]
     log = next((tmp_path / "failing" / "slurm").glob("*_log.err")).read_text()
@@ -178,7 +179,9 @@ def test_a_sweep_is_a_job_array(cluster: Cluster, motion_root: Path, tmp_path: P
     assert len(jobs) == 2 and {job.split("_")[1] for job in jobs} == {"0", "1"}
     for lr in ("0.001", "0.002"):
         run_dir = tmp_path / f"swept,lr={lr}"
-        wait_for(f"the end of {run_dir.name}", lambda d=run_dir: any(e["ended"] == "done" for e in lives(d, "end")))
+        wait_for(
+            f"the end of {run_dir.name}", lambda d=run_dir: any(e["status"] == "done" for e in events_of(d, "end"))
+        )
         assert f"lr: {lr}" in (run_dir / "config.yaml").read_text()
 
 
@@ -194,7 +197,7 @@ def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
     cluster.run("scancel", "--signal=USR2", jobs[0])  # as SLURM does shortly before the time limit
     for job in jobs:
         wait_for(f"the end of job {job}", lambda j=job: cluster.job(j)["JobState"] == "COMPLETED")
-    ends = [(life["job"], life["ended"], life["restart"]) for life in lives(run_dir, "end")]
+    ends = [(event["job"], event["status"], event["restart"]) for event in events_of(run_dir, "end")]
     assert ends == [(jobs[0], "saved", 0), (jobs[1], "done", 0)]
     assert last_step(run_dir) == 10 * 8  # 32 videos, two ranks of two
 
@@ -202,8 +205,8 @@ def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
     wait_for("the end of the evaluation", lambda: cluster.job(job)["JobState"] == "COMPLETED")
     result = json.loads((run_dir / "evaluation" / "results.json").read_text())
     assert result["num_videos"] == 16
-    assert len(lives(run_dir, "start")) == 2
-    assert [life["ended"] for life in lives(run_dir / "evaluation_job", "end")] == ["done"]
+    assert len(events_of(run_dir, "start")) == 2
+    assert [event["status"] for event in events_of(run_dir / "evaluation_job", "end")] == ["done"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,232 @@
+"""What the files in a run directory tell of the run: its state, progress and scores."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvit_video.runtime import slurm
+from mvit_video.runtime.journal import has_journal, read_events
+
+_TAIL_BYTES = 200_000  # of a metrics file: the last thousand steps
+_SILENT_S = 900  # a run elsewhere that has logged nothing for so long is taken for dead
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run at one glance.
+
+    Attributes:
+        name: of the run.
+        state: "waiting", "running", "preempted" (waiting to go on), "stopped", "cancelled", "failed" or "done".
+        reason: why, where there is something to say.
+        step, total_steps: progress; None before the first step.
+        top1: best video accuracy so far, percent.
+        clips_per_s: over the last logged window.
+        eta_s: seconds left at the speed of the last steps, for a run that is running.
+        restarts: how often it was started again.
+        job: id of its last cluster job, or "local".
+    """
+
+    name: str
+    state: str
+    reason: str
+    step: int | None
+    total_steps: int | None
+    top1: float | None
+    clips_per_s: float | None
+    eta_s: float | None
+    restarts: int
+    job: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value of a metric.
+
+    Attributes:
+        value: of the metric.
+        step: optimizer step of the validation; None for an evaluation.
+        source: "validation", or the folder of the evaluation, such as "evaluation".
+    """
+
+    value: float
+    step: int | None
+    source: str
+
+
+def run_dirs(folder: Path) -> list[Path]:
+    """The run directories in a folder, by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: give the output_dir of the runs (default: runs)")
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and has_journal(path)]
+
+
+def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSummary:
+    """One run, from its journal, its metrics and what the scheduler knows.
+
+    Args:
+        run_dir: its folder.
+        queue: states of cluster jobs, see slurm.queue_states.
+    """
+    events = attempts_made(read_events(run_dir))
+    trained = [r for r in read_metrics_tail(run_dir / "metrics.jsonl") if r.get("kind") == "train"]
+    accuracies = [r["video_top1"] for r in read_validations(run_dir) if r.get("video_top1") is not None]
+    totals = [event["total"] for event in events if event["event"] == "steps"]
+    state, reason = run_state(events, queue, silent_s=time.time() - (trained[-1]["time"] if trained else 0))
+    step = trained[-1]["step"] if trained else None
+    total = totals[-1] if totals else None
+    jobs = [str(event["job"]) for event in events if "job" in event]
+    return RunSummary(
+        name=run_dir.name,
+        state=state,
+        reason=reason,
+        step=step,
+        total_steps=total,
+        top1=max(accuracies) if accuracies else None,
+        clips_per_s=trained[-1].get("clips_per_s") if trained else None,
+        eta_s=time_left(trained, total) if state == "running" else None,
+        restarts=max(0, sum(event["event"] == "start" for event in events) - 1),
+        job=jobs[-1] if jobs else "",
+    )
+
+
+# ---- state
+
+
+def attempts_made(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The events without the attempts that were refused because another one was training the run.
+
+    A run that was refused and nothing else keeps its events: they say why there is nothing.
+    """
+    refused = [_attempt(event) for event in events if event["event"] == "end" and event["status"] == "refused"]
+    kept = []
+    for event in reversed(events):
+        if _attempt(event) in refused and event["event"] in ("start", "end"):
+            if event["event"] == "start":
+                refused.remove(_attempt(event))
+            continue
+        kept.append(event)
+    return kept[::-1] if any(event["event"] == "start" for event in kept) else list(events)
+
+
+def _attempt(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(event.get(key) for key in ("job", "restart", "pid"))
+
+
+def run_state(
+    events: Sequence[Mapping[str, Any]], queue: Mapping[str, tuple[str, str]], *, silent_s: float
+) -> tuple[str, str]:
+    """(state, reason) of a run (pure, but for asking whether a local process exists).
+
+    Args:
+        events: of its journal.
+        queue: states of cluster jobs.
+        silent_s: seconds since it last logged.
+    """
+    attempts = [event for event in events if event["event"] in ("submit", "start", "end")]
+    if not attempts:
+        return "failed", "it ended before it began"
+    last = attempts[-1]
+    job = str(last["job"])
+    if job in queue and last.get("status") != "done":
+        state, reason = queue[job]
+        if state in slurm.PENDING_STATES:
+            started = any(event["event"] == "start" for event in attempts)
+            return ("preempted" if started else "waiting"), reason
+        if state in slurm.RUNNING_STATES:
+            return "running", ""
+        if last["event"] != "end":
+            return ("cancelled" if state.startswith("CANCELLED") else "failed"), f"job {job}: {state.lower()}"
+    if last["event"] == "end":
+        names = {"saved": "stopped", "refused": "failed"}
+        status = str(last["status"])
+        return names.get(status, status), "" if status == "done" else str(last["cause"])
+    if job == "local" and last["nodes"] == os.uname().nodename:
+        exists = Path(f"/proc/{last['pid']}").exists()
+        return ("running", "") if exists else ("failed", f"process {last['pid']} is gone without a word (killed?)")
+    if silent_s < _SILENT_S:
+        return "running", ""
+    return "failed", f"job {job} has left the queue without a word"
+
+
+# ---- metrics
+
+
+def read_metrics_tail(path: Path) -> list[dict[str, Any]]:
+    """The last records of a metrics file; none where it does not exist yet."""
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        lines = file.read().splitlines()
+    return list(_records(lines[1 if size > _TAIL_BYTES else 0 :]))
+
+
+def read_validations(run_dir: Path) -> list[dict[str, Any]]:
+    """Every validation of a run, oldest first."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:  # most lines are training steps, and need not be parsed
+        return [r for r in _records(line for line in file if b'"eval"' in line) if r.get("kind") == "eval"]
+
+
+def _records(lines: Sequence[bytes] | Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line.decode("utf-8", "replace"))
+        except json.JSONDecodeError:  # being written just now
+            continue
+
+
+def time_left(trained: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
+    """Seconds to the last step at the pace of the last twenty records; None if there is no pace yet."""
+    recent = [r for r in trained[-20:] if r.get("time") is not None]
+    if total is None or len(recent) < 2 or recent[-1]["step"] <= recent[0]["step"]:
+        return None
+    pace = (recent[-1]["time"] - recent[0]["time"]) / (recent[-1]["step"] - recent[0]["step"])
+    return max(0.0, (total - recent[-1]["step"]) * pace)
+
+
+# ---- scores
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is the better the smaller it is, by its name: losses, errors and counts of failures are."""
+    return any(word in metric for word in ("loss", "error", "failed"))
+
+
+def run_scores(run_dir: Path) -> dict[str, Score]:
+    """The scores of a run by metric.
+
+    `video_top1` is the best of all validations; `evaluation/video_top1` is that of the folder `evaluation`, or another
+    folder with a results.json in the run directory.
+    """
+    scores: dict[str, Score] = {}
+    for record in read_validations(run_dir):
+        for metric, value in _numbers(record, without=("step", "time")):
+            sign = -1 if lower_is_better(metric) else 1
+            if metric not in scores or sign * value > sign * scores[metric].value:
+                scores[metric] = Score(value, record.get("step"), "validation")
+    for path in sorted(run_dir.glob("*/results.json")):
+        results = json.loads(path.read_text("utf-8"))
+        for metric, value in _numbers(results, without=("step",)):
+            scores[f"{path.parent.name}/{metric}"] = Score(value, None, path.parent.name)
+    return scores
+
+
+def _numbers(record: Mapping[str, Any], *, without: Sequence[str]) -> Iterator[tuple[str, float]]:
+    for key, value in record.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if number and key not in without:
+            yield key, float(value)
