@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mvit_video.data.datasets.manifest import Manifest
     from mvit_video.data.datasets.sources import Source, Split
     from mvit_video.preparation.cost import Cost
-    from mvit_video.preparation.run import Plan
+    from mvit_video.preparation.pipeline import PreparePlan
 
 logger = logging.getLogger(__name__)
 _ASK_ABOVE_S = 600.0
@@ -32,8 +32,8 @@ def run(config: "Prepare") -> dict[str, Any] | None:
         RuntimeError: another run prepares to the same folder; or some videos are broken and strict=true.
     """
     from mvit_video import build
+    from mvit_video.preparation.pipeline import prepare_data_set
     from mvit_video.preparation.report import attention, summary_table
-    from mvit_video.preparation.run import prepare_data_set
 
     # Missing files are what this command is there to find: they are listed, and the training list stays as it is.
     if isinstance(config.data.source, dict):
@@ -91,11 +91,11 @@ def _splits(config: "Prepare", source: "Source") -> "list[Split]":
     return [split for split in known if source.has(split)]
 
 
-def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "Plan":
+def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "PreparePlan":
     """The options as the preparation takes them."""
-    from mvit_video.preparation.packing import Shards
+    from mvit_video.preparation.pipeline import PreparePlan
     from mvit_video.preparation.reencode import Encoding
-    from mvit_video.preparation.run import Plan
+    from mvit_video.preparation.split_packing import ShardOptions
 
     out = Path(config.out)
     encode, shards = config.reencode, config.shards
@@ -106,7 +106,7 @@ def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "Plan":
         preset=encode.preset,
         fastdecode=encode.fastdecode,
     )
-    return Plan(
+    return PreparePlan(
         out=out,
         verify=config.verify,  # type: ignore[arg-type]
         workers=config.workers or _cores(),
@@ -118,7 +118,7 @@ def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "Plan":
         encoding=encoding if encode.enabled else None,
         encode_folder=encode.folder or str(out / "videos"),
         encode_limit_s=encode.time_limit_s,
-        shards=Shards(folder=shards.folder or str(out / "shards"), max_bytes=int(shards.max_gb * 1e9))
+        shards=ShardOptions(folder=shards.folder or str(out / "shards"), max_bytes=int(shards.max_gb * 1e9))
         if shards.enabled
         else None,
         source_folders=[manifest.source for manifest in manifests.values() if os.path.isdir(manifest.source)],

@@ -26,7 +26,7 @@ from mvit_video.runtime import interruption
 from mvit_video.config import Data, Evaluate, Train
 from mvit_video.data.loading.batch import Batch, FrameOrder
 from mvit_video.data.sampling import ClipSampler
-from mvit_video.data.loading.dataset import Decoding, EvalDataset, TrainDataset
+from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, eval_loader
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.augmentation.mixing import Mixing
@@ -275,9 +275,9 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
     )
 
 
-def build_decoding(config: Train) -> Decoding:
+def build_decoding(config: Train) -> DecodeOptions:
     """How files are read, and where clips are made of their frames."""
-    return Decoding(
+    return DecodeOptions(
         backend=config.data.backend,  # type: ignore[arg-type]
         layout=config.data.layout,  # type: ignore[arg-type]
         device=config.augment.device,  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mvit_video.data.augmentation.device_augment import ClipSource, PackedClips
+from mvit_video.data.augmentation.clip_views import ClipSource, PackedClips
 
 FrameOrder = Literal["forward", "reversed", "shuffled"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mvit_video.data.augmentation.device_augment import pack
+from mvit_video.data.augmentation.clip_views import pack
 from mvit_video.data.datasets.shards import shard_order
-from mvit_video.data.loading import shared_bytes
+from mvit_video.data.loading import shared_memory
 from mvit_video.data.loading.batch import Batch, Sample
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
 from mvit_video.data.loading.workers import Workers, pinned
@@ -31,7 +31,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         clips, packed = torch.empty(0, dtype=torch.uint8), pack(sources)
     else:
         size = (int(counts.sum()), *samples[0].clips.shape[1:])
-        clips, packed = shared_bytes.empty(size), None
+        clips, packed = shared_memory.empty(size), None
         torch.cat([sample.clips for sample in samples], out=clips)
     return Batch(
         clips=clips,
@@ -72,7 +72,7 @@ def epoch_order(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
+class LoaderOptions:
     """How batches are made beside the training process.
 
     Attributes:
@@ -124,7 +124,7 @@ class TrainLoader:
         rank: this process.
         world_size: processes in the run.
         seed: key of the order, with the epoch.
-        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+        num_workers, pin_memory, prefetch, timeout_s: see LoaderOptions.
         shard_window: shards read at a time, if the videos lie in shards.
 
     Raises:
@@ -152,7 +152,9 @@ class TrainLoader:
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
-        self.loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+        self.loading = LoaderOptions(
+            num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s
+        )
         self.shard_window = shard_window
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -209,9 +211,9 @@ def eval_loader(
         clips_per_batch: clips a batch aims at; at least one video.
         rank: this process.
         world_size: processes in the run.
-        num_workers, pin_memory, prefetch, timeout_s: see Loading.
+        num_workers, pin_memory, prefetch, timeout_s: see LoaderOptions.
     """
-    loading = Loading(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
+    loading = LoaderOptions(num_workers=num_workers, pin_memory=pin_memory, prefetch=prefetch, timeout_s=timeout_s)
     videos = range(rank, len(dataset), world_size)
     size = max(1, clips_per_batch // dataset.num_views)
     return loading.batches(dataset, (list(videos[i : i + size]) for i in range(0, len(videos), size)))

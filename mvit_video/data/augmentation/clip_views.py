@@ -21,11 +21,11 @@ from mvit_video.data.augmentation.transforms import (
     short_side_size,
     uniform_crop_box,
 )
-from mvit_video.data.loading import shared_bytes
+from mvit_video.data.loading import shared_memory
 from mvit_video.video.yuv import YuvFrames
 
 Layout = Literal["rgb", "yuv420"]
-Where = Literal["worker", "model"]
+AugmentDevice = Literal["worker", "model"]
 Frames = torch.Tensor | YuvFrames  # uint8 (N, H, W, 3), or planes
 
 
@@ -174,7 +174,7 @@ def pack(sources: Sequence[ClipSource]) -> PackedClips:
     """Copy the frames of several videos into one buffer, shared if the process sends its results."""
     shapes = tuple(_shape(source) for source in sources)
     length = sum(torch.Size(size).numel() for shape in shapes for size in shape.sizes)
-    packed = PackedClips(shared_bytes.empty((length,)), shapes)
+    packed = PackedClips(shared_memory.empty((length,)), shapes)
     for source, place in zip(sources, packed.sources()):
         for tensor, target in zip(_tensors(source.frames), _tensors(place.frames)):
             target.copy_(tensor)
