@@ -83,7 +83,7 @@ def test_impossible_arguments(arguments, message):
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = (
         "import sys\n"
-        "from tests.preparation.test_workers import note_and_hang\n"
+        "from tests.preparation.test_isolated_workers import note_and_hang\n"
         "from mvit_video.preparation.isolated_workers import run_isolated\n"
         "if __name__ == '__main__':\n"
         "    list(run_isolated(note_and_hang, [sys.argv[1]], workers=1, time_limit_s=0))\n"
