@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, EvalView, Frames, Layout, eval_view
+from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, EvalView, Frames, eval_view
 from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
-from mvit_video.video.reader import Backend, VideoDecodeError, VideoReader
+from mvit_video.video.reader import Backend, Layout, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
 
 MAX_REPLACEMENTS = 20

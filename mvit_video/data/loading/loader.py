@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mvit_video.data.augmentation.clip_views import pack
 from mvit_video.data.datasets.shards import shard_order
 from mvit_video.data.loading import shared_memory
 from mvit_video.data.loading.batch import Batch, Sample
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
+from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.loading.workers import Workers, pinned
 
 TrainKey = tuple[int, int, int]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mvit_video.data.augmentation import image_ops, randaugment, transforms
-from mvit_video.data.augmentation.clip_views import ClipSource, EvalView, eval_view, pack
+from mvit_video.data.augmentation.clip_views import ClipSource, EvalView, eval_view
 from mvit_video.data.augmentation.randaugment import INCREASING_OPS, OPS, OpDraw, apply_ops, op_argument
 from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw, apply_view
 from mvit_video.data.datasets.manifest import Manifest
@@ -18,6 +18,7 @@ from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, collate, eval_loader
+from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.reader import VideoReader
 from mvit_video.video.yuv import YuvFrames
