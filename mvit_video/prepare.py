@@ -27,8 +27,8 @@ def run(config: "Prepare") -> dict[str, Any] | None:
     """
     from mvit_video.build.preparation import preparation_plan, prepared_manifests
     from mvit_video.build.video_classification import build_sampler
+    from mvit_video.preparation.pipeline import prepare_data_set
     from mvit_video.preparation.report import attention, summary_table
-    from mvit_video.preparation.run import prepare_data_set
 
     # Missing files are what this command is there to find: they are listed, and the training list stays as it is.
     if isinstance(config.data.source, dict):

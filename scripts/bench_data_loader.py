@@ -21,7 +21,7 @@ from mvit_video.data.datasets.index_file import IndexedVideo, write_index
 from mvit_video.data.datasets.indexed_manifest import IndexedManifest, from_index
 from mvit_video.data.loading.loader import TrainLoader, collate
 from mvit_video.distributed.process_group import World
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoReader, probe
 
 MOST_LINES = 480  # larger videos than those of the Kinetics copies people train on are left out
@@ -79,11 +79,11 @@ def indexed_set(paths: Sequence[Path], folder: Path, *, least: int) -> IndexedMa
     """The videos, repeated until there are `least`, behind an index file as `mvit_video.prepare` writes it."""
     videos = []
     for path in paths:
-        facts = path.stat()
+        file_stat = path.stat()
         with VideoReader(path) as video:
             frames = video.frame_index
         place = str(path.resolve())
-        videos.append(IndexedVideo(place, 0, facts.st_size, facts.st_mtime_ns, frames, bytes(16)))
+        videos.append(IndexedVideo(place, 0, file_stat.st_size, file_stat.st_mtime_ns, frames, bytes(16)))
     write_index(folder / "train.index", videos * -(-least // len(videos)), class_names=["any"], root=None)
     return from_index(folder / "train.index")
 
@@ -100,14 +100,14 @@ class Decoded:
     """Remembers which frames of which video were read while it is entered."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[Media | str, list[int]]] = []
+        self.requests: list[tuple[VideoLocation | str, list[int]]] = []
 
     def __enter__(self) -> "Decoded":
         made, read, read_yuv = VideoReader.__init__, VideoReader.read, VideoReader.read_yuv
-        videos: dict[int, Media] = {}
+        videos: dict[int, VideoLocation] = {}
         requests = self.requests
 
-        def init(reader: VideoReader, video: Media, **options: object) -> None:
+        def init(reader: VideoReader, video: VideoLocation, **options: object) -> None:
             videos[id(reader)] = video
             made(reader, video, **options)  # type: ignore[arg-type]
 
@@ -172,7 +172,7 @@ def _in_this_process(place: str, config: Train, manifest: IndexedManifest, *, ba
 
 
 def _once(
-    loader: TrainLoader, keys: Sequence[tuple[int, int, int]], requests: Sequence[tuple[Media | str, list[int]]]
+    loader: TrainLoader, keys: Sequence[tuple[int, int, int]], requests: Sequence[tuple[VideoLocation | str, list[int]]]
 ) -> tuple[float, float, float]:
     """CPU seconds of making a batch and of decoding its frames alone, and wall seconds of making it."""
     wall, start = time.perf_counter(), time.process_time()

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
-from mvit_video.video.backends import pyav_source
-from mvit_video.video.location import Media
+from mvit_video.video.backends import pyav_decoder
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoInfo, VideoReader
 
 Frames = npt.NDArray[np.uint8]
@@ -113,16 +113,18 @@ class File:
         self.path = str(path)
         self.name = path.name
         self.truth = Truth(path)
-        facts = os.stat(path)
+        file_stat = os.stat(path)
         with VideoReader(path) as video:
             index = video.frame_index
-        self.media = Media(name=self.path, url=self.path, size=facts.st_size, mtime_ns=facts.st_mtime_ns, index=index)
+        self.location = VideoLocation(
+            name=self.path, url=self.path, size=file_stat.st_size, mtime_ns=file_stat.st_mtime_ns, index=index
+        )
         self.mappings = _frame_mappings(self.path)
 
     @property
     def has_b_frames(self) -> bool:
         """Pictures are stored in another order than they are shown in."""
-        order = self.media.index.order if self.media.index else None
+        order = self.location.index.order if self.location.index else None
         return order is not None and bool((np.diff(order) < 0).any())
 
 
@@ -139,7 +141,7 @@ def _frame_mappings(path: str) -> str:
 
 
 def _ours_stored(file: File, request: Request) -> object:
-    with VideoReader(file.media) as video:
+    with VideoReader(file.location) as video:
         return video.read(request.frames)
 
 
@@ -149,12 +151,12 @@ def _ours_remembered(file: File, request: Request) -> object:
 
 
 def _ours_cold(file: File, request: Request) -> object:
-    pyav_source.clear_cache()
+    pyav_decoder.clear_cache()
     return _ours_remembered(file, request)
 
 
 def _ours_yuv(file: File, request: Request) -> object:
-    with VideoReader(file.media) as video:
+    with VideoReader(file.location) as video:
         return video.read_yuv(request.frames)
 
 
@@ -165,7 +167,7 @@ def centre_crop(info: VideoInfo) -> tuple[int, int, int, int]:
 
 
 def _ours_crop(file: File, request: Request) -> object:
-    with VideoReader(file.media) as video:
+    with VideoReader(file.location) as video:
         return video.read(request.frames, crop=centre_crop(video.info), size=(CROP_SIZE, CROP_SIZE))
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from bench_data_peers import CROP_SIZE, File, centre_crop
 
 from mvit_video.video import pictures
-from mvit_video.video.backends import pyav_source
+from mvit_video.video.backends import pyav_decoder
 from mvit_video.video.container import VideoFile
 from mvit_video.video.index import FrameIndex, plan
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoReader
 
 REPS = 3
@@ -96,7 +96,7 @@ def split_of(file: File, clips: Sequence[Sequence[int]]) -> Split:
     watch = Stopwatch()
     totals, colds, stages = [], [], []
     for frames in clips:
-        totals.append(min(_seconds(file.media, frames) for _ in range(REPS)))
+        totals.append(min(_seconds(file.location, frames) for _ in range(REPS)))
         colds.append(min(_seconds_cold(file.path, frames) for _ in range(REPS)))
         stages.append(_stages(watch, file, frames))
     split = Split(total=float(np.mean(totals)))
@@ -105,13 +105,13 @@ def split_of(file: File, clips: Sequence[Sequence[int]]) -> Split:
     known = ("open", "demux", "decode", "convert", "copy")
     split.seconds["rest"] = max(0.0, split.total - sum(split.seconds[stage] for stage in known))
     split.seconds["index, once"] = max(0.0, float(np.mean(colds)) - split.total)
-    assert file.media.index is not None
-    counts = [packets_of(file.media.index, frames) for frames in clips]
+    assert file.location.index is not None
+    counts = [packets_of(file.location.index, frames) for frames in clips]
     split.packets, split.fed = (float(np.mean(column)) for column in zip(*counts))
     return split
 
 
-def _seconds(video: Media | str, frames: Sequence[int]) -> float:
+def _seconds(video: VideoLocation | str, frames: Sequence[int]) -> float:
     start = time.process_time()
     with VideoReader(video) as reader:
         reader.read(frames)
@@ -119,7 +119,7 @@ def _seconds(video: Media | str, frames: Sequence[int]) -> float:
 
 
 def _seconds_cold(path: str, frames: Sequence[int]) -> float:
-    pyav_source.clear_cache()
+    pyav_decoder.clear_cache()
     return _seconds(path, frames)
 
 
@@ -138,11 +138,11 @@ def _stages(watch: Stopwatch, file: File, frames: Sequence[int]) -> dict[str, fl
     ):
         for _ in range(REPS):
             watch.taken()
-            with VideoReader(file.media) as reader:
+            with VideoReader(file.location) as reader:
                 reader.read(frames)
             seconds = watch.taken()
             seconds["copy"] = seconds.pop("draw", 0.0) - seconds.get("convert", 0.0)
-            with VideoReader(file.media) as reader:
+            with VideoReader(file.location) as reader:
                 reader.read(frames, crop=centre_crop(reader.info), size=(CROP_SIZE, CROP_SIZE))
             seconds["crop+resize"] = watch.taken().get("draw", 0.0)
             for stage, value in seconds.items():

@@ -35,7 +35,7 @@ import av
 import numpy as np
 import resident_memory
 
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoDecodeError, VideoReader
 
 logger = logging.getLogger("fuzz_decode")
@@ -156,10 +156,10 @@ def run_case(case: Case, truth: frozenset[bytes], path: Path, seed: int) -> Outc
     """Open and read a damaged file in all the ways there are."""
     path.write_bytes(case.data)
     rng = np.random.default_rng(seed)
-    place: str | Media = str(path)
+    place: str | VideoLocation = str(path)
     if rng.random() < 0.3:  # as a stretch of a larger file
         path.write_bytes(b"head" + case.data + b"tail")
-        place = Media(case.kind, str(path), 4, len(case.data))
+        place = VideoLocation(case.kind, str(path), 4, len(case.data))
     frames = other = differing = 0
     clips: list[tuple[Sequence[int], np.ndarray]] = []
     try:
@@ -195,7 +195,7 @@ def run_case(case: Case, truth: frozenset[bytes], path: Path, seed: int) -> Outc
 
 
 def count_differing(
-    place: str | Media, clips: Sequence[tuple[Sequence[int], np.ndarray]], truth: frozenset[bytes]
+    place: str | VideoLocation, clips: Sequence[tuple[Sequence[int], np.ndarray]], truth: frozenset[bytes]
 ) -> int:
     """Pictures that were right in `clips` and are not in a second reader, which works from the remembered index.
 
@@ -376,9 +376,9 @@ def leak(corpus: Corpus, folder: Path, *, opens: int, seed: int) -> Growth:
     for number in range(warm_up + opens):
         if number == warm_up:
             before = _held()
-        place = Media.of(str(paths[number % len(paths)]))
+        place = VideoLocation.of(str(paths[number % len(paths)]))
         if number % 3 == 0:
-            place = Media(place.name, f"file://{place.url}")
+            place = VideoLocation(place.name, f"file://{place.url}")
         try:
             with VideoReader(place, time_limit_s=READ_LIMIT_S) as video:
                 video.read(rng.integers(0, video.info.num_frames, 2).tolist())

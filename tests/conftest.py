@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from mvit_video.config import Evaluate, Train, config_dir, register
 from mvit_video.config.check import to_object
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
-from mvit_video.video.backends import pyav_source
+from mvit_video.video.backends import pyav_decoder
 from tests.paths import ROOT
 from tests.video_library import Library
 
@@ -82,6 +82,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 @pytest.fixture
 def fresh_cache() -> Iterator[None]:
     """No index is remembered from another test."""
-    pyav_source.clear_cache()
+    pyav_decoder.clear_cache()
     yield
-    pyav_source.clear_cache()
+    pyav_decoder.clear_cache()

@@ -1,4 +1,4 @@
-"""Preparing a data set: every video read once and judged, an index and a report written; re-encoding and packing.
+"""Preparing a data set: read every video once, write an index and a report; on request re-encode, and pack into shards.
 
-The command is mvit_video/prepare.py; `run.prepare_data_set` is the whole of it, the other modules are its steps.
+The command is mvit_video/prepare.py. `pipeline.prepare_data_set` is the whole of it; the other modules are its steps.
 """

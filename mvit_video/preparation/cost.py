@@ -58,7 +58,7 @@ class Cost:
         return lines
 
 
-def sample_places(todo: Sequence[int], count: int) -> list[int]:
+def sample_evenly(todo: Sequence[int], count: int) -> list[int]:
     """At most `count` of the places, spread evenly."""
     if len(todo) <= count:
         return list(todo)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.preparation import signature
+from mvit_video.preparation import perceptual_hash
 
 MOST_BITS = 6.0
 LEAST_FRAMES = 4
@@ -22,8 +22,8 @@ _CROWD = 256  # videos that share half a hash: something common, such as a title
 _BATCH = 2**18
 
 RULE = (
-    f"at least {LEAST_FRAMES} of {signature.FRAMES} frames at the same relative times show enough structure to be "
-    f"compared, their 64-bit difference hashes differ in at most {MOST_BITS:g} bits on average, and the durations "
+    f"at least {LEAST_FRAMES} of {perceptual_hash.FRAMES} frames at the same relative times show enough structure to "
+    f"be compared, their 64-bit difference hashes differ in at most {MOST_BITS:g} bits on average, and the durations "
     f"by at most {100 * (DURATION_RATIO - 1):.0f} %"
 )
 Words = npt.NDArray[np.uint64]
@@ -98,7 +98,7 @@ def _candidates(first: Words, second: Words) -> npt.NDArray[np.int64]:
     """Pairs that share half a hash of structure: int64 (pairs, 2), each once."""
     found = [np.zeros((0, 2), np.int64)]
     usable = _structured(first), _structured(second)
-    for place in range(signature.FRAMES):
+    for place in range(perceptual_hash.FRAMES):
         rows = np.flatnonzero(usable[0][:, place]), np.flatnonzero(usable[1][:, place])
         for shift in (0, 32):
             keys = [_half(words[r, place], shift) for words, r in zip((first, second), rows)]

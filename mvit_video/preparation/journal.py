@@ -20,7 +20,7 @@ from mvit_video.video.index_encoding import decode_frame_index, encode_frame_ind
 logger = logging.getLogger(__name__)
 VERSION = 1  # records of other versions are not used: they are read again
 Verify = Literal["decode", "index"]
-Verdict = Literal["ok", "partial", "broken", "missing", "killed", "timeout"]
+Status = Literal["ok", "partial", "broken", "missing", "killed", "timeout"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +47,12 @@ class Record:
     Attributes:
         state: the file as it was when it was read.
         verify: how far it was read: "decode" every frame, "index" its packets.
-        verdict: "ok"; "partial": sound up to a damage; "broken": cannot be read; "missing": no such file; "killed" and
+        status: "ok"; "partial": sound up to a damage; "broken": cannot be read; "missing": no such file; "killed" and
             "timeout": the process that read it died or took too long.
         reason: what is wrong, for people; empty for "ok".
         container: the demuxer's name.
         digest: SHA-256 of the bytes, hexadecimal; empty if they could not be read.
-        signature: of the pictures, see signature.py; empty without decoding.
+        signature: of the pictures, see perceptual_hash.py; empty without decoding.
         frames: the encoded FrameIndex in base 64; empty if there is none.
         num_frames, fps, height, width, codec, duration: as VideoInfo.
         seconds: wall-clock time it took.
@@ -62,7 +62,7 @@ class Record:
 
     state: FileState
     verify: Verify
-    verdict: Verdict
+    status: Status
     reason: str = ""
     container: str = ""
     digest: str = ""
@@ -90,7 +90,7 @@ class Record:
 
     def covers(self, verify: Verify) -> bool:
         """Whether this is as much as reading with `verify` would tell: what cannot be indexed cannot be decoded."""
-        return self.verify == "decode" or verify == "index" or self.verdict == "broken"
+        return self.verify == "decode" or verify == "index" or self.status == "broken"
 
     def to_json(self) -> str:
         """One line, without the line break."""
@@ -112,6 +112,8 @@ class Record:
                 return None
             state = FileState(**{f.name: content.pop(f.name) for f in fields(FileState)})
             written = content.pop("written")
+            if "verdict" in content:  # what the field was called once: hours of reading are not thrown away for a name
+                content["status"] = content.pop("verdict")
             return cls(state=state, written=FileState(**written) if written else None, **content)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no record: {line[:80]}") from error
@@ -122,7 +124,7 @@ def frames_text(index: FrameIndex) -> str:
     return base64.b64encode(encode_frame_index(index)).decode("ascii")
 
 
-def facts_of(index: FrameIndex) -> dict[str, Any]:
+def index_fields(index: FrameIndex) -> dict[str, Any]:
     """What a record says of the frames: the index, and what VideoInfo has of it."""
     info = asdict(index.info)
     return {"frames": frames_text(index), **info}

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 _LINE_EVERY_S = 10.0
 
 
-class Meter:
+class FileProgress:
     """Counts finished files and their bytes.
 
     Args:
@@ -80,11 +80,11 @@ def size_text(size: float) -> str:
 
 
 @contextmanager
-def meter(what: str, files: int) -> Iterator[Meter]:
-    """A meter while the work lasts."""
+def track_files(what: str, files: int) -> Iterator[FileProgress]:
+    """The progress while the work lasts."""
     console = rich.get_console()
     if not console.is_terminal:
-        yield Meter(what, files)
+        yield FileProgress(what, files)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -95,4 +95,4 @@ def meter(what: str, files: int) -> Iterator[Meter]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield Meter(what, files, progress)
+        yield FileProgress(what, files, progress)

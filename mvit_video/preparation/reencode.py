@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from mvit_video.preparation.journal import FileState, Record, facts_of
-from mvit_video.preparation.linear import decode_all, opened, ticks
+from mvit_video.preparation.full_decode import decode_all, open_packets, ticks
+from mvit_video.preparation.journal import FileState, Record, index_fields
 from mvit_video.video import x264
 from mvit_video.video.byte_source import locate
 from mvit_video.video.index import FrameIndex, Orientation, VideoDecodeError
 from mvit_video.video.index_builder import build_index
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.packets import PacketReader
 
 PRESETS = (
@@ -79,21 +79,21 @@ class EncodeTask:
     """A video to write again.
 
     Attributes:
-        media: the source.
+        location: the source.
         record: what reading it found.
         target: the file to write.
         encoding: how.
         max_pixels: the largest pictures (height * width) to accept.
     """
 
-    media: Media
+    location: VideoLocation
     record: Record
     target: str
     encoding: Encoding
     max_pixels: int
 
     def __str__(self) -> str:
-        return self.media.name
+        return self.location.name
 
 
 def output_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def encode_file(task: EncodeTask) -> Record:
     beside = target.with_name(f".{target.name}.tmp")  # one name, so that a killed run leaves nothing for good
     size = output_size(index.info.height, index.info.width, task.encoding.short_side)
     try:
-        with opened(locate(task.media), max_pixels=task.max_pixels) as reader:
+        with open_packets(locate(task.location), max_pixels=task.max_pixels) as reader:
             times = ticks(reader, index)
             try:
                 samples = _encode(reader, index, times, size, task.encoding, beside)
@@ -266,7 +266,7 @@ def _check(
     Raises:
         VideoDecodeError: it is not its source's equal.
     """
-    place = locate(Media.of(beside))
+    place = locate(VideoLocation.of(beside))
     ratios: dict[int, float] = {}
 
     def compare(number: int, frame: av.VideoFrame) -> None:
@@ -274,7 +274,7 @@ def _check(
             picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             ratios[number] = psnr(picture, samples[number])
 
-    with opened(place, max_pixels=task.max_pixels) as reader:
+    with open_packets(place, max_pixels=task.max_pixels) as reader:
         fresh = build_index(reader)
         problem = _difference(fresh, index, ticks(reader, fresh), times)
         if not problem:
@@ -284,7 +284,7 @@ def _check(
         if ratio < LEAST_PSNR:
             problem = f"frame {number} differs from its source: PSNR {ratio:.1f} dB, below {LEAST_PSNR:g}"
     if problem:
-        raise VideoDecodeError(task.media.name, f"the re-encoded file failed its check: {problem}")
+        raise VideoDecodeError(task.location.name, f"the re-encoded file failed its check: {problem}")
     return fresh, container
 
 
@@ -314,16 +314,16 @@ def steps(times: Sequence[int]) -> list[int]:
 
 
 def _record(task: EncodeTask, index: FrameIndex, container: str, target: Path) -> Record:
-    facts = target.stat()
+    file_stat = target.stat()
     with target.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return replace(
         task.record,
-        verdict="ok",
+        status="ok",
         reason="",
-        written=FileState(name=str(target.absolute()), size=facts.st_size, mtime_ns=facts.st_mtime_ns),
+        written=FileState(name=str(target.absolute()), size=file_stat.st_size, mtime_ns=file_stat.st_mtime_ns),
         recipe=task.encoding.recipe,
         container=container,
         digest=digest,
-        **facts_of(index),
+        **index_fields(index),
     )

@@ -3,18 +3,18 @@
 from collections.abc import Mapping, Sequence
 
 from mvit_video.preparation.progress import counted, hours, size_text
-from mvit_video.preparation.statistics import Facts
+from mvit_video.preparation.statistics import Statistics
 
 _SHOWN = 50  # of a list; report.json has all
 _BAR = 30
 
 
-def markdown(report: Facts) -> str:
+def markdown(report: Statistics) -> str:
     """report.md."""
     parts = [
         f"# Data set report\n\n{_summary(report)}",
         "## How to train with it\n\n" + _use(report),
-        *(_split(name, facts) for name, facts in report["splits"].items()),
+        *(_split(name, statistics) for name, statistics in report["splits"].items()),
         "## Problems\n\n" + _problems(report["problems"]),
         "## Duplicates\n\n" + _duplicates(report["duplicates"]),
         "## Videos of different splits that look the same\n\n" + _near(report["near_duplicates"]),
@@ -26,24 +26,24 @@ def markdown(report: Facts) -> str:
     return _printable("\n".join(parts))
 
 
-def summary_table(report: Facts) -> str:
+def summary_table(report: Statistics) -> str:
     """The end of the run: a row per split, and what needs attention."""
     head = ("split", "listed", "usable", "broken", "missing", "classes", "hours", "size", "median s", "median fps")
     rows = [head]
-    for name, facts in report["splits"].items():
-        bad = sum(count for verdict, count in facts["verdicts"].items() if verdict not in ("ok", "missing"))
+    for name, statistics in report["splits"].items():
+        bad = sum(count for status, count in statistics["statuses"].items() if status not in ("ok", "missing"))
         rows.append(
             (
                 name,
-                str(facts["listed"]),
-                str(facts["usable"]),
+                str(statistics["listed"]),
+                str(statistics["usable"]),
                 str(bad),
-                str(facts["verdicts"].get("missing", 0)),
-                str(facts["classes"]["number"]),
-                f"{facts['hours']:.2f}",
-                size_text(facts["bytes"]),
-                f"{facts['duration_s'].get('median', 0):g}",
-                f"{facts['fps'].get('median', 0):g}",
+                str(statistics["statuses"].get("missing", 0)),
+                str(statistics["classes"]["number"]),
+                f"{statistics['hours']:.2f}",
+                size_text(statistics["bytes"]),
+                f"{statistics['duration_s'].get('median', 0):g}",
+                f"{statistics['fps'].get('median', 0):g}",
             )
         )
     return _printable(aligned(rows))
@@ -58,15 +58,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def attention(report: Facts) -> list[str]:
+def attention(report: Statistics) -> list[str]:
     """Lines about what the user should look at; none if all is well."""
     lines = []
-    verdicts: dict[str, int] = {}
+    statuses: dict[str, int] = {}
     for problem in report["problems"]:
-        verdicts[problem["verdict"]] = verdicts.get(problem["verdict"], 0) + 1
-    if verdicts:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(verdicts.items()))
-        lines.append(f"problems with {counted(sum(verdicts.values()), 'video')}: {kinds}")
+        statuses[problem["status"]] = statuses.get(problem["status"], 0) + 1
+    if statuses:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(statuses.items()))
+        lines.append(f"problems with {counted(sum(statuses.values()), 'video')}: {kinds}")
     same, near = report["duplicates"], report["near_duplicates"]
     if same["across_splits"]:
         lines.append(f"in more than one split, byte for byte: {counted(same['across_splits'], 'video')}")
@@ -74,8 +74,8 @@ def attention(report: Facts) -> list[str]:
         lines.append(f"in more than one class, byte for byte: {counted(same['across_classes'], 'video')}")
     if near["pairs"]:
         lines.append(f"in different splits and looking the same: {counted(near['pairs'], 'pair')} of videos")
-    for name, facts in report["splits"].items():
-        empty = facts["classes"]["empty"]
+    for name, statistics in report["splits"].items():
+        empty = statistics["classes"]["empty"]
         if empty:
             lines.append(f"without a video in {name}: {counted(len(empty), 'class')} ({_some(empty, 3)})")
     if report["short"]["videos"]:
@@ -83,9 +83,9 @@ def attention(report: Facts) -> list[str]:
     return [_printable(line) for line in lines]
 
 
-def _summary(report: Facts) -> str:
+def _summary(report: Statistics) -> str:
     splits = report["splits"].values()
-    total = sum(facts["hours"] for facts in splits)
+    total = sum(statistics["hours"] for statistics in splits)
     lines = [
         f"Written {report['created']} by mvit_video {report['mvit_video']}. Verification: {report['verify']}"
         + (" (every frame decoded)." if report["verify"] == "decode" else " (packets read, pictures not decoded)."),
@@ -98,7 +98,7 @@ def _summary(report: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(report: Facts) -> str:
+def _use(report: Statistics) -> str:
     if not report["use"]:
         return "No split has a usable video.\n"
     return (
@@ -108,19 +108,19 @@ def _use(report: Facts) -> str:
     )
 
 
-def _split(name: str, facts: Facts) -> str:
-    classes = facts["classes"]
-    lines = [f"## Split {name}", "", f"Source: `{facts['source']}`", ""]
-    verdicts = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["verdicts"].items()) if count)
-    lines.append(f"{facts['listed']} listed, {facts['usable']} usable ({verdicts}).")
-    if facts["listed_more_than_once"]:
-        lines.append(f"{facts['listed_more_than_once']} entries repeat a file that is listed before.")
+def _split(name: str, statistics: Statistics) -> str:
+    classes = statistics["classes"]
+    lines = [f"## Split {name}", "", f"Source: `{statistics['source']}`", ""]
+    statuses = ", ".join(f"{count} {kind}" for kind, count in sorted(statistics["statuses"].items()) if count)
+    lines.append(f"{statistics['listed']} listed, {statistics['usable']} usable ({statuses}).")
+    if statistics["listed_more_than_once"]:
+        lines.append(f"{statistics['listed_more_than_once']} entries repeat a file that is listed before.")
     lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]
     for title, key in (
         ("videos per class", None), ("duration, s", "duration_s"), ("frames", "frames"), ("frames/s", "fps"),
         ("short side, pixels", "short_side"), ("file, bytes", "file_bytes"),
     ):  # fmt: skip
-        marks = (classes["videos"] if key is None else facts[key]).values()
+        marks = (classes["videos"] if key is None else statistics[key]).values()
         lines.append(f"| {title} | " + " | ".join(f"{mark:g}" for mark in marks) + " |")
     lines += [
         "",
@@ -132,7 +132,7 @@ def _split(name: str, facts: Facts) -> str:
         ("Durations, s", "duration_histogram"), ("Frame rates", "fps_histogram"), ("Picture sizes", "sizes"),
         ("Codecs", "codecs"), ("Containers", "containers"),
     ):  # fmt: skip
-        lines += ["", f"{title}:", "", "```", *_bars(facts[key]), "```"]
+        lines += ["", f"{title}:", "", "```", *_bars(statistics[key]), "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -147,44 +147,45 @@ def _bars(counts: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _problems(found: Sequence[Facts]) -> str:
+def _problems(found: Sequence[Statistics]) -> str:
     if not found:
         return "None.\n"
-    rows = ["| split | verdict | file | reason |", "|---|---|---|---|"]
+    rows = ["| split | status | file | reason |", "|---|---|---|---|"]
     for problem in found[:_SHOWN]:
-        cells = (problem["split"], problem["verdict"], f"`{problem['path']}`", problem["reason"])
+        cells = (problem["split"], problem["status"], f"`{problem['path']}`", problem["reason"])
         rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(rows) + _rest(len(found), "problems")
 
 
-def _duplicates(facts: Facts) -> str:
-    if not facts["groups"]:
+def _duplicates(statistics: Statistics) -> str:
+    if not statistics["groups"]:
         return "No two files have the same bytes.\n"
     lines = [
-        f"Byte for byte more than once: {counted(facts['groups'], 'video')} ({facts['extra_files']} too many in all); "
-        f"{facts['across_splits']} of them in more than one split, {facts['across_classes']} with more than one class.",
+        f"Byte for byte more than once: {counted(statistics['groups'], 'video')} "
+        f"({statistics['extra_files']} too many in all); {statistics['across_splits']} of them in more than one split, "
+        f"{statistics['across_classes']} with more than one class.",
         "",
     ]
-    for group in facts["list"][:_SHOWN]:
+    for group in statistics["list"][:_SHOWN]:
         lines.append("- " + "; ".join(_named(video) for video in group["videos"]))
-    return "\n".join(lines) + _rest(facts["groups"], "duplicates")
+    return "\n".join(lines) + _rest(statistics["groups"], "duplicates")
 
 
-def _near(facts: Facts) -> str:
-    lines = [f"Rule: {facts['rule']}. Found: {facts['pairs']}.", ""]
-    for pair in facts["list"][:_SHOWN]:
+def _near(statistics: Statistics) -> str:
+    lines = [f"Rule: {statistics['rule']}. Found: {statistics['pairs']}.", ""]
+    for pair in statistics["list"][:_SHOWN]:
         lines.append(f"- {pair['bits']:g} bits: " + "; ".join(_named(video) for video in pair["videos"]))
-    return "\n".join(lines) + _rest(facts["pairs"], "near_duplicates")
+    return "\n".join(lines) + _rest(statistics["pairs"], "near_duplicates")
 
 
-def _short(facts: Facts) -> str:
-    lines = [f"{facts['rule'].capitalize()}: {counted(facts['videos'], 'video')}.", ""]
-    for video in facts["list"][:_SHOWN]:
+def _short(statistics: Statistics) -> str:
+    lines = [f"{statistics['rule'].capitalize()}: {counted(statistics['videos'], 'video')}.", ""]
+    for video in statistics["list"][:_SHOWN]:
         lines.append(f"- {_named(video)}: {video['frames']} frames of {video['needed']:g}")
-    return "\n".join(lines) + _rest(facts["videos"], "short")
+    return "\n".join(lines) + _rest(statistics["videos"], "short")
 
 
-def _named(video: Facts) -> str:
+def _named(video: Statistics) -> str:
     return f"{video['split']} `{video['path']}` ({video['class']})"
 
 

@@ -11,15 +11,15 @@ import mvit_video
 from mvit_video.data.datasets.index_file import DIGEST_BYTES, IndexedVideo, write_index
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import statistics
-from mvit_video.preparation.collect import DataSet, Entry
-from mvit_video.preparation.folders import common_folder, is_within
-from mvit_video.preparation.journal import Record, Verdict
-from mvit_video.preparation.packing import PackedSplit
+from mvit_video.preparation.inventory import Inventory, SplitEntry
+from mvit_video.preparation.journal import Record, Status
+from mvit_video.preparation.output_paths import common_folder, is_within
 from mvit_video.preparation.report import markdown
-from mvit_video.preparation.statistics import Facts
+from mvit_video.preparation.split_packing import PackedSplit
+from mvit_video.preparation.statistics import Statistics
 from mvit_video.video.location import is_remote
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +32,29 @@ class Effort:
 
 
 def write_results(
-    data: DataSet,
+    data: Inventory,
     records: Mapping[int, Record],
     packed: Mapping[str, PackedSplit] | None,
     *,
     out: Path,
-    keep: frozenset[Verdict],
+    keep: frozenset[Status],
     sampler: ClipSampler,
     effort: Effort,
-) -> Facts:
+) -> Statistics:
     """Write indexes and reports; the content of report.json.
 
     Args:
         records: by item.
         packed: where the splits' videos are in shards; None for files.
         out: folder to write to.
-        keep: verdicts of the videos that are indexed.
+        keep: statuses of the videos that are indexed.
         sampler: how clips are taken.
         effort: what was done.
 
     Raises:
         ValueError: no split has a usable video; the report is written nevertheless.
     """
-    usable = {split: [e for e in entries if records[e.item].verdict in keep] for split, entries in data.entries.items()}
+    usable = {split: [e for e in entries if records[e.item].status in keep] for split, entries in data.entries.items()}
     indexes = {}
     for split, entries in usable.items():
         if entries:
@@ -72,14 +72,14 @@ def write_results(
 def _write_split(
     path: Path,
     split: str,
-    data: DataSet,
+    data: Inventory,
     records: Mapping[int, Record],
-    entries: Sequence[Entry],
+    entries: Sequence[SplitEntry],
     packed: PackedSplit | None,
 ) -> None:
     kept = {entry.item for entry in entries}
     left_out = [
-        (data.items[entry.item].media.name, records[entry.item].reason)
+        (data.items[entry.item].location.name, records[entry.item].reason)
         for entry in data.entries[split]
         if entry.item not in kept
     ]
@@ -90,7 +90,7 @@ def _write_split(
         videos = _members(entries, records, packed)
         write_index(path, videos, class_names=names, root=None, shards=shards, left_out=left_out)
         return
-    stretches = [data.items[item].media for item in sorted(kept) if _is_stretch(data, records, item)]
+    stretches = [data.items[item].location for item in sorted(kept) if _is_stretch(data, records, item)]
     if stretches:
         _write_stretches(path, data, records, entries, names, left_out)
         return
@@ -100,13 +100,13 @@ def _write_split(
     write_index(path, videos, class_names=names, root=None if inside else root, left_out=left_out)
 
 
-def _is_stretch(data: DataSet, records: Mapping[int, Record], item: int) -> bool:
+def _is_stretch(data: Inventory, records: Mapping[int, Record], item: int) -> bool:
     """Whether a video lies in a shard of the source, and was not written to a file of its own."""
-    media = data.items[item].media
-    return records[item].written is None and (media.start > 0 or media.size is not None)
+    location = data.items[item].location
+    return records[item].written is None and (location.start > 0 or location.size is not None)
 
 
-def _files(entries: Sequence[Entry], records: Mapping[int, Record], *, base: str | None) -> Iterator[IndexedVideo]:
+def _files(entries: Sequence[SplitEntry], records: Mapping[int, Record], *, base: str | None) -> Iterator[IndexedVideo]:
     """Videos that are files; relative to `base` if there is one."""
     for entry in entries:
         record = records[entry.item]
@@ -122,7 +122,9 @@ def _files(entries: Sequence[Entry], records: Mapping[int, Record], *, base: str
         )
 
 
-def _members(entries: Sequence[Entry], records: Mapping[int, Record], packed: PackedSplit) -> Iterator[IndexedVideo]:
+def _members(
+    entries: Sequence[SplitEntry], records: Mapping[int, Record], packed: PackedSplit
+) -> Iterator[IndexedVideo]:
     """Videos in the shards that were written."""
     for entry in entries:
         record = records[entry.item]
@@ -141,18 +143,22 @@ def _members(entries: Sequence[Entry], records: Mapping[int, Record], packed: Pa
 
 def _write_stretches(
     path: Path,
-    data: DataSet,
+    data: Inventory,
     records: Mapping[int, Record],
-    entries: Sequence[Entry],
+    entries: Sequence[SplitEntry],
     class_names: Sequence[str],
     left_out: Sequence[tuple[str, str]],
 ) -> None:
     """Index a source of shards anew, its videos where they are."""
-    shards = sorted({data.items[entry.item].media.url for entry in entries})
+    shards = sorted({data.items[entry.item].location.url for entry in entries})
     places: dict[int, tuple[int, int, str]] = {}
     for entry in entries:
-        media = data.items[entry.item].media
-        places[entry.item] = (shards.index(media.url), media.start, media.name.removeprefix(media.url + "/"))
+        location = data.items[entry.item].location
+        places[entry.item] = (
+            shards.index(location.url),
+            location.start,
+            location.name.removeprefix(location.url + "/"),
+        )
     videos = _members(entries, records, PackedSplit(tuple(shards), places))
     named = [_from(path.parent, shard) for shard in shards]
     write_index(path, videos, class_names=class_names, root=None, shards=named, left_out=left_out)
@@ -170,15 +176,15 @@ def _digest(record: Record) -> bytes:
 
 
 def _report(
-    data: DataSet,
+    data: Inventory,
     records: Mapping[int, Record],
-    usable: Mapping[str, Sequence[Entry]],
+    usable: Mapping[str, Sequence[SplitEntry]],
     packed: Mapping[str, PackedSplit] | None,
     indexes: Mapping[str, str],
     *,
     sampler: ClipSampler,
     effort: Effort,
-) -> Facts:
+) -> Statistics:
     written = [record for record in records.values() if record.written is not None]
     layout = "The videos stay where they are; the index refers to them."
     if written:
@@ -193,12 +199,12 @@ def _report(
         "read": effort.read,
         "known": effort.known,
         "seconds": round(effort.seconds, 1),
-        "splits": {split: statistics.split_facts(split, data, records, usable[split]) for split in data.entries},
+        "splits": {split: statistics.split_statistics(split, data, records, usable[split]) for split in data.entries},
         "problems": statistics.problems(data, records),
         "duplicates": statistics.duplicates(data, records),
         "near_duplicates": statistics.near_duplicates(data, records),
         "short": statistics.short_videos(data, records, usable, sampler),
-        "reencoding": _reencoding_facts(written),
+        "reencoding": _reencoding_statistics(written),
         "shards": None if packed is None else {s: f"{len(p.shards)} shards" for s, p in packed.items()},
         "indexes": dict(indexes),
         "layout": layout,
@@ -206,7 +212,7 @@ def _report(
     }
 
 
-def _reencoding_facts(written: Sequence[Record]) -> Facts | None:
+def _reencoding_statistics(written: Sequence[Record]) -> Statistics | None:
     if not written:
         return None
     before, after = sum(r.state.size for r in written), sum(r.file.size for r in written)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import av
 
-from mvit_video.preparation import signature
-from mvit_video.preparation.containers import missing_bytes
-from mvit_video.preparation.journal import FileState, Record, Verify, facts_of
-from mvit_video.preparation.linear import decode_all, opened
-from mvit_video.video.byte_source import Place, locate
+from mvit_video.preparation import perceptual_hash
+from mvit_video.preparation.full_decode import decode_all, open_packets
+from mvit_video.preparation.journal import FileState, Record, Verify, index_fields
+from mvit_video.preparation.truncation import missing_bytes
+from mvit_video.video.byte_source import ByteSource, locate
 from mvit_video.video.container import too_large
 from mvit_video.video.index import FrameIndex, VideoDecodeError
 from mvit_video.video.index_builder import build_index
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.packets import PacketReader
 
 _CHUNK = 2**20
@@ -25,85 +25,85 @@ _CHUNK = 2**20
 class ScanTask:
     """A file to read, how far to read it, and the largest pictures (height * width) to accept."""
 
-    media: Media
+    location: VideoLocation
     state: FileState
     verify: Verify
     max_pixels: int
 
     def __str__(self) -> str:
-        return self.media.name
+        return self.location.name
 
 
 def scan_file(task: ScanTask) -> Record:
     """Read a file: its bytes for the digest, its packets for the index, and, if asked to, every frame.
 
-    What is wrong with the file is the record's verdict; no error is raised for it.
+    What is wrong with the file is the record's status; no error is raised for it.
     """
     start = time.monotonic()
-    record = Record(state=task.state, verify=task.verify, verdict="ok")
+    record = Record(state=task.state, verify=task.verify, status="ok")
     try:
-        place = locate(task.media)
-        record = replace(record, digest=digest(place))
-        record = _read(place, record, task.max_pixels)
+        source = locate(task.location)
+        record = replace(record, digest=digest(source))
+        record = _read(source, record, task.max_pixels)
     except (VideoDecodeError, OSError) as error:
-        record = replace(record, verdict="broken", reason=_reason(error))
+        record = replace(record, status="broken", reason=_reason(error))
     return replace(record, seconds=round(time.monotonic() - start, 4))
 
 
-def _read(place: Place, record: Record, max_pixels: int) -> Record:
-    with opened(place, max_pixels=max_pixels) as reader:
+def _read(source: ByteSource, record: Record, max_pixels: int) -> Record:
+    with open_packets(source, max_pixels=max_pixels) as reader:
         index = build_index(reader)
         info = index.info
         if info.height * info.width > max_pixels:
-            raise too_large(place.name, info.height, info.width, max_pixels)
+            raise too_large(source.name, info.height, info.width, max_pixels)
         signed = look_at_all(reader, index) if record.verify == "decode" else ""
         container = reader.file.container
     damage = index.damage
-    if not damage and (missing := missing_bytes(place)):
+    if not damage and (missing := missing_bytes(source)):
         damage = f"the file ends {missing} bytes too early"
     reason = f"only its first {info.num_frames} frames can be read: {damage}" if damage else ""
     return replace(
         record,
-        verdict="partial" if reason else "ok",
+        status="partial" if reason else "ok",
         reason=reason,
         container=container,
         signature=signed,
-        **facts_of(index),
+        **index_fields(index),
     )
 
 
 def look_at_all(reader: PacketReader, index: FrameIndex) -> str:
     """Decode every frame; the signature. Raises VideoDecodeError where some do not decode."""
-    wanted = signature.signature_frames(index.info.num_frames)
+    wanted = perceptual_hash.signature_frames(index.info.num_frames)
     hashes: dict[int, int] = {}
 
     def on_frame(number: int, frame: av.VideoFrame) -> None:
         if number in wanted:
-            hashes[number] = signature.difference_hash(signature.luma(frame, index.orientation))
+            hashes[number] = perceptual_hash.difference_hash(perceptual_hash.luma(frame, index.orientation))
 
     try:
         decode_all(reader, index, on_frame)
     except VideoDecodeError:
         reader.reopen(forget=True)  # as a training does: once more, in FFmpeg's normal way
         decode_all(reader, index, on_frame)
-    return signature.to_text([hashes[number] for number in wanted])
+    return perceptual_hash.to_text([hashes[number] for number in wanted])
 
 
-def digest(place: Place) -> str:
+def digest(source: ByteSource) -> str:
     """SHA-256 of a video's bytes, hexadecimal."""
     sha = hashlib.sha256()
-    for chunk in _chunks(place):
+    for chunk in _chunks(source):
         sha.update(chunk)
     return sha.hexdigest()
 
 
-def _chunks(place: Place) -> Iterator[bytes]:
-    if place.data is not None:
-        yield place.data
+def _chunks(source: ByteSource) -> Iterator[bytes]:
+    if source.data is not None:
+        yield source.data
         return
-    with open(place.path, "rb") as stream:
-        stream.seek(place.start)
-        left = place.size
+    with open(source.path, "rb") as stream:
+        stream.seek(source.start)
+        left = source.size
         while left > 0 and (chunk := stream.read(min(_CHUNK, left))):
             yield chunk
             left -= len(chunk)

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 
 from mvit_video.data.sampling import ClipSampler, clip_span
-from mvit_video.preparation.collect import DataSet, Entry
 from mvit_video.preparation.duplicates import RULE, look_alikes, same_bytes
+from mvit_video.preparation.inventory import Inventory, SplitEntry
 from mvit_video.preparation.journal import Record
-from mvit_video.preparation.signature import from_texts
+from mvit_video.preparation.perceptual_hash import from_texts
 
-Facts = dict[str, Any]
+Statistics = dict[str, Any]
 MOST_SHOWN = 10_000  # of any list in report.json
 _DURATIONS = (1, 2, 5, 10, 20, 60, 300)  # s, edges of the histogram
 
 
-def split_facts(split: str, data: DataSet, records: Mapping[int, Record], usable: Sequence[Entry]) -> Facts:
+def split_statistics(
+    split: str, data: Inventory, records: Mapping[int, Record], usable: Sequence[SplitEntry]
+) -> Statistics:
     """Counts and distributions of one split.
 
     Args:
@@ -28,17 +30,17 @@ def split_facts(split: str, data: DataSet, records: Mapping[int, Record], usable
     manifest, entries = data.manifests[split], data.entries[split]
     counts = np.bincount([entry.label for entry in usable], minlength=manifest.num_classes)
     kept = [records[entry.item] for entry in usable]
-    verdicts: Counter[str] = Counter(records[entry.item].verdict for entry in entries)
-    verdicts += Counter(missing=len(manifest.missing))
+    statuses: Counter[str] = Counter(records[entry.item].status for entry in entries)
+    statuses += Counter(missing=len(manifest.missing))
     repeated = len(entries) - len({entry.item for entry in entries})
     return {
         "source": manifest.source,
         "listed": len(manifest) + len(manifest.missing),
         "looked_at": len(entries),
         "usable": len(usable),
-        "verdicts": dict(verdicts),
+        "statuses": dict(statuses),
         "listed_more_than_once": repeated,
-        "classes": _class_facts(counts, manifest.class_names),
+        "classes": _class_statistics(counts, manifest.class_names),
         "hours": sum(record.duration for record in kept) / 3600,
         "bytes": sum(record.file.size for record in kept),
         "duration_s": quantiles([record.duration for record in kept]),
@@ -54,7 +56,7 @@ def split_facts(split: str, data: DataSet, records: Mapping[int, Record], usable
     }
 
 
-def _class_facts(counts: np.ndarray, names: Sequence[str]) -> Facts:
+def _class_statistics(counts: np.ndarray, names: Sequence[str]) -> Statistics:
     order = np.argsort(counts, kind="stable")
     return {
         "number": len(names),
@@ -89,33 +91,33 @@ def most_common(values: Iterable[str], number: int = 12) -> dict[str, int]:
     return shown | ({"others": rest} if rest else {})
 
 
-def problems(data: DataSet, records: Mapping[int, Record]) -> list[Facts]:
+def problems(data: Inventory, records: Mapping[int, Record]) -> list[Statistics]:
     """Every entry that is not simply sound, with the reason."""
     found = []
     for split, entries in data.entries.items():
         names = data.manifests[split].class_names
         for entry in entries:
             record = records[entry.item]
-            if record.verdict != "ok":
+            if record.status != "ok":
                 found.append(
                     {
                         "split": split,
-                        "path": data.items[entry.item].media.name,
+                        "path": data.items[entry.item].location.name,
                         "class": names[entry.label],
-                        "verdict": record.verdict,
+                        "status": record.status,
                         "reason": record.reason,
                     }
                 )
         for path in data.manifests[split].missing:
-            found.append({"split": split, "path": path, "class": "", "verdict": "missing", "reason": "no such file"})
+            found.append({"split": split, "path": path, "class": "", "status": "missing", "reason": "no such file"})
     return found
 
 
-def duplicates(data: DataSet, records: Mapping[int, Record]) -> Facts:
+def duplicates(data: Inventory, records: Mapping[int, Record]) -> Statistics:
     """Files with the same bytes, within and across splits."""
     entries = [(split, entry) for split, listed in data.entries.items() for entry in listed]
     groups = same_bytes([records[entry.item].digest for _, entry in entries])
-    shown: list[Facts] = []
+    shown: list[Statistics] = []
     for group in groups:
         members = [entries[place] for place in group]
         splits = {split for split, _ in members}
@@ -137,10 +139,10 @@ def duplicates(data: DataSet, records: Mapping[int, Record]) -> Facts:
     }
 
 
-def near_duplicates(data: DataSet, records: Mapping[int, Record]) -> Facts:
+def near_duplicates(data: Inventory, records: Mapping[int, Record]) -> Statistics:
     """Videos of different splits that look the same without having the same bytes."""
     splits = list(data.entries)
-    pairs: list[Facts] = []
+    pairs: list[Statistics] = []
     for number, first in enumerate(splits):
         for second in splits[number + 1 :]:
             pairs += _look_alikes_between(data, records, first, second)
@@ -148,7 +150,7 @@ def near_duplicates(data: DataSet, records: Mapping[int, Record]) -> Facts:
     return {"rule": RULE, "pairs": len(pairs), "list": pairs[:MOST_SHOWN]}
 
 
-def _look_alikes_between(data: DataSet, records: Mapping[int, Record], first: str, second: str) -> list[Facts]:
+def _look_alikes_between(data: Inventory, records: Mapping[int, Record], first: str, second: str) -> list[Statistics]:
     known = [[e for e in data.entries[split] if records[e.item].signature] for split in (first, second)]
     words = [from_texts([records[e.item].signature for e in entries]) for entries in known]
     seconds = [[records[e.item].duration for e in entries] for entries in known]
@@ -160,14 +162,14 @@ def _look_alikes_between(data: DataSet, records: Mapping[int, Record], first: st
     return found
 
 
-def _named(data: DataSet, split: str, entry: Entry) -> Facts:
+def _named(data: Inventory, split: str, entry: SplitEntry) -> Statistics:
     name = data.manifests[split].class_names[entry.label]
-    return {"split": split, "path": data.items[entry.item].media.name, "class": name}
+    return {"split": split, "path": data.items[entry.item].location.name, "class": name}
 
 
 def short_videos(
-    data: DataSet, records: Mapping[int, Record], usable: Mapping[str, Sequence[Entry]], sampler: ClipSampler
-) -> Facts:
+    data: Inventory, records: Mapping[int, Record], usable: Mapping[str, Sequence[SplitEntry]], sampler: ClipSampler
+) -> Statistics:
     """Videos that have fewer frames than a clip spans: their last frame is repeated (mode "span"), or frames are."""
     found = []
     for split, entries in usable.items():

@@ -18,7 +18,7 @@ from mvit_video.data.augmentation.transforms import normalize_clips
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import EvalDataset
-from mvit_video.data.loading.loader import Loading, eval_loader
+from mvit_video.data.loading.loader import LoaderOptions, eval_loader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
@@ -134,7 +134,7 @@ class ViewEvaluation:
         loading: how batches are made beside the evaluating process.
     """
 
-    def __init__(self, dataset: EvalDataset, *, clips_per_batch: int, loading: Loading) -> None:
+    def __init__(self, dataset: EvalDataset, *, clips_per_batch: int, loading: LoaderOptions) -> None:
         self.dataset = dataset
         self.clips_per_batch = clips_per_batch
         self.loading = loading

@@ -154,7 +154,7 @@ def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:
 def _info(dataset: TrainDataset | EvalDataset, video: int) -> VideoInfo | None:
     """Properties of a video that was read already; None if it can no longer be."""
     try:
-        with VideoReader(dataset.manifest.media(video), backend=dataset.backend) as reader:
+        with VideoReader(dataset.manifest.location(video), backend=dataset.backend) as reader:
             return reader.info
     except VideoDecodeError as error:
         logger.warning("the frame numbers of %s stay unknown: %s", error.path, error.reason)

@@ -1,4 +1,4 @@
-"""From a `Media` to what can be opened: a file, a stretch of a local file, or bytes fetched through fsspec."""
+"""From a `VideoLocation` to what can be opened: a file, a stretch of a local file, or bytes fetched through fsspec."""
 
 import io
 import logging
@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, field
 
 from mvit_video.video.index import FrameIndex, VideoDecodeError
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 
 logger = logging.getLogger(__name__)
 
-PlaceKey = tuple[str, int, int, int]
-_told_of_change = False
+SourceKey = tuple[str, int, int, int]
+_warned_of_change = False
 
 
 class Deadline:
@@ -44,7 +44,7 @@ class Deadline:
 
 
 @dataclass(frozen=True)
-class Place:
+class ByteSource:
     """A video found: what to open, and what identifies its content.
 
     Attributes:
@@ -62,7 +62,7 @@ class Place:
     start: int
     size: int
     whole: bool
-    key: PlaceKey
+    key: SourceKey
     data: bytes | None = field(default=None, repr=False)
     index: FrameIndex | None = field(default=None, repr=False)
 
@@ -90,7 +90,7 @@ class Place:
             raise VideoDecodeError(self.name, f"cannot be read: {error.strerror or error}") from error
 
 
-def locate(media: Media) -> Place:
+def locate(location: VideoLocation) -> ByteSource:
     """Find a video and, if it is remote, fetch it.
 
     Raises:
@@ -98,29 +98,36 @@ def locate(media: Media) -> Place:
             stated stretch does.
         RuntimeError: a package that fsspec needs for the URL is not installed.
     """
-    if media.remote:
-        data = _fetch(media)
-        return Place(
-            media.name, "", 0, len(data), True, (media.url, media.start, len(data), 0), data=data, index=media.index
+    if location.remote:
+        data = _fetch(location)
+        return ByteSource(
+            location.name,
+            "",
+            0,
+            len(data),
+            True,
+            (location.url, location.start, len(data), 0),
+            data=data,
+            index=location.index,
         )
-    facts = _regular_file(media)
-    whole = media.start == 0 and (media.size in (None, facts.st_size) or media.mtime_ns is not None)
-    size = facts.st_size if whole else _checked_stretch(media, facts.st_size)
-    key = (media.url, media.start, size, facts.st_mtime_ns)
-    index = media.index
+    file_stat = _regular_file(location)
+    whole = location.start == 0 and (location.size in (None, file_stat.st_size) or location.mtime_ns is not None)
+    size = file_stat.st_size if whole else _checked_stretch(location, file_stat.st_size)
+    key = (location.url, location.start, size, file_stat.st_mtime_ns)
+    index = location.index
     if index is not None and whole:
-        same = media.size in (None, facts.st_size) and media.mtime_ns in (None, facts.st_mtime_ns)
+        same = location.size in (None, file_stat.st_size) and location.mtime_ns in (None, file_stat.st_mtime_ns)
         if not same:
-            tell_of_change(media.name)
+            warn_of_change(location.name)
             index = None
-    return Place(media.name, media.url, media.start, size, whole, key, index=index)
+    return ByteSource(location.name, location.url, location.start, size, whole, key, index=index)
 
 
-def tell_of_change(name: str) -> None:
+def warn_of_change(name: str) -> None:
     """Warn once per process that stored indexes are out of date."""
-    global _told_of_change
-    if not _told_of_change:
-        _told_of_change = True
+    global _warned_of_change
+    if not _warned_of_change:
+        _warned_of_change = True
         logger.warning(
             "%s has changed since it was indexed; it is indexed anew at every opening, as is any other such file "
             "(said once). Prepare the data set again.",
@@ -128,52 +135,53 @@ def tell_of_change(name: str) -> None:
         )
 
 
-def _regular_file(media: Media) -> os.stat_result:
+def _regular_file(location: VideoLocation) -> os.stat_result:
     try:
-        facts = os.stat(media.url)
+        file_stat = os.stat(location.url)
     except (OSError, ValueError) as error:
-        raise VideoDecodeError(media.name, getattr(error, "strerror", None) or str(error)) from error
-    if not stat.S_ISREG(facts.st_mode):
-        what = "a directory" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
-        raise VideoDecodeError(media.name, f"is {what}; give the path of a video file")
-    if facts.st_size == 0:
-        raise VideoDecodeError(media.name, "the file is empty (0 bytes)")
-    return facts
+        raise VideoDecodeError(location.name, getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(file_stat.st_mode):
+        what = "a directory" if stat.S_ISDIR(file_stat.st_mode) else "not a regular file"
+        raise VideoDecodeError(location.name, f"is {what}; give the path of a video file")
+    if file_stat.st_size == 0:
+        raise VideoDecodeError(location.name, "the file is empty (0 bytes)")
+    return file_stat
 
 
-def _checked_stretch(media: Media, file_size: int) -> int:
+def _checked_stretch(location: VideoLocation, file_size: int) -> int:
     """Bytes of a stretch of a larger file."""
-    size = file_size - media.start if media.size is None else media.size
-    if media.start < 0 or size <= 0:
-        raise VideoDecodeError(media.name, f"is empty: {size} bytes from byte {media.start} of {media.url}")
-    if media.start + size > file_size:
+    size = file_size - location.start if location.size is None else location.size
+    if location.start < 0 or size <= 0:
+        raise VideoDecodeError(location.name, f"is empty: {size} bytes from byte {location.start} of {location.url}")
+    if location.start + size > file_size:
         raise VideoDecodeError(
-            media.name,
-            f"bytes {media.start} to {media.start + size} of {media.url} are asked for, which has {file_size}; "
-            "is the copy complete?",
+            location.name,
+            f"bytes {location.start} to {location.start + size} of {location.url} are asked for, which has {file_size}"
+            "; is the copy complete?",
         )
     return size
 
 
-def _fetch(media: Media) -> bytes:
+def _fetch(location: VideoLocation) -> bytes:
     """Exactly the bytes of a remote video."""
     import fsspec  # optional, and slow to import
 
-    end = None if media.size is None else media.start + media.size
+    end = None if location.size is None else location.start + location.size
     try:
-        system, path = fsspec.core.url_to_fs(media.url)
+        system, path = fsspec.core.url_to_fs(location.url)
     except (ImportError, ValueError) as error:
-        raise RuntimeError(f"{media.url}: {error}") from error
+        raise RuntimeError(f"{location.url}: {error}") from error
     try:
-        data = system.cat_file(path, start=media.start or None, end=end)
+        data = system.cat_file(path, start=location.start or None, end=end)
     except Exception as error:  # every file system raises errors of its own
         raise VideoDecodeError(
-            media.name, f"{media.url} cannot be read: {str(error) or type(error).__name__}"
+            location.name, f"{location.url} cannot be read: {str(error) or type(error).__name__}"
         ) from error
     if not data:
-        raise VideoDecodeError(media.name, f"is empty: 0 bytes from byte {media.start} of {media.url}")
-    if media.size is not None and len(data) != media.size:
+        raise VideoDecodeError(location.name, f"is empty: 0 bytes from byte {location.start} of {location.url}")
+    if location.size is not None and len(data) != location.size:
         raise VideoDecodeError(
-            media.name, f"{media.size} bytes from byte {media.start} of {media.url} are asked for, it has {len(data)}"
+            location.name,
+            f"{location.size} bytes from byte {location.start} of {location.url} are asked for, it has {len(data)}",
         )
     return bytes(data)

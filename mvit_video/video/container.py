@@ -11,10 +11,10 @@ from av.bitstream import BitStreamFilterContext
 from av.buffer import Buffer
 from av.stream import Discard, Disposition
 
-from mvit_video.video.byte_source import Deadline, Place, locate
+from mvit_video.video.byte_source import ByteSource, Deadline, locate
 from mvit_video.video.codec_headers import PacketScanner
 from mvit_video.video.index import Orientation, PacketTable, VideoDecodeError, orientation_from_matrix
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 
 # Opening a file normally decodes about a dozen frames to guess what the decoder will find out anyway; no codec has the
 # name "none", so that this white list skips the guessing (0.3 ms instead of 2 to 40 ms).
@@ -48,7 +48,7 @@ class VideoFile:
     parallelism comes from loader workers.
 
     Args:
-        place: what to open, once it is located; or a path or a `Media`, which then is.
+        source: what to open, once it is located; or a path or a `VideoLocation`, which then is.
         max_pixels: pictures with more pixels are refused by the decoder before memory is taken.
         deadline: when to give up, by default never: checked between packets, and by FFmpeg while it opens and reads.
         mode: "quick" opens without looking into the stream; "probed" is FFmpeg's normal, slower way.
@@ -65,7 +65,7 @@ class VideoFile:
 
     def __init__(
         self,
-        place: Place | Media | str,
+        source: ByteSource | VideoLocation | str,
         *,
         max_pixels: int,
         deadline: Deadline | None = None,
@@ -73,12 +73,12 @@ class VideoFile:
         strict: bool = True,
         indexed: str = "",
     ) -> None:
-        if not isinstance(place, Place):
-            place = locate(Media.of(place))
-        self.name = place.name
+        if not isinstance(source, ByteSource):
+            source = locate(VideoLocation.of(source))
+        self.name = source.name
         self._max_pixels = max_pixels
-        self._deadline = deadline = deadline or Deadline(place.name, None)
-        target, protocols = place.target()
+        self._deadline = deadline = deadline or Deadline(source.name, None)
+        target, protocols = source.target()
         options = {"protocol_whitelist": protocols}
         options |= _QUICK if mode == "quick" else {"max_pixels": str(max_pixels)}
         demuxer = _DEMUXERS.get(os.path.splitext(self.name)[1].lower()) if mode == "quick" else None
@@ -275,7 +275,7 @@ class VideoFile:
                 packets.close()  # else PyAV keeps a packet for ever
 
     def packets(self) -> Iterator[av.Packet]:
-        """Non-empty packets from the current place on: the start, or where `seek` went.
+        """Non-empty packets from the current position on: the start, or where `seek` went.
 
         Raises:
             av.error.FFmpegError: the file is damaged here.

@@ -35,7 +35,7 @@ class VideoDecodeError(RuntimeError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts about one video stream.
+    """What is known of one video stream.
 
     Attributes:
         num_frames: frames that are shown when the file is played from start to end, edit lists applied.
@@ -139,7 +139,7 @@ class FrameIndex:
     """Everything needed to decode any set of frames of one file exactly.
 
     Attributes:
-        info: facts about the video.
+        info: what is known of the video.
         stream: number of the stream in its container.
         order: int32 (num_frames,), frame index -> packet position; None if only counting decoded frames is possible.
         anchor: int32 (packets,), position of the key frame from which a packet's picture can be decoded exactly.

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from mvit_video.video.index import FrameIndex
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is read through fsspec rather than from a local file."""
-    return "://" in place
+def is_remote(location: str) -> bool:
+    """Whether a location is read through fsspec rather than from a local file."""
+    return "://" in location
 
 
-def join_place(base: str, place: str) -> str:
+def join_location(base: str, location: str) -> str:
     """A path or URL that starts from the folder or URL `base` unless it is absolute."""
-    if not base or is_remote(place):
-        return place
-    return os.path.join(base, place) if place else base  # URLs join like POSIX paths
+    if not base or is_remote(location):
+        return location
+    return os.path.join(base, location) if location else base  # URLs join like POSIX paths
 
 
 @dataclass(frozen=True)
-class Media:
+class VideoLocation:
     """One video to decode.
 
     Attributes:
@@ -39,11 +39,11 @@ class Media:
     index: FrameIndex | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, place: "str | os.PathLike[str] | Media") -> "Media":
-        """`place` itself, or the whole file at a path or URL."""
-        if isinstance(place, Media):
-            return place
-        path = os.fspath(place)
+    def of(cls, location: "str | os.PathLike[str] | VideoLocation") -> "VideoLocation":
+        """`location` itself, or the whole file at a path or URL."""
+        if isinstance(location, VideoLocation):
+            return location
+        path = os.fspath(location)
         return cls(name=path, url=path)
 
     @property

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.video.byte_source import Deadline, Place
+from mvit_video.video.byte_source import ByteSource, Deadline
 from mvit_video.video.container import VideoFile
 from mvit_video.video.index import FrameIndex, PacketTable, VideoDecodeError, needs_unpacking, presentation_ranks
 
@@ -26,7 +26,7 @@ class PacketReader:
     """An open video whose packets can be had by position.
 
     Args:
-        place: the video.
+        source: the video.
         max_pixels: pictures with more pixels are refused.
         deadline: when to give up.
         index: of the video, if it is known.
@@ -35,9 +35,11 @@ class PacketReader:
         VideoDecodeError: it cannot be opened.
     """
 
-    def __init__(self, place: Place, *, max_pixels: int, deadline: Deadline, index: FrameIndex | None = None) -> None:
-        self.name = place.name
-        self._place = place
+    def __init__(
+        self, source: ByteSource, *, max_pixels: int, deadline: Deadline, index: FrameIndex | None = None
+    ) -> None:
+        self.name = source.name
+        self._source = source
         self._max_pixels = max_pixels
         self._deadline = deadline
         self._strict = True
@@ -62,7 +64,7 @@ class PacketReader:
 
     def _open(self, mode: Literal["quick", "probed"]) -> VideoFile:
         return VideoFile(
-            self._place,
+            self._source,
             max_pixels=self._max_pixels,
             deadline=self._deadline,
             mode=mode,
@@ -125,7 +127,7 @@ class PacketReader:
     def walk(self, first: int, last: int, *, index: FrameIndex | None) -> Iterator[tuple[int, av.Packet]]:
         """Packets at positions first..last with their positions, which also become their presentation times.
 
-        From memory if they are there; else after a seek, if `index` has times to find the place by; else from the
+        From memory if they are there; else after a seek, if `index` has times to find the position by; else from the
         start, by counting.
 
         Raises:
@@ -141,10 +143,10 @@ class PacketReader:
             return
         times = None if index is None else index.seek_times()
         numbered = index is not None and index.numbered
-        place, packets = (0, self._from_start()) if index is None or first == 0 else self._near(first, index)
-        expected: Iterable[int | None] = repeat(None) if times is None else times[place : last + 1].tolist()
+        start, packets = (0, self._from_start()) if index is None or first == 0 else self._near(first, index)
+        expected: Iterable[int | None] = repeat(None) if times is None else times[start : last + 1].tolist()
         self._next = _UNKNOWN
-        for position, (stamp, packet) in enumerate(zip(expected, packets), place):
+        for position, (stamp, packet) in enumerate(zip(expected, packets), start):
             if stamp is not None and (packet.dts if numbered else packet.pts) != stamp:
                 raise OutOfStepError
             if position >= first:
@@ -172,17 +174,17 @@ class PacketReader:
             yield from self._numbered(self._kept[first : last + 1], first, first, last)
         else:
             self._next = _UNKNOWN  # reading on from there is for those who do not filter
-            place, packets = self._near(first, index) if first else (0, self._from_start())
+            start, packets = self._near(first, index) if first else (0, self._from_start())
             if index.numbered:
-                packets = _in_step(packets, place)
+                packets = _in_step(packets, start)
             # Only now: the file may have been opened anew, and the filter must belong to that.
-            yield from self._numbered(self.file.unpacked(packets), place, first, last)
+            yield from self._numbered(self.file.unpacked(packets), start, first, last)
 
     def _numbered(
-        self, packets: Iterable[av.Packet], place: int, first: int, last: int
+        self, packets: Iterable[av.Packet], start: int, first: int, last: int
     ) -> Iterator[tuple[int, av.Packet]]:
-        """Positions first..last of `packets`, which start at position `place`."""
-        for position, packet in enumerate(packets, place):
+        """Positions first..last of `packets`, which start at position `start`."""
+        for position, packet in enumerate(packets, start):
             self._deadline.check()
             if position >= first:
                 packet.pts = position
@@ -192,7 +194,7 @@ class PacketReader:
         raise OutOfStepError
 
     def _near(self, first: int, index: FrameIndex) -> tuple[int, Iterator[av.Packet]]:
-        """The packets from `first` or some place before on, and that place."""
+        """The packets from `first` or some position before it on, and that position."""
         times = index.seek_times()
         if times is None:
             return 0, self._from_start()
@@ -204,10 +206,10 @@ class PacketReader:
             self.file.seek(int(times[target]))
             packets = self.file.packets()
             for packet in packets:
-                place = self._place_of(packet.dts if index.numbered else packet.pts, first, times)
-                if 0 <= place <= first:
-                    return place, _chain(packet, packets)
-                if place > first:
+                start = self._place_of(packet.dts if index.numbered else packet.pts, first, times)
+                if 0 <= start <= first:
+                    return start, _chain(packet, packets)
+                if start > first:
                     break
         return 0, self._from_start()
 
@@ -270,9 +272,9 @@ def ends_of(stamps: npt.NDArray[np.int64], order: npt.NDArray[np.int32]) -> tupl
     return int(stamps[order[0]]), int(stamps[order[-1]])
 
 
-def _in_step(packets: Iterable[av.Packet], place: int) -> Iterator[av.Packet]:
-    """The packets, whose decoding times must go up from `place` by ones."""
-    for position, packet in enumerate(packets, place):
+def _in_step(packets: Iterable[av.Packet], start: int) -> Iterator[av.Packet]:
+    """The packets, whose decoding times must go up from `start` by ones."""
+    for position, packet in enumerate(packets, start):
         if packet.dts != position:
             raise OutOfStepError
         yield packet

@@ -4,11 +4,12 @@
         clip = video.read(range(0, video.info.num_frames, 8))  # uint8 (N, H, W, 3)
 
 A video is a file, a stretch of a larger file (a member of a tar shard), or either of them behind any URL that fsspec
-reads; see `Media`.
+reads; see `VideoLocation`.
 
 The "pyav" backend returns the same frames as playing the video from start to end and counting, for every container and
-codec that FFmpeg plays: it indexes the file once (one demuxing pass, remembered per process, or had from the `Media`),
-decodes only what the asked frames need, names every decoded picture by its packet, and checks that all of them came.
+codec that FFmpeg plays: it indexes the file once (one demuxing pass, remembered per process, or had from the
+`VideoLocation`), decodes only what the asked frames need, names every decoded picture by its packet, and checks that
+all of them came.
 
 Two other backends are there for people who compare with them. They return other frames than those asked for, without
 saying so, on
@@ -34,12 +35,12 @@ from typing import Literal, Protocol, overload
 
 import torch
 
-from mvit_video.video.backends.decord_source import DecordSource
-from mvit_video.video.backends.pyav_source import PyAVSource
-from mvit_video.video.backends.torchcodec_source import TorchCodecSource
+from mvit_video.video.backends.decord_decoder import DecordDecoder
+from mvit_video.video.backends.pyav_decoder import PyAVDecoder
+from mvit_video.video.backends.torchcodec_decoder import TorchCodecDecoder
 from mvit_video.video.byte_source import Deadline, locate
 from mvit_video.video.index import FrameIndex, Orientation, VideoDecodeError, VideoInfo
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.pictures import Box, Canvas, RgbCanvas, YuvCanvas
 from mvit_video.video.yuv import YuvFrames
 
@@ -67,8 +68,8 @@ class VideoReader:
     """Frames of one video by index, in any order, repeats allowed.
 
     Args:
-        video: its path, or where it is (`Media`). The frame index of a `Media` spares the demuxing pass; it is not used
-            if the file has another size or modification time than when it was indexed.
+        video: its path, or where it is (`VideoLocation`). The frame index of a `VideoLocation` spares the demuxing
+            pass; it is not used if the file has another size or modification time than when it was indexed.
         backend: "pyav" (exact), "decord" or "torchcodec" (see the module's text for where they are not).
         max_pixels: videos with larger pictures (height * width) are refused before any is decoded.
         time_limit_s: seconds that opening, and each read, may take; None for no limit. It is looked at between packets
@@ -82,7 +83,7 @@ class VideoReader:
 
     def __init__(
         self,
-        video: Path | Media,
+        video: Path | VideoLocation,
         *,
         backend: Backend = "pyav",
         max_pixels: int = MAX_PIXELS,
@@ -96,17 +97,17 @@ class VideoReader:
             raise ValueError(f"time_limit_s={time_limit_s}: must be positive, or None for no limit")
         if time_limit_s is not None and backend != "pyav":
             raise ValueError(f"time_limit_s={time_limit_s}: backend {backend!r} cannot be stopped; use 'pyav'")
-        media = Media.of(video)
-        self._deadline = Deadline(media.name, time_limit_s)
-        place = locate(media)
+        location = VideoLocation.of(video)
+        self._deadline = Deadline(location.name, time_limit_s)
+        source = locate(location)
         self._deadline.check()
-        self._source: _Source
+        self._decoder: _Decoder
         if backend == "pyav":
-            self._source = PyAVSource(place, max_pixels=max_pixels, deadline=self._deadline)
+            self._decoder = PyAVDecoder(source, max_pixels=max_pixels, deadline=self._deadline)
         elif backend == "decord":
-            self._source = DecordSource(place, max_pixels=max_pixels)
+            self._decoder = DecordDecoder(source, max_pixels=max_pixels)
         else:
-            self._source = TorchCodecSource(place, max_pixels=max_pixels)
+            self._decoder = TorchCodecDecoder(source, max_pixels=max_pixels)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -118,24 +119,24 @@ class VideoReader:
 
     def close(self) -> None:
         """Release the file."""
-        self._source.close()
+        self._decoder.close()
 
     @property
     def info(self) -> VideoInfo:
-        """Facts about the video; num_frames counts what can be asked for."""
-        return self._source.info
+        """What is known of the video; num_frames counts what can be asked for."""
+        return self._decoder.info
 
     @property
     def damage(self) -> str:
         """Why only a first part of the file can be read; empty for a whole file and for other backends than "pyav"."""
-        return self._source.damage
+        return self._decoder.damage
 
     @property
     def frame_index(self) -> FrameIndex:
-        """The index, to be stored in a `Media`. ValueError for other backends than "pyav", which have none."""
-        if not isinstance(self._source, PyAVSource):
+        """The index, to be stored in a `VideoLocation`. ValueError for other backends than "pyav", which have none."""
+        if not isinstance(self._decoder, PyAVDecoder):
             raise ValueError("frame_index: only the backend 'pyav' makes one")
-        return self._source.index
+        return self._decoder.index
 
     def read(
         self,
@@ -164,18 +165,18 @@ class VideoReader:
             ValueError: no indices, a crop that is not inside the picture, or an empty size.
         """
         rows = self._rows(indices)
-        info, source = self.info, self._source
+        info, decoder = self.info, self._decoder
         part, (height, width) = None, (info.height, info.width)
         if crop is not None:
             box = Box.of(crop, height=height, width=width)
-            part = box.before(source.orientation, height=height, width=width)
+            part = box.before(decoder.orientation, height=height, width=width)
             height, width = box.height, box.width
         if size is not None:
             height, width = (operator.index(length) for length in size)
             if min(height, width) < 1:
                 raise ValueError(f"size={tuple(size)}: height and width must be positive")
         clip = torch.empty((len(indices), height, width, 3), dtype=torch.uint8)
-        canvas = RgbCanvas(clip.numpy(), coded=source.coded, orientation=source.orientation, part=part)
+        canvas = RgbCanvas(clip.numpy(), coded=decoder.coded, orientation=decoder.orientation, part=part)
         self._fill(rows, canvas, indices, clip)
         return clip
 
@@ -189,7 +190,7 @@ class VideoReader:
         Args, Raises: as for `read`.
         """
         rows = self._rows(indices)
-        canvas = YuvCanvas(len(indices), coded=self._source.coded, orientation=self._source.orientation)
+        canvas = YuvCanvas(len(indices), coded=self._decoder.coded, orientation=self._decoder.orientation)
         self._fill(rows, canvas, indices, canvas.y, canvas.uv)
         return canvas.frames()
 
@@ -220,7 +221,7 @@ class VideoReader:
         for frame in (min(wanted), max(wanted)):
             if not 0 <= frame < count:
                 tail = f" (damaged: {self.damage})" if self.damage else ""
-                raise VideoDecodeError(self._source.name, f"asked for frame {frame} of {count}{tail}")
+                raise VideoDecodeError(self._decoder.name, f"asked for frame {frame} of {count}{tail}")
         rows: dict[int, int] = {}
         for row, frame in enumerate(wanted):
             rows.setdefault(frame, row)
@@ -229,7 +230,7 @@ class VideoReader:
     def _fill(self, rows: Mapping[int, int], canvas: Canvas, indices: Sequence[int], *tensors: torch.Tensor) -> None:
         """Decode the distinct frames, and copy them to where they occur again."""
         self._deadline.restart()
-        self._source.fill(rows, canvas)
+        self._decoder.fill(rows, canvas)
         for row, frame in enumerate(indices):
             first = rows[operator.index(frame)]
             if first != row:
@@ -237,15 +238,15 @@ class VideoReader:
                     tensor[row] = tensor[first]
 
 
-def probe(video: Path | Media, *, time_limit_s: float | None = None) -> VideoInfo:
-    """Facts about a video: see VideoInfo. Raises VideoDecodeError."""
+def probe(video: Path | VideoLocation, *, time_limit_s: float | None = None) -> VideoInfo:
+    """What is known of a video: see VideoInfo. Raises VideoDecodeError."""
     with VideoReader(video, time_limit_s=time_limit_s) as reader:
         return reader.info
 
 
 @overload
 def read_frames(
-    video: Path | Media,
+    video: Path | VideoLocation,
     indices: Sequence[int],
     *,
     backend: Backend = ...,
@@ -258,7 +259,7 @@ def read_frames(
 
 @overload
 def read_frames(
-    video: Path | Media,
+    video: Path | VideoLocation,
     indices: Sequence[int],
     *,
     backend: Backend = ...,
@@ -268,7 +269,7 @@ def read_frames(
 
 
 def read_frames(
-    video: Path | Media,
+    video: Path | VideoLocation,
     indices: Sequence[int],
     *,
     backend: Backend = "pyav",
@@ -289,12 +290,12 @@ def read_frames(
         return reader.read(indices, crop=crop, size=size) if layout == "rgb" else reader.read_yuv(indices)
 
 
-class _Source(Protocol):
+class _Decoder(Protocol):
     """What a backend has to offer.
 
     Attributes:
         name: what errors call the video.
-        info: facts about it.
+        info: what is known of it.
         damage: why only a first part can be read, or "".
         coded: (height, width) of the pictures it draws.
         orientation: what turns those into the presented ones.

@@ -49,8 +49,8 @@ def test_a_list_with_everything_wrong(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     report = json.loads((out / "report.json").read_text())
-    verdicts = {Path(p["path"]).name: p["verdict"] for p in report["problems"]}
-    assert verdicts == {
+    statuses = {Path(p["path"]).name: p["status"] for p in report["problems"]}
+    assert statuses == {
         "empty.mp4": "broken", "text.mp4": "broken", "cut.mp4": "partial", "bad.mp4": "broken", "gone.mp4": "missing",
     }  # fmt: skip
     assert report["splits"]["train"]["usable"] == 4 and report["splits"]["val"]["usable"] == 3
@@ -189,8 +189,8 @@ def test_only_what_matters_is_printed_and_remote_files_are_prepared_as_local_one
         assert "shards:" in done.stderr and "optim:" not in done.stderr
         reports[kind] = json.loads((out / "report.json").read_text())
     local, remote = reports["local"], reports["remote"]
-    verdicts = {Path(p["path"]).name: p["verdict"] for p in remote["problems"]}
-    assert verdicts == {"text.mp4": "broken", "gone.mp4": "missing"}
+    statuses = {Path(p["path"]).name: p["status"] for p in remote["problems"]}
+    assert statuses == {"text.mp4": "broken", "gone.mp4": "missing"}
     for split in ("train", "val"):
         assert [remote["splits"][split][key] for key in ("listed", "usable")] == [
             local["splits"][split][key] for key in ("listed", "usable")
@@ -198,6 +198,6 @@ def test_only_what_matters_is_printed_and_remote_files_are_prepared_as_local_one
     clips = []
     for out in (tmp_path / "local", tmp_path / "remote"):
         manifest = from_index(out / "train.index")
-        clips.append([read_frames(manifest.media(index), [0, 3]) for index in range(len(manifest))])
+        clips.append([read_frames(manifest.location(index), [0, 3]) for index in range(len(manifest))])
     assert len(clips[0]) == len(clips[1]) == 3
     assert all(torch.equal(one, other) for one, other in zip(*clips))

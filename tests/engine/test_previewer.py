@@ -20,7 +20,7 @@ from mvit_video.build.video_classification import (
 )
 from mvit_video.config import Train
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.loading.loader import Loading, TrainLoader, collate
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, collate
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.contact_sheet import denormalize_clips
 from mvit_video.engine.preview import Item, Look, Section, make_sheet, paginate, write_preview
@@ -325,7 +325,7 @@ def test_unreadable_everything_is_an_error(tmp_path) -> None:
         seed=0,
     )
     loader = TrainLoader(
-        dataset, batch_size=1, accumulate=1, rank=0, world_size=1, seed=0, loading=Loading(num_workers=0)
+        dataset, batch_size=1, accumulate=1, rank=0, world_size=1, seed=0, loading=LoaderOptions(num_workers=0)
     )
     with pytest.raises(VideoDecodeError, match="replacements failed too"):
         training_clips(

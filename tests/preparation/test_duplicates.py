@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mvit_video.preparation.duplicates import look_alikes, mean_bits, same_bytes
-from mvit_video.preparation.signature import difference_hash, field_means, from_texts, signature_frames, to_text
+from mvit_video.preparation.perceptual_hash import difference_hash, field_means, from_texts, signature_frames, to_text
 from tests.preparation.test_scan import scanned
 from tests.preparation.videos import write_video
 

@@ -8,7 +8,7 @@ import pytest
 from mvit_video.preparation.journal import FileState, Journal, Record
 
 STATE = FileState(name="/v/a.mp4", size=10, mtime_ns=5)
-RECORD = Record(state=STATE, verify="decode", verdict="ok", digest="ab", num_frames=7, fps=29.97, seconds=0.25)
+RECORD = Record(state=STATE, verify="decode", status="ok", digest="ab", num_frames=7, fps=29.97, seconds=0.25)
 
 
 def test_records_come_back_as_they_were(tmp_path):
@@ -49,6 +49,15 @@ def test_a_torn_line_costs_one_record(tmp_path):
         assert journal.find(STATE) == RECORD
 
 
+def test_records_of_earlier_releases_call_the_status_a_verdict(tmp_path):
+    path = tmp_path / "j"
+    old = json.loads(dataclasses.replace(RECORD, status="partial").to_json())
+    old["verdict"] = old.pop("status")
+    path.write_text(json.dumps(old) + "\n")
+    with Journal(path) as journal:
+        assert journal.find(STATE) == dataclasses.replace(RECORD, status="partial")
+
+
 def test_lines_of_other_programs_and_versions_are_passed_over(tmp_path):
     path = tmp_path / "j"
     old = json.loads(RECORD.to_json()) | {"version": 0}
@@ -61,5 +70,5 @@ def test_decoding_covers_indexing_and_not_the_other_way_round():
     indexed = dataclasses.replace(RECORD, verify="index")
     assert RECORD.covers("decode") and RECORD.covers("index") and indexed.covers("index")
     assert not indexed.covers("decode")
-    assert dataclasses.replace(indexed, verdict="broken").covers("decode")
-    assert not dataclasses.replace(indexed, verdict="timeout").covers("decode")
+    assert dataclasses.replace(indexed, status="broken").covers("decode")
+    assert not dataclasses.replace(indexed, status="timeout").covers("decode")

@@ -13,7 +13,7 @@ from mvit_video.preparation import reencode
 from mvit_video.preparation.journal import Record
 from mvit_video.preparation.reencode import EncodeTask, Encoding, compared_frames, encode_file, output_size, psnr
 from mvit_video.video.index import VideoDecodeError
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoReader
 from tests.preparation.test_scan import scanned
 from tests.preparation.videos import rotate, write_video
@@ -24,8 +24,8 @@ SMALL = Encoding(short_side=32, gop=4, preset="ultrafast", crf=18)
 def encoded(path: Path, encoding: Encoding = SMALL) -> tuple[Record, Path]:
     target = path.parent / "out" / "deep" / (path.stem + ".mp4")
     record = scanned(path)
-    assert record.verdict == "ok", record.reason
-    return encode_file(EncodeTask(Media.of(path), record, str(target), encoding, 10**6)), target
+    assert record.status == "ok", record.reason
+    return encode_file(EncodeTask(VideoLocation.of(path), record, str(target), encoding, 10**6)), target
 
 
 def times(path: Path) -> list[Fraction]:
@@ -46,7 +46,7 @@ def mean_difference(first: Path, second: Path) -> float:
 def test_the_same_frames_at_the_same_times(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=23, fps=30, options={"bf": "2"})
     record, target = encoded(path)
-    assert (record.verdict, record.num_frames, record.height, record.width, record.codec) == ("ok", 23, 32, 42, "h264")
+    assert (record.status, record.num_frames, record.height, record.width, record.codec) == ("ok", 23, 32, 42, "h264")
     assert times(target) == times(path)
     assert mean_difference(target, path) < 4
     assert record.fps == pytest.approx(30)
@@ -173,7 +173,7 @@ def test_a_source_that_does_not_decode_leaves_nothing(tmp_path):
     record = scanned(path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(VideoDecodeError):
-        encode_file(EncodeTask(Media.of(path), record, str(tmp_path / "out" / "a.mp4"), SMALL, 10**6))
+        encode_file(EncodeTask(VideoLocation.of(path), record, str(tmp_path / "out" / "a.mp4"), SMALL, 10**6))
     assert os.listdir(tmp_path / "out") == []
 
 

@@ -8,25 +8,25 @@ import av
 import numpy as np
 import pytest
 
-from mvit_video.preparation.collect import look_up
+from mvit_video.preparation.full_decode import describe_lost
+from mvit_video.preparation.inventory import look_up
 from mvit_video.preparation.journal import Record
-from mvit_video.preparation.linear import describe_lost
 from mvit_video.preparation.scan import ScanTask, scan_file
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoReader
 from tests.preparation.videos import damage, rotate, truncate, write_video
 
 
-def scanned(media: Media | Path, verify: str = "decode", max_pixels: int = 10**6) -> Record:
-    (item,) = look_up([Media.of(media)])
+def scanned(location: VideoLocation | Path, verify: str = "decode", max_pixels: int = 10**6) -> Record:
+    (item,) = look_up([VideoLocation.of(location)])
     assert item.state is not None, item.problem
-    return scan_file(ScanTask(item.media, item.state, verify, max_pixels))
+    return scan_file(ScanTask(item.location, item.state, verify, max_pixels))
 
 
 def test_a_sound_file(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=13, fps=10, options={"bf": "2"})
     record = scanned(path)
-    assert (record.verdict, record.reason) == ("ok", "")
+    assert (record.status, record.reason) == ("ok", "")
     assert (record.num_frames, record.fps, record.height, record.width, record.codec) == (13, 10.0, 48, 64, "h264")
     assert record.duration == pytest.approx(1.3)
     assert record.container == "mov,mp4,m4a,3gp,3g2,mj2"
@@ -43,17 +43,17 @@ def test_reading_packets_alone_decodes_no_pictures(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=24, options={"g": "24"})
     damage(path, at=0.5)
     record = scanned(path, "index")
-    assert (record.verdict, record.num_frames, record.signature) == ("ok", 24, "")
-    assert scanned(path, "decode").verdict == "broken"
+    assert (record.status, record.num_frames, record.signature) == ("ok", 24, "")
+    assert scanned(path, "decode").status == "broken"
 
 
 def test_a_stretch_of_a_larger_file_is_read_as_the_file_itself(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     content = path.read_bytes()
     (tmp_path / "all.bin").write_bytes(b"x" * 1000 + content + b"y" * 500)
-    part = Media("all.bin/a.mp4", str(tmp_path / "all.bin"), start=1000, size=len(content))
+    part = VideoLocation("all.bin/a.mp4", str(tmp_path / "all.bin"), start=1000, size=len(content))
     whole, stretch = scanned(path), scanned(part)
-    assert stretch.verdict == "ok"
+    assert stretch.status == "ok"
     assert (stretch.digest, stretch.signature, stretch.frames) == (whole.digest, whole.signature, whole.frames)
     assert (stretch.state.start, stretch.state.size) == (1000, len(content))
 
@@ -82,7 +82,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
 def test_broken_files(tmp_path, kind):
     path, reason = broken_files(tmp_path)[kind]
     record = scanned(path)
-    assert record.verdict == "broken"
+    assert record.status == "broken"
     assert re.search(reason, record.reason), record.reason
     assert record.frames == record.signature == ""
 
@@ -91,7 +91,7 @@ def test_a_file_whose_end_is_missing_is_readable_up_to_there(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=40, options={"g": "8", "bf": "0"})
     truncate(path, 0.7)
     record = scanned(path)
-    assert record.verdict == "partial"
+    assert record.status == "partial"
     assert 8 <= record.num_frames < 40
     assert record.reason.startswith(f"only its first {record.num_frames} frames can be read: ")
 
@@ -105,11 +105,11 @@ def test_a_copy_that_broke_off_is_noticed_where_the_demuxer_says_nothing(tmp_pat
         path.write_bytes(content)
     else:
         write_video(path.with_suffix(".mkv"), frames=40, options={"g": "8", "bf": "0"}).rename(path)
-    assert scanned(path).verdict == "ok"
+    assert scanned(path).status == "ok"
     whole = path.stat().st_size
     truncate(path, 0.75)
     record = scanned(path)
-    assert record.verdict == "partial" and 0 < record.num_frames < 40
+    assert record.status == "partial" and 0 < record.num_frames < 40
     lost = whole - path.stat().st_size
     assert f"the file ends {lost} bytes too early" in record.reason or name == "fragmented.mp4", record.reason
 
@@ -131,7 +131,7 @@ def broken_off(path: Path) -> bytes:
 def test_pictures_that_are_too_large(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     record = scanned(path, max_pixels=1000)
-    assert record.verdict == "broken"
+    assert record.status == "broken"
     assert record.reason == "pictures of 64x48 exceed max_pixels=1000; raise it to read them"
 
 
@@ -146,7 +146,7 @@ def test_the_signature_is_of_the_presented_picture(tmp_path):
     ("absent.mp4", "No such file or directory"), ("", "is a directory"),
 ])  # fmt: skip
 def test_what_is_no_file_is_not_read_at_all(tmp_path, place, problem):
-    (item,) = look_up([Media.of(tmp_path / place)])
+    (item,) = look_up([VideoLocation.of(tmp_path / place)])
     assert (item.state, item.problem, item.size) == (None, problem, 0)
 
 

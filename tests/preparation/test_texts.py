@@ -6,14 +6,14 @@ import pytest
 
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
-from mvit_video.preparation.collect import chosen
-from mvit_video.preparation.cost import Cost, check_disk, extrapolate, free_bytes, sample_places
-from mvit_video.preparation.folders import check_apart, common_folder, mirrored
-from mvit_video.preparation.pack import Member, member_name, plan_shards, unique_names
-from mvit_video.preparation.progress import Meter, counted, hours, progress_line, size_text
+from mvit_video.preparation.cost import Cost, check_disk, extrapolate, free_bytes, sample_evenly
+from mvit_video.preparation.inventory import evenly_spaced
+from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
+from mvit_video.preparation.progress import FileProgress, counted, hours, progress_line, size_text
 from mvit_video.preparation.report import aligned
+from mvit_video.preparation.shard_writing import ShardMember, member_name, plan_shards, unique_names
 from mvit_video.preparation.statistics import frames_needed, histogram, most_common, quantiles, span_rule
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 
 
 def test_numbers_in_words():
@@ -36,11 +36,11 @@ def test_progress_in_words():
 def test_progress_is_logged_now_and_then(monkeypatch, caplog):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    meter = Meter("reading", 100)
+    progress = FileProgress("reading", 100)
     now[0] = 300.0  # the workers start: no rate can be told from that
     with caplog.at_level("INFO"):
         for _ in range(12):
-            meter.advance(10**6)
+            progress.advance(10**6)
             now[0] += 1.0
     assert [record.message for record in caplog.records] == [
         "reading: 11 of 100 files, 1.0 files/s, 1.0 MB/s, 1 min 29 s left"
@@ -63,8 +63,8 @@ def test_cost_in_words(tmp_path, monkeypatch):
 
 
 def test_samples_and_what_follows_from_them():
-    assert sample_places([3, 5, 7], 8) == [3, 5, 7]
-    assert sample_places(list(range(100)), 4) == [12, 37, 62, 87]
+    assert sample_evenly([3, 5, 7], 8) == [3, 5, 7]
+    assert sample_evenly(list(range(100)), 4) == [12, 37, 62, 87]
     assert extrapolate(2.0, sample_bytes=10, total_bytes=100) == 20.0
     assert extrapolate(2.0, sample_bytes=0, total_bytes=100) == 2.0
 
@@ -78,8 +78,10 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path):
 
 
 def test_a_part_of_a_split_is_spread_over_it():
-    assert list(chosen(10, None)) == list(range(10)) == list(chosen(10, 10)) == list(chosen(10, 99))
-    assert chosen(10, 4) == [0, 2, 5, 7]
+    assert (
+        list(evenly_spaced(10, None)) == list(range(10)) == list(evenly_spaced(10, 10)) == list(evenly_spaced(10, 99))
+    )
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
 
 
 def test_mirrored_paths():
@@ -132,7 +134,7 @@ def test_names_in_shards():
 
 
 def test_videos_are_spread_over_shards_once_and_for_all():
-    members = [Member(f"{i}.mp4", Media.of(f"/d/{i}.mp4"), 100_000, 0, "") for i in range(50)]
+    members = [ShardMember(f"{i}.mp4", VideoLocation.of(f"/d/{i}.mp4"), 100_000, 0, "") for i in range(50)]
     shards = plan_shards("train", members, folder="/s", max_bytes=1_100_000)
     assert [len(shard.members) for shard in shards] == [10] * 5
     assert sorted(member.name for shard in shards for member in shard.members) == sorted(m.name for m in members)
@@ -140,7 +142,7 @@ def test_videos_are_spread_over_shards_once_and_for_all():
     assert [m.name for m in shards[0].members] != [m.name for m in members[:10]]  # shuffled
     assert shards == plan_shards("train", members, folder="/s", max_bytes=1_100_000)
     assert len({shard.key for shard in shards}) == 5
-    larger = [Member("big.mp4", Media.of("/d/big.mp4"), 10**9, 0, ""), *members]
+    larger = [ShardMember("big.mp4", VideoLocation.of("/d/big.mp4"), 10**9, 0, ""), *members]
     assert max(len(shard.members) for shard in plan_shards("train", larger, folder="/s", max_bytes=10**6)) == 9
     assert plan_shards("train", [], folder="/s", max_bytes=1) == []
 

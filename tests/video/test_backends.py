@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import Backend, VideoDecodeError, VideoInfo, VideoReader, read_frames
 from tests.video_library import Library
 
@@ -57,8 +57,8 @@ class TestReal:
         data = library.path("gop12.mp4").read_bytes()
         (tmp_path / "shard.tar").write_bytes(b"head" + data + b"tail")
         fsspec.filesystem("memory").pipe_file("/one.mp4", data)
-        for media in (Media("m", str(tmp_path / "shard.tar"), 4, len(data)), "memory://one.mp4"):
-            clip = read_frames(media, [41], backend=backend)
+        for location in (VideoLocation("m", str(tmp_path / "shard.tar"), 4, len(data)), "memory://one.mp4"):
+            clip = read_frames(location, [41], backend=backend)
             assert np.array_equal(clip.numpy(), library.truth("gop12.mp4")[[41]])
 
     def test_errors(self, library: Library, tmp_path: Path, backend: Backend) -> None:
@@ -121,7 +121,7 @@ class TestTorchCodecAdapter:
     def test_stretch_comes_as_bytes(self, library: Library, tmp_path: Path, torchcodec: type[FakeTorchCodec]) -> None:
         data = library.path("gop12.mp4").read_bytes()
         (tmp_path / "shard.tar").write_bytes(b"head" + data + b"tail")
-        read_frames(Media("m", str(tmp_path / "shard.tar"), 4, len(data)), [1], backend="torchcodec")
+        read_frames(VideoLocation("m", str(tmp_path / "shard.tar"), 4, len(data)), [1], backend="torchcodec")
         assert torchcodec.made[0]["source"] == data
 
     def test_failures(
@@ -206,8 +206,8 @@ class TestDecordAdapter:
         decord = FakeDecord()
         monkeypatch.setitem(sys.modules, "decord", decord)
         path = library.path("gop12.mp4")
-        media = Media("m", str(path), size=path.stat().st_size)
-        VideoReader(dataclasses.replace(media, url=path.as_uri()), backend="decord").close()
+        location = VideoLocation("m", str(path), size=path.stat().st_size)
+        VideoReader(dataclasses.replace(location, url=path.as_uri()), backend="decord").close()
         (source,) = decord.sources
         assert isinstance(source, io.BytesIO) and source.read() == path.read_bytes()
 

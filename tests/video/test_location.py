@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mvit_video.video.location import Media, join_place
+from mvit_video.video.location import VideoLocation, join_location
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ from mvit_video.video.location import Media, join_place
     ],
 )
 def test_places_start_from_a_folder_or_url(base: str, place: str, expected: str) -> None:
-    assert join_place(base, place) == expected
+    assert join_location(base, place) == expected
 
 
 def test_media_of_a_path_is_the_whole_file() -> None:
-    media = Media.of(Path("x") / "a.mp4")
-    assert media == Media(name="x/a.mp4", url="x/a.mp4", start=0, size=None, mtime_ns=None, index=None)
-    assert Media.of(media) is media
-    assert not media.remote
-    assert Media.of("s3://bucket/a.mp4").remote
+    location = VideoLocation.of(Path("x") / "a.mp4")
+    assert location == VideoLocation(name="x/a.mp4", url="x/a.mp4", start=0, size=None, mtime_ns=None, index=None)
+    assert VideoLocation.of(location) is location
+    assert not location.remote
+    assert VideoLocation.of("s3://bucket/a.mp4").remote

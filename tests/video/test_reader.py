@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mvit_video.video import packets
-from mvit_video.video.backends import pyav_source
+from mvit_video.video.backends import pyav_decoder
 from mvit_video.video.container import VideoFile
 from mvit_video.video.index import (
     Orientation,
@@ -271,8 +271,8 @@ class TestWork:
         monkeypatch.setattr(av, "open", opening)
         with VideoReader(library.path(name)) as video:
             assert flags == [None if parsed else "noparse"]
-            source = video._source
-            assert isinstance(source, pyav_source.PyAVSource) and source.index is index
+            source = video._decoder
+            assert isinstance(source, pyav_decoder.PyAVDecoder) and source.index is index
             source._make_index_anew()  # from parsed packets again
             assert flags[1:] in ([None], [None, None])
             assert vars(source.index).keys() == vars(index).keys()
@@ -287,9 +287,9 @@ class TestWork:
         assert probe(path).num_frames == 41
 
     def test_cache_forgets_the_oldest(self, library: Library) -> None:
-        cache = pyav_source.IndexCache(2)
+        cache = pyav_decoder.IndexCache(2)
         read_frames(library.path("gop12.mp4"), [0])
-        index = next(iter(pyav_source._cache._entries.values()))
+        index = next(iter(pyav_decoder._cache._entries.values()))
         for name in "abac":
             cache.put((name, 0, 1, 1), index)
         assert cache.get(("b", 0, 1, 1)) is None

@@ -14,7 +14,7 @@ import pytest
 from mvit_video.video import byte_source
 from mvit_video.video.byte_source import Deadline, locate
 from mvit_video.video.container import VideoFile
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.packets import PacketReader
 from mvit_video.video.reader import VideoDecodeError, VideoReader, probe, read_frames
 from tests.video_library import FRAMES, Library, patterns
@@ -25,13 +25,13 @@ HEAD = b"other bytes, " * 77
 KINDS = ["gop12.mp4", "open.mp4", "stream.ts", "clock.mkv", "asp.avi", "h264.avi", "vp9.webm", "av1.mp4", "raw.h264"]
 
 
-def embedded(library: Library, name: str, folder: Path, file_name: str = "shard.tar") -> Media:
+def embedded(library: Library, name: str, folder: Path, file_name: str = "shard.tar") -> VideoLocation:
     """A video with other bytes before and behind it, in one file."""
     data = library.path(name).read_bytes()
     path = folder / file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(HEAD + data + HEAD)
-    return Media(f"shard.tar/{name}", str(path), start=len(HEAD), size=len(data))
+    return VideoLocation(f"shard.tar/{name}", str(path), start=len(HEAD), size=len(data))
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def memory() -> str:
 class TestStretchOfAFile:
     @pytest.mark.parametrize("name", KINDS)
     def test_equals_the_file(self, library: Library, tmp_path: Path, name: str) -> None:
-        media = embedded(library, name, tmp_path)
+        location = embedded(library, name, tmp_path)
         truth = library.truth(name)
-        with VideoReader(media) as video:
+        with VideoReader(location) as video:
             assert video.info == probe(library.path(name))
             for indices in patterns(len(truth), np.random.default_rng(5)):
                 assert np.array_equal(video.read(indices).numpy(), truth[indices])
@@ -55,8 +55,8 @@ class TestStretchOfAFile:
         "file_name", ["a:b.tar", "subfile,,start,0,end,9,,:x.tar", "file:c,d,,.tar", "m p4/e,,:.t"]
     )
     def test_colons_and_commas_in_the_path(self, library: Library, tmp_path: Path, file_name: str) -> None:
-        media = embedded(library, "gop12.mp4", tmp_path, file_name)
-        assert np.array_equal(read_frames(media, [40, 2]).numpy(), library.truth("gop12.mp4")[[40, 2]])
+        location = embedded(library, "gop12.mp4", tmp_path, file_name)
+        assert np.array_equal(read_frames(location, [40, 2]).numpy(), library.truth("gop12.mp4")[[40, 2]])
         whole = tmp_path / (file_name + ".mp4")
         shutil.copy(library.path("gop12.mp4"), whole)
         assert np.array_equal(read_frames(whole, [40]).numpy(), library.truth("gop12.mp4")[[40]])
@@ -66,29 +66,29 @@ class TestStretchOfAFile:
         (tmp_path / "shard.tar").write_bytes(first + second)
         url = str(tmp_path / "shard.tar")
         counts = [
-            probe(Media("m", url, start=start, size=size)).num_frames
+            probe(VideoLocation("m", url, start=start, size=size)).num_frames
             for start, size in [(0, len(first)), (len(first), len(second)), (len(first), None), (0, len(first))]
         ]
         assert counts == [60, 41, 41, 60]
 
     def test_shard_that_ends_too_soon(self, library: Library, tmp_path: Path) -> None:
-        media = embedded(library, "gop12.mp4", tmp_path)
-        os.truncate(media.url, media.start + 100)
-        reason = rf"^shard\.tar/gop12\.mp4: bytes 1001 to {1001 + (media.size or 0)} of .*shard\.tar are asked for"
+        location = embedded(library, "gop12.mp4", tmp_path)
+        os.truncate(location.url, location.start + 100)
+        reason = rf"^shard\.tar/gop12\.mp4: bytes 1001 to {1001 + (location.size or 0)} of .*shard\.tar are asked for"
         with pytest.raises(VideoDecodeError, match=reason + ", which has 1101; is the copy complete"):
-            VideoReader(media)
+            VideoReader(location)
 
     def test_empty_stretch(self, library: Library, tmp_path: Path) -> None:
-        media = embedded(library, "gop12.mp4", tmp_path)
+        location = embedded(library, "gop12.mp4", tmp_path)
         with pytest.raises(VideoDecodeError, match="is empty: 0 bytes from byte 1001"):
-            VideoReader(dataclasses.replace(media, size=0))
+            VideoReader(dataclasses.replace(location, size=0))
         with pytest.raises(VideoDecodeError, match="is empty: -1 bytes from byte"):
-            VideoReader(Media("m", media.url, start=os.path.getsize(media.url) + 1))
+            VideoReader(VideoLocation("m", location.url, start=os.path.getsize(location.url) + 1))
 
     def test_not_a_video(self, library: Library, tmp_path: Path) -> None:
-        media = embedded(library, "gop12.mp4", tmp_path)
+        location = embedded(library, "gop12.mp4", tmp_path)
         with pytest.raises(VideoDecodeError, match=r"^m: cannot be opened: Invalid data"):
-            VideoReader(Media("m", media.url, start=0, size=500))
+            VideoReader(VideoLocation("m", location.url, start=0, size=500))
 
 
 class TestRemote:
@@ -105,11 +105,11 @@ class TestRemote:
         data = library.path("gop12.mp4").read_bytes()
         with fsspec.open(f"{memory}/shard.tar", "wb") as file:
             file.write(HEAD + data + HEAD)
-        media = Media("shard.tar/a.mp4", f"{memory}/shard.tar", start=len(HEAD), size=len(data))
-        assert len(locate(media).read()) == len(data)
-        assert np.array_equal(read_frames(media, [33]).numpy(), library.truth("gop12.mp4")[[33]])
+        location = VideoLocation("shard.tar/a.mp4", f"{memory}/shard.tar", start=len(HEAD), size=len(data))
+        assert len(locate(location).read()) == len(data)
+        assert np.array_equal(read_frames(location, [33]).numpy(), library.truth("gop12.mp4")[[33]])
         monkeypatch.setattr(VideoFile, "scan", lambda *a: pytest.fail("scanned again"))
-        assert np.array_equal(read_frames(media, [7]).numpy(), library.truth("gop12.mp4")[[7]])
+        assert np.array_equal(read_frames(location, [7]).numpy(), library.truth("gop12.mp4")[[7]])
 
     def test_file_url(self, library: Library) -> None:
         clip = read_frames(library.path("gop12.mp4").as_uri(), [5, 50])
@@ -117,15 +117,15 @@ class TestRemote:
 
     def test_object_is_missing(self, memory: str) -> None:
         with pytest.raises(VideoDecodeError, match=r"^a\.mp4: memory://bucket/none\.tar cannot be read"):
-            VideoReader(Media("a.mp4", f"{memory}/none.tar", start=5, size=10))
+            VideoReader(VideoLocation("a.mp4", f"{memory}/none.tar", start=5, size=10))
 
     def test_object_ends_too_soon_or_is_empty(self, memory: str) -> None:
         with fsspec.open(f"{memory}/shard.tar", "wb") as file:
             file.write(b"short")
         with pytest.raises(VideoDecodeError, match=r"^a\.mp4: 10 bytes from byte 2 of .* are asked for, it has 3"):
-            VideoReader(Media("a.mp4", f"{memory}/shard.tar", start=2, size=10))
+            VideoReader(VideoLocation("a.mp4", f"{memory}/shard.tar", start=2, size=10))
         with pytest.raises(VideoDecodeError, match=r"^a\.mp4: is empty: 0 bytes from byte 5"):
-            VideoReader(Media("a.mp4", f"{memory}/shard.tar", start=5, size=10))
+            VideoReader(VideoLocation("a.mp4", f"{memory}/shard.tar", start=5, size=10))
 
     def test_protocol_nobody_knows(self) -> None:
         with pytest.raises(RuntimeError, match=r"nfs5://a/b\.mp4: Protocol not known: nfs5"):
@@ -140,30 +140,32 @@ class TestRemote:
 
 
 class TestStoredIndex:
-    def with_index(self, path: Path) -> Media:
+    def with_index(self, path: Path) -> VideoLocation:
         with VideoReader(path) as video:
-            facts = path.stat()
-            return Media("v", str(path), size=facts.st_size, mtime_ns=facts.st_mtime_ns, index=video.frame_index)
+            file_stat = path.stat()
+            return VideoLocation(
+                "v", str(path), size=file_stat.st_size, mtime_ns=file_stat.st_mtime_ns, index=video.frame_index
+            )
 
     @pytest.mark.parametrize("name", [*KINDS, "cut_open.mp4", "late.mkv", "rotated.mp4"])
     def test_spares_the_scan(
         self, library: Library, monkeypatch: pytest.MonkeyPatch, fresh_cache: None, name: str
     ) -> None:
-        media = self.with_index(library.path(name))
+        location = self.with_index(library.path(name))
         video_bytes_cache_is_not_used(monkeypatch)
         truth = read_frames(library.path(name), range(probe(library.path(name)).num_frames)).numpy()
         monkeypatch.setattr(VideoFile, "scan", lambda *a: pytest.fail("scanned again"))
         monkeypatch.setattr(PacketReader, "reopen", lambda *a, **k: pytest.fail("read once more"))
         for indices in patterns(len(truth), np.random.default_rng(6)):
-            assert np.array_equal(read_frames(media, indices).numpy(), truth[indices])
+            assert np.array_equal(read_frames(location, indices).numpy(), truth[indices])
 
     def test_in_a_shard(self, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        media = embedded(library, "open.mp4", tmp_path)
-        with VideoReader(media) as video:
-            media = dataclasses.replace(media, index=video.frame_index)
+        location = embedded(library, "open.mp4", tmp_path)
+        with VideoReader(location) as video:
+            location = dataclasses.replace(location, index=video.frame_index)
         video_bytes_cache_is_not_used(monkeypatch)
         monkeypatch.setattr(VideoFile, "scan", lambda *a: pytest.fail("scanned again"))
-        assert np.array_equal(read_frames(media, [59, 13]).numpy(), library.truth("open.mp4")[[59, 13]])
+        assert np.array_equal(read_frames(location, [59, 13]).numpy(), library.truth("open.mp4")[[59, 13]])
 
     @pytest.mark.parametrize("change", ["size", "mtime_ns"])
     def test_changed_file_is_indexed_anew(
@@ -174,34 +176,34 @@ class TestStoredIndex:
         caplog: pytest.LogCaptureFixture,
         change: str,
     ) -> None:
-        monkeypatch.setattr(byte_source, "_told_of_change", False)
+        monkeypatch.setattr(byte_source, "_warned_of_change", False)
         path = tmp_path / "v.mp4"
         shutil.copy(library.path("gop12.mp4"), path)
-        media = self.with_index(path)
+        location = self.with_index(path)
         if change == "size":
             shutil.copy(library.path("cut_gop.mp4"), path)
         else:
             os.utime(path, ns=(1, 1))
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                assert probe(media).num_frames == (41 if change == "size" else 60)
+                assert probe(location).num_frames == (41 if change == "size" else 60)
         assert [r.getMessage()[:40] for r in caplog.records] == ["v has changed since it was indexed; it i"]
 
     def test_file_that_changed_unnoticed(self, library: Library, tmp_path: Path) -> None:
         """Same size and time, other content: refused, not read by an index that is not its own."""
         path = tmp_path / "v.mp4"
         shutil.copy(library.path("gop12.mp4"), path)
-        media = self.with_index(path)
+        location = self.with_index(path)
         other = library.path("cut_gop.mp4").read_bytes()
-        path.write_bytes(other[: media.size].ljust(media.size or 0, b"\0"))
-        os.utime(path, ns=(0, media.mtime_ns or 0))
+        path.write_bytes(other[: location.size].ljust(location.size or 0, b"\0"))
+        os.utime(path, ns=(0, location.mtime_ns or 0))
         with pytest.raises(VideoDecodeError, match="v: does not fit its index: the file has changed; index it again"):
-            read_frames(media, [50])
+            read_frames(location, [50])
 
     def test_too_many_pixels(self, library: Library) -> None:
-        media = self.with_index(library.path("gop12.mp4"))
+        location = self.with_index(library.path("gop12.mp4"))
         with pytest.raises(VideoDecodeError, match="pictures of 96x64 exceed max_pixels=6000"):
-            VideoReader(media, max_pixels=6000)
+            VideoReader(location, max_pixels=6000)
 
     def test_other_backends_have_none(self, library: Library) -> None:
         pytest.importorskip("decord")
@@ -214,7 +216,7 @@ class TestStoredIndex:
 
 def video_bytes_cache_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was indexed before is not remembered."""
-    monkeypatch.setattr("mvit_video.video.backends.pyav_source.IndexCache.get", lambda *a: None)
+    monkeypatch.setattr("mvit_video.video.backends.pyav_decoder.IndexCache.get", lambda *a: None)
 
 
 class Clock:

@@ -1,0 +1,1 @@
+"""Which videos a data set has: sources, lists, the index file of a prepared data set, and tar shards."""

@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 TEXT_ERRORS = "surrogatepass"
 
 
-class Column(Sequence[T_co]):
+class ArrayView(Sequence[T_co]):
     """A sequence that makes each item when it is asked for; equal to any sequence of equal items."""
 
     @abstractmethod
@@ -51,7 +51,7 @@ class Column(Sequence[T_co]):
         return f"({shown}{', ...' if len(self) > 3 else ''}; {len(self)} in all)"
 
 
-class IntColumn(Column[int]):
+class IntArrayView(ArrayView[int]):
     """Integers; `numpy.asarray` of it makes no copy.
 
     Args:
@@ -74,7 +74,7 @@ class IntColumn(Column[int]):
         return self._values.astype(dtype) if copy or not same else self._values
 
 
-class TextColumn(Column[str]):
+class TextArrayView(ArrayView[str]):
     """Strings in one buffer.
 
     Args:

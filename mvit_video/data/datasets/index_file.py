@@ -4,9 +4,9 @@ Opening it takes the same few milliseconds for ten videos as for a million, apar
 checksums, and all processes of a machine share its pages. What belongs to one video is decoded when it is asked for.
 
     head (64 bytes)   magic, format version, length of the file, place, length and checksum of the header
-    frames            a frame index per video (frame_codec), each with its own checksum
+    frames            a frame index per video (index_encoding), each with its own checksum
     paths             UTF-8, a checksum for each in the columns
-    columns           one array per fact, little endian
+    columns           one array per field, little endian
     left out          JSON: [path, reason] of the videos that the split lists and the index does not hold
     header            JSON: classes, root, shards; place, type and checksum of each column
 
@@ -27,10 +27,10 @@ from typing import Any, BinaryIO, Final, NoReturn, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.array_views import TEXT_ERRORS, Column
+from mvit_video.data.datasets.array_views import TEXT_ERRORS, ArrayView
 from mvit_video.video.index import FrameIndex, VideoInfo
 from mvit_video.video.index_encoding import decode_frame_index, encode_frame_index
-from mvit_video.video.location import Media, join_place
+from mvit_video.video.location import VideoLocation, join_location
 
 VERSION: Final = 1
 NO_SHARD: Final = -1
@@ -249,11 +249,11 @@ class IndexFile:
         self._paths_at = header["paths_at"]
         self.class_names = tuple(header["class_names"])
         folder = os.path.dirname(self.path)
-        self._base = join_place(folder, header["root"] or "") if root is None else root
-        self.shards = tuple(join_place(folder if root is None else root, shard) for shard in header["shards"])
+        self._base = join_location(folder, header["root"] or "") if root is None else root
+        self.shards = tuple(join_location(folder if root is None else root, shard) for shard in header["shards"])
         self.labels: npt.NDArray[np.int32] = self._columns["label"]
         self.shard_of: npt.NDArray[np.int32] | None = self._columns["shard"] if self.shards else None
-        self.paths: Column[str] = _Names(self)
+        self.paths: ArrayView[str] = _Names(self)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, root: str | None = None) -> "IndexFile":
@@ -289,12 +289,12 @@ class IndexFile:
         """Frames, rate, size and codec of a video."""
         return self.frames(index).info
 
-    def media(self, index: int) -> Media:
+    def location(self, index: int) -> VideoLocation:
         """Where a video's bytes are, and its frames."""
         index = self._row(index)
         row = {key: int(self._columns[key][index]) for key in ("size", "mtime_ns", "shard", "start")}
         name = self.paths[index]
-        return Media(
+        return VideoLocation(
             name=name,
             url=name if self.shard_of is None else self.shards[row["shard"]],
             start=row["start"],
@@ -313,7 +313,7 @@ class IndexFile:
         path = str(raw, "utf-8", TEXT_ERRORS)
         if self.shard_of is not None:
             return f"{self.shards[self.shard_of[index]]}/{path}"
-        return join_place(self._base, path)
+        return join_location(self._base, path)
 
     def _row(self, index: int) -> int:
         """A video's row, counted from the end if `index` is negative. IndexError if there is none."""
@@ -371,7 +371,7 @@ def _reopen(path: str, root: str | None, checksum: int) -> IndexFile:
     return IndexFile(path, root=root, expected=checksum)
 
 
-class _Names(Column[str]):
+class _Names(ArrayView[str]):
     """The names of an index's videos."""
 
     def __init__(self, index: IndexFile) -> None:

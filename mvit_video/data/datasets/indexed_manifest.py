@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.array_views import IntColumn
+from mvit_video.data.datasets.array_views import IntArrayView
 from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.manifest import Manifest, PathLike
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class IndexedManifest(Manifest):
     def of(cls, index: IndexFile) -> "IndexedManifest":
         """The manifest of an open index."""
         left_out = tuple(path for path, _ in index.left_out)
-        return cls(index.paths, IntColumn(index.labels), index.class_names, index.path, left_out, index=index)
+        return cls(index.paths, IntArrayView(index.labels), index.class_names, index.path, left_out, index=index)
 
     def __reduce__(self) -> "tuple[Callable[[IndexFile], IndexedManifest], tuple[IndexFile]]":
         return IndexedManifest.of, (self.index,)  # a spawned worker maps the file, it is not sent the columns
@@ -37,9 +37,9 @@ class IndexedManifest(Manifest):
         """See Manifest."""
         return self.index.shard_of
 
-    def media(self, index: int) -> Media:
+    def location(self, index: int) -> VideoLocation:
         """Where the bytes of a video are, and its frame index."""
-        return self.index.media(index)
+        return self.index.location(index)
 
 
 def from_index(path: PathLike, *, root: PathLike | None = None) -> IndexedManifest:

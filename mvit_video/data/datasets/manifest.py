@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.array_views import Column, IntColumn, TextColumn
+from mvit_video.data.datasets.array_views import ArrayView, IntArrayView, TextArrayView
 from mvit_video.data.datasets.listing import (
     VIDEO_EXTENSIONS,
     existing,
@@ -28,7 +28,7 @@ from mvit_video.data.datasets.listing import (
     videos_by_stem,
 )
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
-from mvit_video.video.location import Media, join_place
+from mvit_video.video.location import VideoLocation, join_location
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class Manifest:
     missing: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.paths, Column):
-            object.__setattr__(self, "paths", TextColumn(self.paths))
-        if not isinstance(self.labels, Column):
-            object.__setattr__(self, "labels", IntColumn(self.labels))
+        if not isinstance(self.paths, ArrayView):
+            object.__setattr__(self, "paths", TextArrayView(self.paths))
+        if not isinstance(self.labels, ArrayView):
+            object.__setattr__(self, "labels", IntArrayView(self.labels))
         if not self.paths or len(self.paths) != len(self.labels):
             numbers = f"{len(self.paths)} videos and {len(self.labels)} labels"
             raise ValueError(f"{self.source}: {numbers}; give at least one video, and one label for each")
@@ -88,9 +88,9 @@ class Manifest:
         """Number of the tar shard that holds each video, int32 (videos,); None for videos that are files."""
         return None
 
-    def media(self, index: int) -> Media:
+    def location(self, index: int) -> VideoLocation:
         """Where the bytes of a video are."""
-        return Media.of(self.paths[index])
+        return VideoLocation.of(self.paths[index])
 
     def counts(self) -> tuple[int, ...]:
         """Number of videos of each class."""
@@ -329,7 +329,7 @@ def _from_rows(
     for line, _, label in rows:
         if label >= len(names):
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
-    listed = [join_place(os.fspath(root or ""), path) for _, path, _ in rows]
+    listed = [join_location(os.fspath(root or ""), path) for _, path, _ in rows]
     return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvit_video.video.byte_source import locate
-from mvit_video.video.location import Media, is_remote, join_place
+from mvit_video.video.location import VideoLocation, is_remote, join_location
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -27,7 +27,7 @@ _END = bytes(2 * _BLOCK)  # two empty blocks end an archive
 _BYTES_TIME = 946684800  # 2000-01-01, for members without a time of their own: tar warns about 1970
 
 
-class Placed(NamedTuple):
+class MemberLocation(NamedTuple):
     """Where a video was put: number of the shard among the writer's, first byte of its contents, bytes."""
 
     shard: int
@@ -95,7 +95,7 @@ class ShardWriter:
         """File names of the shards begun so far, in `folder`; the last is complete once the writer is closed."""
         return tuple(self._shards)
 
-    def add(self, name: str, content: str | os.PathLike[str] | bytes) -> Placed:
+    def add(self, name: str, content: str | os.PathLike[str] | bytes) -> MemberLocation:
         """Put a video into the shards.
 
         Args:
@@ -127,7 +127,7 @@ class ShardWriter:
                 raise
         self._names.add(name)
         self._in_shard += 1
-        return Placed(len(self._shards) - 1, before + len(head), size)
+        return MemberLocation(len(self._shards) - 1, before + len(head), size)
 
     def close(self) -> None:
         """Complete the last shard."""
@@ -141,7 +141,7 @@ class ShardWriter:
         try:
             file.write(_END)
             file.flush()
-            place = join_place(self.folder, self._shards[-1])
+            place = join_location(self.folder, self._shards[-1])
             if is_remote(self.folder):
                 system, target = _file_system(place)
                 system.put_file(file.name, target)
@@ -177,7 +177,7 @@ class ShardWriter:
         return self._file
 
     def _begin(self, name: str) -> BinaryIO:
-        place = join_place(self.folder, name)
+        place = join_location(self.folder, name)
         if not self.overwrite and _exists(place):
             raise ValueError(f"{place}: exists; pack into another folder, remove it, or pass overwrite=True")
         self._shards.append(name)
@@ -190,7 +190,7 @@ class ShardWriter:
 
 def read_member(url: str, start: int, size: int) -> bytes:
     """The contents of one member of a shard. Raises VideoDecodeError if the shard is not there or too short."""
-    return locate(Media(name=url, url=url, start=start, size=size)).read()
+    return locate(VideoLocation(name=url, url=url, start=start, size=size)).read()
 
 
 def list_members(url: str) -> list[Member]:
@@ -251,8 +251,8 @@ def _opened(content: str | os.PathLike[str] | bytes) -> Iterator[tuple[BinaryIO,
         yield io.BytesIO(content), len(content), _BYTES_TIME
         return
     with open(content, "rb") as file:
-        facts = os.fstat(file.fileno())
-        yield file, facts.st_size, int(facts.st_mtime)
+        file_stat = os.fstat(file.fileno())
+        yield file, file_stat.st_size, int(file_stat.st_mtime)
 
 
 def _open_shard(url: str) -> BinaryIO:

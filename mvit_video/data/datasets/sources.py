@@ -183,7 +183,7 @@ def _check_same_classes(first: str, names: Sequence[str], second: str, others: S
 
 @dataclass(kw_only=True)
 class MotionSource:
-    """The embedded set, generated on first use; see synthetic.MotionSpec. Its test set is its validation set too."""
+    """The embedded set, generated on first use; see motion.MotionSpec. Its test set is its validation set too."""
 
     root: str
     train_videos: int = 2400

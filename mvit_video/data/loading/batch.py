@@ -6,7 +6,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mvit_video.data.augmentation.device_augment import ClipSource, PackedClips
+from mvit_video.data.augmentation.clip_views import ClipSource
+from mvit_video.data.loading.packed_clips import PackedClips
 
 FrameOrder = Literal["forward", "reversed", "shuffled"]
 

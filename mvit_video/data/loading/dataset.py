@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mvit_video.data.augmentation.device_augment import ClipSource, EvalView, Frames, Layout, Where, eval_view
+from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, EvalView, Frames, eval_view
 from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
-from mvit_video.video.reader import Backend, VideoDecodeError, VideoReader
+from mvit_video.video.reader import Backend, Layout, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
 
 MAX_REPLACEMENTS = 20
@@ -27,7 +27,7 @@ DRAW_CLIP, DRAW_REPLACEMENT, DRAW_FRAME_ORDER, DRAW_AUGMENT = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class DecodeOptions:
     """How frames come out of the files, and what a worker does with them.
 
     Attributes:
@@ -39,13 +39,13 @@ class Decoding:
 
     backend: Backend = "pyav"
     layout: Layout = "rgb"
-    device: Where = "worker"
+    device: AugmentDevice = "worker"
     time_limit_s: float | None = None
 
     def open(self, manifest: Manifest, index: int) -> VideoReader:
         """A reader of one video."""
         limit = self.time_limit_s if self.backend == "pyav" else None
-        return VideoReader(manifest.media(index), backend=self.backend, time_limit_s=limit)
+        return VideoReader(manifest.location(index), backend=self.backend, time_limit_s=limit)
 
     def read(self, video: VideoReader, indices: Sequence[int]) -> Frames:
         """The frames in the layout."""
@@ -78,7 +78,7 @@ class TrainDataset(Dataset[Sample]):
         transform: TrainTransform,
         repeats: int,
         seed: int,
-        decoding: Decoding = Decoding(),
+        decoding: DecodeOptions = DecodeOptions(),
     ) -> None:
         self.manifest = manifest
         self.sampler = sampler
@@ -181,7 +181,7 @@ class EvalDataset(Dataset[Sample]):
         crop_size: int,
         frame_order: FrameOrder = "forward",
         seed: int = 0,
-        decoding: Decoding = Decoding(),
+        decoding: DecodeOptions = DecodeOptions(),
     ) -> None:
         self.manifest = manifest
         self.sampler = sampler

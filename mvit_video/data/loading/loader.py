@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mvit_video.data.augmentation.device_augment import pack
 from mvit_video.data.datasets.shards import shard_order
-from mvit_video.data.loading import shared_bytes
+from mvit_video.data.loading import shared_memory
 from mvit_video.data.loading.batch import Batch, Sample
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
+from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.loading.workers import Workers, pinned
 
 TrainKey = tuple[int, int, int]
@@ -31,7 +31,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         clips, packed = torch.empty(0, dtype=torch.uint8), pack(sources)
     else:
         size = (int(counts.sum()), *samples[0].clips.shape[1:])
-        clips, packed = shared_bytes.empty(size), None
+        clips, packed = shared_memory.empty(size), None
         torch.cat([sample.clips for sample in samples], out=clips)
     return Batch(
         clips=clips,
@@ -72,7 +72,7 @@ def epoch_order(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
+class LoaderOptions:
     """How batches are made beside the training process.
 
     Attributes:
@@ -140,7 +140,7 @@ class TrainLoader:
         rank: int,
         world_size: int,
         seed: int,
-        loading: Loading,
+        loading: LoaderOptions,
         shard_window: int = 16,
     ) -> None:
         self.dataset = dataset
@@ -199,7 +199,7 @@ def eval_loader(
     clips_per_batch: int,
     rank: int,
     world_size: int,
-    loading: Loading,
+    loading: LoaderOptions,
 ) -> Iterator[Batch]:
     """Every view of this rank's videos once, in order: rank r takes videos r, r + world_size, ...
 

@@ -33,7 +33,7 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Reading:
+class FileNote:
     """What a worker noted last.
 
     Attributes:
@@ -50,7 +50,7 @@ class Reading:
         return f"reading {self.name} for {self.seconds:.0f} s" if self.active else f"after reading {self.name}"
 
 
-class Board:
+class FileNotes:
     """A slot per worker in shared memory; workers write, the training process reads.
 
     Args:
@@ -71,23 +71,23 @@ class Board:
         """The worker is done with its file."""
         self._slots[worker, 0] = 0
 
-    def last(self, worker: int) -> Reading | None:
+    def last(self, worker: int) -> FileNote | None:
         """What the worker noted last; None if it has opened no file yet."""
         memory = self._slots[worker].numpy().tobytes()
         active, opened, length = _HEADER.unpack_from(memory)
         if not length:
             return None
         name = memory[_HEADER.size : _HEADER.size + length].decode(errors="replace")
-        return Reading(name, active, time.monotonic() - opened)
+        return FileNote(name, active, time.monotonic() - opened)
 
 
-_own: tuple[Board, int] | None = None  # this process's slot, if it is a loader worker
+_own: tuple[FileNotes, int] | None = None  # this process's slot, if it is a loader worker
 
 
-def enlist(board: Board, worker: int) -> None:
-    """Make this process number `worker` of the board: `reading` notes files there from now on."""
+def register_worker(notes: FileNotes, worker: int) -> None:
+    """Make this process worker number `worker`: `reading` notes its files there from now on."""
     global _own
-    _own = board, worker
+    _own = notes, worker
 
 
 @contextmanager
@@ -96,15 +96,15 @@ def reading(name: str) -> Iterator[None]:
     if _own is None:
         yield
         return
-    board, worker = _own
-    board.note(worker, name)
+    notes, worker = _own
+    notes.note(worker, name)
     try:
         yield
     finally:
-        board.done(worker)
+        notes.done(worker)
 
 
-def death_message(*, worker: int, workers: int, pid: int, exit_code: int | None, last: Reading | None) -> str:
+def death_message(*, worker: int, workers: int, pid: int, exit_code: int | None, last: FileNote | None) -> str:
     """What to say of a worker that ended by itself; `exit_code` as multiprocessing gives it, -N for signal N."""
     where = str(last) if last else "before it opened a file"
     if exit_code is not None and exit_code < 0:
@@ -118,7 +118,7 @@ def death_message(*, worker: int, workers: int, pid: int, exit_code: int | None,
     )
 
 
-def stuck_message(*, waited_s: float, last: list[Reading | None]) -> str:
+def stuck_message(*, waited_s: float, last: list[FileNote | None]) -> str:
     """What to say when the worker whose turn it is gave no batch for `waited_s`; `last` is of every worker."""
     held = [f"  worker {number}: {note}" for number, note in enumerate(last) if note is not None and note.active]
     files = "\n".join(["Being read now:", *held]) if held else "No worker is reading a file"

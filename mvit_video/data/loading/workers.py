@@ -3,7 +3,7 @@
 Like torch's DataLoader, but for what matters to a run of days: each worker has a pipe of its own, so that one killed in
 the middle of a message harms no other's; a death is an error where the next batch is asked for, at once and with the
 file's name, rather than one raised from a signal handler anywhere in the training step; silence has a limit; and no
-worker outlives the process it works for. Tensors come through shared_bytes.py, for which the receiver needs no answer
+worker outlives the process it works for. Tensors come through shared_memory.py, for which the receiver needs no answer
 from the worker: one that is stopped cannot hold it up.
 """
 
@@ -27,8 +27,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from mvit_video.data.loading import shared_bytes, worker_monitor
-from mvit_video.data.loading.worker_monitor import Board, WorkerError
+from mvit_video.data.loading import shared_memory, worker_monitor
+from mvit_video.data.loading.worker_monitor import FileNotes, WorkerError
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Workers(Generic[Task, Result]):
     def __init__(self, fetch: Callable[[Task], Result], *, count: int, prefetch: int, timeout_s: float) -> None:
         self.prefetch = prefetch
         self.timeout_s = timeout_s
-        self._board = Board(count)
+        self._notes = FileNotes(count)
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
         # Forking is what torch's loader does, too: workers share what was read before, an index of many videos say.
@@ -67,7 +67,7 @@ class Workers(Generic[Task, Result]):
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_work,
-                args=(number, fetch, theirs, [*self._pipes, ours], self._board, os.getpid(), in_main_thread),
+                args=(number, fetch, theirs, [*self._pipes, ours], self._notes, os.getpid(), in_main_thread),
                 daemon=True,
             )
             process.start()
@@ -117,7 +117,7 @@ class Workers(Generic[Task, Result]):
         """The next result of a worker."""
         self._await(worker)
         try:
-            result = shared_bytes.receive(self._pipes[worker], lambda: self._await(worker))
+            result = shared_memory.receive(self._pipes[worker], lambda: self._await(worker))
         except (EOFError, OSError) as error:
             raise self._death(worker) from error
         if isinstance(result, _Failure):
@@ -129,7 +129,7 @@ class Workers(Generic[Task, Result]):
         pipe = self._pipes[worker]
         ready = wait([pipe, *(process.sentinel for process in self._processes)], self.timeout_s or None)
         if not ready:
-            last = [self._board.last(number) for number in range(len(self._processes))]
+            last = [self._notes.last(number) for number in range(len(self._processes))]
             raise WorkerError(worker_monitor.stuck_message(waited_s=self.timeout_s, last=last))
         if pipe not in ready:
             raise self._death(worker)
@@ -146,7 +146,7 @@ class Workers(Generic[Task, Result]):
                 workers=len(self._processes),
                 pid=process.pid or 0,
                 exit_code=process.exitcode,
-                last=self._board.last(worker),
+                last=self._notes.last(worker),
             )
         )
 
@@ -237,7 +237,7 @@ def _work(
     fetch: Callable[[Any], Any],
     pipe: Connection,
     inherited: list[Connection],
-    board: Board,
+    notes: FileNotes,
     parent: int,
     of_main_thread: bool,
 ) -> None:
@@ -250,8 +250,8 @@ def _work(
     torch.set_num_threads(1)  # parallelism comes from the number of workers
     gc.freeze()  # what came with the process stays: no need to walk through it, nor to copy its pages by doing so
     keep_freed_memory()
-    shared_bytes.enable()
-    worker_monitor.enlist(board, number)
+    shared_memory.enable()
+    worker_monitor.register_worker(notes, number)
     if of_main_thread:  # the kernel takes the end of the thread for that of the parent
         _die_with_parent()
     if os.getppid() != parent:  # it was gone before the kernel was asked, and its tasks may hang
@@ -266,7 +266,7 @@ def _work(
                 result = fetch(task)
             except Exception as error:  # whatever it is, the training process raises it
                 result = _Failure(error)
-            shared_bytes.send(pipe, result)
+            shared_memory.send(pipe, result)
             del result
     except (EOFError, ConnectionError):
         return

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvit_video.data.datasets.array_views import IntColumn, TextColumn
+from mvit_video.data.datasets.array_views import IntArrayView, TextArrayView
 
 
 @given(st.lists(st.text(st.characters())))
 def test_texts_come_back(values: list[str]) -> None:
-    column = TextColumn(values)
+    column = TextArrayView(values)
     assert list(column) == values
     assert len(column) == len(values)
     assert pickle.loads(pickle.dumps(column)) == column == values
@@ -18,14 +18,14 @@ def test_texts_come_back(values: list[str]) -> None:
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_numbers_come_back_as_python_integers(values: list[int]) -> None:
-    column = IntColumn(values)
+    column = IntArrayView(values)
     assert list(column) == values
     assert all(type(value) is int for value in column)
     assert np.asarray(column).tolist() == values
 
 
-@pytest.mark.parametrize("column", [TextColumn(["a", "b", "a"]), IntColumn([4, 5, 4])])
-def test_a_column_is_a_sequence(column: TextColumn | IntColumn) -> None:
+@pytest.mark.parametrize("column", [TextArrayView(["a", "b", "a"]), IntArrayView([4, 5, 4])])
+def test_a_column_is_a_sequence(column: TextArrayView | IntArrayView) -> None:
     first, second, third = column
     assert column == (first, second, third)
     assert column == [first, second, third]
@@ -42,17 +42,17 @@ def test_a_column_is_a_sequence(column: TextColumn | IntColumn) -> None:
 
 
 def test_columns_are_shown_in_short() -> None:
-    assert repr(TextColumn(["a", "b"])) == "('a', 'b'; 2 in all)"
-    assert repr(IntColumn(range(9))) == "(0, 1, 2, ...; 9 in all)"
+    assert repr(TextArrayView(["a", "b"])) == "('a', 'b'; 2 in all)"
+    assert repr(IntArrayView(range(9))) == "(0, 1, 2, ...; 9 in all)"
 
 
 def test_a_text_is_no_sequence_of_texts() -> None:
-    assert TextColumn(["a", "b"]) != "ab"
+    assert TextArrayView(["a", "b"]) != "ab"
 
 
 def test_numbers_are_shared_with_their_array() -> None:
     values = np.arange(5, dtype=np.int32)
-    column = IntColumn(values)
+    column = IntArrayView(values)
     assert np.shares_memory(np.asarray(column), values)
     assert np.asarray(column, np.int64).dtype == np.int64
     assert not np.shares_memory(np.array(column), values)
@@ -60,4 +60,4 @@ def test_numbers_are_shared_with_their_array() -> None:
 
 def test_numbers_are_whole() -> None:
     with pytest.raises(TypeError, match="float"):
-        IntColumn([1.5])  # type: ignore[list-item]
+        IntArrayView([1.5])  # type: ignore[list-item]

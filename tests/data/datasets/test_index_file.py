@@ -55,14 +55,14 @@ def test_an_index_gives_back_what_was_written(tmp_path: Path) -> None:
     for number in range(3):
         assert_same(index.frames(number), frame_index(100 + number))
         assert index.info(number) == frame_index(100 + number).info
-    media = index.media(1)
-    assert (media.name, media.url, media.start) == ("/videos/train/日本/b.mp4", "/videos/train/日本/b.mp4", 0)
-    assert (media.size, media.mtime_ns) == (1001, 1_700_000_000_000_000_001)
-    assert media.index is not None
-    assert_same(media.index, frame_index(101))
-    assert index.media(-1).name == index.name(-1) == index.paths[2]
+    location = index.location(1)
+    assert (location.name, location.url, location.start) == ("/videos/train/日本/b.mp4", "/videos/train/日本/b.mp4", 0)
+    assert (location.size, location.mtime_ns) == (1001, 1_700_000_000_000_000_001)
+    assert location.index is not None
+    assert_same(location.index, frame_index(101))
+    assert index.location(-1).name == index.name(-1) == index.paths[2]
     assert index.info(-1) == index.info(2)
-    for read in (index.media, index.frames, index.info, index.name):
+    for read in (index.location, index.frames, index.info, index.name):
         with pytest.raises(IndexError):
             read(3)
 
@@ -90,7 +90,7 @@ def test_videos_may_move_with_their_root(
     place = written(tmp_path / "train.index", videos=[video(0, path=path)], root=root)
     index = IndexFile.open(place, root=override)
     assert index.paths[0] == expected.replace("FOLDER", str(tmp_path))
-    assert index.media(0).url == index.paths[0]
+    assert index.location(0).url == index.paths[0]
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_videos_in_shards(tmp_path: Path, shard: str, override: str | None, expe
     assert index.shard_of is not None
     assert index.shard_of.tolist() == [1, 0]
     assert index.shards[1] == expected
-    media = index.media(0)
-    assert (media.name, media.url) == (f"{expected}/train/a.mp4", expected)
-    assert (media.start, media.size, media.mtime_ns) == (512, 1000, None)
-    assert index.paths[0] == media.name
-    assert media.remote == ("://" in expected)
+    location = index.location(0)
+    assert (location.name, location.url) == (f"{expected}/train/a.mp4", expected)
+    assert (location.start, location.size, location.mtime_ns) == (512, 1000, None)
+    assert index.paths[0] == location.name
+    assert location.remote == ("://" in expected)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_no_changed_byte_goes_unnoticed(tmp_path: Path) -> None:
         place.write_bytes(damaged)
         try:
             index = IndexFile.open(place)
-            assert [index.media(number).size for number in range(3)] == [1000, 1001, 1002]
+            assert [index.location(number).size for number in range(3)] == [1000, 1001, 1002]
             assert index.left_out == (("b.mp4", "is text"),)
         except ValueError as error:
             assert str(error).startswith(str(place))
@@ -300,8 +300,8 @@ def test_an_indexed_manifest_is_like_any_other(tmp_path: Path) -> None:
     assert manifest.num_duplicates() == plain.num_duplicates() == 0
     assert len(manifest) == manifest.num_classes == 3
     assert isinstance(manifest.labels[1], int)
-    assert manifest.media(1).index is not None
-    assert plain.media(1).index is None
+    assert manifest.location(1).index is not None
+    assert plain.location(1).index is None
     assert manifest.shard_of is None
     assert np.shares_memory(np.asarray(manifest.labels), manifest.index.labels)
 

@@ -33,9 +33,9 @@ def indexed(manifest: Manifest, place: Path, *, shard_folder: str | None = None)
     for path, label in zip(manifest.paths, manifest.labels, strict=True):
         with VideoReader(path) as video:
             frames = video.frame_index
-        facts, digest = Path(path).stat(), hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+        file_stat, digest = Path(path).stat(), hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
         if writer is None:
-            videos.append(IndexedVideo(path, label, facts.st_size, facts.st_mtime_ns, frames, digest))
+            videos.append(IndexedVideo(path, label, file_stat.st_size, file_stat.st_mtime_ns, frames, digest))
         else:
             shard, start, size = writer.add(Path(path).name, path)
             videos.append(IndexedVideo(Path(path).name, label, size, None, frames, digest, shard, start))
@@ -60,9 +60,9 @@ def other(
 
 def test_frames_are_equal(plain: Manifest, other: Manifest) -> None:
     for number in (0, 7, 31):
-        media = other.media(number)
-        with VideoReader(media) as video:
-            assert video.frame_index is media.index  # not indexed again
+        location = other.location(number)
+        with VideoReader(location) as video:
+            assert video.frame_index is location.index  # not indexed again
             frames = video.read([5, 0, 11])
         assert torch.equal(frames, read_frames(plain.paths[number], [5, 0, 11]))
 
@@ -94,7 +94,7 @@ def test_a_video_that_changed_is_read_as_it_is_now(plain: Manifest, tmp_path: Pa
     copy.write_bytes(Path(plain.paths[0]).read_bytes())
     manifest = indexed(Manifest((str(copy),), (0,), ("x",), str(tmp_path / "list.csv")), tmp_path / "train.index")
     copy.write_bytes(Path(plain.paths[5]).read_bytes())
-    with VideoReader(manifest.media(0)) as video:
+    with VideoReader(manifest.location(0)) as video:
         assert torch.equal(video.read([3]), read_frames(plain.paths[5], [3]))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvit_video.data.datasets.shards import Member, Placed, ShardWriter, list_members, read_member, shard_order
+from mvit_video.data.datasets.shards import Member, MemberLocation, ShardWriter, list_members, read_member, shard_order
 from mvit_video.video.index import VideoDecodeError
 
 LONG = "/".join(["a folder with quite a long name"] * 9) + "/video.mp4"  # beyond what one head holds
@@ -41,7 +41,7 @@ def names_in(folder: str) -> list[str]:
     return sorted(os.path.basename(entry) for entry in system.ls(path, detail=False)) if system.exists(path) else []
 
 
-def packed(folder: str, **options: int) -> tuple[tuple[str, ...], list[Placed]]:
+def packed(folder: str, **options: int) -> tuple[tuple[str, ...], list[MemberLocation]]:
     with ShardWriter(folder, **options) as writer:  # type: ignore[arg-type]
         places = [writer.add(name, content) for name, content in CONTENTS.items()]
     return writer.shards, places
@@ -87,7 +87,7 @@ def test_files_are_packed_with_their_time_and_the_bytes_depend_on_nothing_else(t
     os.utime(video, (1_700_000_000, 1_700_000_000))
     for folder in ("one", "two"):
         with ShardWriter(tmp_path / folder) as writer:
-            assert writer.add("a.mp4", video) == Placed(0, 512, 7)
+            assert writer.add("a.mp4", video) == MemberLocation(0, 512, 7)
         video.chmod(0o600)
     one, two = ((tmp_path / folder / "videos-000000.tar").read_bytes() for folder in ("one", "two"))
     assert one == two

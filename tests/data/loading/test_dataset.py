@@ -7,9 +7,9 @@ import torch
 from mvit_video.data.augmentation import transforms
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import MotionSource
-from mvit_video.data.loading.dataset import Decoding, EvalDataset, TrainDataset
+from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
 from mvit_video.data.sampling import ClipSampler
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoDecodeError, VideoReader, read_frames
 
 SAMPLER = ClipSampler(num_frames=8, sampling_rate=3)
@@ -77,14 +77,14 @@ def test_a_video_beyond_its_time_counts_as_broken(manifest: Manifest, monkeypatc
     slow = manifest.paths[4]
     original = VideoReader.__init__
 
-    def init(self: VideoReader, video: Media, *, time_limit_s: float | None = None, **options: object) -> None:
+    def init(self: VideoReader, video: VideoLocation, *, time_limit_s: float | None = None, **options: object) -> None:
         if video.url == slow and time_limit_s is not None:
             time_limit_s = 1e-9
         original(self, video, time_limit_s=time_limit_s, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(VideoReader, "__init__", init)
     limited = TrainDataset(
-        manifest, sampler=SAMPLER, transform=transform(), repeats=1, seed=0, decoding=Decoding(time_limit_s=60.0)
+        manifest, sampler=SAMPLER, transform=transform(), repeats=1, seed=0, decoding=DecodeOptions(time_limit_s=60.0)
     )
     sample = limited[(0, 0, 4)]
     assert sample.video != 4

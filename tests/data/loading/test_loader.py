@@ -10,7 +10,7 @@ from mvit_video.data.datasets.shards import shard_order
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import EvalDataset
-from mvit_video.data.loading.loader import Loading, TrainLoader, epoch_order, eval_loader
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, epoch_order, eval_loader
 from mvit_video.data.sampling import ClipSampler
 from tests.data.loading.test_dataset import train_dataset
 
@@ -22,7 +22,7 @@ def manifest(motion_root: Path) -> Manifest:
 
 def loader(manifest: Manifest, **changes: int) -> TrainLoader:
     values = {"batch_size": 3, "accumulate": 1, "rank": 0, "world_size": 1, "seed": 7}
-    loading = Loading(num_workers=changes.pop("num_workers", 0))
+    loading = LoaderOptions(num_workers=changes.pop("num_workers", 0))
     return TrainLoader(train_dataset(manifest, seed=7, repeats=2), loading=loading, **{**values, **changes})
 
 
@@ -100,7 +100,7 @@ def test_every_view_is_evaluated_once_on_any_number_of_ranks(manifest: Manifest,
     seen = []
     for rank in range(world_size):
         batches = eval_loader(
-            dataset, clips_per_batch=6, rank=rank, world_size=world_size, loading=Loading(num_workers=0)
+            dataset, clips_per_batch=6, rank=rank, world_size=world_size, loading=LoaderOptions(num_workers=0)
         )
         for batch in batches:
             assert len(batch.labels) <= 6

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvit_video.data.loading import shared_bytes, worker_monitor, workers
+from mvit_video.data.loading import shared_memory, worker_monitor, workers
 from mvit_video.data.loading.worker_monitor import WorkerError
 from mvit_video.data.loading.workers import Workers, pinned
 from mvit_video.video.reader import VideoDecodeError
@@ -109,7 +109,7 @@ def test_a_killed_worker_ends_the_run_with_its_file() -> None:
     subject = make(hold)
     batches = subject.run(named(count()))
     assert [next(batches) for _ in range(3)] == [0, 1, 2]
-    reading = lambda: (note := subject._board.last(1)) is not None and note.active  # noqa: E731
+    reading = lambda: (note := subject._notes.last(1)) is not None and note.active  # noqa: E731
     assert within(SECONDS, reading)
     victim = pids(subject)[1]
     threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
@@ -168,7 +168,7 @@ def test_a_stopped_worker_is_not_waited_for() -> None:
 
 
 def large(task: int) -> np.ndarray:
-    return shared_bytes.empty((3, 1000)).fill_(task).numpy()
+    return shared_memory.empty((3, 1000)).fill_(task).numpy()
 
 
 def test_shared_results_need_no_answer_from_a_stopped_worker() -> None:

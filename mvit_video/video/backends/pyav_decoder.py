@@ -1,4 +1,4 @@
-"""The exact backend: index a file once, then decode only what the asked frames need. The public face is video/reader.py."""
+"""The exact backend: index a file once, then decode only what the asked frames need. VideoReader is its public face."""
 
 import threading
 from collections import OrderedDict
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import av
 import numpy as np
 
-from mvit_video.video.byte_source import Deadline, Place, PlaceKey, tell_of_change
+from mvit_video.video.byte_source import ByteSource, Deadline, SourceKey, warn_of_change
 from mvit_video.video.container import explain, too_large
 from mvit_video.video.index import UNREACHABLE, FrameIndex, Orientation, Segment, VideoDecodeError, VideoInfo, plan
 from mvit_video.video.index_builder import KEYS_TO_TRY, build_index
@@ -19,28 +19,28 @@ _CACHE_SIZE = 4096  # indexes per process, 2 to 10 KB each for clips of ten seco
 
 
 class IndexCache:
-    """The last indexes of this process, by place; the oldest unused goes first."""
+    """The last indexes of this process, by file; the oldest unused goes first."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._entries: OrderedDict[PlaceKey, FrameIndex] = OrderedDict()
+        self._entries: OrderedDict[SourceKey, FrameIndex] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: PlaceKey) -> FrameIndex | None:
+    def get(self, key: SourceKey) -> FrameIndex | None:
         with self._lock:
             index = self._entries.get(key)
             if index is not None:
                 self._entries.move_to_end(key)
             return index
 
-    def put(self, key: PlaceKey, index: FrameIndex) -> None:
+    def put(self, key: SourceKey, index: FrameIndex) -> None:
         with self._lock:
             self._entries[key] = index
             self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
-    def drop(self, key: PlaceKey) -> None:
+    def drop(self, key: SourceKey) -> None:
         with self._lock:
             self._entries.pop(key, None)
 
@@ -92,26 +92,26 @@ class _Run:
                     self.bad.append(position)
 
 
-class PyAVSource:
+class PyAVDecoder:
     """The exact backend.
 
     A read first takes the fast way: file opened without probing, seeks, unneeded packets left out. If a frame does not
     come, it is read once more the safe way, from the first key frame on, before the file is called broken.
 
-    The index is the one that came with the place, the one remembered from an earlier opening, or made now, in this
+    The index is the one that came with the location, the one remembered from an earlier opening, or made now, in this
     order; one that was not made now is made anew before the second attempt.
     """
 
-    def __init__(self, place: Place, *, max_pixels: int, deadline: Deadline) -> None:
-        self.name = place.name
-        self._key = place.key
+    def __init__(self, source: ByteSource, *, max_pixels: int, deadline: Deadline) -> None:
+        self.name = source.name
+        self._key = source.key
         self._max_pixels = max_pixels
         self._deadline = deadline
-        known = place.index or _cache.get(place.key)
+        known = source.index or _cache.get(source.key)
         self._borrowed = known is not None
         if known is not None:
             self._check_size(known)
-        self._reader = PacketReader(place, max_pixels=max_pixels, deadline=deadline, index=known)
+        self._reader = PacketReader(source, max_pixels=max_pixels, deadline=deadline, index=known)
         try:
             self.index = known or build_index(self._reader)
             self._check_size(self.index)
@@ -119,7 +119,7 @@ class PyAVSource:
             self.close()
             raise
         if known is None:
-            _cache.put(place.key, self.index)
+            _cache.put(source.key, self.index)
 
     @property
     def info(self) -> VideoInfo:
@@ -158,7 +158,7 @@ class PyAVSource:
         self._borrowed = False
         if (new.info, new.size, new.orientation) != (known.info, known.size, known.orientation):
             _cache.drop(self._key)
-            tell_of_change(self.name)
+            warn_of_change(self.name)
             raise VideoDecodeError(self.name, "does not fit its index: the file has changed; index it again")
         self.index = new
 

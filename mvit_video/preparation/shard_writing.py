@@ -12,24 +12,24 @@ import numpy as np
 from mvit_video.data.datasets.shards import ShardWriter, read_member
 from mvit_video.preparation.journal import Record
 from mvit_video.video.byte_source import locate
-from mvit_video.video.location import Media, is_remote, join_place
+from mvit_video.video.location import VideoLocation, is_remote, join_location
 
 _HEAD_BYTES = 2048  # of a member: its header and padding
 
 
 @dataclass(frozen=True)
-class Member:
+class ShardMember:
     """A video to pack: its name in the shard, where it is, and what reading it found."""
 
     name: str
-    media: Media
+    location: VideoLocation
     size: int
     mtime_ns: int
     digest: str
 
 
 @dataclass(frozen=True)
-class Shard:
+class PlannedShard:
     """A shard to write.
 
     Attributes:
@@ -41,10 +41,10 @@ class Shard:
     folder: str
     split: str
     number: int
-    members: tuple[Member, ...]
+    members: tuple[ShardMember, ...]
 
     def __str__(self) -> str:
-        return join_place(self.folder, self.file_name)
+        return join_location(self.folder, self.file_name)
 
     @property
     def file_name(self) -> str:
@@ -68,7 +68,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Packed:
+class WrittenShard:
     """A shard that is written: its plan's key, first byte of each member, and its size and time if it is local."""
 
     key: str
@@ -76,14 +76,14 @@ class Packed:
     size: int
     mtime_ns: int
 
-    def stands(self, shard: Shard) -> bool:
+    def stands(self, shard: PlannedShard) -> bool:
         """Whether the file is still the one that was written."""
         if self.key != shard.key:
             return False
-        return is_remote(shard.folder) or _facts(str(shard)) == (self.size, self.mtime_ns)
+        return is_remote(shard.folder) or _size_and_time(str(shard)) == (self.size, self.mtime_ns)
 
 
-def plan_shards(split: str, members: Sequence[Member], *, folder: str, max_bytes: int) -> list[Shard]:
+def plan_shards(split: str, members: Sequence[ShardMember], *, folder: str, max_bytes: int) -> list[PlannedShard]:
     """Spread the members of a split over shards, in an order shuffled once and for all: each shard is a mixed sample.
 
     Raises:
@@ -91,7 +91,7 @@ def plan_shards(split: str, members: Sequence[Member], *, folder: str, max_bytes
     """
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes}: a shard must hold at least one byte")
-    groups: list[list[Member]] = []
+    groups: list[list[ShardMember]] = []
     filled = max_bytes
     for place in np.random.default_rng(0).permutation(len(members)).tolist():
         size = members[place].size + _HEAD_BYTES
@@ -100,10 +100,10 @@ def plan_shards(split: str, members: Sequence[Member], *, folder: str, max_bytes
             filled = 0
         groups[-1].append(members[place])
         filled += size
-    return [Shard(folder, split, number, tuple(group)) for number, group in enumerate(groups)]
+    return [PlannedShard(folder, split, number, tuple(group)) for number, group in enumerate(groups)]
 
 
-def write_shard(shard: Shard) -> Packed:
+def write_shard(shard: PlannedShard) -> WrittenShard:
     """Write a shard and, if it is local, read it back.
 
     Raises:
@@ -115,19 +115,19 @@ def write_shard(shard: Shard) -> Packed:
         placed = [writer.add(member.name, _content(member)) for member in shard.members]
     starts = tuple(place.start for place in placed)
     if is_remote(shard.folder):
-        return Packed(shard.key, starts, 0, 0)
+        return WrittenShard(shard.key, starts, 0, 0)
     for member, start in zip(shard.members, starts):
         if hashlib.sha256(read_member(str(shard), start, member.size)).hexdigest() != member.digest:
-            raise ValueError(f"{member.media.name}: its bytes in {shard} are not those that were read; run again")
-    return Packed(shard.key, starts, *_facts(str(shard)))
+            raise ValueError(f"{member.location.name}: its bytes in {shard} are not those that were read; run again")
+    return WrittenShard(shard.key, starts, *_size_and_time(str(shard)))
 
 
-def member_of(media: Media, record: Record, name: str) -> Member:
+def member_of(location: VideoLocation, record: Record, name: str) -> ShardMember:
     """The member that a video becomes."""
     written = record.written
     if written is not None:
-        media = Media.of(written.name)
-    return Member(name, media, record.file.size, record.file.mtime_ns, record.digest)
+        location = VideoLocation.of(written.name)
+    return ShardMember(name, location, record.file.size, record.file.mtime_ns, record.digest)
 
 
 def member_name(path: str, root: str) -> str:
@@ -151,42 +151,44 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def packed_to_json(packed: Packed) -> str:
+def shard_to_json(packed: WrittenShard) -> str:
     """One line of the shards' journal."""
     return json.dumps(asdict(packed), separators=(",", ":"))
 
 
-def packed_from_lines(lines: Sequence[str]) -> Mapping[str, Packed]:
+def shards_from_lines(lines: Sequence[str]) -> Mapping[str, WrittenShard]:
     """The shards of a journal by key; torn lines are passed over."""
-    found: dict[str, Packed] = {}
+    found: dict[str, WrittenShard] = {}
     for line in lines:
         try:
             content = json.loads(line)
-            found[content["key"]] = Packed(**{**content, "starts": tuple(content["starts"])})
+            found[content["key"]] = WrittenShard(**{**content, "starts": tuple(content["starts"])})
         except (ValueError, KeyError, TypeError):
             continue  # torn by an interrupted run: that shard is written again
     return found
 
 
-def _content(member: Member) -> str | bytes:
-    media = member.media
-    if media.remote:
-        content: str | bytes = locate(media).read()
-    elif media.start or media.size is not None:
-        content = read_member(media.url, media.start, member.size)
+def _content(member: ShardMember) -> str | bytes:
+    location = member.location
+    if location.remote:
+        content: str | bytes = locate(location).read()
+    elif location.start or location.size is not None:
+        content = read_member(location.url, location.start, member.size)
     else:
-        if _facts(media.url) != (member.size, member.mtime_ns):
-            raise ValueError(f"{media.name}: has changed since it was read; run the same command again")
-        return media.url
+        if _size_and_time(location.url) != (member.size, member.mtime_ns):
+            raise ValueError(f"{location.name}: has changed since it was read; run the same command again")
+        return location.url
     if len(content) != member.size:
-        raise ValueError(f"{media.name}: has {len(content)} bytes, {member.size} were read; run the same command again")
+        raise ValueError(
+            f"{location.name}: has {len(content)} bytes, {member.size} were read; run the same command again"
+        )
     return content
 
 
-def _facts(path: str) -> tuple[int, int]:
+def _size_and_time(path: str) -> tuple[int, int]:
     """(size, modification time) of a file; (-1, -1) if there is none."""
     try:
-        facts = os.stat(path)
+        file_stat = os.stat(path)
     except FileNotFoundError:
         return -1, -1
-    return facts.st_size, facts.st_mtime_ns
+    return file_stat.st_size, file_stat.st_mtime_ns

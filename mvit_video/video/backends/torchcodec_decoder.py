@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mvit_video.video.byte_source import Place
+from mvit_video.video.byte_source import ByteSource
 from mvit_video.video.container import VideoFile
 from mvit_video.video.index import Orientation, VideoDecodeError, VideoInfo
 from mvit_video.video.pictures import Canvas, rgb_frame
@@ -10,7 +10,7 @@ from mvit_video.video.pictures import Canvas, rgb_frame
 _ERRORS = (RuntimeError, ValueError, IndexError)
 
 
-class TorchCodecSource:
+class TorchCodecDecoder:
     """Frames by TorchCodec on the CPU, seek_mode "exact"; picture size and codec are checked through PyAV first.
 
     A stretch of a larger file and a remote video are read into memory.
@@ -19,7 +19,7 @@ class TorchCodecSource:
     damage = ""
     orientation = Orientation()  # TorchCodec turns the pictures itself
 
-    def __init__(self, place: Place, *, max_pixels: int) -> None:
+    def __init__(self, source: ByteSource, *, max_pixels: int) -> None:
         try:
             from torchcodec.decoders import VideoDecoder  # optional: each release goes with few releases of torch
         except (ImportError, RuntimeError, OSError) as error:  # without a matching FFmpeg the import fails late
@@ -28,12 +28,12 @@ class TorchCodecSource:
                 f"backend='torchcodec': torchcodec cannot be loaded ({reason}); pip install 'mvit_video[torchcodec]' "
                 "and FFmpeg's shared libraries, or use 'pyav'"
             ) from error
-        self.name = place.name
-        with VideoFile(place, max_pixels=max_pixels) as file:
+        self.name = source.name
+        with VideoFile(source, max_pixels=max_pixels) as file:
             codec, fallback_fps = file.codec, file.declared_fps
-        source = place.path if place.data is None and place.whole else place.read()
+        target = source.path if source.data is None and source.whole else source.read()
         try:
-            self._decoder = VideoDecoder(source, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self._decoder = VideoDecoder(target, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             count = int(self._decoder.metadata.num_frames or 0)
             if count:
                 height, width = self._decoder.get_frames_at(indices=[0]).data.shape[1:3]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvit_video.data.loading import shared_bytes
+from mvit_video.data.loading import shared_memory
 from mvit_video.data.loading.workers import Workers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no unnamed shared memory")
@@ -27,11 +27,11 @@ def pieces() -> set[str]:
 
 def filled(task: int) -> np.ndarray:
     """Of a size that varies by task."""
-    return shared_bytes.empty((random.Random(task).randint(1, 40) * 1000,)).fill_(task % 256).numpy()
+    return shared_memory.empty((random.Random(task).randint(1, 40) * 1000,)).fill_(task % 256).numpy()
 
 
 def same_size(task: int) -> tuple[np.ndarray, set[str], int]:
-    array = shared_bytes.empty((50, 1000)).fill_(task % 256).numpy()
+    array = shared_memory.empty((50, 1000)).fill_(task % 256).numpy()
     return array, pieces(), len(os.listdir("/proc/self/fd"))
 
 
@@ -103,7 +103,7 @@ def test_a_child_of_the_receiver_gives_nothing_back() -> None:
 def keeping(task: int) -> tuple[int, bool]:
     """Makes a tensor that does not travel, and keeps it."""
     intact = all(bool((tensor == number).all()) for number, tensor in enumerate(_kept))
-    _kept.append(shared_bytes.empty((5000,)).fill_(task))
+    _kept.append(shared_memory.empty((5000,)).fill_(task))
     return task, intact
 
 
@@ -114,7 +114,7 @@ def test_what_was_not_sent_stays_with_the_worker() -> None:
 
 
 def twice(task: int) -> tuple[np.ndarray, np.ndarray]:
-    array = shared_bytes.empty((4000,)).fill_(task).numpy()
+    array = shared_memory.empty((4000,)).fill_(task).numpy()
     return array, array[:1000]
 
 
@@ -130,6 +130,6 @@ def test_memory_sent_twice_is_given_back_once() -> None:
 
 @pytest.mark.parametrize("length", [1, 4095, 4096, 5000, 2**20, 2**20 + 1, 3 * 2**22 + 17])
 def test_sizes_are_rounded_by_at_most_an_eighth(length: int) -> None:
-    size = shared_bytes._rounded(length)
+    size = shared_memory._rounded(length)
     assert length <= size <= max(length + 4096, length * 9 / 8)
-    assert size % 4096 == 0 and shared_bytes._rounded(size) == size
+    assert size % 4096 == 0 and shared_memory._rounded(size) == size

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from mvit_video.data.augmentation import image_ops, randaugment, transforms
-from mvit_video.data.augmentation.device_augment import ClipSource, EvalView, eval_view, pack
+from mvit_video.data.augmentation.clip_views import ClipSource, EvalView, eval_view
 from mvit_video.data.augmentation.randaugment import INCREASING_OPS, OPS, OpDraw, apply_ops, op_argument
 from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw, apply_view
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.data.loading.batch import Batch
-from mvit_video.data.loading.dataset import Decoding, EvalDataset, TrainDataset
-from mvit_video.data.loading.loader import Loading, TrainLoader, collate, eval_loader
+from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, collate, eval_loader
+from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.reader import VideoReader
 from mvit_video.video.yuv import YuvFrames
@@ -38,11 +39,11 @@ def manifest(motion_root: Path) -> Manifest:
     return MotionSource(root=str(motion_root), train_videos=32, test_videos=16).manifest("train")
 
 
-def train_set(manifest: Manifest, transform: TrainTransform, decoding: Decoding) -> TrainDataset:
+def train_set(manifest: Manifest, transform: TrainTransform, decoding: DecodeOptions) -> TrainDataset:
     return TrainDataset(manifest, sampler=SAMPLER, transform=transform, repeats=2, seed=5, decoding=decoding)
 
 
-def eval_set(manifest: Manifest, decoding: Decoding) -> EvalDataset:
+def eval_set(manifest: Manifest, decoding: DecodeOptions) -> EvalDataset:
     return EvalDataset(
         manifest, sampler=SAMPLER, temporal_views=2, spatial_views=3, short_side=50, crop_size=40, decoding=decoding
     )
@@ -70,7 +71,7 @@ def test_the_device_makes_the_workers_bytes(manifest: Manifest, transform: Train
     keys = [(0, place, video) for place, video in enumerate((3, 9, 20))]
     worker, device = (
         collate([dataset[key] for key in keys])
-        for dataset in (train_set(manifest, transform, Decoding(device=where)) for where in ("worker", "model"))
+        for dataset in (train_set(manifest, transform, DecodeOptions(device=where)) for where in ("worker", "model"))
     )
     assert worker.packed is None
     assert device.packed is not None
@@ -86,7 +87,7 @@ def test_yuv_planes_take_half_the_bytes_and_give_the_same_pictures(manifest: Man
     keys = [(0, place, video) for place, video in enumerate((3, 9))]
     batches = {
         (layout, where): collate(
-            [train_set(manifest, KINETICS, Decoding(layout=layout, device=where))[key] for key in keys]
+            [train_set(manifest, KINETICS, DecodeOptions(layout=layout, device=where))[key] for key in keys]
         )
         for layout in ("rgb", "yuv420")
         for where in ("worker", "model")
@@ -100,7 +101,7 @@ def test_yuv_planes_take_half_the_bytes_and_give_the_same_pictures(manifest: Man
     assert same_but_for_clips(in_worker, batches["rgb", "worker"])
     # RandAugment's histograms and thresholds make more of a grey level; without it they stay as close as the frames.
     plain = replace(KINETICS, randaugment=None)
-    one, other = (train_set(manifest, plain, Decoding(layout=name))[keys[0]].clips for name in ("rgb", "yuv420"))
+    one, other = (train_set(manifest, plain, DecodeOptions(layout=name))[keys[0]].clips for name in ("rgb", "yuv420"))
     assert off_by(one, other) < 0.5
 
 
@@ -109,7 +110,7 @@ def test_test_views_on_the_device(manifest: Manifest, layout: str, tmp_path: Pat
     paths = (*manifest.paths[:3], str(tmp_path / "gone.mp4"))
     some = Manifest(paths, manifest.labels[:4], manifest.class_names, "list")
     worker, device = (
-        collate([eval_set(some, Decoding(layout=layout, device=where))[video] for video in range(4)])  # type: ignore[arg-type]
+        collate([eval_set(some, DecodeOptions(layout=layout, device=where))[video] for video in range(4)])  # type: ignore[arg-type]
         for where in ("worker", "model")
     )
     made = device.to(CPU)
@@ -118,16 +119,22 @@ def test_test_views_on_the_device(manifest: Manifest, layout: str, tmp_path: Pat
     assert made.clips.shape == (24, 8, 40, 40, 3)
     assert made.failed.tolist() == [False] * 18 + [True] * 6
     assert int(made.clips[18:].max()) == 0
-    rgb = collate([eval_set(some, Decoding())[video] for video in range(4)])
+    rgb = collate([eval_set(some, DecodeOptions())[video] for video in range(4)])
     assert off_by(made.clips, rgb.clips) < 0.5
 
 
 @pytest.mark.parametrize("where", ["worker", "model"])
 def test_loader_processes_change_nothing(manifest: Manifest, where: str) -> None:
-    dataset = train_set(manifest, KINETICS, Decoding(device=where))  # type: ignore[arg-type]
+    dataset = train_set(manifest, KINETICS, DecodeOptions(device=where))  # type: ignore[arg-type]
     loaders = [
         TrainLoader(
-            dataset, batch_size=3, accumulate=1, rank=0, world_size=1, seed=5, loading=Loading(num_workers=workers)
+            dataset,
+            batch_size=3,
+            accumulate=1,
+            rank=0,
+            world_size=1,
+            seed=5,
+            loading=LoaderOptions(num_workers=workers),
         )
         for workers in (0, 2)
     ]
@@ -138,8 +145,8 @@ def test_loader_processes_change_nothing(manifest: Manifest, where: str) -> None
     views = [
         list(
             eval_loader(
-                eval_set(manifest, Decoding(device=where)),  # type: ignore[arg-type]
-                clips_per_batch=12, rank=1, world_size=2, loading=Loading(num_workers=workers),
+                eval_set(manifest, DecodeOptions(device=where)),  # type: ignore[arg-type]
+                clips_per_batch=12, rank=1, world_size=2, loading=LoaderOptions(num_workers=workers),
             )
         )
         for workers in (0, 2)
@@ -168,7 +175,7 @@ def test_a_video_is_opened_once_and_each_frame_decoded_once(
     monkeypatch.setattr(VideoReader, "__init__", init)
     monkeypatch.setattr(VideoReader, "_fill", fill)
     for layout in ("rgb", "yuv420"):
-        decoding = Decoding(layout=layout)
+        decoding = DecodeOptions(layout=layout)
         sample = replace_repeats(train_set(manifest, KINETICS, decoding), 4)[(0, 0, 2)]
         assert len(sample.clips) == 4
         assert len(opened) == 1
@@ -190,7 +197,7 @@ def replace_repeats(dataset: TrainDataset, repeats: int) -> TrainDataset:
 
 def test_a_batch_survives_pickling(manifest: Manifest) -> None:
     for where in ("worker", "model"):
-        batch = collate([train_set(manifest, SSV2, Decoding(device=where))[(0, 0, 1)]])
+        batch = collate([train_set(manifest, SSV2, DecodeOptions(device=where))[(0, 0, 1)]])
         again = pickle.loads(pickle.dumps(batch))
         assert same_but_for_clips(batch, again)
         assert torch.equal(batch.to(CPU).clips, again.to(CPU).clips)

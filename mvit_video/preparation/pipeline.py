@@ -12,16 +12,16 @@ from pathlib import Path
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
-from mvit_video.preparation.collect import DataSet, collect
 from mvit_video.preparation.cost import Cost
-from mvit_video.preparation.folders import check_apart, common_folder, mirrored
-from mvit_video.preparation.journal import Journal, Verdict, Verify
-from mvit_video.preparation.packing import Shards, pack_splits, shard_bytes_there
+from mvit_video.preparation.inventory import Inventory, take_inventory
+from mvit_video.preparation.journal import Journal, Status, Verify
+from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
 from mvit_video.preparation.progress import counted
 from mvit_video.preparation.reencode import Encoding
 from mvit_video.preparation.results import Effort, write_results
-from mvit_video.preparation.stages import Labour, Reading, Reencoding
-from mvit_video.preparation.statistics import Facts
+from mvit_video.preparation.resumable_stages import ReencodeStage, ScanStage, WorkerOptions
+from mvit_video.preparation.split_packing import ShardOptions, pack_splits, shard_bytes_there
+from mvit_video.preparation.statistics import Statistics
 from mvit_video.video.location import is_remote
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ JOURNAL, ENCODED_JOURNAL, LOCK = "journal.jsonl", "reencoded.jsonl", ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PreparePlan:
     """What to do.
 
     Attributes:
@@ -38,7 +38,7 @@ class Plan:
         workers: processes.
         time_limit_s: seconds one file may take to read; 0 for no limit.
         limit: take so many videos of each split, spread over it; None for all.
-        keep: verdicts of the files that are indexed.
+        keep: statuses of the files that are indexed.
         retry_broken: try files again that earlier runs found broken.
         dry_run: estimate the cost and stop.
         encoding: how to re-encode; None not to.
@@ -53,23 +53,23 @@ class Plan:
     workers: int = 1
     time_limit_s: float = 60.0
     limit: int | None = None
-    keep: frozenset[Verdict] = frozenset({"ok"})
+    keep: frozenset[Status] = frozenset({"ok"})
     retry_broken: bool = False
     dry_run: bool = False
     encoding: Encoding | None = None
     encode_folder: str = ""
     encode_limit_s: float = 600.0
-    shards: Shards | None = None
+    shards: ShardOptions | None = None
     source_folders: Sequence[str] = ()
 
 
 def prepare_data_set(
     manifests: Mapping[str, Manifest],
-    plan: Plan,
+    plan: PreparePlan,
     *,
     sampler: ClipSampler,
     confirm: Callable[[Cost], bool] = lambda cost: True,
-) -> Facts | None:
+) -> Statistics | None:
     """Prepare the splits as planned; the content of report.json, or None if it stopped after the estimate.
 
     Everything finished is kept in journals under `plan.out`: run again, it goes on where it was.
@@ -85,14 +85,14 @@ def prepare_data_set(
     """
     start = time.monotonic()
     logger.info("looking up %s", counted(sum(map(len, manifests.values())), "video"))
-    data = collect(manifests, limit=plan.limit)
+    data = take_inventory(manifests, limit=plan.limit)
     _check_folders(data, plan)
     plan.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_only_run(plan.out))
-        labour = Labour(workers=plan.workers, time_limit_s=plan.time_limit_s, retry_broken=plan.retry_broken)
+        options = WorkerOptions(workers=plan.workers, time_limit_s=plan.time_limit_s, retry_broken=plan.retry_broken)
         journal = stack.enter_context(Journal(plan.out / JOURNAL))
-        reading = Reading(data.items, journal, verify=plan.verify, labour=labour)
+        reading = ScanStage(data.items, journal, verify=plan.verify, options=options)
         effort = Effort(read=len(reading.todo), known=len(data.items) - len(reading.todo))
         reencoding = _reencoding(data, plan, stack)
         cost = _estimate(data, reading, reencoding, plan)
@@ -113,10 +113,10 @@ def prepare_data_set(
         return write_results(data, records, packed, out=plan.out, keep=plan.keep, sampler=sampler, effort=effort)
 
 
-def _estimate(data: DataSet, reading: Reading, reencoding: Reencoding | None, plan: Plan) -> Cost:
+def _estimate(data: Inventory, reading: ScanStage, reencoding: ReencodeStage | None, plan: PreparePlan) -> Cost:
     """What the run will cost, from a sample of the files; what the sample finds is kept, so no work is done twice."""
     sizes = [item.size for item in data.items]
-    sample = costs.sample_places(reading.todo, costs.SAMPLE_FILES)
+    sample = costs.sample_evenly(reading.todo, costs.SAMPLE_FILES)
     spent = reading.work(sample, title="timing a sample")
     rest = sum(sizes[place] for place in reading.todo)
     read_s = costs.extrapolate(spent, sample_bytes=sum(sizes[place] for place in sample), total_bytes=rest)
@@ -139,11 +139,11 @@ def _estimate(data: DataSet, reading: Reading, reencoding: Reencoding | None, pl
 
 
 def _with_encoding(
-    cost: Cost, sizes: Sequence[int], reading: Reading, reencoding: Reencoding, plan: Plan
+    cost: Cost, sizes: Sequence[int], reading: ScanStage, reencoding: ReencodeStage, plan: PreparePlan
 ) -> tuple[Cost, float]:
     """The cost with that of re-encoding, and the bytes of all files after it."""
     ready = reencoding.todo(reading.records)
-    sample = costs.sample_places(ready, costs.SAMPLE_ENCODED)
+    sample = costs.sample_evenly(ready, costs.SAMPLE_ENCODED)
     spent = reencoding.work(sample, reading.records, title="timing a sample of re-encoding")
     sample_bytes = sum(sizes[place] for place in sample)
     done = {place: record.written.size for place, record in reencoding.records.items() if record.written is not None}
@@ -157,21 +157,21 @@ def _with_encoding(
     return cost, sum(done.values()) + ratio * left_bytes
 
 
-def _reencoding(data: DataSet, plan: Plan, stack: ExitStack) -> Reencoding | None:
+def _reencoding(data: Inventory, plan: PreparePlan, stack: ExitStack) -> ReencodeStage | None:
     if plan.encoding is None:
         return None
     journal = stack.enter_context(Journal(plan.out / ENCODED_JOURNAL))
-    paths = [item.media.name for item in data.items]
+    paths = [item.location.name for item in data.items]
     targets = mirrored(paths, root=common_folder(paths), folder=plan.encode_folder)
-    labour = Labour(workers=plan.workers, time_limit_s=plan.encode_limit_s, retry_broken=plan.retry_broken)
-    return Reencoding(
-        data.items, targets, journal, encoding=plan.encoding, labour=labour, keep=plan.keep, folder=plan.encode_folder
+    options = WorkerOptions(workers=plan.workers, time_limit_s=plan.encode_limit_s, retry_broken=plan.retry_broken)
+    return ReencodeStage(
+        data.items, targets, journal, encoding=plan.encoding, options=options, keep=plan.keep, folder=plan.encode_folder
     )
 
 
-def _check_folders(data: DataSet, plan: Plan) -> None:
+def _check_folders(data: Inventory, plan: PreparePlan) -> None:
     """Refuse to write re-encoded files or shards among the sources."""
-    sources = {os.path.dirname(item.media.url) for item in data.items if not item.media.remote}
+    sources = {os.path.dirname(item.location.url) for item in data.items if not item.location.remote}
     sources |= set(plan.source_folders)
     if plan.encoding is not None:
         check_apart(plan.encode_folder, option="reencode.folder", sources=sorted(sources))

@@ -13,10 +13,10 @@ from mvit_video.data.datasets.manifest import Manifest, from_folder
 from mvit_video.data.datasets.sources import IndexSource
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
-from mvit_video.preparation import stages
-from mvit_video.preparation.packing import Shards
+from mvit_video.preparation import resumable_stages
+from mvit_video.preparation.pipeline import PreparePlan, prepare_data_set
 from mvit_video.preparation.reencode import Encoding
-from mvit_video.preparation.run import Plan, prepare_data_set
+from mvit_video.preparation.split_packing import ShardOptions
 from mvit_video.video.reader import VideoReader
 from tests.preparation.videos import damage, truncate, write_video
 
@@ -52,9 +52,9 @@ def manifests(root: Path) -> dict[str, Manifest]:
     return {"train": train, "val": from_folder(root / "val", class_names=train.class_names)}
 
 
-def plan(root: Path, **changes: object) -> Plan:
+def plan(root: Path, **changes: object) -> PreparePlan:
     out = root.parent / "out"
-    return dataclasses.replace(Plan(out=out, workers=2, encode_folder=str(out / "videos")), **changes)
+    return dataclasses.replace(PreparePlan(out=out, workers=2, encode_folder=str(out / "videos")), **changes)
 
 
 def prepare(root: Path, **changes: object) -> dict:
@@ -81,18 +81,18 @@ def test_index_and_report(videos):
     assert names(val) == ["a.mp4", "alike.mp4", "same.mp4"]
     assert sorted(Path(path).name for path in train.missing) == ["bad.mp4", "cut.mp4", "empty.mp4"]
     for index in range(len(train)):
-        with VideoReader(train.media(index)) as ours, VideoReader(train.paths[index]) as plain:
+        with VideoReader(train.location(index)) as ours, VideoReader(train.paths[index]) as plain:
             assert torch.equal(ours.read([0, 7]), plain.read([0, 7]))
 
-    facts = report["splits"]["train"]
-    assert facts["verdicts"] == {"ok": 8, "broken": 2, "partial": 1}
-    assert (facts["listed"], facts["usable"]) == (11, 8)
-    assert facts["classes"]["counts"] == {"cat": 4, "dog": 4}
-    assert facts["frames"] == {"min": 10, "5%": 10.35, "median": 16.5, "95%": 20, "max": 20}
-    assert facts["fps_histogram"] == {"10": 4, "20": 4}
-    assert facts["sizes"] == {"64x48": 8} and facts["codecs"] == {"h264": 8}
-    assert facts["hours"] * 3600 == pytest.approx(1.0 + 1.1 + 1.2 + 1.3 + 4 * 1.0)
-    broken = {Path(p["path"]).name: (p["verdict"], p["class"]) for p in report["problems"]}
+    split = report["splits"]["train"]
+    assert split["statuses"] == {"ok": 8, "broken": 2, "partial": 1}
+    assert (split["listed"], split["usable"]) == (11, 8)
+    assert split["classes"]["counts"] == {"cat": 4, "dog": 4}
+    assert split["frames"] == {"min": 10, "5%": 10.35, "median": 16.5, "95%": 20, "max": 20}
+    assert split["fps_histogram"] == {"10": 4, "20": 4}
+    assert split["sizes"] == {"64x48": 8} and split["codecs"] == {"h264": 8}
+    assert split["hours"] * 3600 == pytest.approx(1.0 + 1.1 + 1.2 + 1.3 + 4 * 1.0)
+    broken = {Path(p["path"]).name: (p["status"], p["class"]) for p in report["problems"]}
     assert broken == {"bad.mp4": ("broken", "dog"), "cut.mp4": ("partial", "dog"), "empty.mp4": ("broken", "cat")}
     same = report["duplicates"]
     assert (same["groups"], same["across_splits"], same["across_classes"]) == (1, 1, 1)
@@ -128,23 +128,23 @@ def test_partial_files_are_kept_if_asked_for(videos):
     prepare(videos, keep=frozenset({"ok", "partial"}))
     train = opened(videos)
     assert "cut.mp4" in names(train) and "bad.mp4" not in names(train)
-    media = train.media(names(train).index("cut.mp4"))
-    assert media.index is not None and media.index.damage
-    with VideoReader(media) as video:
+    location = train.location(names(train).index("cut.mp4"))
+    assert location.index is not None and location.index.damage
+    with VideoReader(location) as video:
         assert len(video.read(range(video.info.num_frames))) == video.info.num_frames
 
 
 def test_reading_packets_only_then_everything(videos):
     shallow = prepare(videos, verify="index")
-    assert shallow["splits"]["train"]["verdicts"] == {"ok": 9, "broken": 1, "partial": 1}
+    assert shallow["splits"]["train"]["statuses"] == {"ok": 9, "broken": 1, "partial": 1}
     assert shallow["near_duplicates"]["pairs"] == 0
     assert prepare(videos)["read"] == 13  # all but the empty file, of which nothing more is to be known
     assert prepare(videos, verify="index")["read"] == 0
 
 
 def test_reencoded_and_packed(videos):
-    """All stages at once; what is in the shards gives the pictures of the re-encoded files."""
-    shards = Shards(folder=str(videos.parent / "out" / "shards"), max_bytes=12_000)
+    """All resumable_stages at once; what is in the shards gives the pictures of the re-encoded files."""
+    shards = ShardOptions(folder=str(videos.parent / "out" / "shards"), max_bytes=12_000)
     before = {path: path.read_bytes() for path in videos.rglob("*.mp4")}
     report = prepare(videos, encoding=ENCODING, shards=shards)
     train = opened(videos)
@@ -152,11 +152,11 @@ def test_reencoded_and_packed(videos):
     assert train.shard_of is not None and len(set(train.shard_of.tolist())) > 1
     assert list(train.labels) == [0] * 4 + [1] * 4
     for index in range(len(train)):
-        media = train.media(index)
+        location = train.location(index)
         folder = "cat" if train.labels[index] == 0 else "dog"
-        source = videos / "train" / folder / Path(media.name).name
+        source = videos / "train" / folder / Path(location.name).name
         again = videos.parent / "out" / "videos" / "train" / folder / source.name
-        with VideoReader(media) as packed, VideoReader(again) as file, VideoReader(source) as original:
+        with VideoReader(location) as packed, VideoReader(again) as file, VideoReader(source) as original:
             frames = range(packed.info.num_frames)
             assert packed.info.num_frames == original.info.num_frames
             assert (packed.info.height, packed.info.width) == (32, 42)
@@ -174,7 +174,7 @@ def test_reencoded_and_packed(videos):
 
 
 def test_shards_of_an_index_are_indexed_in_place(videos):
-    shards = Shards(folder=str(videos.parent / "out" / "shards"), max_bytes=10**6)
+    shards = ShardOptions(folder=str(videos.parent / "out" / "shards"), max_bytes=10**6)
     prepare(videos, shards=shards)
     first = opened(videos)
     out = videos.parent / "again"
@@ -182,8 +182,8 @@ def test_shards_of_an_index_are_indexed_in_place(videos):
     second = IndexSource(train=str(out / "train.index")).manifest("train")
     assert list(second.paths) == list(first.paths) and list(second.labels) == list(first.labels)
     for index in (0, 5):
-        assert second.media(index).start == first.media(index).start > 0
-        with VideoReader(second.media(index)) as a, VideoReader(first.media(index)) as b:
+        assert second.location(index).start == first.location(index).start > 0
+        with VideoReader(second.location(index)) as a, VideoReader(first.location(index)) as b:
             assert torch.equal(a.read([0, 3]), b.read([0, 3]))
 
 
@@ -193,7 +193,7 @@ def test_the_index_moves_with_the_files_below_it(videos, tmp_path):
     (videos.parent / "out").rename(moved)
     train = IndexSource(train=str(moved / "train.index")).manifest("train")
     assert train.paths[0] == str(moved / "videos" / "train" / "cat" / "0.mp4")
-    with VideoReader(train.media(0)) as video:
+    with VideoReader(train.location(0)) as video:
         assert video.info.num_frames == 10
 
 
@@ -214,7 +214,7 @@ def test_stopping_at_the_question(videos):
 
 def test_a_part_of_each_split(videos):
     report = prepare(videos, limit=3)
-    assert [facts["looked_at"] for facts in report["splits"].values()] == [3, 3]
+    assert [split["looked_at"] for split in report["splits"].values()] == [3, 3]
     assert report["splits"]["train"]["listed"] == 11
 
 
@@ -225,13 +225,13 @@ def hang(task: object) -> None:
 
 def test_files_that_take_too_long(videos, monkeypatch):
     shutil.rmtree(videos / "val")
-    monkeypatch.setattr(stages, "scan_file", hang)
+    monkeypatch.setattr(resumable_stages, "scan_file", hang)
     with pytest.raises(ValueError, match=r"no video of any split can be used; .*report.md has the reasons"):
         prepare_data_set(
             {"train": from_folder(videos / "train")}, plan(videos, time_limit_s=0.25, limit=3), sampler=SAMPLER
         )
     report = json.loads((videos.parent / "out" / "report.json").read_text())
-    assert [p["verdict"] for p in report["problems"]] == ["timeout"] * 3
+    assert [p["status"] for p in report["problems"]] == ["timeout"] * 3
     assert report["problems"][0]["reason"] == "took more than 0.25 s and was stopped"
 
 
@@ -240,9 +240,9 @@ def test_missing_files_are_listed(videos, tmp_path):
     (videos / "train" / "cat" / "2.mp4").unlink()
     report = prepare_data_set({"train": listed}, plan(videos, limit=4), sampler=SAMPLER)
     assert report is not None
-    reasons = {Path(p["path"]).name: p["reason"] for p in report["problems"] if p["verdict"] == "missing"}
+    reasons = {Path(p["path"]).name: p["reason"] for p in report["problems"] if p["status"] == "missing"}
     assert reasons == {"gone.mp4": "no such file", "2.mp4": "No such file or directory"}
-    assert report["splits"]["train"]["verdicts"]["missing"] == 2
+    assert report["splits"]["train"]["statuses"]["missing"] == 2
     assert opened_left_out(tmp_path).items() >= reasons.items()
 
 
@@ -255,7 +255,7 @@ def test_sources_are_not_written_to(videos):
     for changes in (
         {"encoding": ENCODING, "encode_folder": str(videos / "train" / "cat")},
         {"encoding": ENCODING, "encode_folder": str(videos.parent)},
-        {"shards": Shards(folder=str(videos / "val" / "cat" / "shards"), max_bytes=10**6)},
+        {"shards": ShardOptions(folder=str(videos / "val" / "cat" / "shards"), max_bytes=10**6)},
     ):
         with pytest.raises(ValueError, match=r"\.folder=.*: the source videos are in "):
             prepare(videos, **changes)

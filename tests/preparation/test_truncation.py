@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
-from mvit_video.preparation.containers import missing_bytes
+from mvit_video.preparation.truncation import missing_bytes
 from mvit_video.video.byte_source import locate
-from mvit_video.video.location import Media
+from mvit_video.video.location import VideoLocation
 
 EBML = b"\x1a\x45\xdf\xa3\x84abcd"  # a header of four bytes
 SEGMENT = b"\x18\x53\x80\x67"
@@ -38,6 +38,6 @@ def box(kind: bytes, content: int, length: int | None = None) -> bytes:
 def test_missing_bytes(tmp_path, content, missing):
     path = tmp_path / "v"
     path.write_bytes(content)
-    assert missing_bytes(locate(Media.of(path))) == missing
+    assert missing_bytes(locate(VideoLocation.of(path))) == missing
     path.write_bytes(b"x" * 100 + content + b"y" * 100)
-    assert missing_bytes(locate(Media("v", str(path), start=100, size=len(content)))) == missing
+    assert missing_bytes(locate(VideoLocation("v", str(path), start=100, size=len(content)))) == missing

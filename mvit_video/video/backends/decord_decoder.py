@@ -3,13 +3,13 @@
 import io
 from collections.abc import Mapping
 
-from mvit_video.video.byte_source import Place
+from mvit_video.video.byte_source import ByteSource
 from mvit_video.video.container import VideoFile
 from mvit_video.video.index import Orientation, VideoDecodeError, VideoInfo
 from mvit_video.video.pictures import Canvas, rgb_frame
 
 
-class DecordSource:
+class DecordDecoder:
     """Frames by decord; picture size and codec are checked through PyAV first.
 
     A stretch of a larger file and a remote video are read into memory, for decord opens whole files alone.
@@ -18,21 +18,21 @@ class DecordSource:
     damage = ""
     orientation = Orientation()  # decord turns the pictures itself
 
-    def __init__(self, place: Place, *, max_pixels: int) -> None:
+    def __init__(self, source: ByteSource, *, max_pixels: int) -> None:
         try:
             import decord  # optional: it has no wheels for many platforms
         except ImportError as error:
             raise RuntimeError(
                 "backend='decord': decord is not installed; pip install decord, or use 'pyav'"
             ) from error
-        self.name = place.name
-        with VideoFile(place, max_pixels=max_pixels) as file:
+        self.name = source.name
+        with VideoFile(source, max_pixels=max_pixels) as file:
             codec = file.codec
         decord.logging.set_level(decord.logging.QUIET)
         self._error = decord.DECORDError
         try:
-            source = place.path if place.data is None and place.whole else io.BytesIO(place.read())
-            self._reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
+            target = source.path if source.data is None and source.whole else io.BytesIO(source.read())
+            self._reader = decord.VideoReader(target, ctx=decord.cpu(0), num_threads=1)
             height, width, _ = self._reader[0].shape
             count, fps = len(self._reader), float(self._reader.get_avg_fps())
         except (self._error, RuntimeError, IndexError) as error:

@@ -7,18 +7,18 @@ Matroska and WebM state the length of their one segment (RFC 8794, RFC 9559), MP
 import io
 from typing import BinaryIO
 
-from mvit_video.video.byte_source import Place
+from mvit_video.video.byte_source import ByteSource
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _MOST_BOXES = 100_000  # fragments of a day-long recording
 
 
-def missing_bytes(place: Place) -> int:
+def missing_bytes(source: ByteSource) -> int:
     """Bytes by which a video is shorter than its container states; 0 if it is whole or does not tell."""
-    if place.data is not None:
-        return _missing(io.BytesIO(place.data), 0, place.size)
-    with open(place.path, "rb") as file:
-        return _missing(file, place.start, place.size)
+    if source.data is not None:
+        return _missing(io.BytesIO(source.data), 0, source.size)
+    with open(source.path, "rb") as file:
+        return _missing(file, source.start, source.size)
 
 
 def _missing(file: BinaryIO, start: int, size: int) -> int:

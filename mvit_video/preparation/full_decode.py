@@ -1,7 +1,7 @@
 """Every frame of a video from first to last, with all packets decoded once and one picture in memory at a time.
 
-video/reader.py gives chosen frames and therefore skips what they do not need; here nothing is skipped, which is what it takes
-to know that all of a file decodes, and the cheapest way to see all of its pictures.
+VideoReader gives chosen frames and skips what they do not need. Here nothing is skipped: that shows whether all of a
+file decodes, and it is the cheapest way to see all of its pictures.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from mvit_video.video.byte_source import Deadline, Place
+from mvit_video.video.byte_source import ByteSource, Deadline
 from mvit_video.video.index import UNREACHABLE, FrameIndex, VideoDecodeError
 from mvit_video.video.packets import OutOfStepError, PacketReader
 
@@ -20,10 +20,10 @@ _FINEST_TICK = 10_000_000  # parts of a second; containers count in fewer
 
 
 @contextmanager
-def opened(place: Place, *, max_pixels: int) -> Iterator[PacketReader]:
+def open_packets(source: ByteSource, *, max_pixels: int) -> Iterator[PacketReader]:
     """A video while it is open. Raises VideoDecodeError."""
     # No deadline: the process that reads is stopped from outside, whatever it waits for.
-    reader = PacketReader(place, max_pixels=max_pixels, deadline=Deadline(place.name, None))
+    reader = PacketReader(source, max_pixels=max_pixels, deadline=Deadline(source.name, None))
     try:
         yield reader
     finally:
@@ -79,7 +79,7 @@ def _decode(reader: PacketReader, index: FrameIndex, on_frame: OnFrame) -> Seque
 
 
 def _count(reader: PacketReader, index: FrameIndex, on_frame: OnFrame) -> Sequence[int]:
-    """Decode and count, for streams whose packets do not tell their place; the frames that did not come."""
+    """Decode and count, for streams whose packets do not tell their position; the frames that did not come."""
     number = 0
     for frame in reader.frames_in_order(len(index.anchor)):
         if number < index.info.num_frames:

@@ -6,31 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvit_video.preparation.collect import DataSet
-from mvit_video.preparation.folders import common_folder
-from mvit_video.preparation.journal import Record, Verdict, lines_of
-from mvit_video.preparation.pack import (
-    Packed,
-    Shard,
+from mvit_video.preparation.inventory import Inventory
+from mvit_video.preparation.isolated_workers import run_isolated
+from mvit_video.preparation.journal import Record, Status, lines_of
+from mvit_video.preparation.output_paths import common_folder
+from mvit_video.preparation.progress import track_files
+from mvit_video.preparation.shard_writing import (
+    PlannedShard,
+    WrittenShard,
     member_name,
     member_of,
-    packed_from_lines,
-    packed_to_json,
     plan_shards,
+    shard_to_json,
+    shards_from_lines,
     unique_names,
     write_shard,
 )
-from mvit_video.preparation.progress import meter
-from mvit_video.preparation.workers import run_isolated
 from mvit_video.video.location import is_remote
 
 logger = logging.getLogger(__name__)
 JOURNAL = "shards.jsonl"
-PRELOAD = ("mvit_video.preparation.pack",)
+PRELOAD = ("mvit_video.preparation.shard_writing",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shards:
+class ShardOptions:
     """How to pack: the folder or fsspec URL, and the most bytes in a shard."""
 
     folder: str
@@ -55,13 +55,19 @@ class PackedSplit:
 
 
 def pack_splits(
-    data: DataSet, records: Mapping[int, Record], options: Shards, *, keep: frozenset[Verdict], workers: int, out: Path
+    data: Inventory,
+    records: Mapping[int, Record],
+    options: ShardOptions,
+    *,
+    keep: frozenset[Status],
+    workers: int,
+    out: Path,
 ) -> dict[str, PackedSplit]:
     """Write the shards of every split.
 
     Args:
         records: by item.
-        keep: verdicts of the videos that are packed.
+        keep: statuses of the videos that are packed.
         workers: processes.
         out: folder of the journal.
 
@@ -69,14 +75,14 @@ def pack_splits(
         RuntimeError: a shard cannot be written; the others are kept, and the next run goes on from them.
     """
     items = {
-        split: sorted({entry.item for entry in entries if records[entry.item].verdict in keep})
+        split: sorted({entry.item for entry in entries if records[entry.item].status in keep})
         for split, entries in data.entries.items()
     }
     root = common_folder([records[item].file.name for listed in items.values() for item in listed])
     names = {split: _names(data, records, listed, root) for split, listed in items.items()}
-    plans: list[Shard] = []
+    plans: list[PlannedShard] = []
     for split, listed in items.items():
-        members = [member_of(data.items[i].media, records[i], name) for i, name in zip(listed, names[split])]
+        members = [member_of(data.items[i].location, records[i], name) for i, name in zip(listed, names[split])]
         plans += plan_shards(split, members, folder=options.folder, max_bytes=options.max_bytes)
     done = _write(plans, workers=workers, journal=out / JOURNAL)
     _tell_of_strangers(plans, options.folder, list(data.entries))
@@ -88,23 +94,23 @@ def shard_bytes_there(folder: str, splits: Sequence[str]) -> int:
     return sum(os.stat(path).st_size for path in _shards_in(folder, splits))
 
 
-def _names(data: DataSet, records: Mapping[int, Record], items: Sequence[int], root: str) -> list[str]:
+def _names(data: Inventory, records: Mapping[int, Record], items: Sequence[int], root: str) -> list[str]:
     return unique_names([member_name(_place(data, records[item], item), root) for item in items])
 
 
-def _place(data: DataSet, record: Record, item: int) -> str:
-    return data.items[item].media.name if record.written is None else record.written.name
+def _place(data: Inventory, record: Record, item: int) -> str:
+    return data.items[item].location.name if record.written is None else record.written.name
 
 
-def _write(plans: Sequence[Shard], *, workers: int, journal: Path) -> dict[str, Packed]:
+def _write(plans: Sequence[PlannedShard], *, workers: int, journal: Path) -> dict[str, WrittenShard]:
     """Write the shards that do not stand yet; all of them by key."""
-    known = packed_from_lines(list(lines_of(journal)))
+    known = shards_from_lines(list(lines_of(journal)))
     done = {plan.key: known[plan.key] for plan in plans if plan.key in known and known[plan.key].stands(plan)}
     todo = [plan for plan in plans if plan.key not in done]
     if done:
         logger.info("%d of %d shards stand from an earlier run", len(done), len(plans))
     failures = []
-    with journal.open("a", encoding="utf-8") as stream, meter("packing shards", len(todo)) as progress:
+    with journal.open("a", encoding="utf-8") as stream, track_files("packing shards", len(todo)) as progress:
         stream.write("\n")  # ends a line that an interrupted run has torn
         outcomes = run_isolated(
             write_shard, todo, workers=min(workers, len(todo)) or 1, time_limit_s=0, preload=PRELOAD
@@ -114,7 +120,7 @@ def _write(plans: Sequence[Shard], *, workers: int, journal: Path) -> dict[str, 
                 failures.append(f"{outcome.task}: {outcome.reason}")
                 continue
             done[outcome.result.key] = outcome.result
-            stream.write(packed_to_json(outcome.result) + "\n")
+            stream.write(shard_to_json(outcome.result) + "\n")
             stream.flush()
             progress.advance(outcome.task.size)
     if failures:
@@ -126,7 +132,11 @@ def _write(plans: Sequence[Shard], *, workers: int, journal: Path) -> dict[str, 
 
 
 def _located(
-    split: str, items: Sequence[int], names: Sequence[str], plans: Sequence[Shard], done: Mapping[str, Packed]
+    split: str,
+    items: Sequence[int],
+    names: Sequence[str],
+    plans: Sequence[PlannedShard],
+    done: Mapping[str, WrittenShard],
 ) -> PackedSplit:
     """Where each item of a split was put."""
     item_of: dict[str, int] = dict(zip(names, items))
@@ -139,7 +149,7 @@ def _located(
     return PackedSplit(tuple(str(plan) for plan in own), places)
 
 
-def _tell_of_strangers(plans: Sequence[Shard], folder: str, splits: Sequence[str]) -> None:
+def _tell_of_strangers(plans: Sequence[PlannedShard], folder: str, splits: Sequence[str]) -> None:
     """Warn of shards in the folder that are not this data set's: left by a run with other options."""
     wanted = {plan.file_name for plan in plans}
     strangers = [path for path in _shards_in(folder, splits) if os.path.basename(path) not in wanted]

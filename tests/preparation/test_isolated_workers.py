@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mvit_video.preparation.workers import Outcome, run_isolated
+from mvit_video.preparation.isolated_workers import Outcome, run_isolated
 from tests.paths import ROOT
 
 
@@ -83,8 +83,8 @@ def test_impossible_arguments(arguments, message):
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = (
         "import sys\n"
-        "from tests.preparation.test_workers import note_and_hang\n"
-        "from mvit_video.preparation.workers import run_isolated\n"
+        "from tests.preparation.test_isolated_workers import note_and_hang\n"
+        "from mvit_video.preparation.isolated_workers import run_isolated\n"
         "if __name__ == '__main__':\n"
         "    list(run_isolated(note_and_hang, [sys.argv[1]], workers=1, time_limit_s=0))\n"
     )

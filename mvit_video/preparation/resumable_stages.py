@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mvit_video.preparation.collect import Item
-from mvit_video.preparation.journal import FileState, Journal, Record, Verdict, Verify
-from mvit_video.preparation.progress import meter
+from mvit_video.preparation.inventory import InventoryItem
+from mvit_video.preparation.isolated_workers import Failure, Outcome, run_isolated
+from mvit_video.preparation.journal import FileState, Journal, Record, Status, Verify
+from mvit_video.preparation.progress import track_files
 from mvit_video.preparation.reencode import EncodeTask, Encoding, encode_file
 from mvit_video.preparation.scan import ScanTask, scan_file
-from mvit_video.preparation.workers import Failure, Outcome, run_isolated
 from mvit_video.video.reader import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 Task = TypeVar("Task", ScanTask, EncodeTask)
 PRELOAD = ("mvit_video.preparation.scan", "mvit_video.preparation.reencode")
-_VERDICTS: Mapping[Failure, Verdict] = {"error": "broken", "killed": "killed", "timeout": "timeout"}
+_STATUSES: Mapping[Failure, Status] = {"error": "broken", "killed": "killed", "timeout": "timeout"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labour:
+class WorkerOptions:
     """How work is spread.
 
     Attributes:
@@ -35,7 +35,7 @@ class Labour:
     retry_broken: bool = False
 
 
-class Reading:
+class ScanStage:
     """Reads the files of a data set and judges them.
 
     Args:
@@ -44,16 +44,18 @@ class Reading:
         verify: how far files are read.
     """
 
-    def __init__(self, items: Sequence[Item], journal: Journal, *, verify: Verify, labour: Labour) -> None:
+    def __init__(
+        self, items: Sequence[InventoryItem], journal: Journal, *, verify: Verify, options: WorkerOptions
+    ) -> None:
         self.records: dict[int, Record] = {}  # by item
         self.todo: list[int] = []
         self._items = items
         self._journal = journal
-        self._labour = labour
+        self._options = options
         self._verify: Verify = verify
         for place, item in enumerate(items):
             record = _absent(item, verify) if item.state is None else journal.find(item.state)
-            if record is not None and record.covers(verify) and not _again(record, labour):
+            if record is not None and record.covers(verify) and not _again(record, options):
                 self.records[place] = record
             elif item.state is not None:
                 self.todo.append(place)
@@ -63,7 +65,7 @@ class Reading:
     def work(self, places: Sequence[int], *, title: str = "reading") -> float:
         """Read the files at `places` of the items; the workers' seconds spent on them, added up."""
         items = {place: self._items[place] for place in places}
-        tasks = {p: ScanTask(item.media, _state(item), self._verify, MAX_PIXELS) for p, item in items.items()}
+        tasks = {p: ScanTask(item.location, _state(item), self._verify, MAX_PIXELS) for p, item in items.items()}
         done, seconds = set(places), 0.0
 
         def keep(place: int, outcome: Outcome[ScanTask, Record]) -> None:
@@ -73,31 +75,31 @@ class Reading:
             self._journal.add(record)
             self.records[place] = record
 
-        _work(scan_file, tasks, keep, labour=self._labour, title=title, sizes=[self._items[p].size for p in places])
+        _work(scan_file, tasks, keep, options=self._options, title=title, sizes=[self._items[p].size for p in places])
         self.todo = [place for place in self.todo if place not in done]
         return seconds
 
 
-class Reencoding:
+class ReencodeStage:
     """Writes the sound files of a data set again.
 
     Args:
         items: the files.
         targets: the file to write for each.
         journal: of this stage, of this and earlier runs.
-        keep: verdicts of the files that are written again.
+        keep: statuses of the files that are written again.
         folder: where the targets lie.
     """
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Sequence[InventoryItem],
         targets: Sequence[str],
         journal: Journal,
         *,
         encoding: Encoding,
-        labour: Labour,
-        keep: frozenset[Verdict],
+        options: WorkerOptions,
+        keep: frozenset[Status],
         folder: str,
     ) -> None:
         self.records: dict[int, Record] = {}  # by item
@@ -107,11 +109,11 @@ class Reencoding:
         self._targets = targets
         self._journal = journal
         self._encoding = encoding
-        self._labour = labour
+        self._options = options
 
     def wants(self, source: Record) -> bool:
         """Whether a file that was read is to be written again."""
-        return source.verdict in self._keep
+        return source.status in self._keep
 
     def todo(self, sources: Mapping[int, Record]) -> list[int]:
         """Places of the sound files that are not written yet; takes those that are from the journal."""
@@ -130,7 +132,7 @@ class Reencoding:
         """Write the files at `places` again; the workers' seconds spent on them, added up."""
         tasks = {
             place: EncodeTask(
-                self._items[place].media, sources[place], self._targets[place], self._encoding, MAX_PIXELS
+                self._items[place].location, sources[place], self._targets[place], self._encoding, MAX_PIXELS
             )
             for place in places
         }
@@ -146,22 +148,22 @@ class Reencoding:
             self._journal.add(record)
             self.records[place] = record
 
-        _work(encode_file, tasks, keep, labour=self._labour, title=title, sizes=[self._items[p].size for p in places])
+        _work(encode_file, tasks, keep, options=self._options, title=title, sizes=[self._items[p].size for p in places])
         return seconds
 
     def _stands(self, record: Record, place: int) -> bool:
         """Whether a record from the journal still holds: same settings, same place, the file unchanged."""
-        if record.recipe != self._encoding.recipe or _again(record, self._labour):
+        if record.recipe != self._encoding.recipe or _again(record, self._options):
             return False
         if record.written is None:
             return True
         if record.written.name != os.path.abspath(self._targets[place]):
             return False
         try:
-            facts = os.stat(record.written.name)
+            file_stat = os.stat(record.written.name)
         except FileNotFoundError:
             return False
-        return (facts.st_size, facts.st_mtime_ns) == (record.written.size, record.written.mtime_ns)
+        return (file_stat.st_size, file_stat.st_mtime_ns) == (record.written.size, record.written.mtime_ns)
 
 
 def _work(
@@ -169,7 +171,7 @@ def _work(
     tasks: Mapping[int, Task],
     keep: Callable[[int, Outcome[Task, Record]], None],
     *,
-    labour: Labour,
+    options: WorkerOptions,
     title: str,
     sizes: Iterable[int],
 ) -> None:
@@ -181,11 +183,11 @@ def _work(
     outcomes = run_isolated(
         function,
         tasks.values(),
-        workers=min(labour.workers, len(tasks)),
-        time_limit_s=labour.time_limit_s,
+        workers=min(options.workers, len(tasks)),
+        time_limit_s=options.time_limit_s,
         preload=PRELOAD,
     )
-    with meter(title, len(tasks)) as progress:
+    with track_files(title, len(tasks)) as progress:
         for outcome in outcomes:
             place = places[id(outcome.task)]
             keep(place, outcome)
@@ -194,19 +196,19 @@ def _work(
             progress.advance(size_of[place])
 
 
-def _again(record: Record, labour: Labour) -> bool:
-    return labour.retry_broken and record.verdict not in ("ok", "partial")
+def _again(record: Record, options: WorkerOptions) -> bool:
+    return options.retry_broken and record.status not in ("ok", "partial")
 
 
-def _state(item: Item) -> FileState:
+def _state(item: InventoryItem) -> FileState:
     assert item.state is not None, "only files that were found are read"
     return item.state
 
 
-def _absent(item: Item, verify: Verify) -> Record:
+def _absent(item: InventoryItem, verify: Verify) -> Record:
     """The record of a file that is not there."""
-    state = FileState(name=item.media.name, size=0, mtime_ns=0)
-    return Record(state=state, verify=verify, verdict="missing", reason=item.problem)
+    state = FileState(name=item.location.name, size=0, mtime_ns=0)
+    return Record(state=state, verify=verify, status="missing", reason=item.problem)
 
 
 def _failed(state: FileState, verify: Verify, outcome: Outcome[Task, Record]) -> Record:
@@ -215,7 +217,7 @@ def _failed(state: FileState, verify: Verify, outcome: Outcome[Task, Record]) ->
     return Record(
         state=state,
         verify=verify,
-        verdict=_VERDICTS[outcome.failure],
+        status=_STATUSES[outcome.failure],
         reason=outcome.reason,
         seconds=round(outcome.seconds, 4),
     )
