@@ -25,8 +25,8 @@ def run(config: "Prepare") -> dict[str, Any] | None:
             usable.
         RuntimeError: another run prepares to the same folder; or some videos are broken and strict=true.
     """
+    from mvit_video.build.clips import build_sampler
     from mvit_video.build.preparation import preparation_plan, prepared_manifests
-    from mvit_video.build.video_classification import build_sampler
     from mvit_video.preparation.pipeline import prepare_data_set
     from mvit_video.preparation.report import attention, summary_table
 

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from hydra import compose, initialize_config_dir
 
-from mvit_video.build.video_classification import build_train_loader
+from mvit_video.build.clips import build_train_loader
 from mvit_video.config import Train, config_dir, register
 from mvit_video.config.check import to_object
 from mvit_video.data.datasets.index_file import IndexedVideo, write_index

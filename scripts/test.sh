@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks, the same here and in CI: lint, format, types, tests. Arguments go to pytest.
+# All checks, the same here and in CI: lint, format, layers, types, tests. Arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 ensure_environment
@@ -9,6 +9,7 @@ processes="$(nproc 2>/dev/null || echo 2)" # before the next line, which nproc w
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+"$VENV/bin/lint-imports" --no-logo --no-cache
 "$VENV/bin/mypy"
 # A file's tests share what they set up, so files are dealt out, not tests. More processes than four gain little.
 "$VENV/bin/python" -m pytest --numprocesses "${TEST_PROCESSES:-$((processes < 4 ? processes : 4))}" --dist loadfile "$@"

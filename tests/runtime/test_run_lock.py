@@ -332,7 +332,7 @@ def test_an_unreadable_lock_is_judged_by_its_silence(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text("{")
     clock = Clock(tmp_path / LOCK_FILE, meanwhile=lambda: os.utime(tmp_path / LOCK_FILE, (1, 1)))
     with pytest.raises(
-        RunLockedError, match="is being trained by an unknown process .its lock file cannot be read."
+        RunLockedError, match=r"is being trained by an unknown process .its lock file cannot be read."
     ) as e:
         clock.lock(tmp_path).acquire()
     assert "kill" not in str(e.value)
