@@ -96,6 +96,7 @@ def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "PreparePla
     from mvit_video.preparation.pipeline import PreparePlan
     from mvit_video.preparation.reencode import Encoding
     from mvit_video.preparation.split_packing import ShardOptions
+    from mvit_video.runtime.cores import usable_cores
 
     out = Path(config.out)
     encode, shards = config.reencode, config.shards
@@ -109,7 +110,7 @@ def _plan(config: "Prepare", manifests: "Mapping[str, Manifest]") -> "PreparePla
     return PreparePlan(
         out=out,
         verify=config.verify,  # type: ignore[arg-type]
-        workers=config.workers or _cores(),
+        workers=config.workers or usable_cores(),
         time_limit_s=config.time_limit_s,
         limit=config.limit,
         keep=frozenset({"ok", "partial"} if config.keep_partial else {"ok"}),
@@ -130,11 +131,6 @@ def _confirm(cost: "Cost", config: "Prepare") -> bool:
     if not config.ask or cost.seconds < _ASK_ABOVE_S or not sys.stdin.isatty():
         return True
     return input("Go on? [y/N] (ask=false does not ask) ").strip().lower() in ("y", "yes")
-
-
-def _cores() -> int:
-    """Cores this process may use: under a cluster's scheduler fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Where a run runs: versions, hardware and git state for its record; seeds; choice of device; files written whole."""
+"""Where a run runs: versions, hardware and git state for its record; seeds; choice of device."""
 
 import hashlib
 import importlib.metadata
@@ -14,6 +14,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+
+from mvit_video.runtime.cores import usable_cores
+from mvit_video.runtime.files import write_text as write_text
 
 # Distribution names on the package index of the libraries whose versions decide what a run computes.
 _LIBRARIES = {
@@ -38,7 +41,7 @@ def describe_environment() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu_count": _usable_cores(),
+        "cpu_count": usable_cores(),
         **versions,
         "cuda": torch.version.cuda,
         "gpus": gpus,
@@ -60,13 +63,6 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
     if commit is None or changes is None:
         return None, None
     return commit, changes != ""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it there, so that it is whole or absent at every instant."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def seed_everything(seed: int) -> None:
@@ -136,13 +132,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _usable_cores() -> int:
-    # A SLURM job or container often may use a part of the machine's cores only.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
