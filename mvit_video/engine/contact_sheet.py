@@ -7,7 +7,6 @@ gets. The arithmetic (`Layout`, `spread`, `shorten`) is apart from the drawing.
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from mvit_video.runtime.files import replacing
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -188,25 +189,23 @@ class Sheet:
 
 def save_picture(image: Image.Image, path: Path) -> None:
     """Write a picture as PNG, beside its place and renamed, so that it is whole or absent at every instant."""
-    beside = path.with_name(f".{path.name}.tmp")
-    image.save(beside, format="PNG")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        image.save(beside, format="PNG")
 
 
 def save_animation(pictures: Pictures, path: Path, *, milliseconds: Sequence[int]) -> None:
     """Write uint8 (N, H, W, 3) as an endless animated WebP, picture i shown for milliseconds[i]; see save_picture."""
     frames = [Image.fromarray(picture) for picture in pictures]
-    beside = path.with_name(f".{path.name}.tmp")
-    frames[0].save(
-        beside,
-        format="WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=list(milliseconds),
-        loop=0,
-        quality=90,
-    )
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        frames[0].save(
+            beside,
+            format="WEBP",
+            save_all=True,
+            append_images=frames[1:],
+            duration=list(milliseconds),
+            loop=0,
+            quality=90,
+        )
 
 
 def frame_durations(frames: Sequence[int], fps: float) -> list[int]:

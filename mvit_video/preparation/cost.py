@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvit_video.preparation.progress import counted, hours, size_text
+from mvit_video.runtime.formatting import count_text, duration_text, size_text
 
 SAMPLE_FILES = 8
 SAMPLE_ENCODED = 4
@@ -45,12 +45,12 @@ class Cost:
         """In words."""
         known = f" ({self.known} are read already)" if self.known else ""
         lines = [
-            f"to read: {counted(self.files, 'file')}, {size_text(self.bytes)}{known}: about {hours(self.read_s)} "
-            f"with {counted(workers, 'process')}"
+            f"to read: {count_text(self.files, 'file')}, {size_text(self.bytes)}{known}: "
+            f"about {duration_text(self.read_s)} with {count_text(workers, 'process')}"
         ]
         if self.encode_files:
-            expected = f"about {hours(self.encode_s)}, {size_text(self.encode_bytes)}"
-            lines.append(f"to re-encode: {counted(self.encode_files, 'file')}: {expected}")
+            expected = f"about {duration_text(self.encode_s)}, {size_text(self.encode_bytes)}"
+            lines.append(f"to re-encode: {count_text(self.encode_files, 'file')}: {expected}")
         if self.shard_bytes:
             lines.append(f"to pack: {size_text(self.shard_bytes)}")
         for folder, size in self.needs.items():

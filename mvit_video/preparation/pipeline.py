@@ -16,12 +16,12 @@ from mvit_video.preparation.cost import Cost
 from mvit_video.preparation.inventory import Inventory, take_inventory
 from mvit_video.preparation.journal import Journal, Status, Verify
 from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
-from mvit_video.preparation.progress import counted
 from mvit_video.preparation.reencode import Encoding
 from mvit_video.preparation.results import Effort, write_results
 from mvit_video.preparation.resumable_stages import ReencodeStage, ScanStage, WorkerOptions
 from mvit_video.preparation.split_packing import ShardOptions, pack_splits, shard_bytes_there
 from mvit_video.preparation.statistics import Statistics
+from mvit_video.runtime.formatting import count_text
 from mvit_video.video.location import is_remote
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def prepare_data_set(
         RuntimeError: another run prepares to the same folder, or a shard cannot be written.
     """
     start = time.monotonic()
-    logger.info("looking up %s", counted(sum(map(len, manifests.values())), "video"))
+    logger.info("looking up %s", count_text(sum(map(len, manifests.values())), "video"))
     data = take_inventory(manifests, limit=plan.limit)
     _check_folders(data, plan)
     plan.out.mkdir(parents=True, exist_ok=True)

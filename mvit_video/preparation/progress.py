@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mvit_video.runtime.formatting import duration_text
+
 logger = logging.getLogger(__name__)
 _LINE_EVERY_S = 10.0
 
@@ -51,32 +53,8 @@ def progress_line(what: str, done: int, files: int, size: int, seconds: float) -
     """Where the work stands, in words; `size` bytes of all but the first file took `seconds`."""
     rate = (done - 1) / seconds
     left = (files - done) / rate
-    return f"{what}: {done} of {files} files, {rate:.1f} files/s, {size / seconds / 1e6:.1f} MB/s, {hours(left)} left"
-
-
-def hours(seconds: float) -> str:
-    """A time as people say it: "12 s", "3 min 20 s", "5 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 video", "2 videos", "3 classes"."""
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number} {noun if number == 1 else plural}"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes as people say it, in decimal units."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} TB"
+    speed = f"{rate:.1f} files/s, {size / seconds / 1e6:.1f} MB/s"
+    return f"{what}: {done} of {files} files, {speed}, {duration_text(left)} left"
 
 
 @contextmanager

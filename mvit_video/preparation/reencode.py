@@ -6,7 +6,6 @@ then renamed.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,6 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from mvit_video.preparation.full_decode import decode_all, open_packets, ticks
 from mvit_video.preparation.journal import FileState, Record, index_fields
+from mvit_video.runtime.files import replacing
 from mvit_video.video import x264
 from mvit_video.video.byte_source import locate
 from mvit_video.video.index import FrameIndex, Orientation, VideoDecodeError
@@ -112,9 +112,8 @@ def encode_file(task: EncodeTask) -> Record:
     index = task.record.frame_index
     target = Path(task.target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.tmp")  # one name, so that a killed run leaves nothing for good
     size = output_size(index.info.height, index.info.width, task.encoding.short_side)
-    try:
+    with replacing(target) as beside:
         with open_packets(locate(task.location), max_pixels=task.max_pixels) as reader:
             times = ticks(reader, index)
             try:
@@ -123,9 +122,6 @@ def encode_file(task: EncodeTask) -> Record:
                 reader.reopen(forget=True)  # as a training does: once more, in FFmpeg's normal way
                 samples = _encode(reader, index, times, size, task.encoding, beside)
         fresh, container = _check(task, index, times, beside, samples)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
     return _record(task, fresh, container, target)
 
 

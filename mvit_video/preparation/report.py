@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from mvit_video.preparation.progress import counted, hours, size_text
 from mvit_video.preparation.statistics import Statistics
+from mvit_video.runtime.formatting import count_text, duration_text, size_text
 
 _SHOWN = 50  # of a list; report.json has all
 _BAR = 30
@@ -66,20 +66,20 @@ def attention(report: Statistics) -> list[str]:
         statuses[problem["status"]] = statuses.get(problem["status"], 0) + 1
     if statuses:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(statuses.items()))
-        lines.append(f"problems with {counted(sum(statuses.values()), 'video')}: {kinds}")
+        lines.append(f"problems with {count_text(sum(statuses.values()), 'video')}: {kinds}")
     same, near = report["duplicates"], report["near_duplicates"]
     if same["across_splits"]:
-        lines.append(f"in more than one split, byte for byte: {counted(same['across_splits'], 'video')}")
+        lines.append(f"in more than one split, byte for byte: {count_text(same['across_splits'], 'video')}")
     if same["across_classes"]:
-        lines.append(f"in more than one class, byte for byte: {counted(same['across_classes'], 'video')}")
+        lines.append(f"in more than one class, byte for byte: {count_text(same['across_classes'], 'video')}")
     if near["pairs"]:
-        lines.append(f"in different splits and looking the same: {counted(near['pairs'], 'pair')} of videos")
+        lines.append(f"in different splits and looking the same: {count_text(near['pairs'], 'pair')} of videos")
     for name, statistics in report["splits"].items():
         empty = statistics["classes"]["empty"]
         if empty:
-            lines.append(f"without a video in {name}: {counted(len(empty), 'class')} ({_some(empty, 3)})")
+            lines.append(f"without a video in {name}: {count_text(len(empty), 'class')} ({_some(empty, 3)})")
     if report["short"]["videos"]:
-        lines.append(f"{report['short']['rule']}: {counted(report['short']['videos'], 'video')}")
+        lines.append(f"{report['short']['rule']}: {count_text(report['short']['videos'], 'video')}")
     return [_printable(line) for line in lines]
 
 
@@ -89,9 +89,9 @@ def _summary(report: Statistics) -> str:
     lines = [
         f"Written {report['created']} by mvit_video {report['mvit_video']}. Verification: {report['verify']}"
         + (" (every frame decoded)." if report["verify"] == "decode" else " (packets read, pictures not decoded)."),
-        f"{counted(sum(f['usable'] for f in splits), 'usable video')}, {total:.2f} hours, "
-        f"{size_text(sum(f['bytes'] for f in splits))}. This run read {counted(report['read'], 'file')} in "
-        f"{hours(report['seconds'])}; {report['known']} were known from earlier runs.",
+        f"{count_text(sum(f['usable'] for f in splits), 'usable video')}, {total:.2f} hours, "
+        f"{size_text(sum(f['bytes'] for f in splits))}. This run read {count_text(report['read'], 'file')} in "
+        f"{duration_text(report['seconds'])}; {report['known']} were known from earlier runs.",
     ]
     notes = attention(report)
     lines += ["", "Worth a look:", "", *(f"- {line}" for line in notes)] if notes else ["", "Nothing stands out."]
@@ -161,7 +161,7 @@ def _duplicates(statistics: Statistics) -> str:
     if not statistics["groups"]:
         return "No two files have the same bytes.\n"
     lines = [
-        f"Byte for byte more than once: {counted(statistics['groups'], 'video')} "
+        f"Byte for byte more than once: {count_text(statistics['groups'], 'video')} "
         f"({statistics['extra_files']} too many in all); {statistics['across_splits']} of them in more than one split, "
         f"{statistics['across_classes']} with more than one class.",
         "",
@@ -179,7 +179,7 @@ def _near(statistics: Statistics) -> str:
 
 
 def _short(statistics: Statistics) -> str:
-    lines = [f"{statistics['rule'].capitalize()}: {counted(statistics['videos'], 'video')}.", ""]
+    lines = [f"{statistics['rule'].capitalize()}: {count_text(statistics['videos'], 'video')}.", ""]
     for video in statistics["list"][:_SHOWN]:
         lines.append(f"- {_named(video)}: {video['frames']} frames of {video['needed']:g}")
     return "\n".join(lines) + _rest(statistics["videos"], "short")

@@ -17,6 +17,7 @@ from mvit_video.preparation.output_paths import common_folder, is_within
 from mvit_video.preparation.report import markdown
 from mvit_video.preparation.split_packing import PackedSplit
 from mvit_video.preparation.statistics import Statistics
+from mvit_video.runtime.files import write_text
 from mvit_video.video.location import is_remote
 
 REPORT_VERSION = 2
@@ -62,8 +63,8 @@ def write_results(
             _write_split(path, split, data, records, entries, None if packed is None else packed[split])
             indexes[split] = str(path)
     report = _report(data, records, usable, packed, indexes, sampler=sampler, effort=effort)
-    _write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
-    _write_text(out / "report.md", markdown(report))
+    write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_text(out / "report.md", markdown(report))
     if not indexes:
         raise ValueError(f"no video of any split can be used; {out / 'report.md'} has the reasons")
     return report
@@ -231,10 +232,3 @@ def _use(indexes: Mapping[str, str]) -> str:
         return ""
     places = " ".join(f"data.source.{split}={path}" for split, path in indexes.items())
     return f"data/source=index {places}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write beside and rename."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(beside, path)

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mvit_video.runtime.cores import usable_cores
 from mvit_video.runtime.files import write_text as write_text
 
 # Distribution names on the package index of the libraries whose versions decide what a run computes.
@@ -40,7 +41,7 @@ def describe_environment() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu_count": _usable_cores(),
+        "cpu_count": usable_cores(),
         **versions,
         "cuda": torch.version.cuda,
         "gpus": gpus,
@@ -131,13 +132,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _usable_cores() -> int:
-    # A SLURM job or container often may use a part of the machine's cores only.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

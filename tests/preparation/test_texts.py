@@ -9,23 +9,11 @@ from mvit_video.preparation import cost as costs
 from mvit_video.preparation.cost import Cost, check_disk, extrapolate, free_bytes, sample_evenly
 from mvit_video.preparation.inventory import evenly_spaced
 from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
-from mvit_video.preparation.progress import FileProgress, counted, hours, progress_line, size_text
+from mvit_video.preparation.progress import FileProgress, progress_line
 from mvit_video.preparation.report import aligned
 from mvit_video.preparation.shard_writing import ShardMember, member_name, plan_shards, unique_names
 from mvit_video.preparation.statistics import frames_needed, histogram, most_common, quantiles, span_rule
 from mvit_video.video.location import VideoLocation
-
-
-def test_numbers_in_words():
-    assert [hours(s) for s in (0, 59, 61, 3600, 90061)] == ["0 s", "59 s", "1 min 1 s", "1 h 0 min", "25 h 1 min"]
-    assert [size_text(s) for s in (999, 1500, 2.5e6, 3e9, 4e12)] == [
-        "999 bytes",
-        "1.5 kB",
-        "2.5 MB",
-        "3.0 GB",
-        "4.00 TB",
-    ]
-    assert [counted(1, "video"), counted(2, "video"), counted(0, "class")] == ["1 video", "2 videos", "0 classes"]
 
 
 def test_progress_in_words():

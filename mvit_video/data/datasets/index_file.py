@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvit_video.data.datasets.array_views import TEXT_ERRORS, ArrayView
+from mvit_video.runtime.files import replacing
 from mvit_video.video.index import FrameIndex, VideoInfo
 from mvit_video.video.index_encoding import decode_frame_index, encode_frame_index
 from mvit_video.video.location import VideoLocation, join_location
@@ -118,18 +119,11 @@ def write_index(
     Raises:
         ValueError: no videos, a label or shard out of range, or some videos in shards and some not.
     """
-    target = os.fspath(path)
-    beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            writer = _Writer(file, target, num_classes=len(class_names), num_shards=len(shards), root=root)
-            for video in videos:
-                writer.add(video)
-            writer.finish(class_names=class_names, shards=shards, left_out=left_out)
-        os.replace(beside, target)
-    finally:
-        if os.path.exists(beside):
-            os.unlink(beside)
+    with replacing(path) as beside, open(beside, "wb") as file:
+        writer = _Writer(file, os.fspath(path), num_classes=len(class_names), num_shards=len(shards), root=root)
+        for video in videos:
+            writer.add(video)
+        writer.finish(class_names=class_names, shards=shards, left_out=left_out)
 
 
 class _Writer:

@@ -45,6 +45,8 @@ from rich.progress import (
 from rich.text import Text
 
 from mvit_video.data.embedded.motion_scenes import CLASS_NAMES, KINDS, PAIRS, Split, render_scene, sample_scene
+from mvit_video.runtime.cores import usable_cores
+from mvit_video.runtime.files import replacing
 from mvit_video.video import x264
 
 logger = logging.getLogger(__name__)
@@ -164,10 +166,8 @@ def encode_h264(pictures: Sequence[av.VideoFrame], *, fps: int, crf: int) -> byt
 
 
 def _replace_file(path: Path, content: bytes) -> None:
-    """Write beside and rename; the name beside is the process's own, so two writers never share it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    with replacing(path, per_process=True) as beside:
+        beside.write_bytes(content)
 
 
 def write_scene(job: SceneJob) -> list[VideoRecord]:
@@ -207,11 +207,6 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _cores() -> int:
-    """Cores this process may use: under a cluster's scheduler fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_jobs(jobs: Sequence[SceneJob], workers: int) -> Iterator[tuple[int, list[VideoRecord]]]:
@@ -371,7 +366,7 @@ def generate_motion(
             logger.info("writing the motion videos to %s: %s", root, lacking)
             # From here to the end the set is incomplete, whatever was there before.
             (root / RECORD_NAME).unlink(missing_ok=True)
-            records = _write_videos(root, spec, workers=workers or _cores(), progress=progress)
+            records = _write_videos(root, spec, workers=workers or usable_cores(), progress=progress)
             _write_lists(root, spec, records)
             logger.info("%d videos, %.1f MB, in %s", len(records), sum(r.bytes for r in records) / 1e6, root)
     return _motion_set(root)
