@@ -332,7 +332,7 @@ def test_an_unreadable_lock_is_judged_by_its_silence(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text("{")
     clock = Clock(tmp_path / LOCK_FILE, meanwhile=lambda: os.utime(tmp_path / LOCK_FILE, (1, 1)))
     with pytest.raises(
-        RunLockedError, match="is being trained by an unknown process .its lock file cannot be read."
+        RunLockedError, match=r"is being trained by an unknown process \(its lock file cannot be read\)"
     ) as e:
         clock.lock(tmp_path).acquire()
     assert "kill" not in str(e.value)
@@ -412,7 +412,7 @@ def test_of_many_that_find_a_dead_owner_one_takes_over(tmp_path: Path) -> None:
             racer.communicate()
 
 
-def test_a_verdict_that_is_out_of_date_takes_nothing(tmp_path: Path) -> None:
+def test_a_finding_that_is_out_of_date_takes_nothing(tmp_path: Path) -> None:
     """One process finds the owner gone and is held up; meanwhile another takes over, and its lock stays."""
     dead = left_behind(tmp_path, pid=2**22 + 1)
     slow, me = RunLock(tmp_path), current_owner()
