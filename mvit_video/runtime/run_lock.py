@@ -25,7 +25,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -218,7 +218,8 @@ class RunLock:
         if self._thread is not None:
             self._thread.join()
         claim = self._claim_file(owner)
-        if not self._create(claim, owner):
+        # Under another token: who claims a file and who holds it must not be mistaken for one another.
+        if not self._create(claim, replace(owner, token=secrets.token_hex(16))):
             return  # it is being taken over just now
         if _token(self.path) == owner.token:
             self.path.unlink()

@@ -432,6 +432,25 @@ def test_who_dies_while_taking_over_is_replaced(tmp_path: Path) -> None:
         assert remains(tmp_path) == [LOCK_FILE]
 
 
+def test_who_dies_while_releasing_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+
+    def killed(path: Path) -> str | None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_lock, "_token", killed)  # the next thing that it does after its claim
+        lock.release()
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 2 and ".claim-" in left[0].name
+    for path in left:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**22 + 1}))
+    with RunLock(tmp_path, sleep=pytest.fail):
+        assert holds(tmp_path)["pid"] == os.getpid()
+        assert remains(tmp_path) == [LOCK_FILE]
+
+
 def test_while_another_process_is_taking_over_one_waits_for_it(tmp_path: Path) -> None:
     dead = left_behind(tmp_path, pid=2**22 + 1)
     claim = tmp_path / f".{LOCK_FILE}.claim-{dead.token}"
