@@ -114,8 +114,9 @@ def owner_state(owner: LockOwner, me: LockOwner) -> tuple[State, str]:
         return _state_here(owner, me)
     if owner.job is None:
         return "unknown", ""
-    if owner.cluster is not None and me.cluster is not None and owner.cluster != me.cluster:
-        return "unknown", ""
+    here = me.cluster or slurm.cluster_name()
+    if owner.cluster is not None and here is not None and owner.cluster != here:
+        return "unknown", ""  # another cluster's job of the same number is another job
     if owner.job == me.job:
         again = me.restart > owner.restart
         return ("gone", f"SLURM has started job {owner.job} again") if again else ("unknown", "")

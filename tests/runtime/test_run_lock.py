@@ -65,8 +65,18 @@ def holder(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
+JOB_STATE, CLUSTER_NAME = slurm.job_state, slurm.cluster_name  # those that ask SLURM
+
+
 @pytest.fixture(autouse=True)
 def outside_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed on this machine."""
+
+    def absent(job: str) -> str | None:
+        raise RuntimeError("no squeue on this machine")
+
+    monkeypatch.setattr(slurm, "job_state", absent)
+    monkeypatch.setattr(slurm, "cluster_name", lambda: None)
     for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_CLUSTER_NAME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -273,12 +283,25 @@ def test_asking_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: s
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     if expected is not None and "fails" in expected:
         with pytest.raises(RuntimeError, match=expected):
-            slurm.job_state("5")
+            JOB_STATE("5")
     else:
-        assert slurm.job_state("5") == expected
+        assert JOB_STATE("5") == expected
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RuntimeError, match="no squeue on this machine"):
-        slurm.job_state("5")
+        JOB_STATE("5")
+
+
+def test_the_name_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "scontrol"
+    tool.write_text("#!/bin/sh\nprintf 'CliFilterPlugins = (null)\\nClusterName             = alps\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert CLUSTER_NAME() == "alps"
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "daint")
+    assert CLUSTER_NAME() == "daint"
+    monkeypatch.delenv("SLURM_CLUSTER_NAME")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert CLUSTER_NAME() is None
 
 
 # ---- signs of life
