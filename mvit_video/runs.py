@@ -22,7 +22,7 @@ from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, ru
 from mvit_video.runtime.slurm import queue_states
 
 _STATE_COLOURS = {"running": "green", "done": "blue", "failed": "red", "preempted": "yellow", "waiting": "yellow"}
-_NARROWEST = 12  # columns of a name or a reason that is wrapped
+_NARROWEST = 20  # columns of a name or a reason that is wrapped
 _GAP = 2  # between columns
 _CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 

@@ -25,7 +25,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -114,8 +114,9 @@ def owner_state(owner: LockOwner, me: LockOwner) -> tuple[State, str]:
         return _state_here(owner, me)
     if owner.job is None:
         return "unknown", ""
-    if owner.cluster is not None and me.cluster is not None and owner.cluster != me.cluster:
-        return "unknown", ""
+    here = me.cluster or slurm.cluster_name()
+    if owner.cluster is not None and here is not None and owner.cluster != here:
+        return "unknown", ""  # another cluster's job of the same number is another job
     if owner.job == me.job:
         again = me.restart > owner.restart
         return ("gone", f"SLURM has started job {owner.job} again") if again else ("unknown", "")
@@ -218,7 +219,8 @@ class RunLock:
         if self._thread is not None:
             self._thread.join()
         claim = self._claim_file(owner)
-        if not self._create(claim, owner):
+        # Under another token: who claims a file and who holds it must not be mistaken for one another.
+        if not self._create(claim, replace(owner, token=secrets.token_hex(16))):
             return  # it is being taken over just now
         if _token(self.path) == owner.token:
             self.path.unlink()

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shutil
 import subprocess
 
@@ -34,6 +35,21 @@ def current_job() -> str | None:
 def current_restart() -> int:
     """How often SLURM has started the job of this process before."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def cluster_name() -> str | None:
+    """Name of the cluster whose jobs `job_state` knows, None if SLURM does not tell."""
+    if "SLURM_CLUSTER_NAME" in os.environ:
+        return os.environ["SLURM_CLUSTER_NAME"]
+    if shutil.which("scontrol") is None:
+        return None
+    command = ["scontrol", "show", "config"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found else None
 
 
 def queue_states() -> dict[str, tuple[str, str]]:

@@ -1,91 +1,17 @@
-"""The table of runs, from journals, metrics and the scheduler."""
+"""The command `runs`: tables that fit, the best runs, the difference of two."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from mvit_video import runs
-from mvit_video.cluster.supervisor import journal
-from mvit_video.runs import judge_state
-
-HOST = os.uname().nodename
-
-
-def event(kind: str, job: str = "7", **more: Any) -> dict[str, Any]:
-    return {"event": kind, "job": job, "time": 0.0, **more}
-
-
-STARTED = event("start", nodes="node[1-2]")
-
-
-@pytest.mark.parametrize(
-    ("events", "queue", "expected"),
-    [
-        ([event("submit")], {"7": ("PENDING", "Resources")}, ("waiting", "Resources")),
-        ([event("submit"), STARTED], {"7": ("RUNNING", "None")}, ("running", "")),
-        (
-            [STARTED, event("end", ended="saved", cause="asked to stop; saved")],
-            {"7": ("PENDING", "BeginTime")},
-            ("preempted", "BeginTime"),
-        ),
-        ([STARTED], {"7": ("CANCELLED", "None")}, ("cancelled", "job 7: cancelled")),
-        ([STARTED], {"7": ("TIMEOUT", "TimeLimit")}, ("failed", "job 7: timeout")),
-        ([STARTED, event("end", ended="failed", cause="rank 1: no")], {"7": ("FAILED", "")}, ("failed", "rank 1: no")),
-        ([STARTED, event("end", ended="done", cause="finished")], {}, ("done", "")),
-        ([STARTED, event("end", ended="saved", cause="asked to stop")], {}, ("stopped", "asked to stop")),
-        ([STARTED], {}, ("failed", "job 7 has left the queue without a word")),
-        ([event("start", "local", nodes=HOST, pid=os.getpid())], {}, ("running", "")),
-        (
-            [event("start", "local", nodes=HOST, pid=2**22 + 1)],
-            {},
-            ("failed", f"process {2**22 + 1} is gone without a word (killed?)"),
-        ),
-        ([], {}, ("failed", "it ended before it began")),
-    ],
-)
-def test_states(events: list[dict[str, Any]], queue: dict[str, tuple[str, str]], expected: tuple[str, str]) -> None:
-    assert judge_state(events, queue, silent_s=1e6) == expected
-
-
-def test_a_run_elsewhere_that_still_logs_is_running() -> None:
-    assert judge_state([STARTED], {}, silent_s=10.0) == ("running", "")
-
-
-def write_run(folder: Path) -> Path:
-    run_dir = folder / "s"
-    journal(run_dir, event="start", job="local", nodes=HOST, pid=os.getpid(), restart=0)
-    journal(run_dir, event="steps", total=100)
-    journal(run_dir, event="end", job="local", ended="saved", cause="asked to stop")
-    journal(run_dir, event="start", job="local", nodes=HOST, pid=os.getpid(), restart=0)
-    lines: list[dict[str, Any]] = [
-        {"kind": "train", "step": step, "time": 1000.0 + 2 * step, "clips_per_s": 8.0} for step in range(1, 31)
-    ]
-    lines.insert(10, {"kind": "eval", "step": 10, "video_top1": 61.5})
-    lines.append({"kind": "eval", "step": 30, "video_top1": 60.0})
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (run_dir / "metrics.jsonl").write_text(text + '{"kind": "tra')  # a line that is being written
-    return folder
-
-
-def test_a_run_from_its_files(tmp_path: Path) -> None:
-    (run,) = runs.list_runs(write_run(tmp_path), {})
-    assert run == runs.Run(
-        name="s",
-        state="running",
-        reason="",
-        step=30,
-        total_steps=100,
-        top1=61.5,
-        clips_per_s=8.0,
-        eta_s=140.0,
-        restarts=1,
-        job="local",
-    )
+from mvit_video.runtime.journal import append_event
+from tests.run_directories import write_run
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -93,7 +19,7 @@ def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mvit_video.runs", str(tmp_path)]
     environment = {**os.environ, "PATH": str(tmp_path), "COLUMNS": "200"}
     table = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "30/100" in table and "61.50" in table and "2 min" in table
+    assert "30/100" in table and "61.50" in table and "2 min" in table and "restarts" in table
     found = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, env=environment).stdout
     assert json.loads(found)["restarts"] == 1
 
@@ -116,3 +42,186 @@ def test_slurm_that_does_not_answer_is_said(
     shown = capsys.readouterr()
     assert "squeue fails: cannot contact controller; what follows is from the run directories alone" in shown.err
     assert "30/100" in shown.out
+
+
+@pytest.fixture
+def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs with long names, one of them in Unicode and one with brackets, and long reasons."""
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
+    names = [
+        "s",
+        "größer_动作_40_классов",
+        "k400_mvitv2_s,optim.lr=0.0016,augment.scale=[0.5,1.0],trainer.batch_size=64,seed=1",
+    ]
+    for name in names:
+        write_run(tmp_path, name)
+    cause = "rank 3 of 4 on node1: killed by SIGKILL; not started again after 4 failures (launcher.max_failures=3)"
+    append_event(tmp_path / names[2], "end", job="4711_3", restart=2, status="failed", cause=cause)
+    return tmp_path
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert runs.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def lines_of(text: str) -> str:
+    """The text without line breaks and padding, as what is wrapped has no other sign of it."""
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 250])
+def test_it_fits_the_terminal(
+    several: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = shown(capsys, several)
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    first = text.splitlines()[0]
+    assert all(title in first for title in ("run", "state", "step", "top-1", "why"))
+    assert "30/100" in text and "61.50" in text and "running" in text and "failed" in text
+    assert ("restarts" in first) == ("left out for want of width" not in text)
+    assert ("left out" in text) == (width < 120)
+    if width == 250:
+        assert "augment.scale=[0.5,1.0],trainer.batch_size=64,seed=1  failed" in text
+        assert "größer_动作_40_классов" in text
+
+
+def test_without_a_terminal_it_is_80_wide(
+    several: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert max(cell_len(line) for line in shown(capsys, several).splitlines()) <= 80
+
+
+def test_what_is_left_out_is_named(
+    several: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = lines_of(shown(capsys, several))
+    assert lines_of("left out for want of width: ETA, clips/s, restarts, job (a wider terminal") in text
+
+
+def test_unicode_in_json_is_as_it_is(several: Path) -> None:
+    command = [sys.executable, "-m", "mvit_video.runs", str(several), "--json"]
+    for encoding, expected in (("utf-8", "größer_动作_40_классов"), ("ascii", "gr\\u00f6\\u00dfer")):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, capture_output=True, check=True, env=environment)
+        assert expected in done.stdout.decode(encoding)
+        assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
+
+
+def test_a_terminal_without_unicode_shows_what_it_can(several: Path) -> None:
+    command = [sys.executable, "-m", "mvit_video.runs", str(several)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "gr\\xf6\\xdfer" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(several: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mvit_video.runs", str(several)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# ---- --best
+
+
+def test_the_best_runs_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, top1, loss in (("a", 50.0, 1.5), ("b", 75.0, 0.25), ("c", 60.0, None)):
+        folder = write_run(tmp_path, name) / name
+        (folder / "evaluation").mkdir()
+        results = {"video_top1": top1} if loss is None else {"video_top1": top1, "loss": loss}
+        (folder / "evaluation" / "results.json").write_text(json.dumps(results))
+    ranked = shown(capsys, tmp_path, "--best", "evaluation/video_top1").splitlines()
+    assert ranked[0] == "evaluation/video_top1, the largest first"
+    assert [line.split() for line in ranked[2:]] == [
+        ["b", "75.00", "evaluation"],
+        ["c", "60.00", "evaluation"],
+        ["a", "50.00", "evaluation"],
+    ]
+    ranked = shown(capsys, tmp_path, "--best", "evaluation/loss").splitlines()
+    assert ranked[0] == "evaluation/loss, the smallest first"
+    assert [line.split()[:2] for line in ranked[2:]] == [["b", "0.25"], ["a", "1.50"]]
+    best = shown(capsys, tmp_path, "--best", "video_top1", "--json").splitlines()[0]
+    assert json.loads(best) == {
+        "name": "a",
+        "metric": "video_top1",
+        "value": 61.5,
+        "step": 10,
+        "source": "validation",
+    }
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs.main([str(write_run(tmp_path)), "--best", "video_top_1"]) == 1
+    text = capsys.readouterr().err
+    assert "has the metric 'video_top_1', did you mean 'video_top1'?: known are video_top1" in text
+    (tmp_path / "s" / "metrics.jsonl").unlink()
+    assert runs.main([str(tmp_path), "--best", "video_top1"]) == 1
+    assert f"no run in {tmp_path} has been validated or evaluated" in capsys.readouterr().err
+
+
+# ---- --diff
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """Runs a and b that differ in the learning rate, the scales, the weights and the code."""
+    for name, lr, scale, weights, commit in (
+        ("a", 0.0016, [0.08, 1.0], "null", "0340caa"),
+        ("b", 0.0008, [0.5, 1.0], "weights/größer.pyth", "b89de57"),
+    ):
+        run_dir = write_run(tmp_path, name) / name
+        (run_dir / "config.yaml").write_text(
+            f"name: {name}\nweights: {weights}\noptim:\n  lr: {lr}\n  name: adamw\naugment:\n  scale: {scale}\n"
+            + ("trainer:\n  ema_decay: 0.999\n" if name == "b" else "")
+        )
+        environment = {"torch": "2.11.0", "git_commit": commit, "git_dirty": name == "b", "gpus": []}
+        (run_dir / "environment.json").write_text(json.dumps(environment))
+    return tmp_path
+
+
+def test_the_difference_of_two_runs(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options, environment = shown(capsys, two, "--diff", "a", "b").split("environment:\n")
+    assert [line.split() for line in options.splitlines()[:6]] == [
+        ["options:"],
+        ["option", "a", "b"],
+        ["augment.scale", "[0.08,", "1.0]", "[0.5,", "1.0]"],
+        ["optim.lr", "0.0016", "0.0008"],
+        ["trainer.ema_decay", "(absent)", "0.999"],
+        ["weights", "null", "weights/größer.pyth"],
+    ]
+    assert [line.split() for line in environment.splitlines()] == [
+        ["option", "a", "b"],
+        ["git_commit", "0340caa", "b89de57"],
+        ["git_dirty", "false", "true"],
+    ]
+
+
+def test_the_difference_as_json_and_by_path(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(shown(capsys, "--json", two, "--diff", two / "a", "b"))
+    assert found["runs"] == [str(two / "a"), str(two / "b")]
+    assert {"name": "optim.lr", "first": "0.0016", "second": "0.0008"} in found["options"]
+    assert [item["name"] for item in found["environment"]] == ["git_commit", "git_dirty"]
+    text = shown(capsys, two, "--diff", "a", "a")
+    assert text == "options: no difference\n\nenvironment: no difference\n"
+
+
+def test_the_difference_fits_the_terminal(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    assert max(cell_len(line) for line in shown(capsys, two, "--diff", "a", "b").splitlines()) <= 44
+
+
+def test_an_unknown_run_is_refused_with_the_nearest(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (two / "quickstart").mkdir()
+    append_event(two / "quickstart", "start", job="7", nodes="n")
+    assert runs.main([str(two), "--diff", "a", "quickstrat"]) == 1
+    assert "no run 'quickstrat' with a config.yaml, did you mean 'quickstart'?" in capsys.readouterr().err
+    assert runs.main([str(two), "--diff", "a", "zzz"]) == 1
+    assert f"no run 'zzz' with a config.yaml: give the name of a run in {two}" in capsys.readouterr().err

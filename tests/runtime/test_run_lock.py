@@ -65,8 +65,18 @@ def holder(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
+JOB_STATE, CLUSTER_NAME = slurm.job_state, slurm.cluster_name  # those that ask SLURM
+
+
 @pytest.fixture(autouse=True)
 def outside_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed on this machine."""
+
+    def absent(job: str) -> str | None:
+        raise RuntimeError("no squeue on this machine")
+
+    monkeypatch.setattr(slurm, "job_state", absent)
+    monkeypatch.setattr(slurm, "cluster_name", lambda: None)
     for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_CLUSTER_NAME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -273,12 +283,25 @@ def test_asking_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: s
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     if expected is not None and "fails" in expected:
         with pytest.raises(RuntimeError, match=expected):
-            slurm.job_state("5")
+            JOB_STATE("5")
     else:
-        assert slurm.job_state("5") == expected
+        assert JOB_STATE("5") == expected
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RuntimeError, match="no squeue on this machine"):
-        slurm.job_state("5")
+        JOB_STATE("5")
+
+
+def test_the_name_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "scontrol"
+    tool.write_text("#!/bin/sh\nprintf 'CliFilterPlugins = (null)\\nClusterName             = alps\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert CLUSTER_NAME() == "alps"
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "daint")
+    assert CLUSTER_NAME() == "daint"
+    monkeypatch.delenv("SLURM_CLUSTER_NAME")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert CLUSTER_NAME() is None
 
 
 # ---- signs of life
@@ -332,7 +355,7 @@ def test_an_unreadable_lock_is_judged_by_its_silence(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text("{")
     clock = Clock(tmp_path / LOCK_FILE, meanwhile=lambda: os.utime(tmp_path / LOCK_FILE, (1, 1)))
     with pytest.raises(
-        RunLockedError, match=r"is being trained by an unknown process .its lock file cannot be read."
+        RunLockedError, match=r"is being trained by an unknown process \(its lock file cannot be read\)"
     ) as e:
         clock.lock(tmp_path).acquire()
     assert "kill" not in str(e.value)
@@ -412,7 +435,7 @@ def test_of_many_that_find_a_dead_owner_one_takes_over(tmp_path: Path) -> None:
             racer.communicate()
 
 
-def test_a_verdict_that_is_out_of_date_takes_nothing(tmp_path: Path) -> None:
+def test_a_finding_that_is_out_of_date_takes_nothing(tmp_path: Path) -> None:
     """One process finds the owner gone and is held up; meanwhile another takes over, and its lock stays."""
     dead = left_behind(tmp_path, pid=2**22 + 1)
     slow, me = RunLock(tmp_path), current_owner()
@@ -428,6 +451,25 @@ def test_who_dies_while_taking_over_is_replaced(tmp_path: Path) -> None:
     claimant = dataclasses.replace(current_owner(), pid=2**22 + 2)
     (tmp_path / f".{LOCK_FILE}.claim-{dead.token}").write_text(json.dumps(dataclasses.asdict(claimant)))
     with RunLock(tmp_path):
+        assert holds(tmp_path)["pid"] == os.getpid()
+        assert remains(tmp_path) == [LOCK_FILE]
+
+
+def test_who_dies_while_releasing_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+
+    def killed(path: Path) -> str | None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_lock, "_token", killed)  # the next thing that it does after its claim
+        lock.release()
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 2 and ".claim-" in left[0].name
+    for path in left:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**22 + 1}))
+    with RunLock(tmp_path, sleep=pytest.fail):
         assert holds(tmp_path)["pid"] == os.getpid()
         assert remains(tmp_path) == [LOCK_FILE]
 

@@ -1,0 +1,126 @@
+"""What a run directory tells, from its journal, its metrics and the scheduler."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mvit_video.runtime.journal import append_event
+from mvit_video.runtime.run_record import (
+    RunSummary,
+    Score,
+    attempts_made,
+    run_dirs,
+    run_scores,
+    run_state,
+    summarize_run,
+)
+from tests.run_directories import HOST, write_run
+
+
+def event(kind: str, job: str = "7", **more: Any) -> dict[str, Any]:
+    return {"event": kind, "job": job, "time": 0.0, **more}
+
+
+STARTED = event("start", nodes="node[1-2]")
+
+
+@pytest.mark.parametrize(
+    ("events", "queue", "expected"),
+    [
+        ([event("submit")], {"7": ("PENDING", "Resources")}, ("waiting", "Resources")),
+        ([event("submit"), STARTED], {"7": ("RUNNING", "None")}, ("running", "")),
+        (
+            [STARTED, event("end", status="saved", cause="asked to stop; saved")],
+            {"7": ("PENDING", "BeginTime")},
+            ("preempted", "BeginTime"),
+        ),
+        ([STARTED], {"7": ("CANCELLED", "None")}, ("cancelled", "job 7: cancelled")),
+        ([STARTED], {"7": ("TIMEOUT", "TimeLimit")}, ("failed", "job 7: timeout")),
+        ([STARTED, event("end", status="failed", cause="rank 1: no")], {"7": ("FAILED", "")}, ("failed", "rank 1: no")),
+        ([STARTED, event("end", status="done", cause="finished")], {}, ("done", "")),
+        ([STARTED, event("end", status="saved", cause="asked to stop")], {}, ("stopped", "asked to stop")),
+        ([STARTED], {}, ("failed", "job 7 has left the queue without a word")),
+        ([event("start", "local", nodes=HOST, pid=os.getpid())], {}, ("running", "")),
+        (
+            [event("start", "local", nodes=HOST, pid=2**22 + 1)],
+            {},
+            ("failed", f"process {2**22 + 1} is gone without a word (killed?)"),
+        ),
+        ([], {}, ("failed", "it ended before it began")),
+        (
+            [STARTED, event("end", status="cancelled", cause="ended from outside")],
+            {},
+            ("cancelled", "ended from outside"),
+        ),
+        ([STARTED, event("end", status="refused", cause="node7 trains it")], {}, ("failed", "node7 trains it")),
+    ],
+)
+def test_states(events: list[dict[str, Any]], queue: dict[str, tuple[str, str]], expected: tuple[str, str]) -> None:
+    assert run_state(events, queue, silent_s=1e6) == expected
+
+
+def test_a_run_elsewhere_that_still_logs_is_running() -> None:
+    assert run_state([STARTED], {}, silent_s=10.0) == ("running", "")
+
+
+def test_a_run_from_its_files(tmp_path: Path) -> None:
+    (run_dir,) = run_dirs(write_run(tmp_path))
+    assert summarize_run(run_dir, {}) == RunSummary(
+        name="s",
+        state="running",
+        reason="",
+        step=30,
+        total_steps=100,
+        top1=61.5,
+        clips_per_s=8.0,
+        eta_s=140.0,
+        restarts=1,
+        job="local",
+    )
+
+
+def test_an_attempt_that_was_refused_does_not_hide_the_one_that_runs() -> None:
+    running = event("start", "local", nodes=HOST, pid=os.getpid(), restart=0)
+    second = event("start", "local", nodes=HOST, pid=1, restart=0)
+    refused = event("end", "local", pid=1, restart=0, status="refused", cause="is being trained")
+    assert attempts_made([running, second, refused]) == [running]
+    assert attempts_made([second, refused]) == [second, refused]
+
+
+def test_an_old_run_shows_its_history(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path) / "s"
+    lines = [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines()]
+    old = [{"ended" if key == "status" else key: value for key, value in line.items()} for line in lines]
+    (run_dir / "journal.jsonl").unlink()
+    (run_dir / "lives.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert summarize_run(run_dir, {}).restarts == 1
+    append_event(run_dir, "end", job="local", status="done", cause="finished")
+    assert summarize_run(run_dir, {}).state == "done"
+
+
+def test_the_best_validation_is_found_however_long_the_file(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path) / "s"
+    with open(run_dir / "metrics.jsonl", "a") as file:
+        file.write("\n" + (json.dumps({"kind": "train", "step": 31, "time": 2000.0}) + "\n") * 8000)
+    assert summarize_run(run_dir, {}).top1 == 61.5
+
+
+def test_scores_of_validations_and_evaluations(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path) / "s"
+    for folder, top1 in (("evaluation", 70.5), ("evaluation_shuffled", 20.0)):
+        (run_dir / folder).mkdir()
+        results = {"video_top1": top1, "checkpoint": "best.pt", "use_ema": True, "confusion": [[1]]}
+        (run_dir / folder / "results.json").write_text(json.dumps(results))
+    with open(run_dir / "metrics.jsonl", "a") as file:
+        file.write("\n")
+        for step, loss in ((40, 2.0), (50, 1.5), (60, 1.75), (70, None)):
+            file.write(json.dumps({"kind": "eval", "step": step, "time": 1.0, "loss": loss}) + "\n")
+    assert run_scores(run_dir) == {
+        "video_top1": Score(61.5, 10, "validation"),
+        "loss": Score(1.5, 50, "validation"),
+        "evaluation/video_top1": Score(70.5, None, "evaluation"),
+        "evaluation_shuffled/video_top1": Score(20.0, None, "evaluation_shuffled"),
+    }
