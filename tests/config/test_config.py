@@ -55,7 +55,7 @@ def test_layout_and_backend_must_go_together() -> None:
 
 
 def test_every_problem_is_named_at_once() -> None:
-    with pytest.raises(ValueError, match=r"batch_size=0[^$]*\n.*flip=2"):
+    with pytest.raises(ValueError, match=r"flip=2[^$]*\n.*batch_size=0"):
         options(MOTION, "trainer.batch_size=0", "augment.flip=2")
 
 
