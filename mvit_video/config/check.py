@@ -112,7 +112,7 @@ def _unknown_keys(config: DictConfig, prefix: str) -> Iterator[str]:
             # A `+group=choice` whose group is mistyped looks like an option, too.
             groups = () if prefix else ("experiment", *sorted({entry.group for entry in SCHEMAS if entry.group}))
             near = nearest(name, (*groups, *known))
-            group = f"did you mean '{near}'? " if near in groups and near not in known else ""
+            group = f"did you mean the group '{near}'?" if near in groups and near not in known else ""
             yield f"{prefix}{name}: unknown option; {group or did_you_mean(name, _names(schema))}"
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             yield from _unknown_keys(config[key], f"{prefix}{name}.")

@@ -25,8 +25,12 @@ class Data:
     sampling_rate: float = option(1.0, above=0, help="frames at target_fps from one frame of a clip to the next (span)")
     target_fps: float = option(30.0, above=0, help="frames per second that sampling counts in, whatever a file has")
     crop_size: int = option(224, at_least=1, help="height and width of a clip in pixels")
-    mean: list[float] = option([0.45, 0.45, 0.45], length=3, entries="R, G and B", help="subtracted, for values 0 to 1")
-    std: list[float] = option([0.225, 0.225, 0.225], length=3, above=0, entries="R, G and B", help="divided by then")
+    mean: list[float] = option(
+        [0.45, 0.45, 0.45], length=3, entries="R, G and B", help="subtracted from pixels of 0 to 1"
+    )
+    std: list[float] = option(
+        [0.225, 0.225, 0.225], length=3, above=0, entries="R, G and B", help="divides what is left"
+    )
     channel_order: str = option(
         "rgb", choices=("rgb", "bgr"), help="bgr: mean and std were applied to B, G, R (published SSv2-L)"
     )

@@ -9,7 +9,7 @@ from mvit_video.config.rules import option
 class LocalLauncher:
     """Run on this machine: in this process, or in several that it starts."""
 
-    name: str = option("local", choices=("local",), help="of the launcher")
+    name: str = option("local", choices=("local",), help="name of the launcher")
     processes: int | None = option(None, at_least=1, help="training processes; null: one per GPU, or one without GPUs")
     max_restarts: int = option(
         0, at_least=0, help="how often all ranks start again, from the last checkpoint, when one fails"
@@ -20,7 +20,7 @@ class LocalLauncher:
 class TorchrunLauncher:
     """Several machines without a scheduler: the same command on each of them. One machine: like local."""
 
-    name: str = option("torchrun", choices=("torchrun",), help="of the launcher")
+    name: str = option("torchrun", choices=("torchrun",), help="name of the launcher")
     nodes: int = option(1, at_least=1, help="machines")
     processes: int | None = option(None, at_least=1, help="training processes per machine; null: one per GPU")
     rendezvous: str = option("localhost:29400", help="host:port on one of the machines, where all meet")
@@ -33,7 +33,7 @@ class TorchrunLauncher:
 class SubmititLocalLauncher:
     """In the background on this machine, through submitit: as a cluster job would run."""
 
-    name: str = option("submitit_local", choices=("submitit_local",), help="of the launcher")
+    name: str = option("submitit_local", choices=("submitit_local",), help="name of the launcher")
     processes: int = option(1, at_least=1, help="training processes")
     time_min: int = option(1440, at_least=1, help="time limit in minutes")
 
@@ -42,7 +42,7 @@ class SubmititLocalLauncher:
 class SlurmLauncher:
     """Submit to SLURM through submitit."""
 
-    name: str = option("slurm", choices=("slurm",), help="of the launcher")
+    name: str = option("slurm", choices=("slurm",), help="name of the launcher")
     nodes: int = option(1, at_least=1, help="nodes")
     gpus_per_node: int = option(8, at_least=0, help="GPUs per node; 0: a job without GPUs")
     tasks_per_node: int | None = option(None, at_least=1, help="training processes per node; null: one per GPU")

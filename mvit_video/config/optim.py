@@ -23,7 +23,7 @@ class Optim:
         help="decay rates of AdamW's averages",
     )
     eps: float = option(1e-8, above=0, help="added to AdamW's denominator")
-    momentum: float = option(0.9, at_least=0, below=1, help="of SGD")
+    momentum: float = option(0.9, at_least=0, below=1, help="SGD's momentum")
     nesterov: bool = option(True, help="Nesterov's momentum for SGD")
     weight_decay: float = option(0.05, at_least=0, help="decay of the weights")
     decay_1d: bool = option(False, help="decay one-dimensional parameters and biases, too")

@@ -27,7 +27,7 @@ class ReencodeOptions:
     )
     preset: str = option("medium", choices=_PRESETS, help="x264's trade of time for size")
     fastdecode: bool = option(True, help="no CABAC, deblocking and B pictures: quicker to read, somewhat larger")
-    time_limit_s: float = option(600.0, at_least=0, help="per file; 0: none")
+    time_limit_s: float = option(600.0, at_least=0, help="time limit per file in seconds; 0: none")
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ShardOptions:
 class Prepare(Train):
     """Everything the preparation of a data set needs: the options of the training, where to write, how far to go."""
 
-    name: str = option("prepare", help="of the run; the preparation has no use for it")
+    name: str = option("prepare", help="name of the run; the preparation has no use for it")
     out: str = option(MISSING, help="folder of the indexes, the report and what makes the run resumable")
     splits: list[str] | None = option(
         None, choices=SPLITS, help="splits to prepare; null, or left out: all that are configured"
@@ -54,7 +54,7 @@ class Prepare(Train):
         help="decode: every frame of every video; index: read the packets only",
     )
     workers: int | None = option(None, at_least=1, help="processes; null: one per core")
-    time_limit_s: float = option(60.0, at_least=0, help="per file; 0: none")
+    time_limit_s: float = option(60.0, at_least=0, help="time limit per file in seconds; 0: none")
     limit: int | None = option(None, at_least=1, help="take so many videos of each split, spread over it; null: all")
     keep_partial: bool = option(False, help="index files that can be read up to a damage, with the frames before it")
     retry_broken: bool = option(False, help="try files again that earlier runs found broken")

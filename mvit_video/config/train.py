@@ -20,9 +20,11 @@ from mvit_video.config.trainer import Trainer
 class Train:
     """Everything a training run needs."""
 
-    name: str = option(MISSING, help="of the run, whose folder is <output_dir>/<name>; the same name again resumes it")
+    name: str = option(
+        MISSING, help="name of the run; its folder is <output_dir>/<name>, and the same name again resumes it"
+    )
     output_dir: str = option("runs", help="folder of all runs")
-    seed: int = option(0, help="of everything random: first weights, order, augmentation, dropout")
+    seed: int = option(0, help="seed of everything random: first weights, order, augmentation, dropout")
     weights: str | None = option(None, help="weights to start from; the class head may differ; null: random ones")
     image_to_video: str | None = option(
         None, choices=("published", "corrected"), help="how image weights become a video model's; see README, Weights"
