@@ -19,11 +19,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mvit_video.config import Train, config_dir, register
 from mvit_video.config.check import explain, to_object
+from mvit_video.config.help import help_text
 from mvit_video.config.summary import Composed, summary_text
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 
 logger = logging.getLogger(__name__)
 ALL_OPTIONS = "MVIT_VIDEO_ALL_OPTIONS"  # set in the environment: every option is printed, as YAML
+_HELP = {"--help", "-h"}
+_MULTIRUN = {"--multirun", "-m"}
 
 
 def run_command(
@@ -42,9 +45,16 @@ def run_command(
     """
     register()
     names: Counter[str] = Counter()
+    # Hydra's own help lists the schemas among the choices and explains nothing.
+    wants_help = bool(_HELP & set(sys.argv))
+    if wants_help:
+        sys.argv = [word for word in sys.argv if word not in _HELP | _MULTIRUN]
 
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
+        if wants_help:
+            print(help_text(config))
+            return
         from mvit_video.cluster.launch import TRACEBACK, configure_logging
 
         configure_logging()
@@ -161,7 +171,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 @contextmanager
 def _sweep() -> Iterator[None]:
     """Submits the SLURM jobs of a `--multirun` as one job array, after Hydra went through all of them."""
-    if not {"--multirun", "-m"} & set(sys.argv):
+    if not _MULTIRUN & set(sys.argv):
         yield
         return
     from mvit_video.cluster import submit

@@ -24,8 +24,8 @@ With an experiment in front of --help the values below are those of the experime
 _COLUMN = 34
 
 
-def help_text(*, _root_: DictConfig) -> str:
-    """What `--help` prints of the composed config `_root_`, with its dollars doubled for Hydra's template."""
+def help_text(config: DictConfig) -> str:
+    """What `--help` prints of a composed config."""
     width = min(max(shutil.get_terminal_size().columns, 80), 120)
     parts = [
         _USAGE,
@@ -35,8 +35,8 @@ def help_text(*, _root_: DictConfig) -> str:
         "",
         "OPTIONS (OPTION=VALUE)",
     ]
-    parts += _option_lines(_root_, "", width)
-    return "\n".join(parts).replace("$", "$$")
+    parts += _option_lines(config, "", width)
+    return "\n".join(parts)
 
 
 def group_choices() -> dict[str, list[str]]:
@@ -67,10 +67,9 @@ def _option_lines(config: DictConfig, prefix: str, width: int) -> Iterator[str]:
         if key not in groups and not str(key).startswith("_"):
             yield from _columns(f"  {prefix}{key}={value_text(value)}", _meaning(rules.get(key)), _COLUMN, width)
     for key in groups:
-        if prefix or key != "hydra":
-            about = OmegaConf.get_type(config[key]).__doc__ if is_dataclass(OmegaConf.get_type(config[key])) else ""
-            yield from ("", *textwrap.wrap(f"{prefix}{key}: {about or 'as its _target_ takes them'}", width))
-            yield from _option_lines(config[key], f"{prefix}{key}.", width)
+        about = OmegaConf.get_type(config[key]).__doc__ if is_dataclass(OmegaConf.get_type(config[key])) else ""
+        yield from ("", *textwrap.wrap(f"{prefix}{key}: {about or 'as its _target_ takes them'}", width))
+        yield from _option_lines(config[key], f"{prefix}{key}.", width)
 
 
 def _meaning(rule: Rule | None) -> str:

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from mvit_video.config.augment import Augment
 from mvit_video.config.data import Data
 from mvit_video.config.evaluate import Evaluate
-from mvit_video.config.help import help_text
 from mvit_video.config.launcher import LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher
 from mvit_video.config.machine import Machine
 from mvit_video.config.model import Baseline, MViT
@@ -86,9 +84,7 @@ def config_dir() -> str:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under the names that YAML files use, and the text of `--help`."""
+    """Make the schemas known to Hydra under the names that YAML files use."""
     store = ConfigStore.instance()
     for entry in SCHEMAS:
         store.store(group=entry.group, name=entry.name, node=entry.schema)
-    store.store(group="hydra/help", name="mvit_video", node={"template": "${mvit_video.help:}"})
-    OmegaConf.register_new_resolver("mvit_video.help", help_text, replace=True)
