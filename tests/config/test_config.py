@@ -156,7 +156,7 @@ def command(module: str, *arguments: str, cwd: Path) -> "subprocess.CompletedPro
 def test_the_yaml_files_of_a_wheel_and_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel carries them inside of the package; a checkout has them beside it."""
     monkeypatch.setattr(registry, "__file__", str(tmp_path / "mvit_video/config/registry.py"))
-    with pytest.raises(FileNotFoundError, match="no configuration folder at .*: reinstall mvit_video"):
+    with pytest.raises(FileNotFoundError, match=r"no configuration folder at .*: reinstall mvit_video"):
         config.config_dir()
     for folder in (tmp_path / "conf", tmp_path / "mvit_video/conf"):
         folder.mkdir(parents=True)
