@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -11,14 +13,20 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mvit_video.config import Train, config_dir, register
 from mvit_video.config.check import explain, to_object
+from mvit_video.config.help import help_text
+from mvit_video.config.summary import Composed, summary_text
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 
 logger = logging.getLogger(__name__)
+ALL_OPTIONS = "MVIT_VIDEO_ALL_OPTIONS"  # set in the environment: every option is printed, as YAML
+_HELP = {"--help", "-h"}
+_MULTIRUN = {"--multirun", "-m"}
 
 
 def run_command(
@@ -36,14 +44,24 @@ def run_command(
     MVIT_VIDEO_TRACEBACK=1 shows where they came from.
     """
     register()
+    names: Counter[str] = Counter()
+    # Hydra's own help lists the schemas among the choices and explains nothing.
+    wants_help = bool(_HELP & set(sys.argv))
+    if wants_help:
+        sys.argv = [word for word in sys.argv if word not in _HELP | _MULTIRUN]
 
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
+        if wants_help:
+            print(help_text(config))
+            return
         from mvit_video.runtime.logs import TRACEBACK_VARIABLE, configure_logging, traceback_wanted
 
         configure_logging()
         try:
-            job(_in_sweep(_checked(config, shown)))
+            options = _in_sweep(to_object(config), names)
+            _show(config, options, config_name, shown)
+            job(options)
         except Interrupted as stop:
             logger.warning("%s", stop)
             sys.exit(EXIT_INTERRUPTED)
@@ -68,26 +86,82 @@ def run_command(
         raise
 
 
-def _checked(config: DictConfig, shown: Sequence[str] | None) -> Train:
-    options = to_object(config)
-    if os.environ.get("RANK", "0") == "0":
+def _show(config: DictConfig, options: Train, config_name: str, shown: Sequence[str] | None) -> None:
+    """Print what was chosen and changed, or every option if the environment asks for it; rank 0 alone does."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if os.environ.get(ALL_OPTIONS):
         left_out = set() if shown is None else {field.name for field in fields(Train)} - set(shown)
         plain: Any = OmegaConf.to_container(config, resolve=True)
         some = {name: value for name, value in plain.items() if name not in left_out}
         logger.info("options:\n%s", OmegaConf.to_yaml(some))
-    return options
+        return
+    choices = HydraConfig.get().runtime.choices
+    given = list(HydraConfig.get().overrides.task)
+    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
+    chosen = [text for key, text in zip(keys, given) if key in choices]
+    text = summary_text(
+        _composed(config, choices),
+        experiment=_compose(config_name, [text for key, text in zip(keys, given) if key == "experiment"]),
+        same_groups=_compose(config_name, chosen),
+        run_dir=str(options.run_dir),
+        shown=shown,
+    )
+    logger.info("%s\n%s=1 before the command prints every option", text, ALL_OPTIONS)
 
 
-def _in_sweep(config: Train) -> Train:
-    """In a sweep each combination is a run of its own: its name gets the values that are swept over."""
+def _compose(config_name: str, overrides: list[str]) -> Composed:
+    """The options with other words on the command line; inside of a command Hydra knows its folders already."""
+    config = hydra.compose(config_name, overrides, return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    return _composed(config, choices)
+
+
+def _composed(config: DictConfig, choices: Mapping[Any, Any]) -> Composed:
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    return Composed(values=values, choices={str(key): choices[key] for key in choices})
+
+
+def _in_sweep(config: Train, names: "Counter[str]") -> Train:
+    """In a sweep each combination is a run of its own: its name gets the values that are swept over.
+
+    Args:
+        config: the options of one combination; its name is changed.
+        names: of the sweep's combinations so far.
+
+    Raises:
+        ValueError: two combinations have the same name, so that the second would go on with the first one's run.
+    """
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return config
     parser = OverridesParser.create()
     swept = {o.key_or_group for o in parser.parse_overrides(_overrides(sys.argv)) if o.is_sweep_override()}
     chosen = [o for o in parser.parse_overrides(list(HydraConfig.get().overrides.task)) if o.key_or_group in swept]
-    if "name" not in swept and chosen:
-        config.name += "".join(f",{o.key_or_group.split('.')[-1]}={o.get_value_element_as_str()}" for o in chosen)
+    if "name" not in swept:
+        config.name += name_suffix(chosen)
+    names[config.name] += 1
+    if names[config.name] > 1:
+        raise ValueError(
+            f"two combinations of the sweep have the name {config.name}: the second would resume the first one's run; "
+            "leave name=... out of what is swept, or start them one by one with a name each"
+        )
     return config
+
+
+def name_suffix(chosen: Sequence[Override]) -> str:
+    """What a combination adds to the name of its run: `-key-value` for each swept option.
+
+    The key is the option's last word, or all of it where two swept options end in the same word. Only letters, digits,
+    `.`, `_` and `-` are left, so that the name can be typed as it is, in a shell and as name=... of a command.
+    """
+    last = [re.split(r"[./]", override.key_or_group)[-1] for override in chosen]
+    words = []
+    for word, override in zip(last, chosen):
+        key = word if last.count(word) == 1 else override.key_or_group
+        words += [key, override.get_value_element_as_str()]
+    return "".join(f"-{re.sub(r'[^A-Za-z0-9.-]+', '_', word).strip('_')}" for word in words)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -97,7 +171,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 @contextmanager
 def _sweep() -> Iterator[None]:
     """Submits the SLURM jobs of a `--multirun` as one job array, after Hydra went through all of them."""
-    if not {"--multirun", "-m"} & set(sys.argv):
+    if not _MULTIRUN & set(sys.argv):
         yield
         return
     from mvit_video.cluster import submit

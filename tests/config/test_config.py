@@ -11,6 +11,7 @@ import pytest
 from hydra.utils import get_object
 
 from mvit_video import config
+from mvit_video.config import registry
 from mvit_video.interop import baselines
 from tests.conftest import options
 from tests.paths import ROOT
@@ -55,7 +56,7 @@ def test_layout_and_backend_must_go_together() -> None:
 
 
 def test_every_problem_is_named_at_once() -> None:
-    with pytest.raises(ValueError, match=r"batch_size=0[^$]*\n.*flip=2"):
+    with pytest.raises(ValueError, match=r"flip=2[^$]*\n.*batch_size=0"):
         options(MOTION, "trainer.batch_size=0", "augment.flip=2")
 
 
@@ -150,3 +151,13 @@ def command(module: str, *arguments: str, cwd: Path) -> "subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
+
+
+def test_the_yaml_files_of_a_wheel_and_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel carries them inside of the package; a checkout has them beside it."""
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "mvit_video/config/registry.py"))
+    with pytest.raises(FileNotFoundError, match=r"no configuration folder at .*: reinstall mvit_video"):
+        config.config_dir()
+    for folder in (tmp_path / "conf", tmp_path / "mvit_video/conf"):
+        folder.mkdir(parents=True)
+        assert config.config_dir() == str(folder)

@@ -178,7 +178,7 @@ def test_a_sweep_is_a_job_array(cluster: Cluster, motion_root: Path, tmp_path: P
     jobs = cluster.submit(["--multirun", *overrides])
     assert len(jobs) == 2 and {job.split("_")[1] for job in jobs} == {"0", "1"}
     for lr in ("0.001", "0.002"):
-        run_dir = tmp_path / f"swept,lr={lr}"
+        run_dir = tmp_path / f"swept-lr-{lr}"
         wait_for(
             f"the end of {run_dir.name}", lambda d=run_dir: any(e["status"] == "done" for e in events_of(d, "end"))
         )

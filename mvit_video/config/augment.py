@@ -1,0 +1,45 @@
+"""Options of the group `augment`."""
+
+from dataclasses import dataclass
+
+from mvit_video.config.rules import option
+
+
+@dataclass
+class Augment:
+    """Training augmentation: what is drawn per video and per batch."""
+
+    crop: str = option(
+        "resized",
+        choices=("resized", "jitter"),
+        help="resized: random area and aspect; jitter: random short side, then a random crop",
+    )
+    scale: list[float] = option(
+        [0.08, 1.0], length=2, above=0, ascending=True, help="share of the picture that a resized crop takes"
+    )
+    ratio: list[float] = option(
+        [0.75, 1.3333], length=2, above=0, ascending=True, help="width by height of a resized crop"
+    )
+    jitter: list[int] = option(
+        [256, 320], length=2, above=0, ascending=True, help="short side in pixels before a jitter crop"
+    )
+    inverse_uniform: bool = option(False, help="draw the short side as 1 / U(1/high, 1/low) instead of U(low, high)")
+    decode_short_side: int | None = option(
+        256, at_least=1, help="larger frames are resized to this short side before any crop; null: they are not"
+    )
+    device: str = option(
+        "worker",
+        choices=("worker", "model"),
+        help="where clips and test views are made: in the loader processes, or on the model's device",
+    )
+    flip: float = option(0.5, at_least=0, at_most=1, help="chance of a horizontal flip; 0 where left and right matter")
+    randaugment: str | None = option(None, help="RandAugment, such as rand-m7-n4-mstd0.5-inc1; null: none")
+    erase_prob: float = option(0.0, at_least=0, at_most=1, help="chance that a box of the clip is filled with noise")
+    repeats: int = option(1, at_least=1, help="augmented copies of each decoded clip")
+    mixup_alpha: float = option(0.0, at_least=0, help="mixup draws its share from Beta(alpha, alpha); 0: no mixup")
+    cutmix_alpha: float = option(0.0, at_least=0, help="CutMix draws its share from Beta(alpha, alpha); 0: no CutMix")
+    mix_prob: float = option(1.0, at_least=0, at_most=1, help="chance that a batch is mixed at all")
+    switch_prob: float = option(0.5, at_least=0, at_most=1, help="chance of CutMix where both are switched on")
+    smoothing: float = option(
+        0.0, at_least=0, below=1, help="label smoothing: share of a label spread evenly over all classes"
+    )

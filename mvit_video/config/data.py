@@ -1,0 +1,67 @@
+"""Options of the group `data`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from mvit_video.config.rules import option
+
+
+@dataclass
+class Data:
+    """A data set, how clips are taken from its videos, and the views a test counts."""
+
+    source: Any = option(MISSING, help="where videos and labels are: the group `data/source`")
+    num_classes: int | None = option(None, at_least=1, help="classes; null: as many as the training split has")
+    num_frames: int = option(MISSING, at_least=1, help="frames of a clip")
+    sampling: str = option(
+        "span",
+        choices=("span", "segments"),
+        help="span: frames evenly over num_frames * sampling_rate frames at target_fps; segments: one frame of each "
+        "of num_frames equal parts of the video",
+    )
+    sampling_rate: float = option(1.0, above=0, help="frames at target_fps from one frame of a clip to the next (span)")
+    target_fps: float = option(30.0, above=0, help="frames per second that sampling counts in, whatever a file has")
+    crop_size: int = option(224, at_least=1, help="height and width of a clip in pixels")
+    mean: list[float] = option(
+        [0.45, 0.45, 0.45], length=3, entries="R, G and B", help="subtracted from pixels of 0 to 1"
+    )
+    std: list[float] = option(
+        [0.225, 0.225, 0.225], length=3, above=0, entries="R, G and B", help="divides what is left"
+    )
+    channel_order: str = option(
+        "rgb", choices=("rgb", "bgr"), help="bgr: mean and std were applied to B, G, R (published SSv2-L)"
+    )
+    test_short_side: int = option(256, at_least=1, help="short side in pixels that test videos are resized to")
+    test_temporal_views: int = option(1, at_least=1, help="clips of a test video, spread over its length")
+    test_spatial_views: int = option(1, choices=(1, 3), help="crops of each such clip: the centre, or three")
+    backend: str = option(
+        "pyav",
+        choices=("pyav", "decord", "torchcodec"),
+        help="decoder; pyav is exact, docs/data.md says where others err",
+    )
+    layout: str = option(
+        "rgb",
+        choices=("rgb", "yuv420"),
+        help="yuv420: frames travel as the decoder makes them, half the bytes (backend pyav)",
+    )
+    video_time_limit_s: float | None = option(
+        120.0, above=0, help="a video that takes longer counts as broken (backend pyav); null: no limit"
+    )
+    prefetch: int = option(2, at_least=1, help="batches each loader process works ahead")
+    worker_timeout_s: float = option(
+        300.0, at_least=0, help="without a batch for so long the run ends and names the files being read; 0: never"
+    )
+    shard_window: int = option(16, at_least=1, help="tar shards read at a time")
+
+    def problems(self) -> Iterator[str]:
+        """Rules between two values."""
+        if self.layout == "yuv420" and self.backend != "pyav":
+            yield f"data.layout=yuv420: needs data.backend=pyav, {self.backend} makes RGB alone; or set data.layout=rgb"
+        if self.test_short_side < self.crop_size:
+            yield (
+                f"data.test_short_side={self.test_short_side}: must hold a crop of data.crop_size={self.crop_size}; "
+                "raise the one or lower the other"
+            )

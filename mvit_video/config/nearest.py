@@ -1,0 +1,23 @@
+"""The known names, nearest first, for whoever mistyped one."""
+
+import difflib
+from collections.abc import Sequence
+from itertools import takewhile
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is most like `name`, the longer common beginning first; None if none is like it."""
+    close = difflib.get_close_matches(name, known, n=len(known) or 1)
+
+    def likeness(other: str) -> tuple[float, int]:
+        beginning = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(name, other)))
+        return round(difflib.SequenceMatcher(None, name, other).ratio(), 2), beginning
+
+    return max(close, key=likeness, default=None)
+
+
+def did_you_mean(name: str, known: Sequence[str], *, kind: str = "options") -> str:
+    """The hint at the end of a message: "did you mean 'x'? The options are: x, y"."""
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"{hint}The {kind} are: {', '.join(known)}"

@@ -1,0 +1,41 @@
+"""Options of `python -m mvit_video.plan`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mvit_video.config.machine import Machine
+from mvit_video.config.rules import option
+from mvit_video.config.train import Train
+
+
+@dataclass
+class Plan(Train):
+    """Everything a plan needs: the options of the training, the machine, and what is known of the videos."""
+
+    machine: Machine = field(default_factory=Machine)
+    nodes: int = option(1, at_least=1, help="nodes of that machine")
+    num_videos: int | None = option(
+        None,
+        at_least=1,
+        help="training videos; null: those of data.source.train if that is given, or as many as were published",
+    )
+    published_videos: int | None = option(None, at_least=1, help="set by conf/data_facts")
+    videos_per_core_s: float = option(
+        20.0, above=0, help="decoded and augmented per core and second; scripts/bench_data.py measures it"
+    )
+    video_kb: float = option(500.0, above=0, help="average size of a file, in 1000 bytes")
+
+    @classmethod
+    def splits_read(cls, options: Any) -> list[str]:
+        """See Train: a plan reads no video."""
+        return []
+
+    @classmethod
+    def unneeded(cls, options: Any) -> set[str]:
+        """See Train: without a training list to count, nothing of the data source matters."""
+        source = options.data.source
+        if not isinstance(source, DictConfig) or source.get("train") is not None:
+            return set()
+        return {f"data.source.{key!s}" for key in source if OmegaConf.is_missing(source, key)}

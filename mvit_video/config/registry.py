@@ -1,0 +1,92 @@
+"""What Hydra is told: the schema of each group and command, and where the YAML files are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+
+from mvit_video.config.augment import Augment
+from mvit_video.config.data import Data
+from mvit_video.config.evaluate import Evaluate
+from mvit_video.config.launcher import LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher
+from mvit_video.config.machine import Machine
+from mvit_video.config.model import Baseline, MViT
+from mvit_video.config.optim import Optim
+from mvit_video.config.plan import Plan
+from mvit_video.config.prepare import Prepare
+from mvit_video.config.preview import Preview
+from mvit_video.config.schedule import Schedule
+from mvit_video.config.sources import (
+    FolderSource,
+    IndexSource,
+    KineticsSource,
+    LabeledVideoPathsSource,
+    ListSource,
+    MotionSource,
+    Ssv2Source,
+)
+from mvit_video.config.task import VideoClassification
+from mvit_video.config.train import Train
+from mvit_video.config.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A schema and the name under which YAML files know it.
+
+    Attributes:
+        group: config group, None for the options of a command.
+        name: in the group.
+        schema: the dataclass.
+    """
+
+    group: str | None
+    name: str
+    schema: type
+
+
+SCHEMAS = (
+    Registered(None, "train_schema", Train),
+    Registered(None, "evaluate_schema", Evaluate),
+    Registered(None, "preview_schema", Preview),
+    Registered(None, "prepare_schema", Prepare),
+    Registered(None, "plan_schema", Plan),
+    Registered("task", "video_classification", VideoClassification),
+    Registered("model", "mvit_schema", MViT),
+    Registered("model", "baseline_schema", Baseline),
+    Registered("data", "data_schema", Data),
+    Registered("data/source", "list", ListSource),
+    Registered("data/source", "kinetics", KineticsSource),
+    Registered("data/source", "ssv2", Ssv2Source),
+    Registered("data/source", "folder", FolderSource),
+    Registered("data/source", "labeled_video_paths", LabeledVideoPathsSource),
+    Registered("data/source", "index", IndexSource),
+    Registered("data/source", "motion", MotionSource),
+    Registered("augment", "augment_schema", Augment),
+    Registered("optim", "optim_schema", Optim),
+    Registered("schedule", "schedule_schema", Schedule),
+    Registered("trainer", "trainer_schema", Trainer),
+    Registered("launcher", "local_schema", LocalLauncher),
+    Registered("launcher", "torchrun_schema", TorchrunLauncher),
+    Registered("launcher", "submitit_local_schema", SubmititLocalLauncher),
+    Registered("launcher", "slurm_schema", SlurmLauncher),
+    Registered("machine", "machine_schema", Machine),
+)
+
+
+def config_dir() -> str:
+    """Folder of the YAML files: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside, beside = package / "conf", package.parent / "conf"
+    if inside.is_dir():
+        return str(inside)
+    if beside.is_dir():
+        return str(beside)
+    raise FileNotFoundError(f"no configuration folder at {inside} or {beside}: reinstall mvit_video")
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that YAML files use."""
+    store = ConfigStore.instance()
+    for entry in SCHEMAS:
+        store.store(group=entry.group, name=entry.name, node=entry.schema)

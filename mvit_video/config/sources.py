@@ -1,0 +1,118 @@
+"""Options of the group `data/source`: where the videos and labels of each split are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING, SI, DictConfig
+
+from mvit_video.config.rules import option
+
+SPLITS = ("train", "val", "test")
+_MISSING_FILES = "what to do about listed videos that do not exist: stop, or train without them and say how many"
+_CLASS_NAMES = "file with one class name a line, in the order of the labels"
+
+
+@dataclass
+class ListSource:
+    """PySlowFast lists: one `path label` a line."""
+
+    _target_: str = "mvit_video.data.datasets.sources.ListSource"
+    train: str | None = option(None, help="the training list")
+    val: str | None = option(None, help="the validation list")
+    test: str | None = option(None, help="the test list; null: the validation list")
+    root: str | None = option(None, help="folder that relative paths start from; null: the current one")
+    separator: str = option(" ", help="what stands between path and label")
+    class_names_file: str | None = option(None, help=_CLASS_NAMES)
+    num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
+    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+
+
+@dataclass
+class KineticsSource:
+    """Kinetics annotation CSV files over folders of trimmed videos."""
+
+    _target_: str = "mvit_video.data.datasets.sources.KineticsSource"
+    train: str | None = option(None, help="the training annotation")
+    val: str | None = option(None, help="the validation annotation")
+    test: str | None = option(None, help="the test annotation; null: the validation annotation")
+    train_root: str | None = option(None, help="folder of the training videos")
+    val_root: str | None = option(None, help="folder of the validation videos")
+    test_root: str | None = option(None, help="folder of the test videos")
+    class_names_file: str | None = option(
+        None, help=f"{_CLASS_NAMES}; null: the sorted labels of the training annotation"
+    )
+    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+
+
+@dataclass
+class Ssv2Source:
+    """Something-Something v2: the JSON annotations over one folder of webm files."""
+
+    _target_: str = "mvit_video.data.datasets.sources.Ssv2Source"
+    train: str | None = option(None, help="the training annotation")
+    val: str | None = option(None, help="the validation annotation")
+    test: str | None = option(None, help="the test annotation; null: the validation annotation")
+    labels: str = option(MISSING, help="the JSON file that numbers the templates")
+    root: str = option(MISSING, help="folder of the webm files")
+    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+
+
+@dataclass
+class FolderSource:
+    """One folder per class; the validation videos in folders of the same names."""
+
+    _target_: str = "mvit_video.data.datasets.sources.FolderSource"
+    train: str | None = option(None, help="folder of the training videos, with one folder per class in it")
+    val: str | None = option(None, help="folder of the validation videos")
+    test: str | None = option(None, help="folder of the test videos; null: that of the validation videos")
+
+
+@dataclass
+class LabeledVideoPathsSource:
+    """Labelled lists (or folders) as PyTorchVideo reads them."""
+
+    _target_: str = "mvit_video.data.datasets.sources.LabeledVideoPathsSource"
+    train: str | None = option(None, help="the training list or folder")
+    val: str | None = option(None, help="the validation list or folder")
+    test: str | None = option(None, help="the test list or folder; null: that of the validation")
+    root: str | None = option(None, help="folder that relative paths start from; null: the current one")
+    class_names_file: str | None = option(None, help=_CLASS_NAMES)
+    num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
+    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+
+
+@dataclass
+class IndexSource:
+    """Prepared splits: the index files that mvit_video.prepare writes."""
+
+    _target_: str = "mvit_video.data.datasets.sources.IndexSource"
+    train: str | None = option(None, help="index of the training split")
+    val: str | None = option(None, help="index of the validation split")
+    test: str | None = option(None, help="index of the test split; null: that of the validation split")
+    root: str | None = option(None, help="where the videos or shards are now, if they were moved")
+
+
+@dataclass
+class MotionSource:
+    """The embedded set of time-reversed motions, generated on first use."""
+
+    _target_: str = "mvit_video.data.datasets.sources.MotionSource"
+    root: str = option("data/motion", help="folder it is written to")
+    train_videos: int = option(2400, at_least=1, help="training videos")
+    test_videos: int = option(320, at_least=1, help="test videos")
+    seed: int = option(0, at_least=0, help="another seed draws other scenes")
+    difficulty: float = option(0.5, at_least=0, help="how much disturbs the motion: 0 nothing, 1 a lot")
+    workers: int | None = option(None, at_least=1, help="processes that write it; null: one per core")
+
+
+def missing_locations(source: Any, splits: Sequence[str]) -> set[str]:
+    """Names of the fields that say where `splits` are and have no value: to the schema all of them are optional.
+
+    A source without test split gives its validation split. A user's own source is asked for the fields it has.
+    """
+    if not isinstance(source, DictConfig):
+        return set()
+    read = ["val" if split == "test" and source.get("test") is None else split for split in splits]
+    keys = {key for split in read for key in (split, f"{split}_root")}
+    return {key for key in keys if key in source and source.get(key) is None}

@@ -1,0 +1,77 @@
+"""Options of `python -m mvit_video.train`; the other commands add theirs to these."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from mvit_video.config.augment import Augment
+from mvit_video.config.data import Data
+from mvit_video.config.optim import Optim
+from mvit_video.config.rules import option
+from mvit_video.config.schedule import Schedule
+from mvit_video.config.sources import missing_locations
+from mvit_video.config.trainer import Trainer
+
+
+@dataclass
+class Train:
+    """Everything a training run needs."""
+
+    name: str = option(
+        MISSING, help="name of the run; its folder is <output_dir>/<name>, and the same name again resumes it"
+    )
+    output_dir: str = option("runs", help="folder of all runs")
+    seed: int = option(0, help="seed of everything random: first weights, order, augmentation, dropout")
+    weights: str | None = option(None, help="weights to start from; the class head may differ; null: random ones")
+    image_to_video: str | None = option(
+        None, choices=("published", "corrected"), help="how image weights become a video model's; see README, Weights"
+    )
+    task: Any = option(MISSING, help="what the model is trained for: the group `task`")
+    model: Any = option(MISSING, help="the network: the group `model`")
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    trainer: Trainer = field(default_factory=Trainer)
+    launcher: Any = option(MISSING, help="where the job runs: the group `launcher`")
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run: `<output_dir>/<name>`."""
+        return Path(self.output_dir) / self.name
+
+    @property
+    def job_dir(self) -> Path:
+        """Where a cluster job leaves its notes, logs and journal: the folder of the run."""
+        return self.run_dir
+
+    @classmethod
+    def splits_read(cls, options: Any) -> list[str]:
+        """Splits that the command cannot do without. `options` has these fields, some of them still without a value."""
+        return ["train"]
+
+    @classmethod
+    def unset(cls, options: Any) -> set[str]:
+        """Options that have no value, may have none by their type, and are needed all the same."""
+        return {f"data.source.{key}" for key in missing_locations(options.data.source, cls.splits_read(options))}
+
+    @classmethod
+    def unneeded(cls, options: Any) -> set[str]:
+        """Options without a value that this command never looks at."""
+        return set()
+
+    def problems(self) -> Iterator[str]:
+        """Rules between the values of two groups."""
+        if self.augment.crop == "jitter" and min(self.augment.jitter) < self.data.crop_size:
+            yield (
+                f"augment.jitter={self.augment.jitter}: no short side may be under "
+                f"data.crop_size={self.data.crop_size}; raise the jitter or lower the crop"
+            )
+        if self.optim.layer_decay < 1 and self.weights is None and type(self) is Train:
+            yield (
+                f"optim.layer_decay={self.optim.layer_decay}: is for starting from weights; give weights=PATH, "
+                "or set optim.layer_decay=1"
+            )

@@ -1,0 +1,150 @@
+"""What all commands share, run in this process with a job that notes its options: help, summary, names of a sweep."""
+
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mvit_video.cli import name_suffix, run_command
+from mvit_video.config import Train, config_dir
+
+MOTION = "+experiment=motion_mvitv2"
+Command = Callable[..., list[Train]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Command]:
+    """Runs a command line in an empty folder; the options of every job it starts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MVIT_VIDEO_ALL_OPTIONS", raising=False)
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+
+    def run(*arguments: str, shown: tuple[str, ...] | None = None, config_name: str = "config") -> list[Train]:
+        jobs: list[Train] = []
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        run_command(config_name, jobs.append, shown=shown)
+        return jobs
+
+    yield run
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """Log lines without their time."""
+    return re.sub(r"^\d\d:\d\d:\d\d ", "", capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_options_are_a_short_summary(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    (options,) = command(MOTION, "model=slow_r50", "optim.lr=2e-3", "name=mine", "optim.no_decay=[]")
+    assert options.name == "mine"
+    lines = said(capsys).splitlines()
+    assert lines[:5] == [
+        "I options:",
+        "  experiment  motion_mvitv2",
+        "  name        runs/mine",
+        "  data        motion",
+        "  model       slow_r50",
+    ]
+    assert sorted(lines[6:-1]) == [
+        "  model           mvitv2_motion -> slow_r50",
+        "  name            motion_mvitv2 -> mine",
+        "  optim.lr        0.001 -> 0.002",
+        "  optim.no_decay  [rel_pos_h,rel_pos_w,rel_pos_t,cls_token] -> []",
+    ]
+    assert lines[-1] == "MVIT_VIDEO_ALL_OPTIONS=1 before the command prints every option"
+
+
+def test_all_options_are_printed_when_asked_for(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MVIT_VIDEO_ALL_OPTIONS", "1")
+    command(MOTION, shown=("name", "augment"))
+    text = said(capsys)
+    assert "name: motion_mvitv2" in text
+    assert "jitter:" in text
+    assert "optim:" not in text
+
+
+def test_a_sweep_names_its_runs_by_what_is_swept(command: Command) -> None:
+    jobs = command("--multirun", MOTION, "optim.lr=1e-3,2e-3", "seed=7")
+    assert [job.name for job in jobs] == ["motion_mvitv2-lr-0.001", "motion_mvitv2-lr-0.002"]
+    assert [job.optim.lr for job in jobs] == [1e-3, 2e-3]
+
+
+def test_two_runs_of_a_sweep_never_share_a_folder(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("--multirun", MOTION, "name=a,b", "seed=0,1")
+    assert "two combinations of the sweep have the name a: the second would resume" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "suffix"),
+    [
+        (["optim.lr=1e-4"], "-lr-0.0001"),
+        (["model=x3d_s", "data/source=list"], "-model-x3d_s-source-list"),
+        (["optim.name=sgd", "model.name=x"], "-optim.name-sgd-model.name-x"),
+        (["model.pool_kernel=[1,3,3]"], "-pool_kernel-1_3_3"),
+        (["weights='/x y/a.pt'"], "-weights-x_y_a.pt"),
+        (["optim.clip_grad_norm=null"], "-clip_grad_norm-null"),
+        (["schedule.end_lr=-1"], "-end_lr--1"),
+    ],
+)
+def test_names_of_a_sweep_can_be_typed(overrides: list[str], suffix: str) -> None:
+    """In a shell without quotes, and as a value that Hydra reads back as it is."""
+    parser = OverridesParser.create()
+    assert name_suffix(parser.parse_overrides(overrides)) == suffix
+    assert shlex.quote(f"run{suffix}") == f"run{suffix}"
+    assert parser.parse_override(f"name=run{suffix}").value() == f"run{suffix}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+experiment=k400_mvitv2_small"], "experiment=k400_mvitv2_small: unknown; did you mean 'k400_mvitv2_s'? The"),
+        ([MOTION, "model=x3d"], "model=x3d: unknown; did you mean 'x3d_s'? The choices for model are: mvitv1_b_16x4, "),
+        ([MOTION, "data/source=lst"], "data/source=lst: unknown; did you mean 'list'?"),
+        (["+experimnt=motion_mvitv2"], "experimnt: unknown option; did you mean the group 'experiment'?"),
+        ([MOTION, "optm.lr=1"], "optm: unknown option; did you mean 'optim'?"),
+    ],
+)
+def test_the_nearest_name_is_given(
+    command: Command, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command(*arguments)
+    assert stop.value.code == 1
+    text = said(capsys)
+    assert message in text
+    hints = [line for line in text.splitlines() if ": unknown" in line]
+    assert len(hints) == 1
+    assert "_schema" not in hints[0]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(config_dir()).glob("*.yaml")))
+def test_help_explains_every_option_and_lists_no_schema(
+    command: Command, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert command("--multirun", MOTION, "--help", "optim.lr=0.5", config_name=name) == []
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m mvit_video")
+    assert "_schema" not in text
+    assert re.search(r"^  augment +finetune, kinetics, motion, ssv2$", text, re.MULTILINE)
+    assert re.search(r"^  optim.lr=0.5 +peak learning rate, for reference_batch videos", text, re.MULTILINE)
+    assert "\ntrainer: The loop: batch, precision" in text
+    assert "  model.num_frames=${data.num_frames}\n" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_key_added_to_nothing_known_is_in_the_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """A user's own model has no schema: its options are listed as they are."""
+    command(MOTION, "~model", "+model={_target_:torch.nn.Identity,width:3}", "-h")
+    text = capsys.readouterr().out
+    assert "model: as its _target_ takes them\n  model.width=3\n" in text
