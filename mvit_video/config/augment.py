@@ -30,6 +30,7 @@ class Augment:
     device: str = option(
         "worker",
         choices=("worker", "model"),
+        neutral=True,
         help="where clips and test views are made: in the loader processes, or on the model's device",
     )
     flip: float = option(0.5, at_least=0, at_most=1, help="chance of a horizontal flip; 0 where left and right matter")

@@ -13,7 +13,7 @@ from mvit_video.config.rules import option
 class Data:
     """A data set, how clips are taken from its videos, and the views a test counts."""
 
-    source: Any = option(MISSING, help="where videos and labels are: the group `data/source`")
+    source: Any = option(MISSING, neutral=True, help="where videos and labels are: the group `data/source`")
     num_classes: int | None = option(None, at_least=1, help="classes; null: as many as the training split has")
     num_frames: int = option(MISSING, at_least=1, help="frames of a clip")
     sampling: str = option(
@@ -34,9 +34,13 @@ class Data:
     channel_order: str = option(
         "rgb", choices=("rgb", "bgr"), help="bgr: mean and std were applied to B, G, R (published SSv2-L)"
     )
-    test_short_side: int = option(256, at_least=1, help="short side in pixels that test videos are resized to")
-    test_temporal_views: int = option(1, at_least=1, help="clips of a test video, spread over its length")
-    test_spatial_views: int = option(1, choices=(1, 3), help="crops of each such clip: the centre, or three")
+    test_short_side: int = option(
+        256, at_least=1, neutral=True, help="short side in pixels that test videos are resized to"
+    )
+    test_temporal_views: int = option(1, at_least=1, neutral=True, help="clips of a test video, spread over its length")
+    test_spatial_views: int = option(
+        1, choices=(1, 3), neutral=True, help="crops of each such clip: the centre, or three"
+    )
     backend: str = option(
         "pyav",
         choices=("pyav", "decord", "torchcodec"),
@@ -48,11 +52,14 @@ class Data:
         help="yuv420: frames travel as the decoder makes them, half the bytes (backend pyav)",
     )
     video_time_limit_s: float | None = option(
-        120.0, above=0, help="a video that takes longer counts as broken (backend pyav); null: no limit"
+        120.0, above=0, neutral=True, help="a video that takes longer counts as broken (backend pyav); null: no limit"
     )
-    prefetch: int = option(2, at_least=1, help="batches each loader process works ahead")
+    prefetch: int = option(2, at_least=1, neutral=True, help="batches each loader process works ahead")
     worker_timeout_s: float = option(
-        300.0, at_least=0, help="without a batch for so long the run ends and names the files being read; 0: never"
+        300.0,
+        at_least=0,
+        neutral=True,
+        help="without a batch for so long the run ends and names the files being read; 0: never",
     )
     shard_window: int = option(16, at_least=1, help="tar shards read at a time")
 

@@ -39,10 +39,15 @@ class MViT:
     )
     head_init_scale: float | None = option(None, help="factor on the head's first weights")
     activation_checkpointing: Any = option(
-        False, help="blocks recomputed in the backward pass: false, true, the first n, or a list of indices"
+        False,
+        neutral=True,
+        help="blocks recomputed in the backward pass: false, true, the first n, or a list of indices",
     )
     activation_budget_gb: float | None = option(
-        None, above=0, help="instead: recompute the fewest blocks that keep activations under so many 10^9 bytes"
+        None,
+        above=0,
+        neutral=True,
+        help="instead: recompute the fewest blocks that keep activations under so many 10^9 bytes",
     )
 
 

@@ -35,6 +35,7 @@ class Rule:
     length: int | None = None
     entries: str | None = None
     ascending: bool = False
+    neutral: bool = False
 
     def allows(self, value: object) -> bool:
         """Whether the option may have this value; of a list each entry counts. None means "not set" and is allowed."""
@@ -104,6 +105,7 @@ def option(
     length: int | None = None,
     entries: str | None = None,
     ascending: bool = False,
+    neutral: bool = False,
 ) -> Any:
     """A field of a schema.
 
@@ -116,6 +118,7 @@ def option(
         length: entries of a list.
         entries: what they stand for, in words.
         ascending: the entries of the list may not decrease.
+        neutral: no run computes anything else for it, so a run may go on with another value.
     """
     rule = Rule(
         help=help,
@@ -127,6 +130,7 @@ def option(
         length=length,
         entries=entries,
         ascending=ascending,
+        neutral=neutral,
     )
     metadata = {_RULE: rule}
     if isinstance(default, list | dict):

@@ -21,13 +21,21 @@ class Train:
     """Everything a training run needs."""
 
     name: str = option(
-        MISSING, help="name of the run; its folder is <output_dir>/<name>, and the same name again resumes it"
+        MISSING,
+        neutral=True,
+        help="name of the run; its folder is <output_dir>/<name>, and the same name again resumes it",
     )
-    output_dir: str = option("runs", help="folder of all runs")
+    output_dir: str = option("runs", neutral=True, help="folder of all runs")
     seed: int = option(0, help="seed of everything random: first weights, order, augmentation, dropout")
     weights: str | None = option(None, help="weights to start from; the class head may differ; null: random ones")
     image_to_video: str | None = option(
         None, choices=("published", "corrected"), help="how image weights become a video model's; see README, Weights"
+    )
+    resume: str = option(
+        "auto",
+        choices=("auto", "force"),
+        neutral=True,
+        help="auto: a run goes on with the options and data it began with; force: with the present ones, on record",
     )
     task: Any = option(MISSING, help="what the model is trained for: the group `task`")
     model: Any = option(MISSING, help="the network: the group `model`")
@@ -36,7 +44,7 @@ class Train:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     trainer: Trainer = field(default_factory=Trainer)
-    launcher: Any = option(MISSING, help="where the job runs: the group `launcher`")
+    launcher: Any = option(MISSING, neutral=True, help="where the job runs: the group `launcher`")
 
     @property
     def run_dir(self) -> Path:

@@ -11,38 +11,46 @@ class Trainer:
 
     batch_size: int = option(2, at_least=1, help="videos per process and forward pass")
     accumulate: int = option(1, at_least=1, help="forward passes per optimizer step")
-    eval_batch_size: int = option(8, at_least=1, help="clips per process in validation and evaluation")
-    num_workers: int = option(4, at_least=0, help="loader processes per training process; 0: it loads by itself")
-    device: str = option("auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU where there is one")
+    eval_batch_size: int = option(8, at_least=1, neutral=True, help="clips per process in validation and evaluation")
+    num_workers: int = option(
+        4, at_least=0, neutral=True, help="loader processes per training process; 0: it loads by itself"
+    )
+    device: str = option("auto", choices=("auto", "cpu", "cuda"), neutral=True, help="auto: a GPU where there is one")
     precision: str = option(
         "auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where the machine is fast at it, else fp32"
     )
-    threads: int | None = option(None, at_least=1, help="CPU threads per process; null: cores / processes")
+    threads: int | None = option(
+        None, at_least=1, neutral=True, help="CPU threads per process; null: cores / processes"
+    )
     strategy: str = option(
         "ddp",
         choices=("ddp", "fsdp"),
+        neutral=True,
         help="several processes: ddp, the model whole in each; fsdp, divided among them (for L and H)",
     )
-    compile: bool = option(False, help="compile the model with torch.compile")
+    compile: bool = option(False, neutral=True, help="compile the model with torch.compile")
     ema_decay: float | None = option(
         None, at_least=0, below=1, help="keep an average of the weights with this decay per step; null: none"
     )
     max_steps: int | None = option(
-        None, at_least=1, help="stop after so many steps, the schedule unchanged; null: never"
+        None, at_least=1, neutral=True, help="stop after so many steps, the schedule unchanged; null: never"
     )
     eval_every: int = option(
-        1, at_least=1, help="epochs from one validation to the next; the last epoch is always validated"
+        1, at_least=1, neutral=True, help="epochs from one validation to the next; the last epoch is always validated"
     )
     checkpoint_every: int | None = option(
-        None, at_least=1, help="steps from one checkpoint to the next; null: one every epoch"
+        None, at_least=1, neutral=True, help="steps from one checkpoint to the next; null: one every epoch"
     )
-    checkpoint_async: bool = option(True, help="write checkpoints while training goes on")
-    keep_last: int = option(2, at_least=1, help="newest checkpoints that are kept, besides the best")
-    log_every: int = option(10, at_least=1, help="steps from one log line to the next")
+    checkpoint_async: bool = option(True, neutral=True, help="write checkpoints while training goes on")
+    keep_last: int = option(2, at_least=1, neutral=True, help="newest checkpoints that are kept, besides the best")
+    log_every: int = option(10, at_least=1, neutral=True, help="steps from one log line to the next")
     stall_timeout_s: float = option(
-        1800.0, at_least=0, help="a process in which no step or validation batch ends for so long exits; 0: never"
+        1800.0,
+        at_least=0,
+        neutral=True,
+        help="a process in which no step or validation batch ends for so long exits; 0: never",
     )
-    collective_timeout_s: float = option(600.0, at_least=0, help="ranks wait so long for one another")
+    collective_timeout_s: float = option(600.0, at_least=0, neutral=True, help="ranks wait so long for one another")
     max_failed: float = option(
-        0.01, at_least=0, at_most=1, help="share of unreadable training videos above which the run stops"
+        0.01, at_least=0, at_most=1, neutral=True, help="share of unreadable training videos above which the run stops"
     )

@@ -75,6 +75,7 @@ class Trainer:
         world: this process among the others.
         run_dir: folder of checkpoints and of the lists of unreadable files.
         config_text: the resolved config, stored in every checkpoint.
+        identity: what else the run is (classes, data, code), stored in every checkpoint.
         average: of the weights, kept up and evaluated instead of them.
         sharding: how the ranks divide model and average, if they do; both are divided already.
         options: see TrainerOptions.
@@ -93,6 +94,7 @@ class Trainer:
         world: World,
         run_dir: Path,
         config_text: str,
+        identity: Mapping[str, Any],
         options: TrainerOptions,
         average: WeightAverage | None = None,
         sharding: Sharding | None = None,
@@ -107,6 +109,7 @@ class Trainer:
         self.world = world
         self.run_dir = run_dir
         self.config_text = config_text
+        self.identity = identity
         self.options = options
         self.step = 0
         self.best = self._best_before = float("-inf")
@@ -281,6 +284,7 @@ class Trainer:
             "ema": None if self.average is None else self.average.module.state_dict(),
             "ema_updates": 0 if self.average is None else self.average.updates,
             "config": self.config_text,
+            "run": self.identity,
             "class_names": list(self.task.class_names),
             "metrics": metrics,
             "best": self.best,

@@ -1,0 +1,59 @@
+"""Which options a run may not change when it goes on: those of which it would compute something else."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from mvit_video.config.rules import rule_of
+from mvit_video.config.summary import changes
+
+
+def differing_options(options: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(dotted name, value before, value now) of the options that differ and are not neutral.
+
+    An option that is new since the run began counts as if the run had had its default.
+
+    Args:
+        options: the present options, instances of their schemas, which say what is neutral.
+        before: the options that the run began with, as nested dictionaries.
+        now: the present ones.
+    """
+    kept, defaults = dict(_kept(options, "")), dict(_defaults(options, ""))
+
+    def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: _value(values, key, defaults.get(key)) for key in kept}
+
+    return changes(chosen(before), chosen(now))
+
+
+def _kept(options: Any, prefix: str) -> Iterator[tuple[str, None]]:
+    """Names of the options that are not neutral; a group without schema counts as one option."""
+    for declared in fields(options):
+        value, rule = getattr(options, declared.name), rule_of(declared)
+        if rule is not None and rule.neutral:
+            continue
+        if is_dataclass(value):
+            yield from _kept(value, f"{prefix}{declared.name}.")
+        else:
+            yield f"{prefix}{declared.name}", None
+
+
+def _defaults(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for declared in fields(options):
+        value = getattr(options, declared.name)
+        if is_dataclass(value):
+            yield from _defaults(value, f"{prefix}{declared.name}.")
+        elif declared.default is not NO_DEFAULT:
+            yield f"{prefix}{declared.name}", declared.default
+        elif declared.default_factory is not NO_DEFAULT:
+            yield f"{prefix}{declared.name}", declared.default_factory()
+
+
+def _value(values: Mapping[str, Any], key: str, default: Any) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return default
+        found = found[part]
+    return found
