@@ -103,8 +103,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: a folder without checkpoints.
     """
-    from mvit_video.engine.checkpoints.checkpoint import CheckpointError, latest_checkpoint
-    from mvit_video.engine.checkpoints.shards import is_folder_of_shards
+    from mvit_video.engine.checkpoints import CheckpointError, is_folder_of_shards, latest_checkpoint
 
     if not path.is_dir() or is_folder_of_shards(path):
         return path
@@ -121,9 +120,8 @@ def _readable(checkpoint: Path, output: Path) -> Iterator[Path]:
     """A verified file with the content of `checkpoint`: itself, or a temporary one beside `output` for shards."""
     import torch
 
-    from mvit_video.engine.checkpoints.checkpoint import load_checkpoint
+    from mvit_video.engine.checkpoints import is_folder_of_shards, load_checkpoint
     from mvit_video.engine.checkpoints.files import verify
-    from mvit_video.engine.checkpoints.shards import is_folder_of_shards
 
     if not is_folder_of_shards(checkpoint):
         if checkpoint.is_file() and checkpoint.suffix == ".pt":

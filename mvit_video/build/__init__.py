@@ -20,29 +20,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from mvit_video import models
-from mvit_video.distributed import process_group
-from mvit_video.runtime import env
-from mvit_video.runtime import interruption
+from mvit_video.cluster.supervisor import journal
 from mvit_video.config import Data, Evaluate, Train
+from mvit_video.data.augmentation.mixing import Mixing
+from mvit_video.data.augmentation.transforms import TrainTransform, normalize_clips
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.loading.batch import Batch, FrameOrder
-from mvit_video.data.sampling import ClipSampler
 from mvit_video.data.loading.dataset import Decoding, EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, eval_loader
-from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.augmentation.mixing import Mixing
-from mvit_video.data.datasets.sources import Source, Split
-from mvit_video.data.augmentation.transforms import TrainTransform, normalize_clips
+from mvit_video.data.sampling import ClipSampler
+from mvit_video.distributed import process_group
 from mvit_video.distributed.process_group import World
+from mvit_video.distributed.sharding import Sharding
 from mvit_video.engine.average import WeightAverage
+from mvit_video.engine.checkpoints import is_folder_of_shards, whole_weights_in
 from mvit_video.engine.evaluator import score_views, write_evaluation
 from mvit_video.engine.precision import autocast, uses_bf16
-from mvit_video.engine.checkpoints.shards import is_folder_of_shards, whole_weights_in
 from mvit_video.engine.tracking import Tracker
 from mvit_video.engine.trainer import Prepare, Trainer, TrainerOptions, Validate
 from mvit_video.metrics import ViewScores
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
-from mvit_video.distributed.sharding import Sharding
-from mvit_video.cluster.supervisor import journal
+from mvit_video.runtime import env, interruption
 
 logger = logging.getLogger(__name__)
 

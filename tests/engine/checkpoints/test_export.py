@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from mvit_video.convert import find_checkpoint, main
-from mvit_video.engine.checkpoints.checkpoint import CheckpointError, save_checkpoint
+from mvit_video.engine.checkpoints import CheckpointError, save_checkpoint
 from mvit_video.models import from_checkpoint, load_weights
 from mvit_video.models.mvit.network import MViT
 from mvit_video.models.weights.loading import checkpoint_content
