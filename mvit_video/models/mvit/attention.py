@@ -140,7 +140,7 @@ class MultiscaleAttention(nn.Module):
             pool = norm = None
             if kernel is not None:
                 pool = DepthwisePool(head_dim, kernel, stride, flat=config.is_image, form=config.pooling_form)
-                norm = nn.LayerNorm(head_dim, eps=1e-6)
+                norm = nn.LayerNorm(head_dim, eps=config.pool_norm_eps)
             setattr(self, f"pool_{name}", pool)
             setattr(self, f"norm_{name}", norm)
         for axis in self.axes:

@@ -106,4 +106,4 @@ def test_names_of_others(run, tmp_path):
 def test_other_containers_need_to_be_named(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(run), str(tmp_path / "out.pt")])
-    assert "required: --to {pyslowfast,torchvision,mvit_video}" in capsys.readouterr().err
+    assert "required: --to {pyslowfast,torchvision,pytorchvideo,mvit_video}" in capsys.readouterr().err
