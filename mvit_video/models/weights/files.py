@@ -267,14 +267,15 @@ def _load_content(path: Path) -> tuple[object, set[str]]:
     """
     try:
         with open(path, "rb") as file:
-            is_torch = file.read(16).startswith(_TORCH_MAGIC)
+            start = file.read(16)
+            is_torch = start.startswith(_TORCH_MAGIC)
             file.seek(0)
             if path.suffix in (".pkl", ".pickle") and not is_torch:
                 return unpickle(file)
         try:
             return _load_weights_only(path), set()
         except pickle.UnpicklingError:
-            if not is_torch:
+            if not is_torch and not start.startswith(b"\x80"):  # neither an archive nor a pickle
                 raise
             return read_torch_file(path)
     except Exception as error:  # as in load_plain
@@ -324,7 +325,9 @@ def _load_safetensors(path: Path) -> dict[str, object]:
             about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
-    return {"model": tensors, "config": about["config"]} if "config" in about else tensors
+    if "config" in about:
+        return {"model": tensors, "config": about["config"]}
+    return dict(tensors)
 
 
 def _refused(error: Exception) -> str | None:

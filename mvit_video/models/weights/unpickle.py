@@ -163,7 +163,10 @@ _NAMES: dict[str, Callable[..., object]] = {
 }
 
 
-_CODE_MODULES = frozenset({"os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "pty", "importlib"})
+# Under their names of Python 2, too, which is what protocol 2 writes.
+_CODE_MODULES = frozenset(
+    {"os", "posix", "nt", "sys", "subprocess", "commands", "shutil", "socket", "runpy", "pty", "importlib"}
+)
 _CODE_BUILTINS = frozenset({"eval", "exec", "execfile", "compile", "__import__", "open", "input", "breakpoint"})
 
 
