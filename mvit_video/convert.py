@@ -1,4 +1,4 @@
-"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|mvit_video`.
+"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|mvit_video`.
 
 IN may also be a run, of which the best checkpoint is taken; OUT with the ending .safetensors holds weights alone, with
 the model's configuration and the names of the classes as text beside them.
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mvit_video.models import MViT
+    from mvit_video.models.weights.files import WeightsFile
+    from mvit_video.models.weights.formats import TargetFormat
 
 SAFETENSORS = ".safetensors"
-TARGETS = ("pyslowfast", "torchvision", "mvit_video")
+TARGETS = ("pyslowfast", "torchvision", "pytorchvideo", "mvit_video")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,7 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.convert",
         description="Convert the weights of an MViT. The input may be a file of PySlowFast, facebookresearch/mvit, "
-        "torchvision, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
+        "torchvision, PyTorchVideo, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
     )
     parser.add_argument(
         "input",
@@ -56,7 +58,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="what the tensors do not tell, or another input size to interpolate to, such as num_frames=32, "
         "crop_size=312 or head_pooling=mean_norm (may be repeated)",
     )
-    parser.add_argument("--no-ema", action="store_true", help="take the plain weights of a checkpoint of ours")
+    parser.add_argument(
+        "--no-ema", action="store_true", help="take the plain weights where averaged ones are beside them"
+    )
+    parser.add_argument("--allow-nonfinite", action="store_true", help="take weights that hold NaN or infinity")
     parsed = parser.parse_args(arguments)
     parsed.set = dict(parsed.set)
     if parsed.to is None:
@@ -74,17 +79,22 @@ def convert(arguments: argparse.Namespace) -> str:
         CheckpointError: the file cannot be read.
         OSError: the output cannot be written.
     """
+    from mvit_video.engine.checkpoints.files import temporary
+    from mvit_video.models.weights.files import read_weights_file
     from mvit_video.models.weights.loading import load_checkpoint_model
 
     checkpoint = find_checkpoint(arguments.input)
-    with _readable(checkpoint, arguments.output) as file:
+    with _readable(checkpoint, arguments.output) as path:
+        file = read_weights_file(path, use_ema=not arguments.no_ema)
         model, report = load_checkpoint_model(
-            file, allow=arguments.allow, use_ema=not arguments.no_ema, overrides=arguments.set
+            file, allow=arguments.allow, allow_nonfinite=arguments.allow_nonfinite, overrides=arguments.set
         )
-        about = _about(file, use_ema=not arguments.no_ema) if arguments.output.suffix == SAFETENSORS else {}
-    beside = arguments.output.with_name(f".{arguments.output.name}.{os.getpid()}.tmp")
+    beside = temporary(arguments.output)
     try:
-        _write(model, arguments.to, beside, about=about, safetensors=arguments.output.suffix == SAFETENSORS)
+        if arguments.output.suffix == SAFETENSORS:
+            _write_safetensors(model, arguments.to, beside, about=_about(file))
+        else:
+            _write_torch(model, arguments.to, beside)
         os.replace(beside, arguments.output)
     finally:
         beside.unlink(missing_ok=True)
@@ -103,8 +113,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: a folder without checkpoints.
     """
-    from mvit_video.engine.checkpoints.checkpoint import CheckpointError, latest_checkpoint
-    from mvit_video.engine.checkpoints.shards import is_folder_of_shards
+    from mvit_video.engine.checkpoints import CheckpointError, is_folder_of_shards, latest_checkpoint
 
     if not path.is_dir() or is_folder_of_shards(path):
         return path
@@ -119,11 +128,8 @@ def find_checkpoint(path: Path) -> Path:
 @contextmanager
 def _readable(checkpoint: Path, output: Path) -> Iterator[Path]:
     """A verified file with the content of `checkpoint`: itself, or a temporary one beside `output` for shards."""
-    import torch
-
-    from mvit_video.engine.checkpoints.checkpoint import load_checkpoint
-    from mvit_video.engine.checkpoints.files import verify
-    from mvit_video.engine.checkpoints.shards import is_folder_of_shards
+    from mvit_video.engine.checkpoints import is_folder_of_shards, load_checkpoint
+    from mvit_video.engine.checkpoints.files import verify, write_torch
 
     if not is_folder_of_shards(checkpoint):
         if checkpoint.is_file() and checkpoint.suffix == ".pt":
@@ -133,40 +139,41 @@ def _readable(checkpoint: Path, output: Path) -> Iterator[Path]:
     state = load_checkpoint(checkpoint)
     gathered = output.with_name(f".{output.name}.{os.getpid()}.gathered.pt")
     try:
-        torch.save({key: value for key, value in state.items() if key != "optimizer"}, gathered)
+        write_torch(gathered, {key: value for key, value in state.items() if key != "optimizer"})
         yield gathered
     finally:
         gathered.unlink(missing_ok=True)
 
 
-def _about(file: Path, *, use_ema: bool) -> dict[str, str]:
+def _about(file: "WeightsFile") -> dict[str, str]:
     """What a training checkpoint says about its weights, as text; nothing for other files."""
-    from mvit_video.models.weights.files import load_plain
-
-    content = {} if file.suffix == SAFETENSORS else load_plain(file)
-    if not isinstance(content, dict) or "format" not in content:
+    if "step" not in file.training:
         return {}
-    about = {"step": str(content["step"]), "averaged": json.dumps(use_ema and content.get("ema") is not None)}
-    if content.get("class_names"):
-        about["class_names"] = json.dumps(content["class_names"])
+    about = {"step": str(file.training["step"]), "averaged": json.dumps(file.averaged)}
+    if file.training.get("class_names"):
+        about["class_names"] = json.dumps(file.training["class_names"])
     return about
 
 
-def _write(model: "MViT", target: str, path: Path, *, about: dict[str, str], safetensors: bool) -> None:
-    import torch
-
+def _write_torch(model: "MViT", target: "TargetFormat", path: Path) -> None:
+    from mvit_video.engine.checkpoints.files import write_torch
     from mvit_video.models.weights.loading import checkpoint_content
 
-    content = checkpoint_content(model, target)  # type: ignore[arg-type]
-    if not safetensors:
-        torch.save(content, path)
-        return
+    write_torch(path, checkpoint_content(model, target))
+
+
+def _write_safetensors(model: "MViT", target: "TargetFormat", path: Path, *, about: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
+    from mvit_video.models import save_as
+    from mvit_video.models.weights.loading import checkpoint_content
+
+    tensors = {name: tensor.contiguous() for name, tensor in save_as(model, target).items()}
     own = checkpoint_content(model, "mvit_video")
-    held = next((content[key] for key in ("model", "model_state") if key in content), content)
-    tensors = {name: tensor.contiguous() for name, tensor in dict(held).items()}  # type: ignore[call-overload]
+    with open(path, "wb") as file:
+        mode = os.fstat(file.fileno()).st_mode
     save_file(tensors, path, metadata={"format": "pt", "config": str(own["config"]), "names": target, **about})
+    os.chmod(path, mode)  # save_file makes files that nobody else may read
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

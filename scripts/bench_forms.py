@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mvit_video.models import create_model, get_config
 from mvit_video.models.config import BlockGeometry, Triple
 from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
-from mvit_video.models.kernels.position_columns import augment_queries, operand_padding
+from mvit_video.models.kernels.position_columns import operand_padding, queries_with_terms
 from mvit_video.models.mvit.attention import (
     MultiscaleAttention,
     choose_form,
@@ -76,14 +76,14 @@ class AttentionCore:
         terms = position_terms(self.q[:, :, self.cls :], self.tables(), self.attention.axes, self.geometry.grid_q)
         return explicit_attention(self.q, self.k, self.v, terms @ self.one_hot()[self.cls :].t(), self.cls)
 
-    def augmented(self, width: int, padding: int, *, small: bool = False) -> Tensor:
-        """Augmented operands, queries and keys filled up to a multiple of `width`, values by `padding` columns (or, if
+    def extended(self, width: int, padding: int, *, small: bool = False) -> Tensor:
+        """Extended operands, queries and keys filled up to a multiple of `width`, values by `padding` columns (or, if
         negative, to the width of the queries)."""
         scale = self.width**-0.5
         tables = [rows / scale for rows in self.tables()]
         fill = -(self.width + sum(rows.shape[1] for rows in tables)) % width
         queries = self.q.transpose(1, 2)
-        q = augment_queries(queries, tables, self.attention.axes, self.geometry.grid_q, cls=self.cls, fill=fill)
+        q = queries_with_terms(queries, tables, self.attention.axes, self.geometry.grid_q, cls=self.cls, fill=fill)
         one_hot = F.pad(self.one_hot(), (0, fill))
         k = torch.cat([self.k, one_hot.expand(*self.k.shape[:2], -1, -1)], dim=-1)
         values = q.shape[-1] - self.width if padding < 0 else padding
@@ -91,7 +91,7 @@ class AttentionCore:
 
     def on(self, backend: SDPBackend, padding: int) -> Tensor:
         with sdpa_kernel(backend):
-            return self.augmented(8, padding)
+            return self.extended(8, padding)
 
     def flex(self, kernel: Callable[..., Tensor]) -> Tensor:
         """FlexAttention that looks the terms up by the coordinates of the key; column 0 is for the class token."""
@@ -115,12 +115,12 @@ class AttentionCore:
         small = choose_form("auto", self.q.shape[2], self.k) == "matmul"
         terms = sum(rows.shape[1] for rows in self.tables())
         padding = operand_padding(self.width, terms, self.q.device.type, self.q.dtype)
-        return self.augmented(1, 0, small=True) if small else self.augmented(8, padding.values)
+        return self.extended(1, 0, small=True) if small else self.extended(8, padding.values)
 
     def forms(self) -> dict[str, Form]:
         """By name; the first is the literal one, the second what the model picks."""
         forms: dict[str, Form] = {"explicit": self.explicit, "default": self.default}
-        forms["products and softmax"] = lambda: self.augmented(1, 0, small=True)
+        forms["products and softmax"] = lambda: self.extended(1, 0, small=True)
         for name, backend in BACKENDS.items():
             forms[f"{name}, equal widths"] = lambda b=backend: self.on(b, -1)  # type: ignore[misc]
             forms[f"{name}, narrow values"] = lambda b=backend: self.on(b, -self.width % 8)  # type: ignore[misc]

@@ -15,9 +15,15 @@ from torch import nn
 from mvit_video.distributed.process_group import StopVote, World, data_parallel, mean_over_ranks
 from mvit_video.distributed.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
 from mvit_video.engine.average import WeightAverage
-from mvit_video.engine.checkpoints.checkpoint import load_latest, save_checkpoint
-from mvit_video.engine.checkpoints.shards import WHOLE, save_shards, whole_weights
-from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
+from mvit_video.engine.checkpoints import (
+    WHOLE,
+    CheckpointWriter,
+    Snapshot,
+    load_latest,
+    save_checkpoint,
+    save_shards,
+    whole_weights,
+)
 from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches

@@ -116,6 +116,8 @@ class MViTConfig:
     head_pooling: HeadPooling = "cls"
     """Feature for the head: normalised class token, mean of normalised tokens, or normalised mean of tokens."""
     qkv_bias: bool = True
+    pool_norm_eps: float = 1e-6
+    """Added to the variance by the LayerNorm behind a pooling; PyTorchVideo's models have 1e-5."""
     mlp_ratio: float = 4.0
     drop_path: float = 0.2
     """Rate of the last block; block i has drop_path * i / (depth - 1)."""
@@ -174,7 +176,7 @@ class MViTConfig:
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"{name}={value} must lie in [0, 1): it is the probability of dropping.")
             object.__setattr__(self, name, value)
-        for name in ("mlp_ratio", "head_init_scale"):
+        for name in ("mlp_ratio", "head_init_scale", "pool_norm_eps"):
             value = _as_float(name, getattr(self, name))
             if value <= 0.0:
                 raise ValueError(f"{name}={value} must be positive.")

@@ -1,5 +1,7 @@
 """python -m mvit_video.convert."""
 
+import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ import torch
 
 from mvit_video.convert import main
 from mvit_video.models import from_checkpoint
-from tests.models.helpers import randomised, small_config
+from mvit_video.models.weights.loading import checkpoint_content
+from tests.models.helpers import randomised, small_config, v1_fields
 from tests.models.peers import torchvision_state
 
 CONFIG = small_config()
@@ -108,4 +111,43 @@ def test_help_needs_no_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "--to {pyslowfast,torchvision,mvit_video}" in result.stdout
+    assert "--to {pyslowfast,torchvision,pytorchvideo,mvit_video}" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["out.pt", "out.safetensors"])
+def test_others_may_read_what_is_written(source, tmp_path, name):
+    previous = os.umask(0o022)
+    try:
+        main([str(source), str(tmp_path / name), "--to", "mvit_video"])
+    finally:
+        os.umask(previous)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+
+
+def test_weights_with_nan_must_be_allowed(source, tmp_path, capsys):
+    content = torch.load(source, weights_only=True)
+    content["model_state"]["norm.bias"][0] = float("nan")
+    torch.save(content, source)
+    command = [str(source), str(tmp_path / "out.pt"), "--to", "mvit_video"]
+    with pytest.raises(SystemExit, match="1"):
+        main(command)
+    assert "norm.bias (1 of 32)" in capsys.readouterr().err
+    main([*command, "--allow-nonfinite"])
+    assert "hold NaN or infinity: norm.bias" in capsys.readouterr().out
+
+
+def test_safetensors_of_a_training_script(source, tmp_path, capsys):
+    content = {"model": torch.load(source, weights_only=True)["model_state"], "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, source)
+    out = tmp_path / "out.safetensors"
+    main([str(source), str(out), "--set", "pool_norm_eps=1e-5"])
+    assert "left unread: argparse.Namespace" in capsys.readouterr().out
+    assert from_checkpoint(out).config.pool_norm_eps == 1e-5
+
+
+def test_to_pytorchvideo(tmp_path, capsys):
+    model = randomised(small_config(**v1_fields(pool_norm_eps=1e-5))).float()
+    torch.save(checkpoint_content(model, "mvit_video"), tmp_path / "in.pt")
+    main([str(tmp_path / "in.pt"), str(tmp_path / "out.pyth"), "--to", "pytorchvideo"])
+    assert "cls_positional_encoding.cls_token" in torch.load(tmp_path / "out.pyth", weights_only=True)["model_state"]
+    assert "4 blocks, 4 x 32 pixels, 5 classes" in capsys.readouterr().out

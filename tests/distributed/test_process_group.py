@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mvit_video.distributed import process_group
-from mvit_video.engine.checkpoints.checkpoint import load_latest
+from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.tracking import read_metrics
 from tests.config.test_config import command
 from tests.conftest import motion_overrides

@@ -8,7 +8,7 @@ import torch
 
 from mvit_video import build
 from mvit_video.build import common
-from mvit_video.engine.checkpoints.checkpoint import load_latest
+from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import TooManyFailuresError

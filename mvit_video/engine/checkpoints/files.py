@@ -12,10 +12,11 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -60,6 +61,11 @@ class Manifest:
     @property
     def checksums(self) -> list[str]:
         return [self.sha256] + ([self.replaces[0]] if self.replaces else [])
+
+
+def manifest_of(state: Mapping[str, Any], digest: str, size: int, *, sequence: int) -> Manifest:
+    """The manifest of a state that was just written."""
+    return Manifest(digest, size, state["step"], state["epoch"], dict(state["metrics"]), time.time(), sequence)
 
 
 def manifest_path(checkpoint: Path) -> Path:
@@ -274,6 +280,14 @@ def free_space(folder: Path) -> str:
         return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free there"
     except OSError as error:
         return f"its free space is unknown: {error}"
+
+
+def not_written(target: Path, error: object) -> CheckpointError:
+    """The error for a checkpoint that the file system refused."""
+    return CheckpointError(
+        f"checkpoint {target} could not be written ({error}; {free_space(target.parent)}): free space or fix the "
+        "permissions of its folder; the older checkpoints are intact"
+    )
 
 
 class HashingWriter:

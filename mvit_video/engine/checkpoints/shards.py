@@ -13,19 +13,12 @@ from typing import Any
 import torch
 
 from mvit_video.distributed.sharding import Layout, Sharding, TensorPath, is_sharded, read_parts, whole, write_parts
-from mvit_video.engine.checkpoints.checkpoint import (
-    FORMAT,
-    check_state,
-    checked_state,
-    load_checkpoint,
-    manifest_of,
-    not_written,
-    save_best,
-)
 from mvit_video.engine.checkpoints.files import (
     LISTING,
     SHARDS,
+    manifest_of,
     next_sequence,
+    not_written,
     prune,
     publish,
     remove_leftovers,
@@ -37,6 +30,8 @@ from mvit_video.engine.checkpoints.files import (
     write_json,
     write_torch,
 )
+from mvit_video.engine.checkpoints.single import save_best
+from mvit_video.engine.checkpoints.state import FORMAT, check_state, checked_state
 from mvit_video.models.weights.files import CheckpointError, load_plain
 
 logger = logging.getLogger(__name__)
@@ -124,14 +119,14 @@ def read_shards(path: Path, layout: Layout | None = None) -> dict[str, Any]:
     """
     state = checked_state(load_plain(path / UNDIVIDED), path)
     try:
-        parts = read_parts(path, layout or (lambda place, shape: None))
+        parts = read_parts(path, layout or (lambda key_path, shape: None))
     except Exception as error:  # DCP raises whatever a damaged byte leads it to; nothing is swallowed here
         raise CheckpointError(f"checkpoint {path} is damaged ({type(error).__name__}: {error})") from error
-    for place, tensor in parts.items():
+    for key_path, tensor in parts.items():
         inner: Any = state
-        for key in place[:-1]:
+        for key in key_path[:-1]:
             inner = inner[key]
-        inner[place[-1]] = tensor
+        inner[key_path[-1]] = tensor
     return state
 
 
@@ -140,27 +135,16 @@ def is_folder_of_shards(path: Path) -> bool:
     return path.suffix == SHARDS and path.is_dir()
 
 
-def whole_weights_in(path: Path, *, use_ema: bool) -> dict[str, torch.Tensor]:
-    """The weights in a folder of shards, verified, on the CPU.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
-    state = load_checkpoint(path)
-    weights: dict[str, torch.Tensor] = state["ema"] if use_ema and state["ema"] is not None else state["model"]
-    return weights
-
-
 def divide(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[TensorPath, torch.Tensor]]:
-    """A state without its sharded tensors, and those by their place in it. Dicts keep their order."""
+    """A state without its sharded tensors, and those by their keys in it. Dicts keep their order."""
     parts: dict[TensorPath, torch.Tensor] = {}
 
-    def visit(value: Any, place: TensorPath) -> Any:
+    def visit(value: Any, key_path: TensorPath) -> Any:
         if isinstance(value, Mapping):
             # A placeholder keeps the order of the keys.
-            return {key: visit(item, (*place, key)) for key, item in value.items()}
+            return {key: visit(item, (*key_path, key)) for key, item in value.items()}
         if is_sharded(value):
-            parts[place] = value
+            parts[key_path] = value
             return None
         return value
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 Write = Callable[[Mapping[str, Any], int, bool], object]
 """(state, step, whether it is the best so far): writes a checkpoint, or raises CheckpointError."""
-Place = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Rebuild = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _NOTEWORTHY_WAIT_S = 1.0
 _PATIENCE_AFTER_ERROR_S = 120.0
 
@@ -25,11 +25,11 @@ class Snapshot:
     """Copies of a state in host memory, in buffers that are used again for the next one.
 
     Args:
-        place: (tensor, copy of its local part) -> the copy as it goes into the state; for sharded tensors.
+        rebuild: (tensor, copy of its local part) -> the copy as it goes into the state; for sharded tensors.
     """
 
-    def __init__(self, place: Place = lambda tensor, copied: copied) -> None:
-        self._place = place
+    def __init__(self, rebuild: Rebuild = lambda tensor, copied: copied) -> None:
+        self._rebuild = rebuild
         self._buffers: dict[tuple[object, ...], torch.Tensor] = {}
 
     def take(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -79,7 +79,7 @@ class Snapshot:
         if on_gpu:
             devices.add(local.device)
         used[path] = buffer
-        return self._place(value, buffer)
+        return self._rebuild(value, buffer)
 
 
 class CheckpointWriter:

@@ -1,0 +1,1 @@
+"""Fast exact forms: pooling and its backward, position columns of attention, recomputed norms, Triton."""

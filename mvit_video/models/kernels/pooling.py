@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.models.config import Initialisation, PoolingForm, Triple, conv_grid, half_kernel
+from mvit_video.models.kernels.gradient import wants_gradient
 
 TAP_STRIDE = 4
 """From this spatial stride on, weight gradients are summed tap by tap: few positions are touched."""
@@ -171,7 +172,11 @@ def depthwise_pool(maps: Tensor, weight: Tensor, stride: Triple, *, form: Poolin
     """
     kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
     small = all(k in (1, 3) for k in kernel)
-    if small and (form == "flipped" or (form in ("auto", "triton") and maps.device.type == "cpu")):
+    if (
+        small
+        and wants_gradient(maps, weight)
+        and (form == "flipped" or (form in ("auto", "triton") and maps.device.type == "cpu"))
+    ):
         pooled: Tensor = FlippedBackwardPool.apply(maps, weight, stride, half_kernel(kernel))
         return pooled
     return _depthwise(maps, weight, stride, half_kernel(kernel))

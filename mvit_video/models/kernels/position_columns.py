@@ -3,12 +3,14 @@
 See :mod:`mvit_video.models.mvit.attention` for why these products make plain attention compute relative positions.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple
+from mvit_video.models.kernels.gradient import wants_gradient
 
 
 class Widths(NamedTuple):
@@ -36,43 +38,49 @@ def operand_padding(width: int, terms: int, device_type: str, dtype: torch.dtype
     return Widths(fill, terms + fill)
 
 
-class AugmentQueries(torch.autograd.Function):
+def _append_terms(
+    q: Tensor, grid: Triple, cls: int, fill: int, axes: tuple[int, ...], tables: Sequence[Tensor]
+) -> Tensor:
+    """The values of :func:`queries_with_terms`, written into one buffer."""
+    batch, length, heads, width = q.shape
+    body = q[:, cls:].reshape(batch, *grid, heads, width)
+    total = width + sum(table.shape[1] for table in tables) + fill
+    extended = q.new_empty(batch, heads, length, total)
+    extended[..., :width] = q.transpose(1, 2)
+    extended[:, :, :cls, width:] = 0
+    if fill:
+        extended[..., total - fill :] = 0
+    start = width
+    for axis, table in zip(axes, tables):
+        terms = _products(body, table.transpose(1, 2), axis)
+        stop = start + terms.shape[-1]
+        extended[:, :, cls:, start:stop] = terms.flatten(1, 3).transpose(1, 2)
+        start = stop
+    return extended
+
+
+class AppendTerms(torch.autograd.Function):
     """[q, q . R_t, q . R_h, q . R_w, zeros] for every query and key coordinate; keeps nothing but its result."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, grid: Triple, cls: int, fill: int, axes: tuple[int, ...], *tables: Tensor
     ) -> Tensor:
-        batch, length, heads, width = q.shape
-        body = q[:, cls:].reshape(batch, *grid, heads, width)
-        total = width + sum(table.shape[1] for table in tables) + fill
-        augmented = q.new_empty(batch, heads, length, total)
-        augmented[..., :width] = q.transpose(1, 2)
-        augmented[:, :, :cls, width:] = 0
-        if fill:
-            augmented[..., total - fill :] = 0
-        start = width
-        for axis, table in zip(axes, tables):
-            terms = _products(body, table.transpose(1, 2), axis)
-            stop = start + terms.shape[-1]
-            augmented[:, :, cls:, start:stop] = terms.flatten(1, 3).transpose(1, 2)
-            start = stop
-        ctx.save_for_backward(augmented, *tables)
+        extended = _append_terms(q, grid, cls, fill, axes, tables)
+        ctx.save_for_backward(extended, *tables)
         ctx.grid, ctx.cls, ctx.axes = grid, cls, axes
-        return augmented
+        return extended
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        augmented, *tables = ctx.saved_tensors
+        extended, *tables = ctx.saved_tensors
         cls, grid, needs = ctx.cls, ctx.grid, ctx.needs_input_grad
-        batch, heads, _length, _total = augmented.shape
+        batch, heads, _length, _total = extended.shape
         width = tables[0].shape[-1]
         by_token = grad.transpose(1, 2)
         grad_q = by_token[..., :width].clone(memory_format=torch.contiguous_format) if needs[0] else None
         body = (
-            augmented[:, :, cls:, :width].transpose(1, 2).reshape(batch, *grid, heads, width)
-            if any(needs[5:])
-            else None
+            extended[:, :, cls:, :width].transpose(1, 2).reshape(batch, *grid, heads, width) if any(needs[5:]) else None
         )
         start, of_tables = width, []
         for index, (axis, table) in enumerate(zip(ctx.axes, tables)):
@@ -117,7 +125,7 @@ def _table_gradient(terms: Tensor, body: Tensor, axis: int) -> Tensor:
     return products.unflatten(0, (-1, t) if axis == 0 else (-1, h)).sum(0)
 
 
-def augment_queries(
+def queries_with_terms(
     q: Tensor, tables: list[Tensor], axes: tuple[int, ...], grid: Triple, *, cls: int, fill: int
 ) -> Tensor:
     """Queries with their products with the table rows of every key coordinate, and `fill` columns of zeros.
@@ -130,5 +138,7 @@ def augment_queries(
     Returns:
         (B, heads, cls + T*H*W, c + sum of K over axes + fill); the terms of class tokens are zero.
     """
-    augmented: Tensor = AugmentQueries.apply(q, grid, cls, fill, axes, *tables)
-    return augmented
+    if not wants_gradient(q, *tables):
+        return _append_terms(q, grid, cls, fill, axes, tables)
+    extended: Tensor = AppendTerms.apply(q, grid, cls, fill, axes, *tables)
+    return extended

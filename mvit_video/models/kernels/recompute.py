@@ -5,11 +5,14 @@ compute again from what is kept anyway, so these functions keep the input and re
 Values and gradients are those of the plain modules.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mvit_video.models.kernels.gradient import wants_gradient
 
 CHUNK_VALUES = 2**22
 """Values of the widest tensor in one chunk of tokens of an MLP on the CPU: 16 MiB in float32.
@@ -41,6 +44,17 @@ def _rows(tokens: Tensor) -> Tensor:
     return tokens.reshape(-1, tokens.shape[-1])
 
 
+def _linears(normed: Tensor, picked: Tensor | None, layers: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Linear layers (weight, bias, weight, ...) of tokens; the last one reads the `picked` tokens alone."""
+    weights, biases = layers[0::2], layers[1::2]
+    assert weights[0] is not None
+    normed = normed.to(weights[0].dtype)
+    inputs = [normed] * len(weights)
+    if picked is not None:
+        inputs[-1] = normed.index_select(1, picked)
+    return tuple(F.linear(a, w, b) for a, w, b in zip(inputs, weights, biases) if w is not None)
+
+
 class NormLinears(torch.autograd.Function):
     """LayerNorm, then several linear layers; keeps the input of the norm and its statistics."""
 
@@ -48,16 +62,10 @@ class NormLinears(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, picked: Tensor | None, *layers: Tensor | None
     ) -> tuple[Tensor, ...]:
-        weights, biases = layers[0::2], layers[1::2]
-        assert weights[0] is not None
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
-        normed = normed.to(weights[0].dtype)
-        inputs = [normed] * len(weights)
-        if picked is not None:
-            inputs[-1] = normed.index_select(1, picked)
-        ctx.save_for_backward(x, gamma, beta, mean, rstd, picked, *weights)
+        ctx.save_for_backward(x, gamma, beta, mean, rstd, picked, *layers[0::2])
         ctx.eps = eps
-        return tuple(F.linear(a, w, b) for a, w, b in zip(inputs, weights, biases) if w is not None)
+        return _linears(normed, picked, layers)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -106,19 +114,35 @@ def norm_linears(
     flat: list[Tensor | None] = []
     for weight, bias in layers:
         flat += [weight.to(dtype), None if bias is None else bias.to(dtype)]
-    outputs: tuple[Tensor, ...] = NormLinears.apply(
-        x.to(norm.weight.dtype), norm.weight, norm.bias, norm.eps, picked, *flat
-    )
+    x = x.to(norm.weight.dtype)
+    if not wants_gradient(x, norm.weight, norm.bias, *flat):
+        normed = torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)[0]
+        return _linears(normed, picked, flat)
+    outputs: tuple[Tensor, ...] = NormLinears.apply(x, norm.weight, norm.bias, norm.eps, picked, *flat)
     return outputs
 
 
 def _chunks(rows: Tensor, width: int) -> list[slice]:
     """Equal slices of the rows, of at most CHUNK_VALUES values at `width` columns; all of them but on an eager CPU."""
     count = rows.shape[0]
-    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+    if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return [slice(0, count)]
     step = -(-count // -(-count * width // CHUNK_VALUES)) if count else 1
     return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _mlp(rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Linear, exact GELU, linear of (tokens, C), chunk by chunk; and what enters the GELU, if it is to be kept."""
+    parts = _chunks(rows, w1.shape[0])
+    if len(parts) == 1:
+        entering = torch.addmm(b1, rows, w1.t())
+        return torch.addmm(b2, F.gelu(entering), w2.t()), entering if keep else None
+    kept = rows.new_empty(rows.shape[0], w1.shape[0]) if keep else None
+    out = rows.new_empty(rows.shape[0], w2.shape[0])
+    for part in parts:
+        entering = torch.addmm(b1, rows[part], w1.t(), out=None if kept is None else kept[part])
+        torch.addmm(b2, F.gelu(entering), w2.t(), out=out[part])
+    return out, kept
 
 
 class NormMlp(torch.autograd.Function):
@@ -133,16 +157,7 @@ class NormMlp(torch.autograd.Function):
     ) -> Tensor:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
         rows = _rows(normed.to(w1.dtype))
-        parts = _chunks(rows, w1.shape[0])
-        if len(parts) == 1:
-            hidden = torch.addmm(b1, rows, w1.t())
-            out = torch.addmm(b2, F.gelu(hidden), w2.t())
-        else:
-            hidden = rows.new_empty(rows.shape[0], w1.shape[0])
-            out = rows.new_empty(rows.shape[0], w2.shape[0])
-            for part in parts:
-                torch.addmm(b1, rows[part], w1.t(), out=hidden[part])
-                torch.addmm(b2, F.gelu(hidden[part]), w2.t(), out=out[part])
+        out, hidden = _mlp(rows, w1, b1, w2, b2, keep=True)
         ctx.save_for_backward(x, gamma, beta, mean, rstd, hidden, w1, w2)
         ctx.eps = eps
         return out.view(*x.shape[:-1], -1)
@@ -189,7 +204,11 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> T
     """fc2(gelu(fc1(norm(x)))), keeping only x (B, N, C) and what enters the GELU."""
     dtype = compute_dtype(x)
     parameters = [p.to(dtype) for p in (fc1.weight, fc1.bias, fc2.weight, fc2.bias)]
-    out: Tensor = NormMlp.apply(x.to(norm.weight.dtype), norm.weight, norm.bias, norm.eps, *parameters)
+    x = x.to(norm.weight.dtype)
+    if not wants_gradient(x, norm.weight, norm.bias, *parameters):
+        rows = _rows(torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)[0].to(dtype))
+        return _mlp(rows, *parameters, keep=False)[0].view(*x.shape[:-1], -1)
+    out: Tensor = NormMlp.apply(x, norm.weight, norm.bias, norm.eps, *parameters)
     return out
 
 
@@ -198,19 +217,19 @@ class MergeHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, out: Tensor, q: Tensor, augmented: Tensor, weight: Tensor, bias: Tensor | None, cls: int
+        ctx: Any, out: Tensor, q: Tensor, extended: Tensor, weight: Tensor, bias: Tensor | None, cls: int
     ) -> Tensor:
-        ctx.save_for_backward(out, augmented, weight)
+        ctx.save_for_backward(out, extended, weight)
         ctx.cls, ctx.width = cls, q.shape[-1]
-        return F.linear(_merge(out, augmented, cls, ctx.width), weight, bias)
+        return F.linear(_merge(out, extended, cls, ctx.width), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        out, augmented, weight = ctx.saved_tensors
+        out, extended, weight = ctx.saved_tensors
         rows = _rows(grad)
         grad_weight = grad_bias = grad_out = grad_q = None
         if ctx.needs_input_grad[3]:
-            grad_weight = rows.t() @ _rows(_merge(out, augmented, ctx.cls, ctx.width))
+            grad_weight = rows.t() @ _rows(_merge(out, extended, ctx.cls, ctx.width))
         if ctx.needs_input_grad[4]:
             grad_bias = rows.sum(0)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
@@ -222,24 +241,26 @@ class MergeHeads(torch.autograd.Function):
         return grad_out, grad_q, None, grad_weight, grad_bias, None
 
 
-def _merge(out: Tensor, augmented: Tensor, cls: int, width: int) -> Tensor:
+def _merge(out: Tensor, extended: Tensor, cls: int, width: int) -> Tensor:
     """(B, heads, N, width + e) twice -> (B, N, heads * width): their sum, without the queries for the class token."""
     merged = out[..., :width].transpose(1, 2).clone(memory_format=torch.contiguous_format)
-    merged[:, cls:] += augmented[:, :, cls:, :width].transpose(1, 2)
+    merged[:, cls:] += extended[:, :, cls:, :width].transpose(1, 2)
     return merged.flatten(2)
 
 
-def merge_heads(out: Tensor, q: Tensor, augmented: Tensor, proj: nn.Linear, cls: int) -> Tensor:
+def merge_heads(out: Tensor, q: Tensor, extended: Tensor, proj: nn.Linear, cls: int) -> Tensor:
     """proj(out + q), with the class token spared from the addition.
 
     Args:
         out: (B, heads, N, c + e), of which the first c columns count.
         q: (B, N, heads, c): pooled queries, for their gradient.
-        augmented: (B, heads, N, c + e'): the same queries in the first c columns, for their values.
+        extended: (B, heads, N, c + e'): the same queries in the first c columns, for their values.
     """
     dtype = compute_dtype(out)
-    bias = None if proj.bias is None else proj.bias.to(dtype)
-    merged: Tensor = MergeHeads.apply(out, q, augmented.detach(), proj.weight.to(dtype), bias, cls)
+    weight, bias = proj.weight.to(dtype), None if proj.bias is None else proj.bias.to(dtype)
+    if not wants_gradient(out, q, weight, bias):
+        return F.linear(_merge(out, extended, cls, q.shape[-1]), weight, bias)
+    merged: Tensor = MergeHeads.apply(out, q, extended.detach(), weight, bias, cls)
     return merged
 
 
@@ -259,7 +280,7 @@ class ZeroGradient(torch.autograd.Function):
 def with_zero_gradients(x: Tensor, parameters: list[nn.Parameter]) -> Tensor:
     """x; the parameters get zero gradients, so that weight decay and gradient exchange treat them like all others."""
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    if not (wanted and torch.is_grad_enabled()):
+    if not wants_gradient(*wanted):
         return x
     same: Tensor = ZeroGradient.apply(x, *wanted)
     return same

@@ -1,10 +1,9 @@
 """Pooling convolution and LayerNorm of the attention as one Triton kernel, forward and backward, for CUDA devices.
 
-The plain form (:func:`mvit_video.models.kernels.pooling.depthwise_pool`, then LayerNorm) writes the pooled maps, a
-copy with the class token and the normalised tokens to memory. This one reads the tokens where the qkv product left
-them and writes the normalised tokens once. Every sum is taken in float32. A program holds a tile of positions with
-all channels of one head and walks through the frames, each of which it adds to the three outputs that its temporal
-taps reach.
+The plain form (:func:`mvit_video.models.kernels.pooling.depthwise_pool`, then LayerNorm) writes the pooled maps, a copy
+with the class token and the normalised tokens to memory. This one reads the tokens where the qkv product left them and
+writes the normalised tokens once. Every sum is taken in float32. A program holds a tile of positions with all channels
+of one head and walks through the frames, each of which it adds to the three outputs that its temporal taps reach.
 
 The backward keeps nothing but the inputs: it convolves again, which costs less than writing and reading the maps. Sums
 over tokens (the gradients of the kernels and of the norm) are partial sums per program and one reduction, without

@@ -1,0 +1,1 @@
+"""The MViT itself: presets, attention, layers, blocks, the network, and which blocks are recomputed."""

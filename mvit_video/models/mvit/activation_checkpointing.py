@@ -6,18 +6,29 @@ are the floating-point operations of running it again. The cheapest choice under
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvit_video.models.config import Triple
-
-if TYPE_CHECKING:
-    from mvit_video.models.mvit.network import Block, MViT
+from mvit_video.models.mvit.blocks import Block
 
 Result = TypeVar("Result")
+
+
+class BlockModel(Protocol):
+    """What is measured of a model: how tokens come into its blocks and out of them."""
+
+    training: bool
+    blocks: nn.ModuleList
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]: ...
+    def embed(self, x: Tensor, /) -> tuple[Tensor, Triple]: ...
+    def is_cls_only(self, index: int, /) -> bool: ...
+    def forward_head(self, tokens: Tensor, /) -> Tensor: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +98,7 @@ def choose_blocks(costs: Sequence[BlockCost], budget: int, outside: int = 0) -> 
     return min(choices, key=lambda choice: choice[1])[2]
 
 
-def plan(model: "MViT", shape: Sequence[int], budget: int) -> CheckpointPlan:
+def plan(model: BlockModel, shape: Sequence[int], budget: int) -> CheckpointPlan:
     """The cheapest plan for clips of a shape that keeps at most `budget` bytes.
 
     Raises:
@@ -99,7 +110,7 @@ def plan(model: "MViT", shape: Sequence[int], budget: int) -> CheckpointPlan:
     return CheckpointPlan(blocks=blocks, peak_bytes=peak_bytes(costs, blocks, outside), recomputed=repeated)
 
 
-def measure_blocks(model: "MViT", shape: Sequence[int]) -> tuple[list[BlockCost], int]:
+def measure_blocks(model: BlockModel, shape: Sequence[int]) -> tuple[list[BlockCost], int]:
     """Costs of every block for clips of a shape, and the bytes that stem, positions and head keep.
 
     Counted are distinct storages given to autograd, parameters and buffers aside, on the model's device and under the
@@ -122,10 +133,10 @@ def measure_blocks(model: "MViT", shape: Sequence[int]) -> tuple[list[BlockCost]
     state = [*model.parameters(), *model.buffers()]
     state += [fake.from_tensor(tensor) for tensor in state]  # held, as long as `fake` shall find them again
     own = {_storage(tensor) for tensor in state}
-    weight = model.patch_embed.proj.weight
+    weight = next(model.parameters())
     with _uncached_autocast(weight.device.type), fake, torch.enable_grad():
         clips = torch.empty(tuple(shape), device=weight.device, dtype=weight.dtype)
-        outside, _, (tokens, grid) = _run(lambda: model._embed(clips), own)
+        outside, _, (tokens, grid) = _run(lambda: model.embed(clips), own)
         costs: list[BlockCost] = []
         measured: dict[Hashable, tuple[BlockCost, Tensor, Triple]] = {}
         for index, module in enumerate(model.blocks):
@@ -137,7 +148,7 @@ def measure_blocks(model: "MViT", shape: Sequence[int]) -> tuple[list[BlockCost]
                 measured[kind] = BlockCost(saved=saved, entering=tokens.nbytes, flops=flops), *result
             cost, tokens, grid = measured[kind]
             costs.append(cost)
-        head, _, _ = _run(lambda: model.head(model._pool_tokens(tokens)), own)
+        head, _, _ = _run(lambda: model.forward_head(tokens), own)
     return costs, outside + head
 
 
@@ -169,7 +180,7 @@ def _storage(tensor: Tensor) -> int:
     return number
 
 
-def _kind(block: "Block") -> Hashable:
+def _kind(block: Block) -> Hashable:
     """What is the same for blocks that keep and compute the same amounts."""
     geometry = dataclasses.replace(block.geometry, index=0, drop_path=float(block.drop_path.rate > 0))
     modules = tuple((name, type(module)) for name, module in block.named_modules())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mvit_video.models.config import AttentionForm, BlockGeometry, MViTConfig, Triple
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
-from mvit_video.models.kernels.position_columns import Widths, augment_queries, operand_padding
+from mvit_video.models.kernels.position_columns import Widths, operand_padding, queries_with_terms
 from mvit_video.models.kernels.recompute import is_plain, merge_heads, with_zero_gradients
 
 AXES = ("t", "h", "w")
@@ -91,7 +91,7 @@ def choose_form(form: AttentionForm, queries: int, k: Tensor) -> Literal["flash"
     """The form that computes the attention of so many queries on keys (B, heads, M, c); all give the same values.
 
     "flash" and "explicit" are themselves. "auto" is flash, except on the CPU when a head has at most SMALL_LOGITS
-    logits: there the fused kernel's backward loses to matrix products and a softmax on the same augmented operands.
+    logits: there the fused kernel's backward loses to matrix products and a softmax on the same extended operands.
     """
     if form != "auto":
         return form
@@ -107,7 +107,7 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cls
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool, padding: int = 0) -> Tensor:
-    """Attention on augmented queries (B, heads, N, c + e) and keys (B, heads, M, c + e), values (B, heads, M, c).
+    """Attention on extended queries (B, heads, N, c + e) and keys (B, heads, M, c + e), values (B, heads, M, c).
 
     Returns:
         (B, heads, N, c + padding), zeros in the last `padding` columns, or none of them if small.
@@ -140,7 +140,7 @@ class MultiscaleAttention(nn.Module):
             pool = norm = None
             if kernel is not None:
                 pool = DepthwisePool(head_dim, kernel, stride, flat=config.is_image, form=config.pooling_form)
-                norm = nn.LayerNorm(head_dim, eps=1e-6)
+                norm = nn.LayerNorm(head_dim, eps=config.pool_norm_eps)
             setattr(self, f"pool_{name}", pool)
             setattr(self, f"norm_{name}", norm)
         for axis in self.axes:
@@ -206,7 +206,7 @@ class MultiscaleAttention(nn.Module):
         q, grid_q = self._pool_queries(q, grid)
         form = choose_form(self.form, q.shape[1], k)
         if form != "explicit" and self.axes:
-            return self._attend_augmented(q, k, v, grid_q, grid_kv, small=form == "matmul"), grid_q
+            return self._attend_fused(q, k, v, grid_q, grid_kv, small=form == "matmul"), grid_q
         out = self._attend_plainly(q.transpose(1, 2), k, v, grid_q, grid_kv, form).transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
@@ -275,9 +275,7 @@ class MultiscaleAttention(nn.Module):
         k, v = self._norm(k, "k", kv.dtype), self._norm(v, "v", kv.dtype)
         return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
 
-    def _attend_augmented(
-        self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, *, small: bool
-    ) -> Tensor:
+    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, *, small: bool) -> Tensor:
         """Flash form, residual pooling and projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim)."""
         width = q.shape[-1]
         scale = width**-0.5
@@ -285,12 +283,12 @@ class MultiscaleAttention(nn.Module):
         tables = [(table / scale).to(q.dtype) for table in self._tables(grid_q, grid_kv)]
         terms = sum(table.shape[1] for table in tables)
         padding = Widths(0, 0) if small else operand_padding(width, terms, q.device.type, q.dtype)
-        augmented = augment_queries(q, tables, self.axes, grid_q, cls=self.cls, fill=padding.queries_keys)
+        extended = queries_with_terms(q, tables, self.axes, grid_q, cls=self.cls, fill=padding.queries_keys)
         one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, padding.queries_keys))
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
-        out = fused_attention(augmented, keys, v, scale, small=small, padding=padding.values)
+        out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values)
         if self.residual_pooling and is_plain(self.proj):
-            return merge_heads(out, q, augmented, self.proj, self.cls)
+            return merge_heads(out, q, extended, self.proj, self.cls)
         out = out[..., :width].transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)

@@ -1,97 +1,17 @@
 """Multiscale Vision Transformers, version 1 (arXiv 2104.11227) and 2 (arXiv 2112.01526), for video and images."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_grid
-from mvit_video.models.kernels.pooling import DepthwisePool, max_pool_skip
-from mvit_video.models.kernels.recompute import is_plain, norm_linears, norm_mlp
+from mvit_video.models.config import MViTConfig, Triple
+from mvit_video.models.kernels.pooling import DepthwisePool
+from mvit_video.models.mvit.activation_checkpointing import CheckpointPlan, plan
 from mvit_video.models.mvit.attention import MultiscaleAttention
-from mvit_video.models.mvit.layers import (
-    DropPath,
-    Head,
-    Mlp,
-    PatchEmbed,
-    init_module,
-    joint_positions,
-    separable_positions,
-)
-
-if TYPE_CHECKING:
-    from mvit_video.models.mvit.activation_checkpointing import CheckpointPlan
-
-
-class Block(nn.Module):
-    """Pooling attention and MLP, each with a residual; one of them widens at the end or the start of a stage."""
-
-    def __init__(self, config: MViTConfig, geometry: BlockGeometry) -> None:
-        super().__init__()
-        self.geometry = geometry
-        self.cls = int(config.cls_token)
-        self.norm1 = nn.LayerNorm(geometry.dim_in, eps=1e-6)
-        self.attn = MultiscaleAttention(config, geometry)
-        self.norm2 = nn.LayerNorm(geometry.dim_attn, eps=1e-6)
-        self.mlp = Mlp(geometry.dim_attn, int(geometry.dim_attn * config.mlp_ratio), geometry.dim_out)
-        self.expands_attention = geometry.dim_attn != geometry.dim_in
-        self.expands_mlp = geometry.dim_out != geometry.dim_attn
-        widens = geometry.dim_out != geometry.dim_in
-        self.proj = nn.Linear(geometry.dim_in, geometry.dim_out) if widens else None
-        self.drop_path = DropPath(geometry.drop_path)
-
-    def forward(self, x: Tensor, grid: Triple, cls_only: bool = False) -> tuple[Tensor, Triple]:
-        """(B, cls + T*H*W, dim_in) on its grid -> (B, cls + T'*H'*W', dim_out) and the new grid.
-
-        With cls_only the result is the class token's, (B, 1, dim_out), the same as in the whole.
-        """
-        attended, skip, new_grid = self._attend_cls(x, grid) if cls_only else self._attend(x, grid)
-        if max(self.geometry.stride_q) > 1 and not cls_only:
-            skip = max_pool_skip(skip, grid, self.geometry.stride_q, cls=self.cls)
-        x = skip + self.drop_path(attended)
-        widened, skip = self._widen(x)
-        return skip + self.drop_path(widened), new_grid
-
-    def _attend(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
-        """Attention of the normalised tokens, the skip beside it, and the new grid."""
-        # The published models widen the skip from the normalised tokens, not from x.
-        widening = self.proj if self.expands_attention else None
-        if not is_plain(self.norm1, self.attn.qkv, widening):
-            normed = self.norm1(x)
-            attended, new_grid = self.attn(normed, grid)
-            return attended, x if widening is None else widening(normed), new_grid
-        picked = self.attn.read_by_keys(grid)
-        queries, keys = self.attn.split_weights()
-        between = [] if widening is None else [(widening.weight, widening.bias)]
-        q, *skip, kv = norm_linears(x, self.norm1, [queries, *between, keys], picked)
-        attended, new_grid = self.attn.attend(q, kv, grid, picked=picked is not None)
-        return attended, skip[0] if skip else x, new_grid
-
-    def _attend_cls(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
-        """As :meth:`_attend`, for the class token alone; other tokens are only keys and values."""
-        assert self.cls == 1
-        widening = self.proj if self.expands_attention else None
-        first, new_grid = x[:, :1], pooled_grid(grid, self.geometry.kernel_q, self.geometry.stride_q)
-        if not is_plain(self.norm1, self.attn.qkv, widening):
-            attended, whole, new_grid = self._attend(x, grid)
-            return attended[:, :1], whole[:, :1], new_grid
-        picked = self.attn.read_by_keys(grid)
-        queries, keys = self.attn.split_weights()
-        between = [] if widening is None else [(widening.weight, widening.bias)]
-        (kv,) = norm_linears(x, self.norm1, [keys], picked)
-        q, *skip = norm_linears(first, self.norm1, [queries, *between])
-        attended = self.attn.attend_cls(q, kv, grid, picked=picked is not None)
-        return attended, skip[0] if skip else first, new_grid
-
-    def _widen(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The MLP of the normalised tokens, and the skip beside it."""
-        if self.expands_mlp or not is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2):
-            normed = self.norm2(x)
-            skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
-            return self.mlp(normed), skip
-        return norm_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2), x
+from mvit_video.models.mvit.blocks import Block
+from mvit_video.models.mvit.layers import Head, PatchEmbed, init_module, joint_positions, separable_positions
 
 
 class MViT(nn.Module):
@@ -166,11 +86,11 @@ class MViT(nn.Module):
         Raises:
             ValueError: the input has another shape.
         """
-        tokens, grid = self._embed(x)
+        tokens, grid = self.embed(x)
         recomputed = self._recomputed(x)
         for index, block in enumerate(self.blocks):
             tokens, grid = self._run_block(block, tokens, grid, index in recomputed, self.is_cls_only(index))
-        return self.head(self._pool_tokens(tokens))
+        return self.forward_head(tokens)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The last map of each stage, (B, C, T, H, W), finest first, without class token and final norm.
@@ -178,7 +98,7 @@ class MViT(nn.Module):
         Image models give T = 1. With expand_in="mlp" a stage's last block already has the next stage's width.
         """
         maps: list[Tensor] = []
-        tokens, grid = self._embed(x)
+        tokens, grid = self.embed(x)
         recomputed = self._recomputed(x)
         last = {start - 1 for start in self.config.stage_starts} | {self.config.depth - 1}
         for index, block in enumerate(self.blocks):
@@ -187,11 +107,24 @@ class MViT(nn.Module):
                 maps.append(tokens[:, self.cls :].transpose(1, 2).unflatten(2, grid))
         return maps
 
+    def embed(self, x: Tensor) -> tuple[Tensor, Triple]:
+        """Clips (as :meth:`forward` takes them) to tokens (B, cls + T*H*W, C) with their positions, and their grid."""
+        tokens, grid = self.patch_embed(self._check_input(x))
+        if self.config.cls_token:
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        if self.config.abs_pos != "none":
+            tokens = tokens + self._positions(grid)
+        return tokens, grid
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """What :meth:`forward` returns, from the tokens of the last block."""
+        return self.head(self._pool_tokens(tokens))
+
     def is_cls_only(self, index: int) -> bool:
         """Whether a block computes the class token alone: the last one, if the head reads nothing else."""
         return index == len(self.blocks) - 1 and self.config.head_pooling == "cls"
 
-    def plan_checkpointing(self, shape: Sequence[int], *, budget_gb: float | None = None) -> "CheckpointPlan":
+    def plan_checkpointing(self, shape: Sequence[int], *, budget_gb: float | None = None) -> CheckpointPlan:
         """Choose the blocks to recompute for clips of a shape, at the fewest repeated operations, and remember them.
 
         Done by the first training step of a model with `activation_budget_gb`; to be called before, under the autocast
@@ -205,8 +138,6 @@ class MViT(nn.Module):
             ValueError: no plan keeps so little (the message says how little is possible), there is no budget, or the
                 model is in evaluation mode.
         """
-        from mvit_video.models.mvit.activation_checkpointing import plan
-
         budget_gb = self.config.activation_budget_gb if budget_gb is None else budget_gb
         if budget_gb is None:
             raise ValueError("no activation_budget_gb in the configuration: pass budget_gb.")
@@ -225,14 +156,6 @@ class MViT(nn.Module):
             else:
                 ids[name] = 0
         return ids
-
-    def _embed(self, x: Tensor) -> tuple[Tensor, Triple]:
-        tokens, grid = self.patch_embed(self._check_input(x))
-        if self.config.cls_token:
-            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        if self.config.abs_pos != "none":
-            tokens = tokens + self._positions(grid)
-        return tokens, grid
 
     def _check_input(self, x: Tensor) -> Tensor:
         channels = self.config.in_channels

@@ -41,6 +41,9 @@ class LoadReport:
         inflated: image weights spread over the time axis of a video model.
         left_out: tensors of the file that went nowhere.
         new: tensors of the model left as they were initialised.
+        averaged: whether the weights are averaged over the steps of their training.
+        notes: what else is to be known: which of two sets of weights was taken, prefixes taken off, objects of the file
+            that were left unread, and where the file's model differs from this one in what no tensor holds.
     """
 
     format: str | None = None
@@ -50,6 +53,8 @@ class LoadReport:
     inflated: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    averaged: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} tensors loaded"
@@ -63,7 +68,7 @@ class LoadReport:
         ):
             if names:
                 text += f"; {title}: {_listed(names)}"
-        return text
+        return "; ".join([text, *self.notes])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,33 @@
 
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mvit_video.models.weights.unpickle import ARRAYS, RefusedPickleError, all_tensors, unpickle
+from mvit_video.models.weights.unpickle import (
+    ARRAYS,
+    RefusedPickleError,
+    Unread,
+    all_tensors,
+    read_torch_file,
+    unpickle,
+)
 
 # Where training codes keep the weights: PySlowFast and mvit; MMAction2, Lightning; timm, MAE, detectron2, this project.
-_CONTAINERS = ("model_state", "state_dict", "model")
+_PLAIN = ("model_state", "state_dict", "model")
+# Averaged weights beside them: timm; MAE-style scripts and torchvision.
+_AVERAGED = ("state_dict_ema", "model_ema")
+# MMEngine exchanges the two when it saves: "state_dict" holds the averaged weights, this the plain ones.
+_EXCHANGED = "ema_state_dict"
+# What torch's and MMEngine's averaged models count in a tensor.
+_COUNTERS = ("n_averaged", "steps")
+# What wraps a model under these names: DataParallel and DDP; Lightning and training classes; classifiers of a backbone.
+_WRAPPERS = ("module.", "model.", "backbone.")
 # How torch names an object that weights_only=True does not load.
 _REFUSED_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 # A zip archive, or the magic number of torch's older format.
@@ -44,48 +59,125 @@ class WeightsFile:
     Attributes:
         tensors: by name, on the CPU, without the prefixes of DDP and torch.compile; names are not converted otherwise.
         config: the configuration stored beside them, if any.
+        averaged: whether the tensors are averaged over the steps of the training.
+        notes: what a reader should know: which of two sets of weights this is, and what was left unread.
+        training: of a checkpoint of this project, the step and the class names.
     """
 
     tensors: dict[str, Tensor]
-    config: StoredConfig | None
+    config: StoredConfig | None = None
+    averaged: bool = False
+    notes: list[str] = field(default_factory=list)
+    training: dict[str, object] = field(default_factory=dict)
 
 
 def read_weights_file(path: Path, *, use_ema: bool = True) -> WeightsFile:
     """Read a file of weights.
 
-    Takes a checkpoint of this project, a bare state dict (.pt, .pth), {"model_state": ...} (PySlowFast .pyth),
-    {"state_dict": ...} (MMAction2), {"model": ...} (timm), a plain pickle of arrays or tensors (detectron2 .pkl) and
-    .safetensors.
+    Takes a checkpoint of this project, a bare state dict (.pt, .pth), one under "model_state" (PySlowFast .pyth),
+    "state_dict" (MMAction2, Lightning), "model" (timm, MAE), "state_dict_ema" or "model_ema", a plain pickle of arrays
+    or tensors (detectron2 .pkl) and .safetensors. Other objects in a file, such as its options, are left unread.
 
     Args:
         path: the file.
-        use_ema: prefer the averaged weights if the file has them.
+        use_ema: take the averaged weights if the file has both.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, none of these, or holds objects besides tensors.
+        CheckpointError: if the file is missing, truncated, none of these, or names a function that runs code.
     """
     check_is_file(path)
+    unread: set[str] = set()
     if path.suffix == ".safetensors":
-        return WeightsFile(tensors=_clean(_load_safetensors(path), path), config=None)
-    content = load_plain(path)
+        content: object = _load_safetensors(path)
+    else:
+        content, unread = _load_content(path)
+    if isinstance(content, Unread):
+        raise CheckpointError(_refusal(path, content.pickled_as))
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}: expected a state dict or a checkpoint with one"
         )
-    held = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    module = next((content[key] for key in (*_PLAIN, *_AVERAGED) if isinstance(content.get(key), Unread)), None)
+    try:
+        file = weights_in(content, use_ema=use_ema)
+    except ValueError as error:
+        raise CheckpointError(
+            _refusal(path, module.pickled_as) if module is not None else f"{path}: {error}"
+        ) from error
+    if unread:
+        file.notes.append(f"left unread: {', '.join(sorted(unread))}")
+    return file
+
+
+def weights_in(content: Mapping[str, object], *, use_ema: bool = True) -> WeightsFile:
+    """The weights in a state dict, or in a dictionary that holds one or two of them beside other things.
+
+    Args:
+        content: as a file of :func:`read_weights_file` holds it.
+        use_ema: take the averaged weights if there are both.
+
+    Raises:
+        ValueError: there are none, or two tensors have one name.
+    """
+    plain, averaged = _keys_of_weights(content)
+    if plain is None and averaged is None:
+        return WeightsFile(tensors=_tensors_under(content, None), config=_stored_config(content))
+    tensors = {key: _tensors_under(content, key) for key in (plain, averaged) if key is not None}
+    training = {key: content[key] for key in ("step", "class_names") if "format" in content and content.get(key)}
+    chosen, notes = tensors[plain if plain is not None else averaged], []  # type: ignore[index]
+    if plain is None:
+        notes.append(f"averaged weights ({averaged}), there are no others")
+    elif averaged is not None and use_ema:
+        notes.append(f"averaged weights ({averaged}), not the plain ones ({plain}) beside them")
+        # An average may hold the parameters alone.
+        known = {name: value for name, value in tensors[averaged].items() if name in chosen}
+        if not known:
+            raise ValueError(
+                f"none of the averaged weights ({averaged}) has the name of a plain one ({plain}): use_ema=False takes "
+                "the plain ones"
+            )
+        if len(known) < len(chosen):
+            notes.append(f"{len(chosen) - len(known)} tensors that have no average are the plain ones")
+        chosen = chosen | known
+    elif averaged is not None:
+        notes.append(f"plain weights ({plain}), not the averaged ones ({averaged}) beside them")
+    return WeightsFile(
+        tensors=chosen,
+        config=_stored_config(content),
+        averaged=averaged is not None and (use_ema or plain is None),
+        notes=notes,
+        training=training,
+    )
+
+
+def _keys_of_weights(content: Mapping[str, object]) -> tuple[str | None, str | None]:
+    """Under which keys the plain and the averaged weights are; None twice for a bare state dict."""
+
+    def first(keys: tuple[str, ...]) -> str | None:
+        return next((key for key in keys if isinstance(content.get(key), Mapping)), None)
+
+    plain = first(_PLAIN)
+    if plain == "state_dict" and first((_EXCHANGED,)):
+        return _EXCHANGED, plain
+    return plain, first((*_AVERAGED, *(("ema",) if "format" in content else ())))
+
+
+def _tensors_under(content: Mapping[str, object], key: str | None) -> dict[str, Tensor]:
+    """The state dict under a key, or that is the whole content, with clean names.
+
+    Raises:
+        ValueError: it is none.
+    """
+    held = content if key is None else content[key]
+    assert isinstance(held, Mapping)
     weights = all_tensors(held)
     if weights is None:
-        raise CheckpointError(
-            f"{path} holds no weights that are known here (top-level keys: {_listed(content)}): "
-            f"expected names with tensors, bare or under one of {', '.join(_CONTAINERS)}"
+        raise ValueError(
+            f"no weights that are known here (top-level keys: {_listed(content)}): expected names with tensors, bare "
+            f"or under one of {', '.join((*_PLAIN, *_AVERAGED))}"
         )
-    tensors = _clean(weights, path)
-    averaged = content.get("ema") if use_ema and "format" in content else None
-    if isinstance(averaged, Mapping):
-        # An average may hold the parameters alone; AveragedModel adds a counter.
-        known = _clean(all_tensors(averaged) or {}, path)
-        tensors |= {name: value for name, value in known.items() if name in tensors}
-    return WeightsFile(tensors=tensors, config=_stored_config(content))
+    counted = any(name.startswith("module.") for name in weights)
+    return clean_names({name: value for name, value in weights.items() if not (counted and name in _COUNTERS)})
 
 
 def clean_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -105,31 +197,111 @@ def clean_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return cleaned
 
 
-def load_plain(path: Path) -> object:
-    """The content of a PyTorch file or a plain pickle, on the CPU: containers, numbers, text, tensors and arrays.
+def without_wrapper(
+    weights: Mapping[str, Tensor], fits: Callable[[Mapping[str, Tensor]], bool]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Names without the attributes that a model was wrapped in ("model.", "backbone."), if only so they fit.
+
+    Args:
+        weights: by clean names.
+        fits: whether the names are those that are looked for.
+
+    Returns:
+        The weights, and the prefixes that were taken off, outermost first; as they were if nothing makes them fit.
 
     Raises:
-        CheckpointError: if it is truncated, is neither, or holds objects besides tensors.
+        ValueError: two names become one.
+    """
+    current, removed = dict(weights), []
+    while not fits(current):
+        counts = {prefix: sum(name.startswith(prefix) for name in current) for prefix in _WRAPPERS}
+        prefix = max(counts, key=lambda prefix: counts[prefix])
+        if not counts[prefix]:
+            return dict(weights), []
+        shorter: dict[str, Tensor] = {}
+        for name, tensor in current.items():
+            short = name.removeprefix(prefix)
+            if short in shorter:
+                raise ValueError(f"two tensors are called {short!r}, with and without {prefix!r}; remove one")
+            shorter[short] = tensor
+        current = shorter
+        removed.append(prefix)
+    return current, removed
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for weights that hold NaN or infinity; the message names the tensors and counts."""
+    found = {}
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.is_meta:
+            wide = tensor if tensor.element_size() > 1 else tensor.float()
+            count = tensor.numel() - int(torch.isfinite(wide).sum())
+            if count:
+                found[name] = f"{name} ({count:,} of {tensor.numel():,})"
+    if found:
+        shown = ", ".join([*found.values()][:4]) + (", ..." if len(found) > 4 else "")
+        raise ValueError(
+            f"{len(found)} of {len(weights)} tensors hold NaN or infinity: {shown}. The training that wrote them "
+            "diverged, or the file is damaged: take an earlier checkpoint, or allow them with allow_nonfinite=True "
+            "(--allow-nonfinite in convert)"
+        )
+
+
+def load_plain(path: Path) -> object:
+    """The content of a PyTorch file, on the CPU: containers, numbers, text, tensors and arrays.
+
+    Raises:
+        CheckpointError: if it is truncated, none, or holds any other object.
+    """
+    try:
+        return _load_weights_only(path)
+    except Exception as error:  # the unpickler raises whatever a damaged byte leads it to; nothing is swallowed here
+        raise _unreadable(path, error) from error
+
+
+def _load_content(path: Path) -> tuple[object, set[str]]:
+    """The content of a PyTorch file or a plain pickle, on the CPU, and the names of objects that were left unread.
+
+    Raises:
+        CheckpointError: if it is truncated, neither, or names a function that runs code.
     """
     try:
         with open(path, "rb") as file:
-            is_torch = file.read(16).startswith(_TORCH_MAGIC)
+            start = file.read(16)
+            is_torch = start.startswith(_TORCH_MAGIC)
             file.seek(0)
             if path.suffix in (".pkl", ".pickle") and not is_torch:
                 return unpickle(file)
-        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in ARRAYS.items()]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a damaged byte leads it to; nothing is swallowed here
-        refused = _refused(error)
-        if refused:
-            raise CheckpointError(
-                f"{path} holds Python objects besides tensors ({refused}), which are not loaded because they could "
-                "run code: write its state dict alone to a file with torch.save(model.state_dict(), ...)"
-            ) from error
-        # An UnpicklingError's own text is advice to load without weights_only, which would be wrong here.
-        known = isinstance(error, OSError | RuntimeError) and str(error).strip()
-        reason = str(error).strip().splitlines()[0] if known else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or no PyTorch file ({reason}): fetch or write it again") from error
+        try:
+            return _load_weights_only(path), set()
+        except pickle.UnpicklingError:
+            if not is_torch and not start.startswith(b"\x80"):  # neither an archive nor a pickle
+                raise
+            return read_torch_file(path)
+    except Exception as error:  # as in load_plain
+        raise _unreadable(path, error) from error
+
+
+def _load_weights_only(path: Path) -> object:
+    with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in ARRAYS.items()]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    refused = _refused(error)
+    if refused:
+        return CheckpointError(_refusal(path, refused))
+    # An UnpicklingError's own text is advice to load without weights_only, which would be wrong here.
+    known = isinstance(error, OSError | RuntimeError) and str(error).strip()
+    reason = str(error).strip().splitlines()[0] if known else type(error).__name__
+    return CheckpointError(f"{path} is truncated or no PyTorch file ({reason}): fetch or write it again")
+
+
+def _refusal(path: Path, name: str) -> str:
+    return (
+        f"{path} holds Python objects besides tensors ({name}), which are not loaded because they could run code: "
+        "write its state dict alone to a file with torch.save(model.state_dict(), ...)"
+    )
 
 
 def check_is_file(path: Path) -> None:
@@ -140,17 +312,22 @@ def check_is_file(path: Path) -> None:
         raise CheckpointError(f"checkpoint {path} does not exist")
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(path: Path) -> dict[str, object]:
+    """The tensors, and, in a file that convert wrote, the configuration of the model, as a checkpoint has them."""
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:
         raise CheckpointError(f"{path} needs the safetensors package: pip install safetensors") from error
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
-    return tensors
+    if "config" in about:
+        return {"model": tensors, "config": about["config"]}
+    return dict(tensors)
 
 
 def _refused(error: Exception) -> str | None:
@@ -159,13 +336,6 @@ def _refused(error: Exception) -> str | None:
         return error.name
     found = _REFUSED_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
     return found[1] if found else None
-
-
-def _clean(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    try:
-        return clean_names(weights)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _stored_config(content: Mapping[str, object]) -> StoredConfig | None:

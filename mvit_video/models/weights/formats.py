@@ -1,7 +1,7 @@
 """The names and shapes that other projects give the tensors of an MViT, and ours: from theirs, and back.
 
 Our names are PySlowFast's, which facebookresearch/mvit shares. Rows of fused projections and of relative tables have
-the same order everywhere, so a conversion renames and reshapes and never computes.
+the same order everywhere, so a conversion renames, reshapes and (PyTorchVideo's projections) joins, and never computes.
 """
 
 import re
@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
+from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.network import MViT
 
-SourceFormat = Literal["pyslowfast", "torchvision", "mmaction2", "detectron2"]
-TargetFormat = Literal["pyslowfast", "torchvision", "mvit_video"]
+SourceFormat = Literal["pyslowfast", "torchvision", "pytorchvideo", "mmaction2", "detectron2"]
+TargetFormat = Literal["pyslowfast", "torchvision", "pytorchvideo", "mvit_video"]
 
 KNOWN_FORMATS = (
     "PySlowFast and facebookresearch/mvit (patch_embed.proj.weight), torchvision (conv_proj.weight), "
+    "PyTorchVideo (patch_embed.patch_model.weight), "
     "MMAction2 (backbone.patch_embed.projection.weight) and detectron2 (backbone.bottom_up.patch_embed.proj.weight)"
 )
 
@@ -51,6 +54,16 @@ _FROM_TORCHVISION = (
 )
 _STORED_FLAT = ("cls_token", "pos_embed_spatial", "pos_embed_temporal", "pos_embed_class")
 """Tensors that torchvision stores without the leading axes of size 1."""
+
+# PySlowFast's name, PyTorchVideo's, as beginnings.
+_PYTORCHVIDEO = (
+    ("patch_embed.proj.", "patch_embed.patch_model."),
+    ("cls_token", "cls_positional_encoding.cls_token"),
+    ("pos_embed", "cls_positional_encoding.pos_embed"),
+    ("norm.", "norm_embed."),
+    ("head.projection.", "head.proj."),
+)
+_SEPARATE_QKV = re.compile(r"^(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)$")
 
 _DETECTRON2_PREFIX = re.compile(r"^backbone\.(?:bottom_up|net)\.(?:net\.)?")
 _DETECTRON2_OTHER = ("proposal_generator.", "roi_heads.", "backbone.", "pixel_mean", "pixel_std", "anchor_generator.")
@@ -89,6 +102,8 @@ def recognise(names: Iterable[str]) -> SourceFormat | None:
     known = set(names)
     if "conv_proj.weight" in known:
         return "torchvision"
+    if "patch_embed.patch_model.weight" in known:
+        return "pytorchvideo"
     if known & {"backbone.patch_embed.projection.weight", "patch_embed.projection.weight"}:
         return "mmaction2"
     if any(_DETECTRON2_PREFIX.match(name) or re.match(r"scale\d+_norm\.", name) for name in known):
@@ -109,6 +124,8 @@ def to_our_names(state: Mapping[str, Tensor], source: SourceFormat) -> Renamed:
     """
     if source == "torchvision":
         return _from_torchvision(state)
+    if source == "pytorchvideo":
+        return _from_pytorchvideo(state)
     if source == "mmaction2":
         return _from_mmaction2(state)
     if source == "detectron2":
@@ -131,6 +148,46 @@ def _from_torchvision(state: Mapping[str, Tensor]) -> Renamed:
             tensor = tensor.reshape(1, -1, tensor.shape[-1])
         result.add(ours, tensor, name)
     return result
+
+
+def pool_norm_eps(source: SourceFormat) -> float:
+    """MViTConfig.pool_norm_eps of the models that have these names (pytorchvideo layers/attention.py)."""
+    return 1e-5 if source == "pytorchvideo" else 1e-6
+
+
+def _from_pytorchvideo(state: Mapping[str, Tensor]) -> Renamed:
+    """Queries, keys and values have a projection each, or (later releases) one together."""
+    result = Renamed()
+    for name, tensor in state.items():
+        separate = _SEPARATE_QKV.match(name)
+        if separate is None:
+            result.add(_renamed(name, [(theirs, ours) for ours, theirs in _PYTORCHVIDEO]), tensor, name)
+        elif separate[2] == "q":
+            names = [f"{separate[1]}{x}.{separate[3]}" for x in "qkv"]
+            missing = [other for other in names if other not in state]
+            if missing:
+                raise ValueError(f"{name} is there, {' and '.join(missing)} not: it needs a whole state dict.")
+            joined = torch.cat([state[other] for other in names])
+            result.add(f"{separate[1]}qkv.{separate[3]}", joined, f"{separate[1]}{{q,k,v}}.{separate[3]}")
+        elif f"{separate[1]}q.{separate[3]}" not in state:
+            raise ValueError(f"{name} is there, {separate[1]}q.{separate[3]} not: it needs a whole state dict.")
+    return result
+
+
+def _as_pytorchvideo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        fused = re.match(r"^(blocks\.\d+\.attn\.)qkv\.(weight|bias)$", name)
+        if fused:
+            renamed |= {f"{fused[1]}{x}.{fused[2]}": part for x, part in zip("qkv", tensor.chunk(3), strict=True)}
+        else:
+            renamed[_renamed(name, _PYTORCHVIDEO)] = tensor.unsqueeze(2) if _is_flat_pool(name, tensor) else tensor
+    return renamed
+
+
+def _renamed(name: str, beginnings: Iterable[tuple[str, str]]) -> str:
+    """The name with its beginning exchanged, if that is one of the first of these pairs."""
+    return next((new + name[len(old) :] for old, new in beginnings if name.startswith(old)), name)
 
 
 def _from_mmaction2(state: Mapping[str, Tensor]) -> Renamed:
@@ -174,19 +231,20 @@ def save_as(model: MViT, format: TargetFormat) -> dict[str, Tensor]:
     - "pyslowfast": the same, except that the pooling weights of image models get a time axis of 1, as PySlowFast
       (configs/ImageNet) has them.
     - "torchvision": the names of torchvision.models.video.mvit_v1_b and mvit_v2_s, which load it strictly.
+    - "pytorchvideo": the names of its create_multiscale_vision_transformers, which loads it strictly (MViTv1 alone).
 
     Raises:
-        ValueError: the format is unknown, or torchvision's class has no such model.
+        ValueError: the format is unknown, or its class has no such model.
     """
     if format not in get_args(TargetFormat):
         raise ValueError(f"format={format!r} is not one of {', '.join(map(repr, get_args(TargetFormat)))}.")
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    _check_target(model.config, format)
     if format == "pyslowfast":
         return {name: tensor.unsqueeze(2) if _is_flat_pool(name, tensor) else tensor for name, tensor in state.items()}
     if format == "torchvision":
-        _check_torchvision(model)
         return dict(_as_torchvision(name, tensor) for name, tensor in state.items())
-    return state
+    return _as_pytorchvideo(state) if format == "pytorchvideo" else state
 
 
 def _is_flat_pool(name: str, tensor: Tensor) -> bool:
@@ -203,23 +261,40 @@ def _as_torchvision(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     return name, tensor
 
 
-def _check_torchvision(model: MViT) -> None:
-    """Raise ValueError for what torchvision's MViT cannot be."""
-    config = model.config
-    positions = (config.rel_pos, config.abs_pos)
-    wanted = {
-        "num_frames of 2 or more": not config.is_image,
-        "cls_token=True": config.cls_token,
-        "head_pooling='cls'": config.head_pooling == "cls",
-        "num_classes of 1 or more": config.num_classes > 0,
-        "in_channels=3": config.in_channels == 3,
-        "mlp_ratio=4": config.mlp_ratio == 4.0,
-        "qkv_bias=True": config.qkv_bias,
-        "rel_pos='spatiotemporal' with abs_pos='none', or rel_pos='none' with abs_pos='separable'": positions
-        in (("spatiotemporal", "none"), ("none", "separable")),
-    }
+def _check_target(config: MViTConfig, format: TargetFormat) -> None:
+    """Raise ValueError for what another project's MViT cannot be, or would compute otherwise."""
+    if format == "mvit_video":
+        return
+    eps = 1e-5 if format == "pytorchvideo" else 1e-6
+    wanted = {f"pool_norm_eps={eps:g}": config.pool_norm_eps == eps}
+    if format == "torchvision":
+        positions = (config.rel_pos, config.abs_pos)
+        wanted |= {
+            "num_frames of 2 or more": not config.is_image,
+            "cls_token=True": config.cls_token,
+            "head_pooling='cls'": config.head_pooling == "cls",
+            "num_classes of 1 or more": config.num_classes > 0,
+            "in_channels=3": config.in_channels == 3,
+            "mlp_ratio=4": config.mlp_ratio == 4.0,
+            "qkv_bias=True": config.qkv_bias,
+            "rel_pos='spatiotemporal' with abs_pos='none', or rel_pos='none' with abs_pos='separable'": positions
+            in (("spatiotemporal", "none"), ("none", "separable")),
+        }
+    elif format == "pytorchvideo":
+        wanted |= {
+            "rel_pos='none'": config.rel_pos == "none",
+            "abs_pos='separable' or 'joint'": config.abs_pos != "none",
+            "residual_pooling=False": not config.residual_pooling,
+            "pool_all_queries=False": not config.pool_all_queries,
+            "expand_in='mlp'": config.expand_in == "mlp",
+            "head_pooling='cls' with a class token, or 'norm_mean' without": config.head_pooling
+            == ("cls" if config.cls_token else "norm_mean"),
+            "num_classes of 1 or more": config.num_classes > 0,
+        }
     lacking = [rule for rule, holds in wanted.items() if not holds]
     if lacking:
-        raise ValueError(
-            f"torchvision's MViT has no such model: it needs {'; '.join(lacking)}. Save as 'pyslowfast' instead."
-        )
+        project = {"pyslowfast": "PySlowFast", "torchvision": "torchvision", "pytorchvideo": "PyTorchVideo"}[format]
+        way_out = "" if format == "pyslowfast" else " Save as 'mvit_video' or 'pyslowfast' instead."
+        if config.pool_norm_eps != eps:
+            way_out += f" pool_norm_eps={eps:g} (--set in convert) makes it one with slightly other logits."
+        raise ValueError(f"{project}'s MViT has no such model: it needs {'; '.join(lacking)}.{way_out}")

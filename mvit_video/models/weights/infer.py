@@ -1,7 +1,9 @@
 """The configuration of a model, read off its tensors and, where these are silent, off a stored configuration."""
 
 import ast
+import contextlib
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 
@@ -89,6 +91,7 @@ def _seen(state: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str, 
         "cls_token": "cls_token" in state,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "mlp_ratio": _mlp_ratio(state),
+        "pool_norm_eps": told.get("pool_norm_eps", 1e-6),
     }
     fields["kv_stride"] = kv_stride or told.get("kv_stride") or _kv_stride_from_tables(state, starts, flat=flat)
     frames, side = _table_grid(state, told, patch_stride, flat=flat)
@@ -232,11 +235,12 @@ def _padding(kernel: Triple, told: object) -> Triple | None:
 
 
 def _preset_training_fields(config: MViTConfig) -> dict[str, object]:
-    """Drop rates and the like of the preset that is the same model but for its classes; nothing if there is none."""
+    """Drop rates and the like of the preset that is the same model but for classes and eps; nothing without one."""
     for make in PRESETS.values():
         preset = make()
         training: dict[str, object] = {name: getattr(preset, name) for name in TRAINING_FIELDS}
-        same = dataclasses.replace(config, num_classes=preset.num_classes, **training)  # type: ignore[arg-type]
+        other = {"num_classes": preset.num_classes, "pool_norm_eps": preset.pool_norm_eps}
+        same = dataclasses.replace(config, **other, **training)  # type: ignore[arg-type]
         if same == preset:
             return training
     return {}
@@ -318,6 +322,9 @@ def _section(sections: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 
 def _parse_yaml(text: str) -> Mapping[str, object]:
+    if text.startswith("{"):  # ours is JSON: YAML would take a number such as 1e-06 for text
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(text))
     try:
         import yaml  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:

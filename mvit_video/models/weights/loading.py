@@ -5,26 +5,34 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.network import MViT
 from mvit_video.models.weights.conversion import ImageToVideo, LoadReport, Rules, fit_state_dict
-from mvit_video.models.weights.files import WeightsFile, clean_names, read_weights_file
+from mvit_video.models.weights.files import (
+    WeightsFile,
+    check_finite,
+    read_weights_file,
+    weights_in,
+    without_wrapper,
+)
 from mvit_video.models.weights.formats import (
     KNOWN_FORMATS,
     Renamed,
     SourceFormat,
     TargetFormat,
+    pool_norm_eps,
     recognise,
     save_as,
     to_our_names,
 )
 from mvit_video.models.weights.infer import infer_config, stored_fields
 
-Source = str | os.PathLike[str] | Mapping[str, Tensor]
-"""A file of weights, or a state dict."""
+Source = str | os.PathLike[str] | Mapping[str, Any] | WeightsFile
+"""A file of weights (a path, or read), a state dict, or a dictionary with one as training codes save it."""
 
 _SIZES = ("num_frames", "crop_size")
 
@@ -37,39 +45,51 @@ def load_weights(
     allow: Sequence[str] = (),
     image_to_video: ImageToVideo | None = None,
     use_ema: bool = True,
+    allow_nonfinite: bool = False,
 ) -> LoadReport:
     """Put published weights, or our own, into a model.
 
     Recognised by the names of the tensors: PySlowFast and facebookresearch/mvit (image models with or without a time
-    axis in their pooling weights), torchvision, MMAction2, detectron2 backbones, and this project. Relative tables and
+    axis in their pooling weights), torchvision, PyTorchVideo, MMAction2, detectron2 backbones, and this project; also
+    within a wrapper ("module.", "model.", "backbone." before the names) that leaves them unknown. Relative tables and
     position embeddings of another frame count or crop are interpolated (relative and temporal ones linearly, spatial
     ones bicubically, as PySlowFast does); everything else must fit, name by name and shape by shape.
 
     Args:
         model: receives the weights in place. Models besides MViT take a state dict of their own names.
-        source: a file (see :func:`mvit_video.models.weights.files.read_weights_file`) or a state dict.
+        source: a file (see :func:`mvit_video.models.weights.files.read_weights_file`), a state dict, or a dictionary
+            with one, as such a file holds it.
         new_head: keep the initialised class head where the file has none or one of another number of classes.
         allow: patterns (as in fnmatch) of names, the file's or the model's, that need not fit: in the file alone they
             are left out, in the model they stay as initialised.
         image_to_video: the rule for an image model's weights in a video model. "published": repeated over time as
             PySlowFast's CHECKPOINT_IN_INIT does. "corrected": repeated and divided by the frames of the kernel. What an
             image model lacks (rel_pos_t, class token) stays as initialised.
-        use_ema: prefer the averaged weights of our own checkpoints.
+        use_ema: take the averaged weights where a file has both (ours, timm's, MMEngine's, MAE-style ones).
+        allow_nonfinite: take weights that hold NaN or infinity.
 
     Returns:
-        What was loaded, converted, interpolated, inflated, left out and left as initialised.
+        What was loaded, converted, interpolated, inflated, left out and left as initialised; and which weights.
 
     Raises:
-        ValueError: names or shapes do not fit, or nobody known wrote them; the message lists them.
-        CheckpointError: the file cannot be read, or holds objects besides tensors.
+        ValueError: names or shapes do not fit, nobody known wrote them, or they hold NaN or infinity; the message lists
+            them.
+        CheckpointError: the file cannot be read, or names a function that runs code.
     """
     rules = Rules(new_head=new_head, allow=allow, image_to_video=image_to_video)
-    file = _content(source, use_ema=use_ema)
-    written_by, renamed = _under_our_names(file.tensors, model)
-    return _load(model, renamed, written_by, rules)
+    file = _content(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
+    written_by, renamed = _under_our_names(file, model)
+    return _load(model, file, renamed, written_by, rules)
 
 
-def from_checkpoint(source: Source, *, allow: Sequence[str] = (), use_ema: bool = True, **overrides: object) -> MViT:
+def from_checkpoint(
+    source: Source,
+    *,
+    allow: Sequence[str] = (),
+    use_ema: bool = True,
+    allow_nonfinite: bool = False,
+    **overrides: object,
+) -> MViT:
     """The model that a file or a state dict describes, with its weights.
 
     Read off the tensors: depth, widths, heads, stages and where they widen, pooling kernel, class token, positions,
@@ -83,39 +103,45 @@ def from_checkpoint(source: Source, *, allow: Sequence[str] = (), use_ema: bool 
     - head_pooling is "cls" with a class token, "norm_mean" without, and "mean_norm" in PySlowFast's models with a class
       token, relative positions and expansion in the MLP (the MaskFeat fine-tunes).
     - a joint position embedding of a video model needs num_frames.
+    - pool_norm_eps is 1e-5 in PyTorchVideo's names, else 1e-6.
     - rates of dropout are those of the preset that is this model, else MViTConfig's.
 
     A detectron2 backbone becomes the image model without head (num_classes=0), without window attention.
 
     Args:
-        source: a file or a state dict.
-        allow: as in :func:`load_weights`.
-        use_ema: prefer the averaged weights of our own checkpoints.
+        source, allow, use_ema, allow_nonfinite: as in :func:`load_weights`.
         **overrides: fields of MViTConfig. Another num_classes gives a new head, another num_frames or crop_size
             interpolates.
 
     Raises:
-        ValueError: nobody known wrote it, the tensors are no complete MViT, or no such field.
-        CheckpointError: the file cannot be read, or holds objects besides tensors.
+        ValueError: nobody known wrote it, the tensors are no complete MViT or hold NaN or infinity, or no such field.
+        CheckpointError: the file cannot be read, or names a function that runs code.
     """
-    return load_checkpoint_model(source, allow=allow, use_ema=use_ema, overrides=overrides)[0]
+    return load_checkpoint_model(
+        source, allow=allow, use_ema=use_ema, allow_nonfinite=allow_nonfinite, overrides=overrides
+    )[0]
 
 
 def load_checkpoint_model(
-    source: Source, *, allow: Sequence[str] = (), use_ema: bool = True, overrides: Mapping[str, object]
+    source: Source,
+    *,
+    allow: Sequence[str] = (),
+    use_ema: bool = True,
+    allow_nonfinite: bool = False,
+    overrides: Mapping[str, object],
 ) -> tuple[MViT, LoadReport]:
     """:func:`from_checkpoint` with its report."""
-    file = _content(source, use_ema=use_ema)
-    written_by, renamed = _under_our_names(file.tensors, None)
+    file = _content(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
+    written_by, renamed = _under_our_names(file, None)
     assert written_by is not None  # without a model, unknown names are refused
     config = infer_config(
         renamed.tensors,
-        stored=stored_fields(file.config),
+        stored={"pool_norm_eps": pool_norm_eps(written_by), **stored_fields(file.config)},
         overrides=overrides,
         mean_of_tokens=written_by == "pyslowfast",
     )
     model = MViT(config)
-    report = _load(model, renamed, written_by, Rules(new_head="num_classes" in overrides, allow=allow))
+    report = _load(model, file, renamed, written_by, Rules(new_head="num_classes" in overrides, allow=allow))
     if report.interpolated and not any(name in overrides for name in _SIZES):
         raise ValueError(
             f"the tables of the file do not have the sizes of {_described(config)} ({report.interpolated[0]}, ...): "
@@ -125,13 +151,13 @@ def load_checkpoint_model(
 
 
 def checkpoint_content(model: MViT, format: TargetFormat) -> dict[str, object]:
-    """What a file in that format holds, for torch.save: PySlowFast's and our container, torchvision's bare state dict.
+    """What a file in that format holds, for torch.save: a container, for torchvision the bare state dict.
 
     Raises:
         ValueError: as :func:`save_as`.
     """
     state = save_as(model, format)
-    if format == "pyslowfast":
+    if format in ("pyslowfast", "pytorchvideo"):
         return {"model_state": state}
     if format == "torchvision":
         return dict(state)
@@ -139,28 +165,57 @@ def checkpoint_content(model: MViT, format: TargetFormat) -> dict[str, object]:
     return {"model": state, "config": json.dumps({"model": fields})}
 
 
-def _content(source: Source, *, use_ema: bool) -> WeightsFile:
-    if isinstance(source, Mapping):
-        return WeightsFile(tensors=clean_names(source), config=None)
-    return read_weights_file(Path(source), use_ema=use_ema)
+def _content(source: Source, *, use_ema: bool, allow_nonfinite: bool) -> WeightsFile:
+    if isinstance(source, WeightsFile):
+        file = source
+    elif isinstance(source, Mapping):
+        file = weights_in(source, use_ema=use_ema)
+    else:
+        file = read_weights_file(Path(source), use_ema=use_ema)
+    try:
+        check_finite(file.tensors)
+    except ValueError as error:
+        if not allow_nonfinite:
+            raise
+        file.notes.append(str(error).partition(". ")[0])
+    return file
 
 
-def _under_our_names(state: Mapping[str, Tensor], model: nn.Module | None) -> tuple[SourceFormat | None, Renamed]:
+def _under_our_names(file: WeightsFile, model: nn.Module | None) -> tuple[SourceFormat | None, Renamed]:
     """Who wrote the state dict, and its tensors under our names; as they are for models besides MViT."""
     if model is not None and not isinstance(model, MViT):
-        return None, to_our_names(state, "pyslowfast")
-    written_by = recognise(state)
-    if written_by is None:
-        shown = ", ".join(list(state)[:4])
-        raise ValueError(f"the names are of no known format (they begin {shown}); known are {KNOWN_FORMATS}.")
-    return written_by, to_our_names(state, written_by)
+        own = model.state_dict().keys()
+        state, removed = without_wrapper(file.tensors, lambda names: not own.isdisjoint(names))
+        written_by: SourceFormat | None = None
+    else:
+        state, removed = without_wrapper(file.tensors, lambda names: recognise(names) is not None)
+        written_by = recognise(state)
+        if written_by is None:
+            shown = ", ".join(list(state)[:4])
+            raise ValueError(f"the names are of no known format (they begin {shown}); known are {KNOWN_FORMATS}.")
+    if removed:
+        file.notes.append(f"the names without {''.join(removed)!r} in front")
+    return written_by, to_our_names(state, written_by or "pyslowfast")
 
 
-def _load(model: nn.Module, renamed: Renamed, written_by: SourceFormat | None, rules: Rules) -> LoadReport:
+def _load(
+    model: nn.Module, file: WeightsFile, renamed: Renamed, written_by: SourceFormat | None, rules: Rules
+) -> LoadReport:
     fitted, report = fit_state_dict(model, renamed.tensors, origin=renamed.origin, rules=rules)
     model.load_state_dict(fitted)
-    report.format = written_by
+    report.format, report.averaged = written_by, file.averaged
     report.left_out += renamed.left_out
+    report.notes += file.notes
+    if (
+        isinstance(model, MViT)
+        and written_by == "pytorchvideo"
+        and model.config.pool_norm_eps != pool_norm_eps(written_by)
+    ):
+        report.notes.append(
+            f"the file's model divides pooled tokens with eps {pool_norm_eps(written_by):g}, this one with "
+            f"{model.config.pool_norm_eps:g}: logits differ slightly; build it with "
+            f"pool_norm_eps={pool_norm_eps(written_by):g} for the same"
+        )
     return report
 
 

@@ -1,14 +1,19 @@
 """Tensors out of pickles, and nothing else: no class that a pickle names is ever imported or called.
 
 A pickle names functions to call, so reading one of unknown origin runs whatever it names. Here the few names that
-arrays and tensors need stand for functions that copy raw bytes into tensors; every other name is refused.
+arrays and tensors need stand for functions that copy raw bytes into tensors. Every other name stands for an empty
+object that swallows what is put into it: options, histories and the like beside the weights are left unread. Names
+that no training code has a reason to write, and that an attack needs, refuse the whole file.
 """
 
 import io
 import math
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, BinaryIO, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,11 +32,28 @@ _DTYPES: dict[str, torch.dtype] = {
 
 
 class RefusedPickleError(pickle.UnpicklingError):
-    """A pickle names something besides arrays and tensors; `name` says what."""
+    """A pickle names something that only code to be run needs; `name` says what."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"GLOBAL {name} is neither an array nor a tensor")
+        super().__init__(f"GLOBAL {name} is a function that runs code")
         self.name = name
+
+
+class Unread:
+    """Stands for an object of any class: takes what a pickle puts into it, and keeps none of it."""
+
+    pickled_as: ClassVar[str] = ""
+    """Module and name of the class, as the file has them."""
+
+    def __new__(cls, *arguments: object, **named: object) -> "Unread":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object, **named: object) -> None: ...
+    def __setstate__(self, state: object) -> None: ...
+    def __setitem__(self, key: object, value: object) -> None: ...
+    def append(self, item: object) -> None: ...
+    def extend(self, items: object) -> None: ...
+    def add(self, item: object) -> None: ...
 
 
 class ArrayType:
@@ -134,29 +156,84 @@ _NAMES: dict[str, Callable[..., object]] = {
     "_codecs.encode": _encode,
     "__builtin__.bytes": _no_bytes,
     "builtins.bytes": _no_bytes,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     "torch.storage._load_from_bytes": _storage,
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# Under their names of Python 2, too, which is what protocol 2 writes.
+_CODE_MODULES = frozenset(
+    {"os", "posix", "nt", "sys", "subprocess", "commands", "shutil", "socket", "runpy", "pty", "importlib"}
+)
+_CODE_BUILTINS = frozenset({"eval", "exec", "execfile", "compile", "__import__", "open", "input", "breakpoint"})
+
+
+class Unpickler(pickle.Unpickler):
+    """An unpickler that knows tensors, arrays and plain values, and remembers the names of everything else.
+
+    Args:
+        file: the pickle.
+        unread: receives the names of the classes and functions whose objects were left unread.
+        encoding: of text that Python 2 wrote.
+    """
+
+    def __init__(self, file: IO[bytes], *, unread: set[str], encoding: str = "latin1") -> None:
+        super().__init__(file, encoding=encoding)
+        self._unread = unread
+
     def find_class(self, module: str, name: str) -> Callable[..., object]:
-        found = _NAMES.get(f"{module}.{name}")
-        if found is None:
-            raise RefusedPickleError(f"{module}.{name}")
-        return found
+        full = f"{module}.{name}"
+        found = _NAMES.get(full)
+        if isinstance(found, type):
+            return found
+        if found is not None:
+            return partial(found)  # a fresh object: what a file sets on it does not reach the function
+        is_builtin = module in ("builtins", "__builtin__")
+        if module.partition(".")[0] in _CODE_MODULES or (is_builtin and name in _CODE_BUILTINS):
+            raise RefusedPickleError(full)
+        self._unread.add(full)
+        return type("Unread", (Unread,), {"pickled_as": full})
 
 
-def unpickle(file: BinaryIO) -> object:
+class _PickleModule:
+    """What torch.load reads and calls of its `pickle_module`."""
+
+    __name__ = "restricted_pickle"
+
+    def __init__(self, unread: set[str]) -> None:
+        class Bound(Unpickler):
+            def __init__(self, file: IO[bytes], **options: Any) -> None:
+                super().__init__(file, unread=unread, encoding=options.get("encoding", "latin1"))
+
+        self.Unpickler = Bound
+
+    def load(self, file: IO[bytes], **options: Any) -> object:
+        return self.Unpickler(file, **options).load()
+
+
+def unpickle(file: BinaryIO) -> tuple[object, set[str]]:
     """The content of a plain pickle of dicts, lists, numbers, text, tensors and arrays (see :func:`as_tensor`).
 
+    Returns:
+        The content, with :class:`Unread` for every other object, and the names of their classes.
+
     Raises:
-        RefusedPickleError: it names anything else; nothing has been run.
+        RefusedPickleError: it names a function that runs code; nothing has been run.
         Exception: whatever a damaged byte leads the unpickler to.
     """
-    return _Unpickler(file, encoding="latin1").load()
+    unread: set[str] = set()
+    return Unpickler(file, unread=unread).load(), unread
+
+
+def read_torch_file(path: Path) -> tuple[object, set[str]]:
+    """The same for a file of torch.save, of either format, that torch.load(weights_only=True) refuses."""
+    unread: set[str] = set()
+    # Not weights_only: the unpickler given here is the restricted one. TorchScript never comes here: it is no pickle,
+    # and refused before.
+    content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PickleModule(unread))
+    return content, unread
 
 
 def as_tensor(value: object) -> Tensor | None:

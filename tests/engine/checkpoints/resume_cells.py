@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mvit_video import build
-from mvit_video.engine.checkpoints.checkpoint import load_latest
+from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.trainer import Trainer
 from tests.conftest import evaluate_options, motion_overrides, options
 from tests.forked_ranks import leave_out_metrics, run, warm_up

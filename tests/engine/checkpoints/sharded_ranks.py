@@ -17,9 +17,16 @@ from torch import nn
 from mvit_video.distributed.process_group import World, barrier, world
 from mvit_video.distributed.sharding import Sharding, clip_grad_norm, gathered, is_sharded, whole, without_exchange
 from mvit_video.engine.average import WeightAverage
-from mvit_video.engine.checkpoints.checkpoint import CheckpointError, load_latest, save_checkpoint
-from mvit_video.engine.checkpoints.shards import WHOLE, save_shards, whole_weights
-from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
+from mvit_video.engine.checkpoints import (
+    WHOLE,
+    CheckpointError,
+    CheckpointWriter,
+    Snapshot,
+    load_latest,
+    save_checkpoint,
+    save_shards,
+    whole_weights,
+)
 from mvit_video.models import MViT
 from tests.models.helpers import small_config
 

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mvit_video.engine.checkpoints import checkpoint, files
-from mvit_video.engine.checkpoints.checkpoint import (
+from mvit_video.engine.checkpoints import (
     CheckpointError,
+    files,
     latest_checkpoint,
     load_checkpoint,
     load_latest,
     save_checkpoint,
+    single,
 )
 from tests.paths import ROOT
 
@@ -295,7 +296,7 @@ class TestFullDisk:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_the_kernel_says_full(self, tmp_path, monkeypatch):
         save(tmp_path, 1)
-        monkeypatch.setattr(checkpoint, "temporary", lambda target: Path("/dev/full"))
+        monkeypatch.setattr(single, "temporary", lambda target: Path("/dev/full"))
         with pytest.raises(CheckpointError, match="No space left on device"):
             save_checkpoint(tmp_path, state_of(2, model={"big": torch.zeros(1_000_000)}), step=2)
         monkeypatch.undo()
@@ -308,7 +309,7 @@ KILL_WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from mvit_video.engine.checkpoint import load_checkpoint, load_latest, save_checkpoint
+from mvit_video.engine.checkpoints import load_checkpoint, load_latest, save_checkpoint
 
 def save_without_end(folder):
     state = load_latest(folder)

@@ -12,8 +12,7 @@ import torch
 
 from mvit_video import build
 from mvit_video.engine import tracking, trainer
-from mvit_video.engine.checkpoints.checkpoint import CheckpointError, load_latest, save_checkpoint
-from mvit_video.engine.checkpoints.writer import CheckpointWriter
+from mvit_video.engine.checkpoints import CheckpointError, CheckpointWriter, load_latest, save_checkpoint
 from mvit_video.engine.tracking import Tracker, read_metrics
 from tests.conftest import motion_overrides, options
 from tests.engine.checkpoints.test_checkpoint import names_in, state_of

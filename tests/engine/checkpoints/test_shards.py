@@ -14,7 +14,7 @@ from torch import nn
 from mvit_video.distributed.process_group import World
 from mvit_video.distributed.sharding import Sharding, _MetadataUnpickler, clip_grad_norm
 from mvit_video.engine.average import WeightAverage
-from mvit_video.engine.checkpoints.checkpoint import CheckpointError, load_checkpoint
+from mvit_video.engine.checkpoints import CheckpointError, load_checkpoint
 from tests.engine.ranks import stop
 from tests.paths import ROOT
 

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvit_video.engine.checkpoints import files
-from mvit_video.engine.checkpoints.checkpoint import CheckpointError, load_latest, save_checkpoint
-from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
+from mvit_video.engine.checkpoints import (
+    CheckpointError,
+    CheckpointWriter,
+    Snapshot,
+    files,
+    load_latest,
+    save_checkpoint,
+)
 from tests.engine.checkpoints.test_checkpoint import names_in, state_of
 from tests.paths import ROOT
 
@@ -184,8 +189,8 @@ KILL_WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from mvit_video.engine.async_save import CheckpointWriter
-from mvit_video.engine.checkpoint import load_checkpoint, load_latest, save_checkpoint
+from mvit_video.engine.checkpoints import CheckpointWriter
+from mvit_video.engine.checkpoints import load_checkpoint, load_latest, save_checkpoint
 
 def train_without_end(folder):
     state = load_latest(folder)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mvit_video.models.kernels.position_columns import augment_queries, operand_padding
+from mvit_video.models.kernels.position_columns import operand_padding, queries_with_terms
 from mvit_video.models.mvit.attention import position_terms
 
 GRID, KEYS = (2, 3, 5), (2, 4, 3)
@@ -13,7 +13,7 @@ def test_equals_the_einsums_in_values_and_gradients(batch, heads, cls, fill, axe
     torch.manual_seed(0)
     q = torch.randn(batch, cls + 30, heads, 4, dtype=torch.float64, requires_grad=True)
     tables = [torch.randn(GRID[a], KEYS[a], 4, dtype=torch.float64, requires_grad=True) for a in axes]
-    got = augment_queries(q, tables, axes, GRID, cls=cls, fill=fill)
+    got = queries_with_terms(q, tables, axes, GRID, cls=cls, fill=fill)
     by_head = q.transpose(1, 2)
     terms = position_terms(by_head[:, :, cls:], tables, axes, GRID)
     wanted = torch.cat([by_head, torch.nn.functional.pad(terms, (0, fill, cls, 0))], dim=-1)
@@ -29,8 +29,8 @@ def test_keeps_its_result_and_the_tables_only():
     tables = [torch.randn(GRID[a], KEYS[a], 4, requires_grad=True) for a in range(3)]
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()), lambda _: None):
-        augmented = augment_queries(q, tables, (0, 1, 2), GRID, cls=1, fill=3)
-    assert set(kept) == {tensor.data_ptr() for tensor in (augmented, *tables)}
+        extended = queries_with_terms(q, tables, (0, 1, 2), GRID, cls=1, fill=3)
+    assert set(kept) == {tensor.data_ptr() for tensor in (extended, *tables)}
 
 
 @pytest.mark.parametrize(

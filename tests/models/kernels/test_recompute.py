@@ -75,10 +75,10 @@ def test_merge_heads(cls, extra):
     parameters = randomised(proj)
     padded = torch.randn(2, 2, 6, 4 + extra, dtype=torch.float64, requires_grad=True)
     q = torch.randn(2, 6, 2, 4, dtype=torch.float64, requires_grad=True)
-    augmented = F.pad(q.transpose(1, 2), (0, 3))
+    extended = F.pad(q.transpose(1, 2), (0, 3))
     spared = torch.cat([torch.zeros_like(q[:, :cls]), q[:, cls:]], dim=1)
     wanted = proj((padded[..., :4].transpose(1, 2) + spared).flatten(2))
-    assert_same([merge_heads(padded, q, augmented, proj, cls)], [wanted], [padded, q, *parameters])
+    assert_same([merge_heads(padded, q, extended, proj, cls)], [wanted], [padded, q, *parameters])
 
 
 def test_only_the_inputs_are_kept():
