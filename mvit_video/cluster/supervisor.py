@@ -70,7 +70,7 @@ def _status(code: int, *, cancelled: bool) -> Status:
 def _start_rank(job: str, config: Any, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     child = subprocess.Popen([sys.executable, "-u", "-m", rank.MODULE], stdin=subprocess.PIPE, env=dict(environment))
     assert child.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died at birth: its exit code tells
+    with contextlib.suppress(BrokenPipeError):  # it has ended already: its exit code tells
         rank.send_job(child.stdin, job, config)
     return child
 

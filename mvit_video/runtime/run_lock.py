@@ -202,7 +202,7 @@ class RunLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         me = current_owner(self._job)
         for _ in range(_TRIES):
-            if self._create(self.path, me) or self._take_from_the_dead(me):
+            if self._create(self.path, me) or self._take_over_if_gone(me):
                 self._owner = me
                 self._stop.clear()
                 self._thread = threading.Thread(target=self._beat, name="run-lock-heartbeat", daemon=True)
@@ -228,7 +228,7 @@ class RunLock:
 
     # ---- taking over
 
-    def _take_from_the_dead(self, me: LockOwner) -> bool:
+    def _take_over_if_gone(self, me: LockOwner) -> bool:
         """Take the lock over if its owner is gone; False: it has changed meanwhile, try again."""
         owner = _read(self.path)
         if owner is None:
