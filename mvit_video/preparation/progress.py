@@ -1,4 +1,7 @@
-"""How far a long piece of work is: a bar on a terminal, now and then a line of the log elsewhere."""
+"""How far a long piece of work is: rich's bar on a terminal, a line of the log every ten seconds elsewhere.
+
+Without a terminal rich prints one line, when all is over; the log of a cluster's job would stay empty for hours.
+"""
 
 import logging
 import time
@@ -42,8 +45,7 @@ class FileProgress:
         self._done += 1
         seconds = max(now - self._start, 1e-9)
         if self._progress is not None and self._bar is not None:
-            speed = f"{(self._done - 1) / seconds:.1f} files/s, {self._bytes / seconds / 1e6:.1f} MB/s"
-            self._progress.update(self._bar, completed=self._done, speed=speed)
+            self._progress.update(self._bar, completed=self._done, speed=_speed(self._done, self._bytes, seconds))
         elif now - self._said >= _LINE_EVERY_S:
             self._said = now
             logger.info("%s", progress_line(self._what, self._done, self._files, self._bytes, seconds))
@@ -51,10 +53,12 @@ class FileProgress:
 
 def progress_line(what: str, done: int, files: int, size: int, seconds: float) -> str:
     """Where the work stands, in words; `size` bytes of all but the first file took `seconds`."""
-    rate = (done - 1) / seconds
-    left = (files - done) / rate
-    speed = f"{rate:.1f} files/s, {size / seconds / 1e6:.1f} MB/s"
-    return f"{what}: {done} of {files} files, {speed}, {duration_text(left)} left"
+    left = (files - done) * seconds / (done - 1)
+    return f"{what}: {done} of {files} files, {_speed(done, size, seconds)}, {duration_text(left)} left"
+
+
+def _speed(done: int, size: int, seconds: float) -> str:
+    return f"{(done - 1) / seconds:.1f} files/s, {size / seconds / 1e6:.1f} MB/s"
 
 
 @contextmanager
