@@ -36,7 +36,7 @@ class WorkerOptions:
 
 
 class ScanStage:
-    """Reads the files of a data set and judges them.
+    """Reads the files of a data set and notes the status of each.
 
     Args:
         items: the files.

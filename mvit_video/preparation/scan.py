@@ -1,4 +1,4 @@
-"""Reading one file and judging it: what a worker process does."""
+"""Reading one file and checking it: what a worker process does."""
 
 import hashlib
 import time
