@@ -30,13 +30,19 @@ _MULTIRUN = {"--multirun", "-m"}
 
 
 def run_command(
-    config_name: str, job: Callable[[Any], Any], *, shown: Sequence[str] | None = None, interrupted: str = ""
+    config_name: str,
+    job: Callable[[Any], Any],
+    *,
+    adapt: Callable[[DictConfig, Sequence[str]], None] | None = None,
+    shown: Sequence[str] | None = None,
+    interrupted: str = "",
 ) -> None:
     """Compose `conf/<config_name>.yaml` with the command line, then run `job(options)`; exits 1 on an error.
 
     Args:
         config_name: file in conf/.
         job: what the command does.
+        adapt: changes the composed options before they are checked, given the keys on the command line.
         shown: the training's options that matter to this command; its own and these are printed. None: all.
         interrupted: what to say to whoever pressed Ctrl-C, besides that it was so.
 
@@ -59,8 +65,11 @@ def run_command(
 
         configure_logging()
         try:
+            if adapt is not None:
+                adapt(config, _given_keys())
             options = _in_sweep(to_object(config), names)
-            _show(config, options, config_name, shown)
+            if adapt is None:
+                _show(config, options, config_name, shown)
             job(options)
         except Interrupted as stop:
             logger.warning("%s", stop)
@@ -86,6 +95,12 @@ def run_command(
         raise
 
 
+def _given_keys() -> list[str]:
+    """The options and groups that the command line gives."""
+    given = list(HydraConfig.get().overrides.task)
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
+
+
 def _show(config: DictConfig, options: Train, config_name: str, shown: Sequence[str] | None) -> None:
     """Print what was chosen and changed, or every option if the environment asks for it; rank 0 alone does."""
     if os.environ.get("RANK", "0") != "0":
@@ -97,8 +112,7 @@ def _show(config: DictConfig, options: Train, config_name: str, shown: Sequence[
         logger.info("options:\n%s", OmegaConf.to_yaml(some))
         return
     choices = HydraConfig.get().runtime.choices
-    given = list(HydraConfig.get().overrides.task)
-    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
+    given, keys = list(HydraConfig.get().overrides.task), _given_keys()
     chosen = [text for key, text in zip(keys, given) if key in choices]
     text = summary_text(
         _composed(config, choices),

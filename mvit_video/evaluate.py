@@ -1,4 +1,8 @@
-"""Evaluate: `python -m mvit_video.evaluate +experiment=k400_mvitv2_s checkpoint=PATH`."""
+"""Evaluate: `python -m mvit_video.evaluate run=NAME`, or `+experiment=k400_mvitv2_s checkpoint=PATH`."""
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
 
 from mvit_video.cli import run_command
 from mvit_video.config import Evaluate
@@ -12,9 +16,16 @@ def run(config: Evaluate) -> None:
     launch(evaluate, config)
 
 
+def adapt(config: DictConfig, given: Sequence[str]) -> None:
+    """Take the options from the run or checkpoint, but for what the command line gives."""
+    from mvit_video.build.stored_options import take_stored_options
+
+    take_stored_options(config, given)
+
+
 def main() -> None:
     """Entry point of the command."""
-    run_command("evaluate", run)
+    run_command("evaluate", run, adapt=adapt)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from rich.table import Table
 from torch import nn
 
 from mvit_video.build import common
-from mvit_video.planning import costs
 from mvit_video.config import Plan
 from mvit_video.distributed.process_group import World
-from mvit_video.runtime.interruption import vote_span
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
 from mvit_video.optim import scale_lr
+from mvit_video.planning import costs
 from mvit_video.planning.costs import USABLE, Forecast, Machine, Strategy, Workload, forecast
+from mvit_video.runtime.interruption import vote_span
 
 logger = logging.getLogger(__name__)
 
@@ -297,9 +297,7 @@ def scaling(config: Plan, machine: Machine, work: Workload) -> Table:
 
 
 def _launch_bound(work: Workload, machine: Machine) -> bool:
-    return not work.compiled and costs.compute_s(work, machine) > costs.compute_s(
-        replace(work, compiled=True), machine
-    )
+    return not work.compiled and costs.compute_s(work, machine) > costs.compute_s(replace(work, compiled=True), machine)
 
 
 def _strategy(config: Plan) -> Strategy:

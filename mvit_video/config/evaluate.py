@@ -13,7 +13,12 @@ from mvit_video.config.train import Train
 class Evaluate(Train):
     """Everything an evaluation needs: the options of the training, the weights, the order of the frames."""
 
-    checkpoint: str | None = option(None, help="weights to evaluate; null: the run's best checkpoint")
+    run: str | None = option(
+        None, help="name or directory of the run to evaluate: its options and its best checkpoint; null: by `name`"
+    )
+    checkpoint: str | None = option(
+        None, help="weights to evaluate, or the directory of a run; null: the run's best checkpoint"
+    )
     use_ema: bool = option(True, help="take the averaged weights where the checkpoint holds them")
     frame_order: str = option(
         "forward",
@@ -22,7 +27,9 @@ class Evaluate(Train):
     )
     split: str = option("test", choices=SPLITS, help="split to evaluate; a source without test split gives validation")
     output: str | None = option(
-        None, help="folder of the results; null: <run>/evaluation, or <run>/evaluation_<frame_order>"
+        None,
+        help="folder of the results; null: <run>/evaluation, or <run>/evaluation_<frame_order>, with a number behind it "
+        "where another protocol has its results there",
     )
 
     @property

@@ -6,7 +6,7 @@ sum of its views' probabilities (utils/meters.py, DATA.ENSEMBLE_METHOD sum).
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,12 +130,16 @@ class ViewEvaluation:
 
     Args:
         dataset: the videos and their views.
+        normalization: of their clips, for the record.
         clips_per_batch: clips a batch aims at; at least one video.
         loading: how batches are made beside the evaluating process.
     """
 
-    def __init__(self, dataset: EvalDataset, *, clips_per_batch: int, loading: LoaderOptions) -> None:
+    def __init__(
+        self, dataset: EvalDataset, *, normalization: Normalization, clips_per_batch: int, loading: LoaderOptions
+    ) -> None:
         self.dataset = dataset
+        self.normalization = normalization
         self.clips_per_batch = clips_per_batch
         self.loading = loading
 
@@ -158,11 +162,16 @@ class ViewEvaluation:
         return ViewScorer(self.dataset.manifest, num_views=self.dataset.num_views)
 
     def about(self) -> dict[str, Any]:
-        """Order of the frames, and views per video."""
+        """The protocol: how clips are taken, resized, cropped and normalised, and how many views a video has."""
         return {
             "frame_order": self.dataset.frame_order,
             "temporal_views": self.dataset.temporal_views,
             "spatial_views": self.dataset.spatial_views,
+            "sampling": asdict(self.dataset.sampler),
+            "short_side": self.dataset.short_side,
+            "crop_size": self.dataset.crop_size,
+            "normalization": {**asdict(self.normalization), "mean": [*self.normalization.mean]}
+            | {"std": [*self.normalization.std]},
         }
 
 

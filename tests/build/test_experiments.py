@@ -7,8 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_video.build.common import build_model
 from mvit_video.build.clips import build_mixing, build_sampler
+from mvit_video.build.common import build_model
 from mvit_video.config import config_dir
 from tests.conftest import options
 

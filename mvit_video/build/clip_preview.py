@@ -1,0 +1,103 @@
+"""What a preview shows of videos: training clips and test views, by the builders of trainings and evaluations."""
+
+import logging
+
+import torch
+
+from mvit_video.build.clips import (
+    build_eval_dataset,
+    build_mixing,
+    build_normalization,
+    build_train_loader,
+    read_manifest,
+)
+from mvit_video.config import Augment, Data, Preview
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.sources import Source
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.preview import Section
+from mvit_video.tasks.clip_preview import evaluation_views, training_clips
+
+logger = logging.getLogger(__name__)
+
+FRAME_NUMBERS = "below each picture: the number of its frame in the file, from 0"
+
+
+def preview_sections(config: Preview, source: Source) -> list[Section]:
+    """Training clips and test views, as many as asked for.
+
+    Raises:
+        ValueError: a split is not configured, or its files are not as they should be.
+        VideoDecodeError: a training video and all its replacements are unreadable.
+    """
+    sections = []
+    if config.clips:
+        sections.append(_training(config, read_manifest(config, source, "train")))
+    if config.videos:
+        sections.append(_test(config, read_manifest(config, source, config.split)))  # type: ignore[arg-type]
+    return sections
+
+
+def _training(config: Preview, manifest: Manifest) -> Section:
+    """Training clips from the builders that a training run uses."""
+    logger.info("reading %d training clips from step %d on", config.clips, config.step)
+    rank = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
+    loader = build_train_loader(config, manifest, rank)
+    clips, failures = training_clips(
+        loader,
+        normalization=build_normalization(config.data),
+        mixing=build_mixing(config),
+        seed=config.seed,
+        step=config.step,
+        count=config.clips,
+    )
+    batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} clips (videos x copies)"
+    about = (
+        f"videos of {manifest.source}",
+        f"{clip_text(config.data)}  ·  {batch}  ·  rank {config.rank} of {config.processes}  ·  seed {config.seed}",
+        augment_text(config.augment),
+        FRAME_NUMBERS,
+    )
+    heading = f"{config.name}: training clips from step {config.step} on"
+    return Section("train", heading, about, clips, failures, item="video")
+
+
+def _test(config: Preview, manifest: Manifest) -> Section:
+    """Test views from the builders that an evaluation uses."""
+    data = config.data
+    count = min(config.videos, len(manifest))
+    shown = "1 video" if count == 1 else f"{count} videos"
+    logger.info("reading the test views of %s", shown)
+    dataset = build_eval_dataset(
+        config, manifest, temporal_views=data.test_temporal_views, spatial_views=data.test_spatial_views
+    )
+    clips, failures = evaluation_views(dataset, normalization=build_normalization(data), count=config.videos)
+    views = f"{data.test_temporal_views} x {data.test_spatial_views} views, short side {data.test_short_side}"
+    heading = f"{config.name}: test views of {shown} of the {config.split} split"
+    about = (f"videos of {manifest.source}", f"{clip_text(data)}  ·  {views}", FRAME_NUMBERS)
+    return Section("test", heading, about, clips, failures, item="video")
+
+
+def clip_text(data: Data) -> str:
+    """How clips are taken, in a few words."""
+    spread = "one of each segment" if data.sampling == "segments" else f"one in {data.sampling_rate:g}"
+    rate = f"{data.target_fps:g} frames/s"
+    return f"{data.num_frames} frames, {spread} at {rate}  ·  {data.crop_size} x {data.crop_size} pixels"
+
+
+def augment_text(augment: Augment) -> str:
+    """What augmentation may do, in a few words."""
+    if augment.crop == "resized":
+        crop = f"crop of {100 * augment.scale[0]:g} to {100 * augment.scale[1]:g} % of the frame"
+    else:
+        crop = f"crop from a short side of {augment.jitter[0]} to {augment.jitter[1]}"
+    mixed = augment.mix_prob > 0
+    parts = [
+        crop,
+        f"flip {augment.flip:g}",
+        augment.randaugment or "no RandAugment",
+        f"erasing {augment.erase_prob:g}",
+        f"mixup {augment.mixup_alpha if mixed else 0:g}, cutmix {augment.cutmix_alpha if mixed else 0:g}",
+        f"smoothing {augment.smoothing:g}",
+    ]
+    return "  ·  ".join(parts)

@@ -1,0 +1,173 @@
+"""From options to the clips of videos: splits, data sets, loaders, views, mixing, normalisation."""
+
+from collections.abc import Sequence
+
+from mvit_video.build.common import pair
+from mvit_video.config import Data, Train
+from mvit_video.data.augmentation.mixing import Mixing
+from mvit_video.data.augmentation.transforms import TrainTransform
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader
+from mvit_video.data.sampling import ClipSampler
+from mvit_video.distributed.process_group import World
+from mvit_video.tasks.classification import Normalization, ViewEvaluation
+
+
+def read_manifest(config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None) -> Manifest:
+    """The manifest of a split. Options that left the number of classes open take it from here.
+
+    Args:
+        config: the options.
+        source: the data source.
+        split: which one.
+        class_names: of the model; the labels are mapped to them by name. None: the classes of the split count.
+    """
+    manifest = source.manifest(split)
+    if class_names is not None:
+        manifest = manifest.with_classes(class_names)
+    classes = manifest.num_classes
+    if config.data.num_classes is None:
+        config.data.num_classes = classes
+        if getattr(config.model, "num_classes", classes) is None:
+            config.model.num_classes = classes
+    if classes != config.data.num_classes:
+        raise ValueError(
+            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "
+            f"set data.num_classes={classes}"
+        )
+    return manifest
+
+
+def build_sampler(data: Data) -> ClipSampler:
+    """How clips are taken from videos."""
+    return ClipSampler(
+        num_frames=data.num_frames,
+        sampling_rate=data.sampling_rate,
+        target_fps=data.target_fps,
+        mode=data.sampling,  # type: ignore[arg-type]
+    )
+
+
+def build_train_loader(config: Train, manifest: Manifest, world: World) -> TrainLoader:
+    """Endless training batches of this rank."""
+    augment, trainer = config.augment, config.trainer
+    transform = TrainTransform(
+        crop_size=config.data.crop_size,
+        crop=augment.crop,  # type: ignore[arg-type]
+        scale=pair(augment.scale),
+        ratio=pair(augment.ratio),
+        jitter=(augment.jitter[0], augment.jitter[1]),
+        inverse_uniform=augment.inverse_uniform,
+        flip=augment.flip,
+        randaugment=augment.randaugment,
+        erase_prob=augment.erase_prob,
+        decode_short_side=augment.decode_short_side,
+    )
+    dataset = TrainDataset(
+        manifest,
+        sampler=build_sampler(config.data),
+        transform=transform,
+        repeats=augment.repeats,
+        seed=config.seed,
+        decoding=build_decoding(config),
+    )
+    return TrainLoader(
+        dataset,
+        batch_size=trainer.batch_size,
+        accumulate=trainer.accumulate,
+        rank=world.rank,
+        world_size=world.size,
+        seed=config.seed,
+        loading=build_loading(config, world),
+        shard_window=config.data.shard_window,
+    )
+
+
+def build_loading(config: Train, world: World) -> LoaderOptions:
+    """How batches are made beside this process."""
+    return LoaderOptions(
+        num_workers=config.trainer.num_workers,
+        pin_memory=world.device.type == "cuda",
+        prefetch=config.data.prefetch,
+        timeout_s=config.data.worker_timeout_s,
+    )
+
+
+def build_decoding(config: Train) -> DecodeOptions:
+    """How files are read, and where clips are made of their frames."""
+    return DecodeOptions(
+        backend=config.data.backend,  # type: ignore[arg-type]
+        layout=config.data.layout,  # type: ignore[arg-type]
+        device=config.augment.device,  # type: ignore[arg-type]
+        time_limit_s=config.data.video_time_limit_s,
+    )
+
+
+def build_eval_dataset(
+    config: Train,
+    manifest: Manifest,
+    *,
+    temporal_views: int,
+    spatial_views: int,
+    frame_order: FrameOrder = "forward",
+) -> EvalDataset:
+    """The views of a split."""
+    data = config.data
+    return EvalDataset(
+        manifest,
+        sampler=build_sampler(data),
+        temporal_views=temporal_views,
+        spatial_views=spatial_views,
+        short_side=data.test_short_side,
+        crop_size=data.crop_size,
+        frame_order=frame_order,
+        seed=config.seed,
+        decoding=build_decoding(config),
+    )
+
+
+def build_evaluation(
+    config: Train,
+    manifest: Manifest,
+    world: World,
+    *,
+    temporal_views: int,
+    spatial_views: int,
+    frame_order: FrameOrder = "forward",
+) -> ViewEvaluation:
+    """The views of a split, scored once each."""
+    dataset = build_eval_dataset(
+        config, manifest, temporal_views=temporal_views, spatial_views=spatial_views, frame_order=frame_order
+    )
+    return ViewEvaluation(
+        dataset,
+        normalization=build_normalization(config.data),
+        clips_per_batch=config.trainer.eval_batch_size,
+        loading=build_loading(config, world),
+    )
+
+
+def build_mixing(config: Train) -> Mixing:
+    """Mixup, cutmix and label smoothing."""
+    augment = config.augment
+    assert config.data.num_classes is not None  # read_manifest has set it
+    return Mixing(
+        mixup_alpha=augment.mixup_alpha,
+        cutmix_alpha=augment.cutmix_alpha,
+        prob=augment.mix_prob,
+        switch_prob=augment.switch_prob,
+        smoothing=augment.smoothing,
+        num_classes=config.data.num_classes,
+    )
+
+
+def build_normalization(data: Data) -> Normalization:
+    """From a uint8 batch to the model's input."""
+    return Normalization(
+        mean=data.mean,
+        std=data.std,
+        channel_order=data.channel_order,  # type: ignore[arg-type]
+    )

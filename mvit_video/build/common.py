@@ -1,0 +1,201 @@
+"""From resolved options to the objects that all tasks share; the only caller of hydra.utils.instantiate."""
+
+import copy
+import dataclasses
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from mvit_video import models
+from mvit_video.build.task_builder import TaskBuilder
+from mvit_video.config import Data, Train
+from mvit_video.data.datasets.sources import Source
+from mvit_video.distributed import process_group
+from mvit_video.distributed.process_group import World
+from mvit_video.distributed.sharding import Sharding
+from mvit_video.engine.average import WeightAverage
+from mvit_video.engine.checkpoints import is_folder_of_shards, whole_weights_in
+from mvit_video.engine.precision import autocast, uses_bf16
+from mvit_video.engine.task import TrainBatches
+from mvit_video.engine.trainer import TrainerOptions
+from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
+from mvit_video.runtime import env
+
+logger = logging.getLogger(__name__)
+
+
+def process_group_of(config: Train) -> Any:
+    """Threads, logging and process group of this process."""
+    size = process_group.launched_size()
+    device = env.choose_device(config.trainer.device)  # type: ignore[arg-type]
+    torch.set_num_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // size))
+    return process_group.world(device, timeout_s=config.trainer.collective_timeout_s)
+
+
+def build_task_builder(config: Train) -> TaskBuilder:
+    """What builds the objects of the configured task."""
+    builder: TaskBuilder = _instantiate(config.task)
+    return builder
+
+
+def build_source(data: Data, world: World) -> Source:
+    """The data source, its files made to exist by rank 0 first."""
+    source: Source = _instantiate(data.source)
+    with process_group.main_first(world):
+        source.prepare()
+    return source
+
+
+def build_model(config: Train) -> nn.Module:
+    """The model of the options, with weights drawn from the run's seed. An option at null is left to the preset."""
+    env.seed_everything(config.seed)
+    options = config.model if isinstance(config.model, dict) else dataclasses.asdict(config.model)
+    model: nn.Module = _instantiate({key: value for key, value in options.items() if value is not None})
+    return model
+
+
+def plan_activations(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> None:
+    """Choose the blocks to recompute under `model.activation_budget_gb`, for one forward pass of one process.
+
+    Raises:
+        ValueError: no choice keeps so little.
+    """
+    if not isinstance(model, models.MViT) or model.config.activation_budget_gb is None:
+        return
+    with autocast(uses_bf16(config.trainer.precision, world.device), world.device):  # type: ignore[arg-type]
+        plan = model.train().plan_checkpointing(builder.input_shape(config, model.config))
+    logger.info(
+        "activation_budget_gb=%g: recomputing blocks %s, %.0f %% of the forward pass; activations take up to %.2f GB",
+        model.config.activation_budget_gb,
+        list(plan.blocks),
+        100 * plan.recomputed,
+        plan.peak_bytes / 1e9,
+    )
+
+
+def _instantiate(options: Any) -> Any:
+    """What the options' `_target_` makes of them; its own ValueError, not Hydra's wrapping of it."""
+    try:
+        return instantiate(options, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ValueError(str(error.__cause__)) from error
+        raise
+
+
+def load_weights(
+    model: nn.Module,
+    path: str,
+    *,
+    new_head: bool,
+    use_ema: bool = True,
+    image_to_video: Literal["published", "corrected"] | None = None,
+) -> None:
+    """Put the weights of a file into the model and say what did not come from the file; see models.load_weights."""
+    # A folder of shards is unknown to `models`, which reads files alone.
+    source = whole_weights_in(Path(path), use_ema=use_ema) if is_folder_of_shards(Path(path)) else path
+    report = models.load_weights(model, source, new_head=new_head, use_ema=use_ema, image_to_video=image_to_video)
+    logger.info("weights from %s: %s", path, report)
+
+
+def build_average(config: Train, model: nn.Module) -> WeightAverage | None:
+    """The average of the model's weights, if there is to be one; before the model is sharded or compiled."""
+    decay = config.trainer.ema_decay
+    return None if decay is None else WeightAverage(copy.deepcopy(model), decay=decay)
+
+
+def build_sharding(config: Train, model: nn.Module, average: WeightAverage | None, world: World) -> Sharding | None:
+    """How the ranks divide the model and its average, which this does, in place; None where each rank has them whole.
+
+    The optimizer must be built afterwards.
+    """
+    trainer = config.trainer
+    if trainer.strategy != "fsdp" or world.size == 1:
+        return None
+    bf16 = uses_bf16(trainer.precision, world.device)  # type: ignore[arg-type]
+    sharding = Sharding(world, bf16=bf16, timeout_s=trainer.collective_timeout_s)
+    sharding.apply(model, compile=trainer.compile)
+    if average is not None:
+        sharding.apply(average.module)
+    return sharding
+
+
+def build_optimizer_for(model: nn.Module, config: Train, loader: TrainBatches) -> torch.optim.Optimizer:
+    """The optimizer over the model's parameter groups, at the learning rate of the real global batch."""
+    optim = config.optim
+    lr = scale_lr(optim.lr, reference_batch=optim.reference_batch, global_batch=loader.items_per_step)
+    layer_ids: Callable[[], dict[str, int]] | None = getattr(model, "layer_ids", None)
+    if optim.layer_decay != 1 and layer_ids is None:
+        raise ValueError(
+            f"optim.layer_decay={optim.layer_decay} needs a model that numbers its layers, and "
+            f"{type(model).__name__} does not: set optim.layer_decay=1"
+        )
+    groups = parameter_groups(
+        model,
+        lr=lr,
+        weight_decay=optim.weight_decay,
+        decay_1d=optim.decay_1d,
+        no_decay=optim.no_decay,
+        layer_decay=optim.layer_decay,
+        layer_ids=layer_ids() if layer_ids is not None else None,
+    )
+    return build_optimizer(
+        groups,
+        name=optim.name,  # type: ignore[arg-type]
+        lr=lr,
+        betas=pair(optim.betas),
+        eps=optim.eps,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+    )
+
+
+def build_schedule(config: Train, loader: TrainBatches) -> WarmupCosine:
+    """Learning rate by step; every rate is scaled to the real global batch like `optim.lr`."""
+
+    def scaled(lr: float) -> float:
+        return scale_lr(lr, reference_batch=config.optim.reference_batch, global_batch=loader.items_per_step)
+
+    schedule = config.schedule
+    return WarmupCosine(
+        base_lr=scaled(config.optim.lr),
+        epochs=schedule.epochs,
+        warmup_epochs=schedule.warmup_epochs,
+        warmup_start_lr=scaled(schedule.warmup_start_lr),
+        end_lr=scaled(schedule.end_lr),
+        steps_per_epoch=loader.steps_per_epoch,
+        cosine_after_warmup=schedule.cosine_after_warmup,
+    )
+
+
+def trainer_options(config: Train, loader: TrainBatches, world: World) -> TrainerOptions:
+    """The loop's options, with epochs turned into steps."""
+    trainer = config.trainer
+    return TrainerOptions(
+        total_steps=max(1, round(config.schedule.epochs * loader.steps_per_epoch)),
+        max_steps=trainer.max_steps,
+        eval_every=trainer.eval_every,
+        checkpoint_every=trainer.checkpoint_every,
+        checkpoint_async=trainer.checkpoint_async,
+        keep_last=trainer.keep_last,
+        log_every=trainer.log_every,
+        max_failed=trainer.max_failed,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        seed=config.seed,
+        bf16=uses_bf16(trainer.precision, world.device),  # type: ignore[arg-type]
+        compile=trainer.compile,
+        stall_timeout_s=trainer.stall_timeout_s,
+        collective_timeout_s=trainer.collective_timeout_s,
+    )
+
+
+def pair(values: list[float]) -> tuple[float, float]:
+    """A list of two as a tuple."""
+    return values[0], values[1]

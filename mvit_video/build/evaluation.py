@@ -1,0 +1,97 @@
+"""An evaluation, from its options to the files of its results."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import mvit_video
+from mvit_video.build.common import build_model, build_source, build_task_builder, load_weights, process_group_of
+from mvit_video.config import Evaluate
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.checkpoints import is_folder_of_shards, load_checkpoint
+from mvit_video.engine.checkpoints.files import sha256_of
+from mvit_video.engine.evaluator import score
+from mvit_video.engine.precision import uses_bf16
+from mvit_video.models.weights.files import read_weights_file
+from mvit_video.runtime.env import describe_environment
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: Evaluate) -> dict[str, Any]:
+    """Evaluate a checkpoint as configured and write the results; returns them (on rank 0, else an empty dict)."""
+    with process_group_of(config) as world:
+        return _evaluate(config, world)
+
+
+def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
+    checkpoint = config.checkpoint or str(config.run_dir / "checkpoints" / "best.pt")
+    if not (Path(checkpoint).is_file() or is_folder_of_shards(Path(checkpoint))):
+        raise FileNotFoundError(f"no checkpoint at {checkpoint}: train {config.name} first, or give checkpoint=PATH")
+    builder = build_task_builder(config)
+    source = build_source(config.data, world)
+    trained = training_facts(Path(checkpoint))
+    split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
+    model = build_model(config).to(world.device)
+    load_weights(model, checkpoint, new_head=False, use_ema=config.use_ema)
+    evaluation = builder.evaluation(config, split, world, frame_order=config.frame_order)  # type: ignore[arg-type]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not world.is_main) as progress:
+        bar = progress.add_task(f"evaluating {config.split} ({config.frame_order})", total=evaluation.count(world))
+        scorer = score(
+            model,
+            evaluation,
+            task=builder.task(config, split),
+            world=world,
+            bf16=uses_bf16(config.trainer.precision, world.device),  # type: ignore[arg-type]
+            on_progress=lambda samples: progress.advance(bar, samples),
+        )
+    if scorer is None:
+        return {}
+    default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
+    about = {
+        "checkpoint": checkpoint,
+        "weights_sha256": sha256_of(Path(checkpoint)) if Path(checkpoint).is_file() else None,
+        "step": trained.get("step"),
+        "split": config.split,
+        "data": asdict(builder.record(split)),
+        **evaluation.about(),
+        "class_names": list(builder.class_names(split)),
+        "mvit_video": mvit_video.__version__,
+        "environment": describe_environment(),
+    }
+    folder = Path(config.output) if config.output else free_folder(config.run_dir / default, about)
+    results = scorer.write(folder, about)
+    logger.info("%s; written to %s", scorer.summary(results), folder)
+    return results
+
+
+# What of results.json may differ in the same folder: the rest is the protocol, whose results are not mixed.
+_NOT_PROTOCOL = ("environment", "mvit_video")
+
+
+def training_facts(checkpoint: Path) -> dict[str, Any]:
+    """Step and class names that a checkpoint of a training holds; empty for other weights."""
+    if is_folder_of_shards(checkpoint):
+        state = load_checkpoint(checkpoint)
+        return {"step": state["step"], "class_names": state.get("class_names") or None}
+    return dict(read_weights_file(checkpoint).training)
+
+
+def free_folder(folder: Path, about: Mapping[str, Any]) -> Path:
+    """`folder`, or the first of folder-2, folder-3 ... that holds no results of another protocol or other weights."""
+    number = 1
+    while True:
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        results = candidate / "results.json"
+        if not results.exists():
+            return candidate
+        held = json.loads(results.read_text(encoding="utf-8"))
+        if all(held.get(key) == value for key, value in about.items() if key not in _NOT_PROTOCOL):
+            return candidate
+        number += 1

@@ -1,0 +1,170 @@
+"""What a run is: options, classes, data and code. Kept in its directory and checkpoints, compared before it goes on.
+
+`run.json` and `config.yaml` are written when a run begins and never again. An attempt that goes on with something else
+(`resume=force`) leaves `run.N.json` and `config.N.yaml` beside them, and an event in the journal that lists what
+differs.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import mvit_video
+from mvit_video.config import Train
+from mvit_video.config.identity import differing_options
+from mvit_video.distributed.process_group import World, from_main
+from mvit_video.runtime import env
+from mvit_video.runtime.files import write_text
+from mvit_video.runtime.journal import append_event
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """One split.
+
+    Attributes:
+        source: file or folder that it was read from.
+        items: how many it has.
+        fingerprint: of names and labels.
+    """
+
+    source: str
+    items: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """What a run computes, besides its options.
+
+    Attributes:
+        class_names: in the order of the model's outputs.
+        items_per_step: videos of one optimizer step over all ranks.
+        data: the splits by name.
+        version: of mvit_video.
+        git_commit, git_dirty: of its checkout; None outside of one.
+    """
+
+    class_names: list[str]
+    items_per_step: int
+    data: dict[str, DataRecord]
+    version: str
+    git_commit: str | None
+    git_dirty: bool | None
+
+    @classmethod
+    def of(cls, *, class_names: Sequence[str], items_per_step: int, data: Mapping[str, DataRecord]) -> "RunIdentity":
+        """The identity of a run of this code."""
+        commit, dirty = env.git_state(Path(mvit_video.__file__).resolve())
+        return cls(
+            class_names=list(class_names),
+            items_per_step=items_per_step,
+            data=dict(data),
+            version=mvit_video.__version__,
+            git_commit=commit,
+            git_dirty=dirty,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON and checkpoints hold it."""
+        return {"format": _FORMAT, **asdict(self)}
+
+
+def begin_or_go_on(config: Train, identity: RunIdentity, world: World) -> None:
+    """Record a run that begins; refuse to go on with one that would compute something else from here. Rank 0 looks.
+
+    Raises:
+        ValueError: on every rank: what differs and the two ways out.
+    """
+    problem = from_main(_begin_or_go_on(config, identity) if world.is_main else None, world)
+    if problem:
+        raise ValueError(problem)
+
+
+def _begin_or_go_on(config: Train, identity: RunIdentity) -> str | None:
+    folder = config.run_dir
+    if not _has_begun(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, config, identity, number=1)
+        return None
+    differences = _differences(folder, config, identity)
+    if not differences:
+        return None
+    lines = "\n".join(f"  {name}: {before} -> {now}" for name, before, now in differences)
+    if config.resume != "force":
+        return (
+            f"{folder} holds a run that began otherwise, and going on would change what it computes:\n{lines}\n"
+            "Ways out: name=ANOTHER_NAME starts a run of its own; resume=force goes on with what is given now, and "
+            "the run's journal records it"
+        )
+    logger.warning("resume=force: %s goes on with\n%s", folder, lines)
+    number = 2
+    while (folder / f"run.{number}.json").exists():
+        number += 1
+    _write(folder, config, identity, number=number)
+    append_event(folder, "forced", differences="; ".join(f"{n}: {b} -> {a}" for n, b, a in differences), record=number)
+    return None
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is anything to go on from; without a checkpoint nothing was computed that could be mixed."""
+    return (folder / "config.yaml").exists() and any((folder / "checkpoints").glob("step_*"))
+
+
+def _differences(folder: Path, config: Train, identity: RunIdentity) -> list[tuple[str, str, str]]:
+    """What the run was last recorded with, and what it would go on with."""
+    records = sorted(folder.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
+    last = records[-1].name.split(".")[1] if records else None
+    options: Any = OmegaConf.to_container(OmegaConf.load(folder / (f"config.{last}.yaml" if last else "config.yaml")))
+    now: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    found = differing_options(config, options, now)
+    path = folder / (f"run.{last}.json" if last else RUN_FILE)
+    if path.exists():  # runs of version 0.1 have none
+        found += _identity_differences(json.loads(path.read_text(encoding="utf-8")), identity)
+    return found
+
+
+def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    if before["version"] != now.version:
+        found.append(("version of mvit_video", before["version"], now.version))
+    if before["items_per_step"] != now.items_per_step:
+        found.append(("videos per optimizer step", str(before["items_per_step"]), str(now.items_per_step)))
+    if before["class_names"] != now.class_names:
+        gone = [name for name in before["class_names"] if name not in now.class_names]
+        new = [name for name in now.class_names if name not in before["class_names"]]
+        found.append(
+            ("classes", f"without {gone}" if gone else "the same names", f"with {new}" if new else "reordered")
+        )
+    for split, record in before["data"].items():
+        mine = now.data.get(split)
+        if mine is None:
+            found.append((f"{split} split", f"{record['items']} videos", "none"))
+        elif mine.fingerprint != record["fingerprint"]:
+            was = f"{record['items']} videos of {record['source']} ({record['fingerprint']})"
+            found.append((f"{split} split", was, f"{mine.items} videos of {mine.source} ({mine.fingerprint})"))
+    commits = before["git_commit"], now.git_commit
+    if None not in commits and commits[0] != commits[1]:
+        logger.warning("the run began with commit %s of mvit_video and goes on with %s", *commits)
+    return found
+
+
+def _write(folder: Path, config: Train, identity: RunIdentity, *, number: int) -> None:
+    middle = "" if number == 1 else f".{number}"
+    files = {
+        f"config{middle}.yaml": OmegaConf.to_yaml(OmegaConf.structured(config)),
+        f"run{middle}.json": json.dumps(identity.plain(), indent=2, ensure_ascii=False) + "\n",
+        f"environment{middle}.json": json.dumps(env.describe_environment(), indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in files.items():
+        write_text(folder / name, text)

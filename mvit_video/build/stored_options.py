@@ -1,0 +1,163 @@
+"""The options that a run or a checkpoint holds, for the commands that come after training.
+
+An evaluation that took its options from the command line alone would measure another model than the one trained: other
+frames, another size, another order of classes. So it takes them from the run, and the command line changes single ones.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mvit_video.config.nearest import did_you_mean
+from mvit_video.config.summary import changes
+from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
+from mvit_video.models.weights.files import read_weights_file
+
+logger = logging.getLogger(__name__)
+
+# Options of a training that say where it ran and is kept, not what it is.
+_PLACES = ("launcher", "resume")
+# What a model's options repeat of the data's.
+_SHARED_WITH_DATA = ("num_classes", "num_frames", "crop_size")
+
+
+def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
+    """Replace the options by those of the run or checkpoint that `config` names; what the command line gives stays.
+
+    Args:
+        config: composed options of an evaluation; changed in place. Its `run`, `checkpoint`, `name` and `output_dir`
+            say where to look; `checkpoint` is set to the file of weights. Without any of them nothing is changed.
+        given: keys and groups on the command line, such as "data.num_frames" or "data/source".
+
+    Raises:
+        ValueError: there is no such run, or it has no checkpoint.
+    """
+    run_dir = _run_dir(config)
+    if run_dir is not None:
+        config.name, config.output_dir = run_dir.name, str(run_dir.parent)
+        if config.checkpoint is None:
+            config.checkpoint = str(best_checkpoint(run_dir))
+    if config.checkpoint is None:
+        return
+    stored = _options_of(Path(config.checkpoint), run_dir)
+    if stored is None:
+        logger.info("%s holds no options of a training: all of them are those of this command", config.checkpoint)
+        return
+    given = list(given)
+    keys = [key.replace("/", ".") for key in given if key.split(".")[0] in stored and key not in _PLACES]
+    composed: Any = OmegaConf.to_container(config, resolve=True)
+    with open_dict(config):
+        for key in (key for key in stored if key in config and key not in (*_PLACES, "name", "output_dir")):
+            _put(config, key, stored[key])
+        for key in keys:
+            OmegaConf.update(config, key, _select(composed, key), merge=False, force_add=True)
+        _follow_data(config, stored)
+    _say(config, stored, composed if "experiment" in given else None)
+
+
+def _say(config: DictConfig, stored: Mapping[str, Any], experiment: Mapping[str, Any] | None) -> None:
+    """What the command line changes in the run's options, and what of the experiment does not count."""
+    now: Any = OmegaConf.to_container(config, resolve=True)
+
+    def own(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in values.items() if k in stored and k not in (*_PLACES, "name", "output_dir")}
+
+    changed = changes(own(stored), own(now))
+    lines = "".join(f"\n  {key}: {before} -> {after}" for key, before, after in changed)
+    where = config.checkpoint
+    logger.info("options come from %s%s", where, f"; changed here:{lines}" if lines else "; nothing is changed here")
+    passed_over = [] if experiment is None else [key for key, _, _ in changes(own(now), own(experiment))]
+    if passed_over:
+        logger.info("the run has values of its own where the experiment has others: %s", ", ".join(passed_over))
+
+
+def _run_dir(config: DictConfig) -> Path | None:
+    """The directory of the run that is asked for; None for weights alone."""
+    if config.run is not None:
+        return find_run(config.run, output_dir=config.output_dir)
+    if config.checkpoint is not None:
+        path = Path(config.checkpoint)
+        if (path / "config.yaml").is_file():
+            config.checkpoint = None
+            return path
+        return None
+    if OmegaConf.is_missing(config, "name"):
+        raise ValueError("nothing to evaluate is given: give run=NAME_OR_PATH, or checkpoint=PATH of a file of weights")
+    folder = Path(config.output_dir) / config.name
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+def find_run(run: str, *, output_dir: str) -> Path:
+    """The directory of a run given by its name or path.
+
+    Raises:
+        ValueError: there is none; the text names the nearest.
+    """
+    for folder in (Path(run), Path(output_dir) / run):
+        if (folder / "config.yaml").is_file():
+            return folder
+    known = sorted(path.parent.name for path in Path(output_dir).glob("*/config.yaml"))
+    hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"There are no runs in {output_dir}"
+    raise ValueError(f"run={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run. {hint}")
+
+
+def best_checkpoint(run_dir: Path) -> Path:
+    """best.pt, or the newest checkpoint of a run that was never validated.
+
+    Raises:
+        ValueError: the run has no checkpoint.
+    """
+    best = run_dir / "checkpoints" / "best.pt"
+    if best.is_file():
+        return best
+    newest = latest_checkpoint(run_dir / "checkpoints")
+    if newest is None:
+        raise ValueError(f"{run_dir} has no checkpoint yet: train it first, or give checkpoint=PATH")
+    logger.info("%s was never validated: its newest checkpoint counts, %s", run_dir, newest.name)
+    return newest
+
+
+def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
+    """The options a checkpoint was trained with; None for a file of weights that holds none of ours."""
+    if is_folder_of_shards(checkpoint):
+        text: str | None = load_checkpoint(checkpoint)["config"]
+    elif not checkpoint.is_file():
+        raise ValueError(f"checkpoint={checkpoint}: there is no such file; give a file of weights, or run=NAME")
+    else:
+        held = read_weights_file(checkpoint).config
+        text = held.text if held is not None and held.kind == "mvit_video" else None
+    if text is None and run_dir is None:
+        return None
+    source = OmegaConf.load(run_dir / "config.yaml") if text is None and run_dir else OmegaConf.create(text)
+    options: Any = OmegaConf.to_container(source)
+    return options if isinstance(options, dict) else None
+
+
+def _put(config: DictConfig, key: str, value: Any) -> None:
+    """A group with a schema takes what it knows, and the rest is named; another group is taken as it is."""
+    node = config[key]
+    if not isinstance(node, DictConfig) or "_target_" in node or OmegaConf.get_type(node) is dict:
+        config[key] = value
+        return
+    unknown = [name for name in value if name not in node]
+    if unknown:
+        logger.warning("the run's options %s are unknown to this version and left out", [f"{key}.{n}" for n in unknown])
+    for name in (name for name in value if name in node):
+        OmegaConf.update(config, f"{key}.{name}", value[name], merge=False, force_add=True)
+
+
+def _follow_data(config: DictConfig, stored: Mapping[str, Any]) -> None:
+    """What the model repeats of the data's options changes with them."""
+    model, data = stored.get("model") or {}, stored.get("data") or {}
+    for name in _SHARED_WITH_DATA:
+        if name in model and name in config.model and model[name] == data.get(name):
+            config.model[name] = config.data[name]
+
+
+def _select(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values

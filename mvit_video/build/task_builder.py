@@ -1,0 +1,72 @@
+"""What a task builds of the options; one short file in this folder implements it for each task."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from mvit_video.build.run_identity import DataRecord
+from mvit_video.config import Preview, Train
+from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.preview import Section
+from mvit_video.engine.task import Evaluation, Task, TrainBatches
+from mvit_video.models import MViTConfig
+
+
+class TaskBuilder(Protocol):
+    """From options to the objects in which tasks differ. `conf/task/` names the implementation.
+
+    What `read_split` gives is handed back to the other methods and looked into by nobody else.
+    """
+
+    def read_split(
+        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
+    ) -> Any:
+        """The items of a split. Options that left the number of classes open take it from here.
+
+        Args:
+            config: the options.
+            source: the data source.
+            split: which one.
+            class_names: of the model; the split's labels are mapped to them by name. None: the split's own count.
+
+        Raises:
+            ValueError: the split has a class that is not among `class_names`, with both lists.
+        """
+        ...
+
+    def class_names(self, split: Any) -> Sequence[str]:
+        """The classes of a split, in the order of the model's outputs."""
+        ...
+
+    def record(self, split: Any) -> DataRecord:
+        """What a split is, for the record of the run."""
+        ...
+
+    def train_loader(self, config: Train, split: Any, world: World) -> TrainBatches:
+        """Endless training batches of this rank."""
+        ...
+
+    def task(self, config: Train, split: Any) -> Task:
+        """The task of the loop."""
+        ...
+
+    def validation(self, config: Train, split: Any, world: World) -> Evaluation:
+        """What a validation during training scores: quick, and the same each time."""
+        ...
+
+    def evaluation(self, config: Train, split: Any, world: World, *, frame_order: FrameOrder) -> Evaluation:
+        """What a test scores."""
+        ...
+
+    def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
+        """Shape of the model's input in one forward pass of one process."""
+        ...
+
+    def repeats(self, config: Train) -> int:
+        """Samples that a training step takes of each item."""
+        ...
+
+    def preview(self, config: Preview, source: Source) -> Sequence[Section]:
+        """What a preview shows."""
+        ...

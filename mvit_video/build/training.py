@@ -1,0 +1,119 @@
+"""A training run, from its options to its end."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from mvit_video.build.common import (
+    build_average,
+    build_model,
+    build_optimizer_for,
+    build_schedule,
+    build_sharding,
+    build_source,
+    build_task_builder,
+    load_weights,
+    plan_activations,
+    process_group_of,
+    trainer_options,
+)
+from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.config import Train
+from mvit_video.distributed.exclusive import exclusive_run
+from mvit_video.distributed.process_group import World, from_main
+from mvit_video.engine.evaluator import score
+from mvit_video.engine.precision import uses_bf16
+from mvit_video.engine.task import Evaluation, Task
+from mvit_video.engine.tracking import Tracker, console_formats
+from mvit_video.engine.trainer import Trainer, Validate
+from mvit_video.runtime import interruption
+from mvit_video.runtime.journal import append_event
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Train) -> dict[str, float]:
+    """Train as configured, resuming the run if it exists; the metrics of the last validation."""
+    interruption.install()
+    try:
+        with process_group_of(config) as world, exclusive_run(config.run_dir, world):
+            return _train(config, world)
+    finally:
+        interruption.uninstall()
+
+
+def _train(config: Train, world: World) -> dict[str, float]:
+    builder = build_task_builder(config)
+    source = build_source(config.data, world)
+    train_split = builder.read_split(config, source, "train")
+    val_split = None
+    if source.has("val"):
+        val_split = builder.read_split(config, source, "val", class_names=builder.class_names(train_split))
+    model = build_model(config).to(world.device)
+    if config.weights is not None:
+        rule: Any = config.image_to_video
+        load_weights(model, config.weights, new_head=True, image_to_video=rule)
+    loader = builder.train_loader(config, train_split, world)
+    task = builder.task(config, train_split)
+    options = trainer_options(config, loader, world)
+    plan_activations(config, builder, model, world)
+    average = build_average(config, model)
+    sharding = build_sharding(config, model, average, world)
+    data = {"train": builder.record(train_split)}
+    if val_split is not None:
+        data["val"] = builder.record(val_split)
+    identity = RunIdentity.of(class_names=task.class_names, items_per_step=loader.items_per_step, data=data)
+    begin_or_go_on(config, identity, world)
+    tracker = build_tracker(config, task, world, total_steps=options.last_step)
+    validate = None
+    if val_split is not None:
+        validate = build_validate(config, task, builder.validation(config, val_split, world), world)
+    trainer = Trainer(
+        model=model,
+        task=task,
+        optimizer=build_optimizer_for(model, config, loader),
+        lr_at=build_schedule(config, loader),
+        loader=loader,
+        validate=validate,
+        tracker=tracker,
+        world=world,
+        run_dir=config.run_dir,
+        config_text=OmegaConf.to_yaml(OmegaConf.structured(config)),
+        identity=identity.plain(),
+        options=options,
+        average=average,
+        sharding=sharding,
+    )
+    with tracker:
+        if world.is_main:
+            append_event(config.run_dir, "steps", total=options.last_step)
+        if trainer.resume() and trainer.step >= options.last_step and not trainer.unvalidated:
+            logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
+            return {}
+        return trainer.fit()
+
+
+def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:
+    """Where the numbers of the run go."""
+    return Tracker(
+        config.run_dir,
+        total_steps=total_steps,
+        enabled=world.is_main,
+        formats=console_formats({metric.name: metric.console for metric in task.metrics}, task.sample),
+        panels=task.panels,
+    )
+
+
+def build_validate(config: Train, task: Task, evaluation: Evaluation, world: World) -> Validate:
+    """Validation during training: the metrics, on every rank."""
+
+    def validate(model: nn.Module, on_progress: Callable[[int], None]) -> dict[str, float]:
+        bf16 = uses_bf16(config.trainer.precision, world.device)  # type: ignore[arg-type]
+        scorer = score(model, evaluation, task=task, world=world, bf16=bf16, on_progress=on_progress)
+        metrics = {} if scorer is None else scorer.metrics()
+        return from_main(metrics, world)
+
+    return validate

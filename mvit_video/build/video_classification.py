@@ -1,0 +1,82 @@
+"""From options to objects for the classification of videos."""
+
+from collections.abc import Sequence
+
+from mvit_video.build.clip_preview import preview_sections
+from mvit_video.build.clips import (
+    build_evaluation,
+    build_mixing,
+    build_normalization,
+    build_train_loader,
+    read_manifest,
+)
+from mvit_video.build.run_identity import DataRecord
+from mvit_video.config import Preview, Train
+from mvit_video.data.datasets.fingerprint import fingerprint
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.preview import Section
+from mvit_video.models import MViTConfig
+from mvit_video.tasks.classification import Classification, ViewEvaluation
+
+
+class VideoClassification:
+    """A `TaskBuilder`: see task_builder.py."""
+
+    def read_split(
+        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
+    ) -> Manifest:
+        """The videos of a split. Options that left the number of classes open take it from here."""
+        return read_manifest(config, source, split, class_names=class_names)
+
+    def class_names(self, split: Manifest) -> Sequence[str]:
+        """The names of the classes."""
+        return split.class_names
+
+    def record(self, split: Manifest) -> DataRecord:
+        """Where the videos were listed, how many they are, and the digest of their names and labels."""
+        return DataRecord(source=split.source, items=len(split), fingerprint=fingerprint(split))
+
+    def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
+        """Endless training batches of this rank."""
+        return build_train_loader(config, split, world)
+
+    def task(self, config: Train, split: Manifest) -> Classification:
+        """The task of the loop."""
+        return Classification(
+            class_names=split.class_names,
+            normalization=build_normalization(config.data),
+            mixing=build_mixing(config),
+        )
+
+    def validation(self, config: Train, split: Manifest, world: World) -> ViewEvaluation:
+        """Validation during training: the centre clip and crop of every video, the same each time."""
+        return build_evaluation(config, split, world, temporal_views=1, spatial_views=1)
+
+    def evaluation(self, config: Train, split: Manifest, world: World, *, frame_order: FrameOrder) -> ViewEvaluation:
+        """The views that a test counts."""
+        return build_evaluation(
+            config,
+            split,
+            world,
+            temporal_views=config.data.test_temporal_views,
+            spatial_views=config.data.test_spatial_views,
+            frame_order=frame_order,
+        )
+
+    def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
+        """Shape of the clips of one forward pass of one process."""
+        frames = () if model.is_image else (model.num_frames,)
+        clips = config.trainer.batch_size * self.repeats(config)
+        return clips, model.in_channels, *frames, model.crop_size, model.crop_size
+
+    def repeats(self, config: Train) -> int:
+        """Clips that a training step takes of each video."""
+        return config.augment.repeats
+
+    def preview(self, config: Preview, source: Source) -> Sequence[Section]:
+        """Training clips and test views."""
+        return preview_sections(config, source)
