@@ -38,7 +38,7 @@ from mvit_video.video.backends.decord_source import DecordSource
 from mvit_video.video.backends.pyav_source import PyAVSource
 from mvit_video.video.backends.torchcodec_source import TorchCodecSource
 from mvit_video.video.byte_source import Deadline, locate
-from mvit_video.video.index import FrameIndex, Orientation, VideoDecodeError, VideoInfo
+from mvit_video.video.index import FrameIndex, FrameTimes, Orientation, VideoDecodeError, VideoInfo
 from mvit_video.video.location import Media
 from mvit_video.video.pictures import Box, Canvas, RgbCanvas, YuvCanvas
 from mvit_video.video.yuv import YuvFrames
@@ -47,6 +47,7 @@ __all__ = [
     "BACKENDS",
     "MAX_PIXELS",
     "Backend",
+    "FrameTimes",
     "Layout",
     "VideoDecodeError",
     "VideoInfo",
@@ -129,6 +130,11 @@ class VideoReader:
     def damage(self) -> str:
         """Why only a first part of the file can be read; empty for a whole file and for other backends than "pyav"."""
         return self._source.damage
+
+    @property
+    def times(self) -> FrameTimes | None:
+        """When the frames are shown; None if the file has no such times (AVI), and for other backends than "pyav"."""
+        return self._source.times() if isinstance(self._source, PyAVSource) else None
 
     @property
     def frame_index(self) -> FrameIndex:

@@ -18,7 +18,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
-from mvit_video.video.reader import Backend, VideoDecodeError, VideoReader
+from mvit_video.video.reader import Backend, FrameTimes, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
 
 MAX_REPLACEMENTS = 20
@@ -117,11 +117,15 @@ class TrainDataset(Dataset[Sample]):
             f"{failures[-1][1]}. Check the folder of the videos",
         )
 
-    def _clip(self, epoch: int, index: int) -> Frames:
+    def frame_numbers(self, epoch: int, index: int, video: VideoReader) -> list[int]:
+        """The frames of `video`, number `index` of the set, that its clip of an epoch is made of."""
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
+        info = video.info
+        return self.sampler.train(info.num_frames, info.fps, rng, times=_times(video, self.sampler))
+
+    def _clip(self, epoch: int, index: int) -> Frames:
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
-            info = video.info
-            return self.decoding.read(video, self.sampler.train(total_frames=info.num_frames, fps=info.fps, rng=rng))
+            return self.decoding.read(video, self.frame_numbers(epoch, index, video))
 
     def _replacement(self, epoch: int, index: int, attempt: int) -> int:
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
@@ -235,14 +239,16 @@ class EvalDataset(Dataset[Sample]):
         view = EvalView(rows=(0,) * self.sampler.num_frames, scaled=(side, side), box=(0, 0, side, side))
         return ClipSource(torch.zeros(1, side, side, 3, dtype=torch.uint8), (view,) * self.num_views)
 
+    def frame_numbers(self, video: VideoReader) -> list[list[int]]:
+        """The frames of a video that the clip of each temporal view is made of."""
+        info, views, times = video.info, self.temporal_views, _times(video, self.sampler)
+        return [self.sampler.test(info.num_frames, info.fps, view, views, times=times) for view in range(views)]
+
     def _views(self, index: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
             info = video.info
-            wanted = [
-                self.sampler.test(total_frames=info.num_frames, fps=info.fps, view=view, num_views=self.temporal_views)
-                for view in range(self.temporal_views)
-            ]
+            wanted = self.frame_numbers(video)
             distinct = sorted({frame for clip in wanted for frame in clip})
             frames = self.decoding.read(video, distinct)
         row = {frame: place for place, frame in enumerate(distinct)}
@@ -269,3 +275,8 @@ class EvalDataset(Dataset[Sample]):
             rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
             return [frames[place] for place in rng.permutation(len(frames))]
         return frames
+
+
+def _times(video: VideoReader, sampler: ClipSampler) -> FrameTimes | None:
+    """The video's times where the sampler reckons with them: looking them up may cost a pass over the packets."""
+    return video.times if sampler.mode == "segments" else None
