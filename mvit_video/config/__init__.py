@@ -155,7 +155,7 @@ class Data:
     mean: list[float] = field(default_factory=lambda: [0.45, 0.45, 0.45])
     std: list[float] = field(default_factory=lambda: [0.225, 0.225, 0.225])
     channel_order: str = "rgb"  # bgr: mean and std were applied to B, G, R (published SSv2-L)
-    test_short_side: int = 256
+    test_short_side: int = 256  # antialiased for frames larger than augment.decode_short_side, else plain bilinear
     test_temporal_views: int = 1
     test_spatial_views: int = 1
     backend: str = "pyav"  # pyav (exact) | decord | torchcodec (docs/data.md says where these are not)
@@ -175,10 +175,13 @@ class Augment:
     ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333])
     jitter: list[int] = field(default_factory=lambda: [256, 320])
     inverse_uniform: bool = False
+    # Frames are first brought to this short side, smaller ones too, as the published Kinetics decoder does. Test views
+    # of larger frames are then resized with antialiasing, too. null: frames as decoded (SSv2 as published).
     decode_short_side: int | None = 256
     device: str = "worker"  # where clips and test views are made: worker (loader processes) | model (its device)
     flip: float = 0.5
     randaugment: str | None = None
+    channel_order: str = "rgb"  # bgr: RandAugment sees B, G, R (published SSv2)
     erase_prob: float = 0.0
     repeats: int = 1  # augmented copies of each decoded clip
     mixup_alpha: float = 0.0

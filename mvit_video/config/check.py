@@ -49,6 +49,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "data.test_spatial_views": (1, 3),
     "data.layout": ("rgb", "yuv420"),
     "augment.crop": ("resized", "jitter"),
+    "augment.channel_order": ("rgb", "bgr"),
     "augment.device": ("worker", "model"),
     "optim.name": ("adamw", "sgd"),
     "trainer.precision": ("auto", "fp32", "bf16"),

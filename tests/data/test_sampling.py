@@ -189,7 +189,7 @@ def test_segments_are_cut_from_pictures_extracted_at_the_target_rate() -> None:
 
 
 def test_segments_reckon_with_the_times_of_the_file() -> None:
-    """The same frames in WebM, at 0, 83, 167 and 250 ms, are extracted as 0 0 1 1 2 2 2 3 3 3, in training as in test."""
+    """The same frames in WebM, at 0, 83, 167 and 250 ms, are extracted as 0 0 1 1 2 2 2 3 3 3."""
     sampler = sampling.ClipSampler(num_frames=5, sampling_rate=1, mode="segments")
     times = FrameTimes(Fraction(1, 1000), np.array([0, 83, 167, 250]), np.full(4, 83))
     assert sampler.test(4, 12.0, 0, 1, times=times) == [0, 1, 2, 2, 3]

@@ -135,13 +135,13 @@ class TrainDataset(Dataset[Sample]):
         self, frames: Frames, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
     ) -> Sample:
         height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
-        # The frames are capped once; each view is drawn for what is left then.
-        capped = self.transform.capped_size(height, width)
+        # The frames are brought to the decoder's size once; each view is drawn for that.
+        decoded = self.transform.decoded_size(height, width)
         views: list[ViewDraw] = []
         seeds: list[int] = []
         for repeat in range(self.repeats):
             rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])
-            views.append(self.transform.draw(*capped, rng))
+            views.append(self.transform.draw(*decoded, rng))
             seeds.append(int(rng.integers(2**62)))
         clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
         return Sample(
@@ -168,6 +168,8 @@ class EvalDataset(Dataset[Sample]):
         temporal_views: clips per video.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
         short_side: pixels the short side is resized to before the crop.
+        decode_short_side: that of the training's transform: frames with a larger short side are resized with
+            antialiasing, as they are for training.
         crop_size: side of the square crop, pixels.
         frame_order: "reversed" or "shuffled" feed the same frames in another order, to see what a model makes of time.
         seed: key of the shuffles.
@@ -183,6 +185,7 @@ class EvalDataset(Dataset[Sample]):
         spatial_views: int,
         short_side: int,
         crop_size: int,
+        decode_short_side: int | None = None,
         frame_order: FrameOrder = "forward",
         seed: int = 0,
         decoding: Decoding = Decoding(),
@@ -193,6 +196,7 @@ class EvalDataset(Dataset[Sample]):
         self.spatial_views = spatial_views
         self.short_side = short_side
         self.crop_size = crop_size
+        self.decode_short_side = decode_short_side
         self.frame_order: FrameOrder = frame_order
         self.seed = seed
         self.decoding = decoding
@@ -264,6 +268,7 @@ class EvalDataset(Dataset[Sample]):
                     crop_size=self.crop_size,
                     spatial_view=spatial,
                     num_spatial=self.spatial_views,
+                    decode_short_side=self.decode_short_side,
                 )
             )
         return ClipSource(frames, tuple(views))
