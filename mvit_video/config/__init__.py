@@ -31,6 +31,7 @@ class MViT:
     rel_pos: str | None = None  # none | spatial | spatiotemporal
     pool_kernel: list[int] | None = None
     patch_kernel: list[int] | None = None
+    expand_in: str | None = None  # attention (v2) | mlp (v1, MaskFeat fine-tunes)
     head_pooling: str | None = None  # cls | norm_mean | mean_norm
     init: str | None = None  # pyslowfast | zero_bias | fan_in
     head_init_scale: float | None = None
