@@ -18,7 +18,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
-from mvit_video.video.reader import Backend, Layout, VideoDecodeError, VideoReader
+from mvit_video.video.reader import Backend, FrameTimes, Layout, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
 
 MAX_REPLACEMENTS = 20
@@ -117,11 +117,15 @@ class TrainDataset(Dataset[Sample]):
             f"{failures[-1][1]}. Check the folder of the videos",
         )
 
-    def _clip(self, epoch: int, index: int) -> Frames:
+    def frame_numbers(self, epoch: int, index: int, video: VideoReader) -> list[int]:
+        """The frames of `video`, number `index` of the set, that its clip of an epoch is made of."""
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
+        info = video.info
+        return self.sampler.train(info.num_frames, info.fps, rng, times=_times(video, self.sampler))
+
+    def _clip(self, epoch: int, index: int) -> Frames:
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
-            info = video.info
-            return self.decoding.read(video, self.sampler.train(total_frames=info.num_frames, fps=info.fps, rng=rng))
+            return self.decoding.read(video, self.frame_numbers(epoch, index, video))
 
     def _replacement(self, epoch: int, index: int, attempt: int) -> int:
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
@@ -131,13 +135,13 @@ class TrainDataset(Dataset[Sample]):
         self, frames: Frames, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
     ) -> Sample:
         height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
-        # The frames are capped once; each view is drawn for what is left then.
-        capped = self.transform.capped_size(height, width)
+        # The frames are brought to the decoder's size once; each view is drawn for that.
+        decoded = self.transform.decoded_size(height, width)
         views: list[ViewDraw] = []
         seeds: list[int] = []
         for repeat in range(self.repeats):
             rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])
-            views.append(self.transform.draw(*capped, rng))
+            views.append(self.transform.draw(*decoded, rng))
             seeds.append(int(rng.integers(2**62)))
         clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
         return Sample(
@@ -164,6 +168,8 @@ class EvalDataset(Dataset[Sample]):
         temporal_views: clips per video.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
         short_side: pixels the short side is resized to before the crop.
+        decode_short_side: that of the training's transform: frames with a larger short side are resized with
+            antialiasing, as they are for training.
         crop_size: side of the square crop, pixels.
         frame_order: "reversed" or "shuffled" feed the same frames in another order, to see what a model makes of time.
         seed: key of the shuffles.
@@ -179,6 +185,7 @@ class EvalDataset(Dataset[Sample]):
         spatial_views: int,
         short_side: int,
         crop_size: int,
+        decode_short_side: int | None = None,
         frame_order: FrameOrder = "forward",
         seed: int = 0,
         decoding: DecodeOptions = DecodeOptions(),
@@ -189,6 +196,7 @@ class EvalDataset(Dataset[Sample]):
         self.spatial_views = spatial_views
         self.short_side = short_side
         self.crop_size = crop_size
+        self.decode_short_side = decode_short_side
         self.frame_order: FrameOrder = frame_order
         self.seed = seed
         self.decoding = decoding
@@ -235,14 +243,16 @@ class EvalDataset(Dataset[Sample]):
         view = EvalView(rows=(0,) * self.sampler.num_frames, scaled=(side, side), box=(0, 0, side, side))
         return ClipSource(torch.zeros(1, side, side, 3, dtype=torch.uint8), (view,) * self.num_views)
 
+    def frame_numbers(self, video: VideoReader) -> list[list[int]]:
+        """The frames of a video that the clip of each temporal view is made of."""
+        info, views, times = video.info, self.temporal_views, _times(video, self.sampler)
+        return [self.sampler.test(info.num_frames, info.fps, view, views, times=times) for view in range(views)]
+
     def _views(self, index: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
             info = video.info
-            wanted = [
-                self.sampler.test(total_frames=info.num_frames, fps=info.fps, view=view, num_views=self.temporal_views)
-                for view in range(self.temporal_views)
-            ]
+            wanted = self.frame_numbers(video)
             distinct = sorted({frame for clip in wanted for frame in clip})
             frames = self.decoding.read(video, distinct)
         row = {frame: place for place, frame in enumerate(distinct)}
@@ -258,6 +268,7 @@ class EvalDataset(Dataset[Sample]):
                     crop_size=self.crop_size,
                     spatial_view=spatial,
                     num_spatial=self.spatial_views,
+                    decode_short_side=self.decode_short_side,
                 )
             )
         return ClipSource(frames, tuple(views))
@@ -269,3 +280,8 @@ class EvalDataset(Dataset[Sample]):
             rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
             return [frames[place] for place in rng.permutation(len(frames))]
         return frames
+
+
+def _times(video: VideoReader, sampler: ClipSampler) -> FrameTimes | None:
+    """The video's times where the sampler reckons with them: looking them up may cost a pass over the packets."""
+    return video.times if sampler.mode == "segments" else None
