@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from mvit_video.data.datasets.left_out import describe_left_out
 from mvit_video.preparation.progress import counted, hours, size_text
 from mvit_video.preparation.statistics import Facts
 
@@ -78,6 +79,9 @@ def attention(report: Facts) -> list[str]:
         empty = facts["classes"]["empty"]
         if empty:
             lines.append(f"without a video in {name}: {counted(len(empty), 'class')} ({_some(empty, 3)})")
+        if facts["left_out"]:
+            count = sum(map(len, facts["left_out"].values()))
+            lines.append(f"not used in {name}: {counted(count, 'file')} ({describe_left_out(facts['left_out'])})")
     if report["short"]["videos"]:
         lines.append(f"{report['short']['rule']}: {counted(report['short']['videos'], 'video')}")
     return [_printable(line) for line in lines]
@@ -113,6 +117,8 @@ def _split(name: str, facts: Facts) -> str:
     lines = [f"## Split {name}", "", f"Source: `{facts['source']}`", ""]
     verdicts = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["verdicts"].items()) if count)
     lines.append(f"{facts['listed']} listed, {facts['usable']} usable ({verdicts}).")
+    if facts["left_out"]:
+        lines.append(f"Not used: {describe_left_out(facts['left_out'])}.")
     if facts["listed_more_than_once"]:
         lines.append(f"{facts['listed_more_than_once']} entries repeat a file that is listed before.")
     lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]

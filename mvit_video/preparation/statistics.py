@@ -37,6 +37,7 @@ def split_facts(split: str, data: DataSet, records: Mapping[int, Record], usable
         "looked_at": len(entries),
         "usable": len(usable),
         "verdicts": dict(verdicts),
+        "left_out": {reason: list(names[:MOST_SHOWN]) for reason, names in manifest.left_out.items()},
         "listed_more_than_once": repeated,
         "classes": _class_facts(counts, manifest.class_names),
         "hours": sum(record.duration for record in kept) / 3600,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvit_video.data.datasets.manifest import Manifest, from_folder
+from mvit_video.data.datasets.class_folders import from_folder
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import IndexSource
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
@@ -40,6 +41,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "train" / "cat" / "empty.mp4").touch()
     truncate(write_video(root / "train" / "dog" / "cut.mp4", seed=30, frames=40, options={"g": "8"}), 0.6)
     damage(write_video(root / "train" / "dog" / "bad.mp4", seed=31, frames=24, options={"g": "24"}), at=0.5)
+    (root / "train" / "dog" / "notes.txt").touch()
+    (root / "train" / "dog" / "._0.mp4").touch()
     write_video(root / "val" / "cat" / "a.mp4", seed=40, frames=5)
     (root / "val" / "dog").mkdir()
     shutil.copy(root / "train" / "cat" / "2.mp4", root / "val" / "dog" / "same.mp4")
@@ -87,6 +90,7 @@ def test_index_and_report(videos):
     facts = report["splits"]["train"]
     assert facts["verdicts"] == {"ok": 8, "broken": 2, "partial": 1}
     assert (facts["listed"], facts["usable"]) == (11, 8)
+    assert facts["left_out"] == {"extension .txt": ["dog/notes.txt"], "hidden": ["dog/._0.mp4"]}
     assert facts["classes"]["counts"] == {"cat": 4, "dog": 4}
     assert facts["frames"] == {"min": 10, "5%": 10.35, "median": 16.5, "95%": 20, "max": 20}
     assert facts["fps_histogram"] == {"10": 4, "20": 4}
@@ -107,6 +111,7 @@ def test_index_and_report(videos):
     assert f"data/source=index data.source.train={out}/train.index data.source.val={out}/val.index" in text
     assert "| train | broken |" in text and "of 24 frames cannot be decoded" in text
     assert "in more than one split, byte for byte: 1 video" in text
+    assert "- not used in train: 2 files (extension .txt: 1 (dog/notes.txt); hidden: 1 (dog/._0.mp4))" in text
     assert "horter than a clip of 4 frames, one in 2 at 10 frames/s: 0.8 s: 1 video" in text
 
 

@@ -5,28 +5,29 @@ Folders are listed once each; asking the file system about every single video ta
 """
 
 import csv
-import difflib
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mvit_video.data.datasets.array_views import Column, IntColumn, TextColumn
-from mvit_video.data.datasets.listing import (
-    VIDEO_EXTENSIONS,
-    existing,
-    read_json,
-    read_text,
-    scan,
-    videos_below,
-    videos_by_stem,
+from mvit_video.data.datasets.class_names import (
+    checked_names,
+    class_index,
+    label_table,
+    numbered_names,
+    read_class_names,
 )
+from mvit_video.data.datasets.columns import FloatColumn, LabelSets
+from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
+from mvit_video.data.datasets.left_out import LeftOut
+from mvit_video.data.datasets.listing import existing, read_json, read_text, scan, videos_by_stem
+from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
 from mvit_video.video.location import Media, join_place
 
@@ -35,10 +36,8 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 Missing = Literal["error", "skip"]
 
-_KINETICS_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi")
-_SSV2_EXTENSIONS = (".webm", ".mp4")
+_SSV2_EXTENSIONS = (".webm", *VIDEO_EXTENSIONS)
 _KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _EMPTY_LIST = "{}: the list is empty; write one `path label` per line"
 _MAX_CLASSES = 100_000
 
@@ -53,8 +52,14 @@ class Manifest:
         class_names: name of each class.
         source: file or folder that the manifest was read from.
         missing: listed videos that were left out because their files are absent.
+        left_out: what the source holds and the manifest does not, by reason: files of unknown extensions and so on.
+        segments: the stretch of its file that each entry is; None where every entry is a whole file.
+        groups: what belongs together (takes of one scene, one recording day) and must not be split; None if unknown.
+        weights: how often each entry is drawn, relative to the others; None for all alike.
+        label_sets: all classes of each video of a multi-label set; `labels` then holds the first of each.
+        frame_rate: of videos that are folders of numbered pictures, frames per second; None where there are none.
 
-    ValueError for no videos, another number of labels than of videos, or a label out of range.
+    ValueError for no videos, another number of labels (or segments, ...) than of videos, or a label out of range.
     """
 
     paths: Sequence[str] = field(repr=False)
@@ -62,6 +67,12 @@ class Manifest:
     class_names: tuple[str, ...] = field(repr=False)
     source: str
     missing: tuple[str, ...] = field(default=(), repr=False)
+    left_out: LeftOut = field(default_factory=dict, repr=False)
+    segments: Segments | None = field(default=None, repr=False)
+    groups: Sequence[str] | None = field(default=None, repr=False)
+    weights: FloatColumn | None = field(default=None, repr=False)
+    label_sets: LabelSets | None = field(default=None, repr=False)
+    frame_rate: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, Column):
@@ -75,6 +86,12 @@ class Manifest:
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(bad):
             raise ValueError(f"{self.paths[bad[0]]}: {_range_message(self.labels[bad[0]], self.num_classes)}")
+        if self.groups is not None and not isinstance(self.groups, Column):
+            object.__setattr__(self, "groups", TextColumn(self.groups))
+        for name in ("segments", "groups", "weights", "label_sets"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.paths):
+                raise ValueError(f"{self.source}: {len(self.paths)} videos and {len(values)} {name}; give one for each")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,13 +109,62 @@ class Manifest:
         """Where the bytes of a video are."""
         return Media.of(self.paths[index])
 
+    def segment(self, index: int) -> Segment:
+        """The stretch of its file that an entry is."""
+        return WHOLE if self.segments is None else self.segments[index]
+
     def counts(self) -> tuple[int, ...]:
-        """Number of videos of each class."""
-        return tuple(np.bincount(np.asarray(self.labels), minlength=self.num_classes).tolist())
+        """Number of videos of each class; of a multi-label set, all labels of a video count."""
+        labels = np.asarray(self.labels) if self.label_sets is None else self.label_sets.values
+        return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
+
+    def empty_classes(self) -> tuple[str, ...]:
+        """Names of the classes that have no video."""
+        return tuple(name for name, count in zip(self.class_names, self.counts()) if not count)
+
+    def with_classes(self, names: Sequence[str]) -> "Manifest":
+        """The same videos, their labels mapped by name to another list of classes: a model's, or the training's.
+
+        Raises:
+            ValueError: a class that some video has is not among `names`; the text has both lists and the nearest names.
+        """
+        if tuple(names) == self.class_names:
+            return self
+        used = np.asarray(self.labels) if self.label_sets is None else self.label_sets.values
+        table = label_table(used, self.class_names, names, source=self.source)
+        sets = None if self.label_sets is None else self.label_sets.mapped(table)
+        first = table[np.asarray(self.labels, np.int64)] if sets is None else [labels[0] for labels in sets]
+        return replace(self, labels=IntColumn(first), class_names=tuple(names), label_sets=sets)
+
+    def subset(self, rows: npt.NDArray[np.integer], *, source: str | None = None) -> "Manifest":
+        """Some of the entries, in the given order, with the same classes.
+
+        Args:
+            rows: places in this manifest.
+            source: what to call the result to people; by default as this one.
+        """
+        return replace(self, **self._chosen(rows), source=source or self.source)
+
+    def _chosen(self, rows: npt.NDArray[np.integer]) -> dict[str, Any]:
+        """The columns of some rows."""
+
+        def some(column: Sequence[Any] | None) -> list[Any] | None:
+            return None if column is None else [column[row] for row in rows.tolist()]
+
+        segments, weights, sets = some(self.segments), some(self.weights), some(self.label_sets)
+        return {
+            "paths": some(self.paths),
+            "labels": some(self.labels),
+            "segments": None if segments is None else Segments(segments),
+            "groups": some(self.groups),
+            "weights": None if weights is None else FloatColumn(weights),
+            "label_sets": None if sets is None else LabelSets(sets),
+        }
 
     def num_duplicates(self) -> int:
-        """Number of entries whose file an earlier entry has."""
-        return len(self.paths) - len(set(self.paths))
+        """Number of entries whose file, or segment of it, an earlier entry has."""
+        entries = set(self.paths) if self.segments is None else set(zip(self.paths, self.segments))
+        return len(self.paths) - len(entries)
 
 
 def from_list(
@@ -127,6 +193,19 @@ def from_list(
     source = os.fspath(path)
     names = _Classes(class_names_file, num_classes)
     return _from_rows(_parse_list(source, separator), names, source=source, root=root, missing=missing)
+
+
+def list_class_names(
+    path: PathLike,
+    *,
+    separator: str = " ",
+    class_names_file: PathLike | None = None,
+    num_classes: int | None = None,
+) -> tuple[str, ...]:
+    """The classes that `from_list` gives a list, without looking for its videos."""
+    source = os.fspath(path)
+    classes = _Classes(class_names_file, num_classes)
+    return classes.names(source, max(label for _, _, label in _parse_list(source, separator)))
 
 
 def from_labeled_video_paths(
@@ -168,7 +247,7 @@ def from_kinetics_csv(
 ) -> Manifest:
     """Read a Kinetics annotation CSV with the columns label, youtube_id, time_start and time_end, in any order.
 
-    A video is `<id>_<start:06d>_<end:06d>.<ext>` or `<id>.<ext>` (mp4, mkv, webm, avi), in `root` itself or in a folder
+    A video is `<id>_<start:06d>_<end:06d>.<ext>` or `<id>.<ext>`, in `root` itself or in a folder
     of it named after the label, with spaces or underscores.
 
     Args:
@@ -185,14 +264,14 @@ def from_kinetics_csv(
     if class_names is not None and class_names_file is not None:
         raise ValueError("class_names and class_names_file are both given; give one of them")
     if class_names_file is not None:
-        names = _read_class_names(class_names_file)
+        names = read_class_names(class_names_file)
     else:
-        names = _checked_names(used if class_names is None else class_names, "class_names")
+        names = checked_names(used if class_names is None else class_names, "class_names")
     indices = {name: index for index, name in enumerate(names)}
     folders = _kinetics_folders(os.fspath(root), used)
     listed, found, labels = [], [], []
     for number, label, youtube_id, stem in rows:
-        labels.append(_class_index(indices, label, place=f"{source}:{number}"))
+        labels.append(class_index(indices, label, place=f"{source}:{number}"))
         places = (folders.get(_fold(label), {}), folders[""])
         found.append(next((files[name] for name in (stem, youtube_id) for files in places if name in files), None))
         listed.append(os.path.join(root, stem))
@@ -225,7 +304,7 @@ def from_ssv2_json(
     entries = read_json(source, "annotation")
     if not isinstance(entries, list):
         raise ValueError(f"{source}: a JSON list of entries is expected; the file may be labels_file, swapped with it")
-    names = _read_class_names(labels_file)
+    names = read_class_names(labels_file)
     indices = {name: index for index, name in enumerate(names)}
     files = videos_by_stem(scan(os.fspath(root)), _SSV2_EXTENSIONS)
     listed, found, labels = [], [], []
@@ -237,50 +316,10 @@ def from_ssv2_json(
             )
         video = str(entry["id"])
         label = entry["template"].replace("[", "").replace("]", "")
-        labels.append(_class_index(indices, label, place=f"{source}: entry {number} (id {video})"))
+        labels.append(class_index(indices, label, place=f"{source}: entry {number} (id {video})"))
         listed.append(os.path.join(root, video + _SSV2_EXTENSIONS[0]))
         found.append(files.get(video))
     return _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
-
-
-def from_folder(root: PathLike, *, class_names: Sequence[str] | None = None) -> Manifest:
-    """Read a folder that holds one folder of videos per class, in the sorted order of names and paths.
-
-    Videos are known by their extension (VIDEO_EXTENSIONS, in any case) and may lie in sub-folders of the class folder;
-    hidden files and folders are passed over.
-
-    Args:
-        root: the folder.
-        class_names: names of the classes in the order of their indices, `class_names` of the training manifest for the
-            other splits. By default the sorted names of the class folders.
-    """
-    source = os.fspath(root)
-    folders = folder_class_names(source)
-    names = _checked_names(folders if class_names is None else class_names, "class_names")
-    indices = {name: index for index, name in enumerate(names)}
-    paths: list[str] = []
-    labels: list[int] = []
-    for name in folders:
-        folder = os.path.join(source, name)
-        index = _class_index(indices, name, place=folder)
-        videos = videos_below(folder)
-        if not videos:
-            known = ", ".join(VIDEO_EXTENSIONS)
-            raise ValueError(f"{folder}: no video in the class folder ({known}); add videos or remove the folder")
-        paths += videos
-        labels += [index] * len(videos)
-    return Manifest(tuple(paths), tuple(labels), names, source)
-
-
-def folder_class_names(root: PathLike) -> tuple[str, ...]:
-    """The classes of a folder of class folders, sorted: those `from_folder` takes when it is given none."""
-    source = os.fspath(root)
-    folders = sorted(entry.name for entry in scan(source) if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{source}: no class folders in it; lay the videos out as {source}/<class>/<video>.mp4")
-    if {name.lower() for name in folders} <= _SPLIT_NAMES:
-        raise ValueError(f"{source}: its folders ({', '.join(folders)}) are splits, not classes; pass one of them")
-    return tuple(folders)
 
 
 def _parse_list(source: str, separator: str) -> list[tuple[int, str, int]]:
@@ -341,13 +380,13 @@ class _Classes(NamedTuple):
 
     def names(self, source: str, largest_label: int) -> tuple[str, ...]:
         """The class names: of the file, else numbers. ValueError where they are too few for the labels."""
-        names = None if self.file is None else _read_class_names(self.file)
+        names = None if self.file is None else read_class_names(self.file)
         number = self.number if self.number is not None else len(names or ()) or largest_label + 1
         if not 1 <= number <= _MAX_CLASSES:
             raise ValueError(f"{source}: {number} classes, not 1 to {_MAX_CLASSES}; check num_classes or the labels")
         if names is not None and number != len(names):
             raise ValueError(f"num_classes={number}, but {self.file} names {len(names)} classes; leave one of them out")
-        return names or tuple(f"class {index}" for index in range(number))
+        return names or numbered_names(number)
 
 
 def _range_message(label: int, num_classes: int) -> str:
@@ -394,56 +433,12 @@ def _kinetics_folders(root: str, labels: Iterable[str]) -> dict[str, dict[str, s
     """Videos by name without extension: of `root` itself under "", of each label's folder under the folded label."""
     wanted = {_fold(label) for label in labels}
     entries = scan(root)
-    folders = {"": videos_by_stem(entries, _KINETICS_EXTENSIONS)}
+    folders = {"": videos_by_stem(entries, VIDEO_EXTENSIONS)}
     for entry in sorted(entries, key=lambda item: item.name):
         if _fold(entry.name) in wanted and entry.is_dir():
-            videos = videos_by_stem(scan(entry.path), _KINETICS_EXTENSIONS)
+            videos = videos_by_stem(scan(entry.path), VIDEO_EXTENSIONS)
             folders.setdefault(_fold(entry.name), {}).update(videos)
     return folders
-
-
-def _read_class_names(path: PathLike) -> tuple[str, ...]:
-    """Names in the order of their indices, from one name per line or a JSON object from name to index."""
-    source = os.fspath(path)
-    if not source.lower().endswith(".json"):
-        lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
-        return _checked_names([line for line in lines if line], source)
-    content = read_json(source, "file of class names")
-    if not isinstance(content, dict):
-        raise ValueError(f"{source}: a JSON object from class name to index is expected; or write one name per line")
-    names: dict[int, str] = {}
-    for name, value in content.items():
-        if not re.fullmatch(r"\d+", str(value)):
-            raise ValueError(f"{source}: class {name!r} has the index {value!r}; give it a whole number of 0 or more")
-        if int(value) in names:
-            raise ValueError(
-                f"{source}: classes {names[int(value)]!r} and {name!r} share the index {value}; change one"
-            )
-        # PySlowFast's Kinetics file carries quotation marks inside the names.
-        names[int(value)] = name.replace('"', "").strip()
-    gap = next((index for index in range(len(names)) if index not in names), None)
-    if gap is not None:
-        raise ValueError(f"{source}: no class has the index {gap}; number the {len(names)} classes from 0 without gaps")
-    return _checked_names([names[index] for index in range(len(names))], source)
-
-
-def _checked_names(names: Sequence[str], source: str) -> tuple[str, ...]:
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice or not names:
-        reason = f"class name {twice[0]!r} occurs more than once" if twice else "no class names"
-        raise ValueError(f"{source}: {reason}; give at least one name, and each once")
-    return tuple(names)
-
-
-def _class_index(indices: Mapping[str, int], name: str, *, place: str) -> int:
-    if name in indices:
-        return indices[name]
-    near = difflib.get_close_matches(name, indices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(
-        f"{place}: unknown class {name!r}{hint}, not among the {len(indices)} known classes; correct the name, or add "
-        "it to the training split or the file of class names"
-    )
 
 
 def _assemble(

@@ -5,6 +5,7 @@ that cannot be read is replaced by another of the same set, chosen by the same k
 read is returned as failed, to be counted.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
 from mvit_video.video.reader import Backend, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
+
+logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS = 20
 # What a random draw is for, the last part of its key: draws for different things never share a stream.
@@ -161,7 +164,7 @@ class EvalDataset(Dataset[Sample]):
     Args:
         manifest: videos and labels.
         sampler: how the clip of a temporal view is taken.
-        temporal_views: clips per video.
+        temporal_views: clips per video; 1 is taken, with a warning, where the sampler's views are all the same clip.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
         short_side: pixels the short side is resized to before the crop.
         crop_size: side of the square crop, pixels.
@@ -185,7 +188,7 @@ class EvalDataset(Dataset[Sample]):
     ) -> None:
         self.manifest = manifest
         self.sampler = sampler
-        self.temporal_views = temporal_views
+        self.temporal_views = _distinct_views(temporal_views, sampler)
         self.spatial_views = spatial_views
         self.short_side = short_side
         self.crop_size = crop_size
@@ -269,3 +272,16 @@ class EvalDataset(Dataset[Sample]):
             rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
             return [frames[place] for place in rng.permutation(len(frames))]
         return frames
+
+
+def _distinct_views(temporal_views: int, sampler: ClipSampler) -> int:
+    """As many temporal views as differ."""
+    if sampler.mode == "segments" and temporal_views > 1:
+        logger.warning(
+            "temporal_views=%d with sampling by segments would be the same frames %d times: one view is taken "
+            "(data.test_temporal_views=1 says so, data.sampling=span makes views that differ)",
+            temporal_views,
+            temporal_views,
+        )
+        return 1
+    return temporal_views

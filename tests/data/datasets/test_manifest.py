@@ -12,7 +12,6 @@ import pytest
 
 from mvit_video.data.datasets.manifest import (
     Manifest,
-    from_folder,
     from_kinetics_csv,
     from_labeled_video_paths,
     from_list,
@@ -450,62 +449,3 @@ def test_ssv2_refuses_broken_json(tmp_path: Path) -> None:
         from_ssv2_json(broken, root=tmp_path, labels_file=labels_file)
     with pytest.raises(ValueError, match=r"none\.json: the file of class names does not exist"):
         from_ssv2_json(write(broken, "[]"), root=tmp_path, labels_file=tmp_path / "none.json")
-
-
-def test_folder_per_class(tmp_path: Path) -> None:
-    touch(
-        tmp_path,
-        "zumba/b.MP4",
-        "zumba/a.mkv",
-        "zumba/notes.txt",
-        "zumba/.hidden.mp4",
-        "archery/day 2/c.webm",
-        "archery/d.MoV",
-        ".cache/e.mp4",
-        "readme.md",
-    )
-    manifest = from_folder(tmp_path)
-    assert names_of(manifest, tmp_path) == ["archery/d.MoV", "archery/day 2/c.webm", "zumba/a.mkv", "zumba/b.MP4"]
-    assert manifest.labels == (0, 0, 1, 1)
-    assert manifest.class_names == ("archery", "zumba")
-    assert manifest.source == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "extension", ["mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "WMV"]
-)
-def test_folder_takes_video_extensions(tmp_path: Path, extension: str) -> None:
-    touch(tmp_path, f"x/a.{extension}")
-    assert names_of(from_folder(tmp_path), tmp_path) == [f"x/a.{extension}"]
-
-
-def test_folder_of_validation_uses_the_classes_of_training(tmp_path: Path) -> None:
-    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.mp4", "val/c/2.mp4", "val/a/2.mp4")
-    train = from_folder(tmp_path / "train")
-    val = from_folder(tmp_path / "val", class_names=train.class_names)
-    assert val.labels == (0, 2)
-    assert val.class_names == ("a", "b", "c")
-    touch(tmp_path, "val/d/2.mp4")
-    with pytest.raises(ValueError, match=r"val/d: unknown class 'd', not among the 3 known classes; .*training split"):
-        from_folder(tmp_path / "val", class_names=train.class_names)
-
-
-def test_folder_follows_links_to_class_folders(tmp_path: Path) -> None:
-    touch(tmp_path, "elsewhere/1.mp4")
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert names_of(from_folder(tmp_path / "root"), tmp_path) == ["root/a/1.mp4"]
-
-
-def test_folder_refuses_bad_layouts(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none: the folder of videos does not exist"):
-        from_folder(tmp_path / "none")
-    touch(tmp_path, "flat/a.mp4")
-    with pytest.raises(ValueError, match=r"flat: no class folders in it; lay the videos out as .*<class>/<video>\.mp4"):
-        from_folder(tmp_path / "flat")
-    touch(tmp_path, "empty/a/1.mp4", "empty/b/notes.txt")
-    with pytest.raises(ValueError, match=r"empty/b: no video in the class folder \(\.mp4, .*\); add videos or remove"):
-        from_folder(tmp_path / "empty")
-    touch(tmp_path, "splits/train/a/1.mp4", "splits/val/a/1.mp4")
-    with pytest.raises(ValueError, match=r"its folders \(train, val\) are splits, not classes; pass one of them"):
-        from_folder(tmp_path / "splits")

@@ -1,0 +1,147 @@
+"""Folders that hold one folder of videos per class.
+
+Files that are not used (unknown extensions, hidden ones such as the twins `._NAME.mp4` that macOS leaves, files beside
+the class folders, empty class folders) are counted and named in the manifest's `left_out`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mvit_video.data.datasets.class_names import checked_names, unknown_classes
+from mvit_video.data.datasets.extensions import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
+from mvit_video.data.datasets.left_out import (
+    BESIDE,
+    EMPTY_FOLDER,
+    HIDDEN,
+    LeftOut,
+    LeftOutFiles,
+    describe_left_out,
+    extension_reason,
+)
+from mvit_video.data.datasets.listing import scan
+from mvit_video.data.datasets.manifest import Manifest, PathLike
+
+_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A folder of class folders, read once.
+
+    Attributes:
+        root: the folder.
+        videos: paths of each class's videos, by the class's name, both sorted; no class is empty.
+        left_out: files that are not used, by reason, relative to the root.
+    """
+
+    root: str
+    videos: Mapping[str, tuple[str, ...]]
+    left_out: LeftOut
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, sorted."""
+        return tuple(self.videos)
+
+
+def read_class_folders(root: PathLike) -> ClassFolders:
+    """List a folder of class folders.
+
+    Videos are known by their extension (VIDEO_EXTENSIONS, in any case) and may lie in sub-folders of the class folder.
+
+    Raises:
+        ValueError: no class folders, splits in the place of classes, or a class folder whose files are all no videos.
+    """
+    source = os.fspath(root)
+    left_out = LeftOutFiles()
+    folders = []
+    for entry in scan(source):
+        if entry.name.startswith("."):
+            left_out.add(HIDDEN, entry.name)
+        elif entry.is_dir():
+            folders.append(entry.name)
+        else:
+            left_out.add(BESIDE, entry.name)
+    _check_folders(source, sorted(folders))
+    videos: dict[str, tuple[str, ...]] = {}
+    for name in sorted(folders):
+        before = LeftOutFiles()
+        found = _videos_below(os.path.join(source, name), source, before)
+        rest = before.frozen()
+        if found:
+            videos[name] = tuple(found)
+        elif any(reason != HIDDEN for reason in rest):
+            raise ValueError(_no_video(os.path.join(source, name), rest))
+        else:
+            left_out.add(EMPTY_FOLDER, name)
+        for reason, names in rest.items():
+            for path in names:
+                left_out.add(reason, path)
+    if not videos:
+        raise ValueError(f"{source}: all of its class folders are empty; put the videos of each class into its folder")
+    return ClassFolders(source, videos, left_out.frozen())
+
+
+def from_folder(root: PathLike, *, class_names: Sequence[str] | None = None) -> Manifest:
+    """Read a folder that holds one folder of videos per class, in the sorted order of names and paths.
+
+    Args:
+        root: the folder, see `read_class_folders`.
+        class_names: names of the classes in the order of their indices, `class_names` of the training manifest for the
+            other splits. By default the sorted names of the class folders that hold a video.
+
+    Raises:
+        ValueError: see `read_class_folders`; or a folder that is none of `class_names`.
+    """
+    return manifest_of(read_class_folders(root), class_names=class_names)
+
+
+def manifest_of(folders: ClassFolders, *, class_names: Sequence[str] | None = None) -> Manifest:
+    """The manifest of folders that were read; the argument is that of `from_folder`."""
+    names = checked_names(folders.names if class_names is None else class_names, "class_names")
+    indices = {name: index for index, name in enumerate(names)}
+    unknown = [name for name in folders.names if name not in indices]
+    if unknown:
+        raise ValueError(unknown_classes(folders.root, unknown, folders.names, names))
+    paths = [path for videos in folders.videos.values() for path in videos]
+    labels = [indices[name] for name, videos in folders.videos.items() for _ in videos]
+    return Manifest(paths, labels, names, folders.root, left_out=folders.left_out)
+
+
+def folder_class_names(root: PathLike) -> tuple[str, ...]:
+    """The classes of a folder of class folders, sorted: those `from_folder` takes when it is given none."""
+    return read_class_folders(root).names
+
+
+def _check_folders(source: str, folders: Sequence[str]) -> None:
+    if not folders:
+        raise ValueError(f"{source}: no class folders in it; lay the videos out as {source}/<class>/<video>.mp4")
+    if {name.lower() for name in folders} <= _SPLIT_NAMES:
+        raise ValueError(f"{source}: its folders ({', '.join(folders)}) are splits, not classes; pass one of them")
+
+
+def _videos_below(folder: str, root: str, left_out: LeftOutFiles) -> list[str]:
+    """Paths of the videos of a folder and its sub-folders, sorted; links to folders are not followed."""
+    paths: list[str] = []
+    for entry in scan(folder):
+        if entry.name.startswith("."):
+            left_out.add(HIDDEN, os.path.relpath(entry.path, root))
+        elif entry.is_dir(follow_symlinks=False):
+            paths += _videos_below(entry.path, root, left_out)
+        elif entry.name.lower().endswith(VIDEO_EXTENSIONS):
+            paths.append(entry.path)
+        else:
+            left_out.add(extension_reason(entry.name), os.path.relpath(entry.path, root))
+    return sorted(paths)
+
+
+def _no_video(folder: str, rest: LeftOut) -> str:
+    known = ", ".join(VIDEO_EXTENSIONS[:6])
+    pictures = any(reason.removeprefix("extension ") in PICTURE_EXTENSIONS for reason in rest)
+    frames = "; where they are the frames of videos, give data.source.frame_rate" if pictures else ""
+    return (
+        f"{folder}: no video in the class folder (found {describe_left_out(rest)}); videos are known by their "
+        f"extension ({known} and {len(VIDEO_EXTENSIONS) - 6} more): add videos, rename them, or remove the folder"
+        f"{frames}"
+    )
