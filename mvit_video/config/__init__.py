@@ -16,6 +16,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, SI
 
+from mvit_video.config.table_sources import SOURCES
+
 
 @dataclass
 class MViT:
@@ -471,5 +473,6 @@ def register() -> None:
         ("data/source", "labeled_video_paths", LabeledVideoPathsSource),
         ("data/source", "index", IndexSource),
         ("data/source", "motion", MotionSource),
+        *(("data/source", name, node) for name, node in SOURCES.items()),
     ):
         store.store(group=group, name=name, node=node)

@@ -106,7 +106,7 @@ def _leave_out_sources(config: DictConfig) -> None:
 def _missing_splits(config: DictConfig) -> set[str]:
     """Locations of the splits this command reads that have no value: all of them optional to the schema."""
     source = config.data.source
-    if not isinstance(source, DictConfig):
+    if not isinstance(source, DictConfig) or source.get("table") is not None:  # a table may hold every split
         return set()
     splits = ["val" if split == "test" and source.get("test") is None else split for split in _splits_read(config)]
     keys = {key for split in splits for key in (split, f"{split}_root")}

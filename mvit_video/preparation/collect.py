@@ -62,7 +62,12 @@ def collect(manifests: Mapping[str, Manifest], *, limit: int | None = None) -> D
     Args:
         manifests: by the splits' names.
         limit: take so many entries of each split, spread evenly over it; None for all.
+
+    Raises:
+        ValueError: a manifest holds what an index cannot: segments, several labels a video, folders of pictures.
     """
+    for split, manifest in manifests.items():
+        _check_kind(split, manifest)
     places: dict[tuple[str, int], int] = {}
     medias: list[Media] = []
     entries: dict[str, tuple[Entry, ...]] = {}
@@ -79,6 +84,21 @@ def collect(manifests: Mapping[str, Manifest], *, limit: int | None = None) -> D
             listed.append(Entry(places[key], manifest.labels[index]))
         entries[split] = tuple(listed)
     return DataSet(tuple(look_up(medias)), entries, dict(manifests))
+
+
+def _check_kind(split: str, manifest: Manifest) -> None:
+    """Refuse what would be lost in the index."""
+    kinds = {
+        "segments of videos": manifest.segments,
+        "several labels a video": manifest.label_sets,
+        "folders of pictures": manifest.frame_rate,
+    }
+    for kind, values in kinds.items():
+        if values is not None:
+            raise ValueError(
+                f"split {split}: {manifest.source} has {kind}, which an index cannot hold; train from it as it is, "
+                "without preparing it"
+            )
 
 
 def chosen(count: int, limit: int | None) -> Sequence[int]:

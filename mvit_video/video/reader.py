@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, overload
 
+import numpy as np
 import torch
 
 from mvit_video.video.backends.decord_source import DecordSource
@@ -60,6 +61,7 @@ Backend = Literal["pyav", "decord", "torchcodec"]
 Layout = Literal["rgb", "yuv420"]
 BACKENDS: tuple[Backend, ...] = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 4320  # 8K cinema; a hostile header must not cost a worker its memory
+_TIME_ROUNDING = 0.5e-6  # s
 Path = str | os.PathLike[str]
 
 
@@ -136,6 +138,29 @@ class VideoReader:
         if not isinstance(self._source, PyAVSource):
             raise ValueError("frame_index: only the backend 'pyav' makes one")
         return self._source.index
+
+    def frames_between(self, start_s: float, end_s: float) -> range:
+        """The frames that are shown at or after `start_s` and before `end_s`, by their own times.
+
+        Args:
+            start_s: seconds from the first frame of the video.
+            end_s: likewise; beyond the end, or inf, for all frames from `start_s` on.
+
+        Raises:
+            VideoDecodeError: there is no such frame.
+            ValueError: a backend that knows no times of frames ("decord", "torchcodec").
+        """
+        if not isinstance(self._source, PyAVSource):
+            raise ValueError("segments of videos are read by the backend 'pyav' alone; set data.backend=pyav")
+        times = self._source.frame_times()
+        # Times are products of floats; half a microsecond is less than any two frames are apart.
+        first, last = np.searchsorted(times, np.array([start_s, end_s]) - _TIME_ROUNDING).tolist()
+        if first >= last:
+            where = f"has no frame from {start_s:g} s to {end_s:g} s"
+            if first >= len(times):
+                raise VideoDecodeError(self._source.name, f"{where}: its last frame is shown at {times[-1]:.6g} s")
+            raise VideoDecodeError(self._source.name, f"{where}: the next one is shown at {times[first]:.6g} s")
+        return range(first, last)
 
     def read(
         self,

@@ -50,8 +50,12 @@ def videos_by_stem(entries: Iterable[os.DirEntry[str]], extensions: Sequence[str
     return {stem: path for stem, (_, path) in found.items()}
 
 
-def existing(paths: Sequence[str]) -> list[str | None]:
-    """Each path, or None if there is no such file; lists each parent folder once. URLs are taken at their word."""
+def existing(paths: Sequence[str], *, folders: bool = False) -> list[str | None]:
+    """Each path, or None if there is no such file; lists each parent folder once. URLs are taken at their word.
+
+    Args:
+        folders: take folders for files, too (of pictures, that are videos).
+    """
     names_in: dict[str, set[str]] = {}
     found: list[str | None] = []
     for path in paths:
@@ -61,6 +65,6 @@ def existing(paths: Sequence[str]) -> list[str | None]:
         folder, name = os.path.split(path)
         if folder not in names_in:
             entries = scan(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
-            names_in[folder] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
+            names_in[folder] = {entry.name for entry in entries if folders or not entry.is_dir(follow_symlinks=False)}
         found.append(path if name in names_in[folder] else None)
     return found

@@ -26,6 +26,7 @@ from mvit_video.data.datasets.class_names import (
 from mvit_video.data.datasets.columns import FloatColumn, LabelSets
 from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
 from mvit_video.data.datasets.left_out import LeftOut
+from mvit_video.data.datasets.list_file import EMPTY_LIST, bad_line, parse_list
 from mvit_video.data.datasets.listing import existing, read_json, read_text, scan, videos_by_stem
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
@@ -38,7 +39,6 @@ Missing = Literal["error", "skip"]
 
 _SSV2_EXTENSIONS = (".webm", *VIDEO_EXTENSIONS)
 _KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-_EMPTY_LIST = "{}: the list is empty; write one `path label` per line"
 _MAX_CLASSES = 100_000
 
 
@@ -178,21 +178,23 @@ def from_list(
 ) -> Manifest:
     """Read a list with one `path label` per line (PySlowFast datasets/kinetics.py).
 
-    The label is the last field. A whole number just before it is PySlowFast's ignored middle field (a count of frames)
-    and is dropped; all that precedes is the path, which may hold separators. If no line has a label, every video gets
-    label 0; a list with labels on some lines only is refused. Empty lines are skipped.
+    The label is the last field, a number or (on all lines) a name. A whole number just before it is PySlowFast's
+    ignored middle field (a count of frames) and is dropped; all that precedes is the path, which may hold separators.
+    Paths and names may stand in double quotes. If no line has a label, every video gets label 0; a list with labels on
+    some lines only is refused. Empty lines are skipped.
 
     Args:
         path: the list, UTF-8.
         root: folder that relative paths start from; by default the current folder.
         separator: between the fields; " " stands for any run of spaces and tabs.
-        class_names_file: one name per line, or a JSON object from name to index; by default "class 0", "class 1", ...
+        class_names_file: one name per line, or a JSON object from name to index; by default the
+            sorted names, or "class 0", "class 1", ... for numbers.
         num_classes: number of classes; by default that of class_names_file, else the largest label + 1.
         missing: whether a listed file that does not exist is an error or is left out.
     """
     source = os.fspath(path)
     names = _Classes(class_names_file, num_classes)
-    return _from_rows(_parse_list(source, separator), names, source=source, root=root, missing=missing)
+    return _from_rows(parse_list(source, separator), names, source=source, root=root, missing=missing)
 
 
 def list_class_names(
@@ -205,7 +207,7 @@ def list_class_names(
     """The classes that `from_list` gives a list, without looking for its videos."""
     source = os.fspath(path)
     classes = _Classes(class_names_file, num_classes)
-    return classes.names(source, max(label for _, _, label in _parse_list(source, separator)))
+    return classes.of(source, [label for _, _, label in parse_list(source, separator)])
 
 
 def from_labeled_video_paths(
@@ -226,9 +228,9 @@ def from_labeled_video_paths(
     lines = read_text(source, "labelled list").splitlines()
     for number, line in enumerate(lines, start=1):
         if re.search(r"\S\s+[0-9]{1,9}\s*$", line) is None:
-            raise ValueError(_bad_line(f"{source}:{number}", line, "does not suit PyTorchVideo's reader", " "))
+            raise ValueError(bad_line(f"{source}:{number}", line, "does not suit PyTorchVideo's reader", " "))
     if not lines:
-        raise ValueError(_EMPTY_LIST.format(source))
+        raise ValueError(EMPTY_LIST.format(source))
     reader = import_pytorchvideo("data.labeled_video_paths").LabeledVideoPaths.from_csv(source)
     items = [reader[index] for index in range(len(reader))]
     # The reader keeps the byte order mark that some editors write at the start of a file.
@@ -322,52 +324,24 @@ def from_ssv2_json(
     return _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
 
 
-def _parse_list(source: str, separator: str) -> list[tuple[int, str, int]]:
-    """(line number, path, label) of every line of a list; label 0 throughout if the list has no labels."""
-    split_at = None if separator == " " else separator
-    rows: list[tuple[int, str, int]] = []
-    unlabelled: list[tuple[int, str]] = []
-    for number, line in enumerate(read_text(source, "list").splitlines(), start=1):
-        text = line.strip()
-        if not text:
-            continue
-        fields = text.rsplit(split_at, 2)
-        if len(fields) == 1:
-            unlabelled.append((number, text))
-            continue
-        if len(fields) == 3 and not fields[1].strip().isdecimal():
-            fields = text.rsplit(split_at, 1)
-        name, label = fields[0].strip(), fields[-1].strip()
-        if not name or re.fullmatch("[0-9]{1,9}", label) is None:
-            raise ValueError(_bad_line(f"{source}:{number}", text, f"has the label {label!r}", separator))
-        rows.append((number, name, int(label)))
-    if unlabelled:
-        number, text = unlabelled[0]
-        if rows or re.search(r"[\s,;|]\s*-?\d+$", text):
-            raise ValueError(_bad_line(f"{source}:{number}", text, "has no label", separator))
-        logger.warning("%s: no labels in the list, so every video gets label 0", source)
-    rows = rows or [(number, text, 0) for number, text in unlabelled]
-    if not rows:
-        raise ValueError(_EMPTY_LIST.format(source))
-    return rows
-
-
-def _bad_line(place: str, text: str, reason: str, separator: str) -> str:
-    return (
-        f"{place}: {text!r} {reason}; a line is `path label` with a whole number of 0 or more as the label, separated "
-        f"by {separator!r}: correct the line, or pass another separator"
-    )
-
-
 def _from_rows(
-    rows: Sequence[tuple[int, str, int]], classes: "_Classes", *, source: str, root: PathLike | None, missing: Missing
+    rows: Sequence[tuple[int, str, str | int]],
+    classes: "_Classes",
+    *,
+    source: str,
+    root: PathLike | None,
+    missing: Missing,
 ) -> Manifest:
-    """The manifest of (line number, path, label) rows."""
-    labels = [label for _, _, label in rows]
-    names = classes.names(source, max(labels))
+    """The manifest of (line number, path, label) rows; labels are numbers, or all are names."""
+    names = classes.of(source, [label for _, _, label in rows])
+    indices = {name: index for index, name in enumerate(names)}
+    labels = []
     for line, _, label in rows:
+        if isinstance(label, str):
+            label = class_index(indices, label, place=f"{source}:{line}")
         if label >= len(names):
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
+        labels.append(label)
     listed = [join_place(os.fspath(root or ""), path) for _, path, _ in rows]
     return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
 
@@ -377,6 +351,19 @@ class _Classes(NamedTuple):
 
     file: PathLike | None
     number: int | None
+
+    def of(self, source: str, labels: Sequence[str | int]) -> tuple[str, ...]:
+        """The class names of labels that are all numbers or all names; names that nobody listed are sorted."""
+        numbers = [label for label in labels if isinstance(label, int)]
+        if numbers:
+            return self.names(source, max(numbers))
+        used = tuple(sorted({str(label) for label in labels}))
+        if self.file is None and self.number not in (None, len(used)):
+            raise ValueError(
+                f"{source}: {len(used)} names of classes, but num_classes={self.number}; leave num_classes out, or "
+                "give class_names_file with all names"
+            )
+        return used if self.file is None else self.names(source, 0)
 
     def names(self, source: str, largest_label: int) -> tuple[str, ...]:
         """The class names: of the file, else numbers. ValueError where they are too few for the labels."""

@@ -115,6 +115,42 @@ def test_list_line_forms(tmp_path: Path, line: str, separator: str, path: str, l
     assert manifest.labels == (label,)
 
 
+@pytest.mark.parametrize(
+    ("line", "separator", "path", "label"),
+    [
+        ("a.mp4 running", " ", "a.mp4", "running"),
+        ("my cat.mp4 300 running", " ", "my cat.mp4", "running"),
+        ('"my cat.mp4" riding a bike', " ", "my cat.mp4", "riding a bike"),
+        ('"my cat.mp4"\t300  "riding a bike"', " ", "my cat.mp4", "riding a bike"),
+        ('my cat.mp4 "riding a bike"', " ", "my cat.mp4", "riding a bike"),
+        ('"my, cat.mp4", riding a bike', ",", "my, cat.mp4", "riding a bike"),
+        ("a.mp4,riding a bike", ",", "a.mp4", "riding a bike"),
+    ],
+)
+def test_list_lines_with_names_and_quotes(tmp_path: Path, line: str, separator: str, path: str, label: str) -> None:
+    touch(tmp_path, path, "z.mp4")
+    source = write(tmp_path / "l.csv", f"z.mp4{separator}zumba\n{line}\n")
+    manifest = from_list(source, root=tmp_path, separator=separator)
+    assert names_of(manifest, tmp_path) == ["z.mp4", path]
+    assert (manifest.class_names, manifest.labels) == ((label, "zumba"), (1, 0))
+
+
+def test_quoted_paths_go_with_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, "my cat 2.mp4")
+    assert from_list(write(tmp_path / "l.csv", '"my cat 2.mp4" 300 1\n'), root=tmp_path).labels == (1,)
+
+
+def test_names_of_a_list_go_by_the_file_of_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    names = write(tmp_path / "names.txt", "zumba\narchery\nrunning\n")
+    source = write(tmp_path / "l.csv", "a.mp4 running\nb.mp4 zumba\n")
+    assert from_list(source, root=tmp_path, class_names_file=names).labels == (2, 0)
+    with pytest.raises(ValueError, match=r"l\.csv:1: unknown class 'runing' \(did you mean 'running'\?\)"):
+        from_list(write(source, "a.mp4 runing\n"), root=tmp_path, class_names_file=names)
+    with pytest.raises(ValueError, match=r"l\.csv: 1 names of classes, but num_classes=3; leave num_classes out"):
+        from_list(source, root=tmp_path, num_classes=3)
+
+
 def test_list_without_labels_has_label_0(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     manifest = from_list(write(tmp_path / "l.csv", "a.mp4\nb.mp4\n"), root=tmp_path, num_classes=3)
@@ -152,8 +188,9 @@ def test_list_counts_repeated_files(tmp_path: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.mp4 0\nb.mp4 one\n", r"l\.csv:2: 'b\.mp4 one' has the label 'one'; a line is `path label`"),
+        ("a.mp4 0\nb.mp4 one\n", r"l\.csv:2: 'b\.mp4 one' has the label 'one' where other lines have numbers; a"),
         ("a.mp4 0\n\nb.mp4 1.0\n", r"l\.csv:3: 'b\.mp4 1\.0' has the label '1\.0'"),
+        ("a.mp4 b.mp4\n", r"l\.csv:1: 'a\.mp4 b\.mp4' has the label 'b\.mp4'"),
         ("a.mp4 -1\n", r"l\.csv:1: 'a\.mp4 -1' has the label '-1'; .* whole number of 0 or more"),
         ("a.mp4 0\nb.mp4\n", r"l\.csv:2: 'b\.mp4' has no label"),
         ("a.mp4,0\nb.mp4,1\n", r"l\.csv:1: 'a\.mp4,0' has no label; .*separated by ' ': .* pass another separator"),
