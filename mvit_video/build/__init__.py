@@ -31,6 +31,7 @@ from mvit_video.data.loading.loader import TrainLoader, eval_loader
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.augmentation.mixing import Mixing
 from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.datasets.splits import SplitOptions, SplitSource
 from mvit_video.data.augmentation.transforms import TrainTransform, normalize_clips
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.average import WeightAverage
@@ -154,7 +155,14 @@ def build_source(data: Data, world: World) -> Source:
     source: Source = _instantiate(data.source)
     with process_group.main_first(world):
         source.prepare()
-    return source
+    split = SplitOptions(
+        holdout=data.holdout,
+        folds=data.folds,
+        fold=data.fold,
+        seed=data.split_seed,
+        group_pattern=data.group_pattern,
+    )
+    return SplitSource(source, split) if split.enabled else source
 
 
 def read_manifest(source: Source, split: Split, config: Train) -> Manifest:

@@ -149,6 +149,11 @@ class Data:
 
     source: Any = MISSING
     num_classes: int | None = None  # null: as many as the training split has
+    holdout: float | None = None  # share of the training split to validate on, where there is no validation split
+    folds: int | None = None  # or: so many folds of the training split, one of which is validated on
+    fold: int | None = None  # which: 0 .. folds - 1
+    split_seed: int = 0  # of holdout and folds; the run's own seed has no part in them
+    group_pattern: str | None = None  # regular expression that finds in a path what must not be split, such as _g(\d+)_
     num_frames: int = MISSING
     sampling: str = "span"  # span: linspace over num_frames*sampling_rate at target_fps; segments: one frame a segment
     sampling_rate: float = 1.0

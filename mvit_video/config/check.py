@@ -109,6 +109,8 @@ def _missing_splits(config: DictConfig) -> set[str]:
     if not isinstance(source, DictConfig) or source.get("table") is not None:  # a table may hold every split
         return set()
     splits = ["val" if split == "test" and source.get("test") is None else split for split in _splits_read(config)]
+    if config.data.holdout is not None or config.data.folds is not None:  # the validation is cut off the training
+        splits = ["train" if split == "val" else split for split in splits]
     keys = {key for split in splits for key in (split, f"{split}_root")}
     return {f"data.source.{key}" for key in keys if key in source and source.get(key) is None}
 

@@ -37,18 +37,19 @@ def test_times_are_the_frames_own(library: Library) -> None:
 
 
 def test_segments_without_a_frame(library: Library) -> None:
+    beyond, between = r"no frame from 2\.4 s to 3 s: its last frame", r"no frame from 0\.41 s to 0\.43 s: the next one"
     with VideoReader(library.path("gop12.mp4")) as video:
-        with pytest.raises(
-            VideoDecodeError, match=r"has no frame from 2\.4 s to 3 s: its last frame is shown at 2\.36 s"
-        ):
+        with pytest.raises(VideoDecodeError, match=beyond + r" is shown at 2\.36 s"):
             video.frames_between(2.4, 3.0)
-        with pytest.raises(
-            VideoDecodeError, match=r"has no frame from 0\.41 s to 0\.43 s: the next one is shown at 0\.44"
-        ):
+        with pytest.raises(VideoDecodeError, match=between + r" is shown at 0\.44 s"):
             video.frames_between(0.41, 0.43)
-    with VideoReader(library.path("gop12.mp4"), backend="decord") as video:
-        with pytest.raises(ValueError, match=r"read by the backend 'pyav' alone; set data\.backend=pyav"):
-            video.frames_between(0.0, 1.0)
+
+
+def test_segments_need_the_exact_backend(library: Library) -> None:
+    pytest.importorskip("decord")
+    video = VideoReader(library.path("gop12.mp4"), backend="decord")
+    with video, pytest.raises(ValueError, match=r"read by the backend 'pyav' alone; set data\.backend=pyav"):
+        video.frames_between(0.0, 1.0)
 
 
 def long_video(path: Path) -> Manifest:
