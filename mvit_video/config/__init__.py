@@ -65,6 +65,7 @@ class ListSource:
     class_names_file: str | None = None
     num_classes: int | None = SI("${data.num_classes}")
     missing: str = "error"  # error | skip
+    frame_rate: float | None = None  # of entries that are folders of pictures
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Ssv2Source:
     labels: str = MISSING
     root: str = MISSING
     missing: str = "error"
+    frame_rate: float | None = None  # null: webm files; else the videos are folders of extracted frames
 
 
 @dataclass
@@ -103,6 +105,7 @@ class FolderSource:
     train: str | None = None
     val: str | None = None
     test: str | None = None
+    frame_rate: float | None = None  # of videos that are folders of pictures
 
 
 @dataclass

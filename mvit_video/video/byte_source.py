@@ -134,8 +134,10 @@ def _regular_file(media: Media) -> os.stat_result:
     except (OSError, ValueError) as error:
         raise VideoDecodeError(media.name, getattr(error, "strerror", None) or str(error)) from error
     if not stat.S_ISREG(facts.st_mode):
-        what = "a directory" if stat.S_ISDIR(facts.st_mode) else "not a regular file"
-        raise VideoDecodeError(media.name, f"is {what}; give the path of a video file")
+        if stat.S_ISDIR(facts.st_mode):
+            way_out = "give the path of a video file, or a frame_rate if it holds the frames of a video"
+            raise VideoDecodeError(media.name, f"is a directory; {way_out}")
+        raise VideoDecodeError(media.name, "is not a regular file; give the path of a video file")
     if facts.st_size == 0:
         raise VideoDecodeError(media.name, "the file is empty (0 bytes)")
     return facts

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from mvit_video.video.index import FrameIndex
 
 
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of videos that are folders of pictures
+
+
 def is_remote(place: str) -> bool:
     """Whether a place is read through fsspec rather than from a local file."""
     return "://" in place
@@ -28,6 +31,7 @@ class Media:
         start: its first byte there.
         size: its bytes; None for the whole file.
         mtime_ns: modification time of a local file when it was indexed; None if it was not.
+        frame_rate: frames per second, if it is a folder of numbered pictures; has no effect on files.
         index: its frames, if they are known already; not used when the file's size or modification time has changed.
     """
 
@@ -37,6 +41,7 @@ class Media:
     size: int | None = None
     mtime_ns: int | None = None
     index: FrameIndex | None = field(default=None, repr=False)
+    frame_rate: float | None = None
 
     @classmethod
     def of(cls, place: "str | os.PathLike[str] | Media") -> "Media":

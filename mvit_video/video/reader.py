@@ -3,8 +3,8 @@
     with VideoReader(path) as video:
         clip = video.read(range(0, video.info.num_frames, 8))  # uint8 (N, H, W, 3)
 
-A video is a file, a stretch of a larger file (a member of a tar shard), or either of them behind any URL that fsspec
-reads; see `Media`.
+A video is a file, a stretch of a larger file (a member of a tar shard), either of them behind any URL that fsspec
+reads, or a folder of numbered pictures with a frame rate; see `Media`.
 
 The "pyav" backend returns the same frames as playing the video from start to end and counting, for every container and
 codec that FFmpeg plays: it indexes the file once (one demuxing pass, remembered per process, or had from the `Media`),
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from mvit_video.video.backends.decord_source import DecordSource
+from mvit_video.video.backends.frame_folder import FrameFolderSource
 from mvit_video.video.backends.pyav_source import PyAVSource
 from mvit_video.video.backends.torchcodec_source import TorchCodecSource
 from mvit_video.video.byte_source import Deadline, locate
@@ -99,10 +100,21 @@ class VideoReader:
         if time_limit_s is not None and backend != "pyav":
             raise ValueError(f"time_limit_s={time_limit_s}: backend {backend!r} cannot be stopped; use 'pyav'")
         media = Media.of(video)
+        if media.frame_rate is not None and not 0 < media.frame_rate < float("inf"):
+            raise ValueError(f"frame_rate={media.frame_rate}: must be a positive number of frames per second")
+        self._source: _Source
         self._deadline = Deadline(media.name, time_limit_s)
+        if media.frame_rate is not None and os.path.isdir(media.url):
+            self._source = FrameFolderSource(
+                media.name,
+                media.url,
+                frame_rate=media.frame_rate,
+                max_pixels=max_pixels,
+                deadline=self._deadline,
+            )
+            return
         place = locate(media)
         self._deadline.check()
-        self._source: _Source
         if backend == "pyav":
             self._source = PyAVSource(place, max_pixels=max_pixels, deadline=self._deadline)
         elif backend == "decord":
@@ -150,7 +162,7 @@ class VideoReader:
             VideoDecodeError: there is no such frame.
             ValueError: a backend that knows no times of frames ("decord", "torchcodec").
         """
-        if not isinstance(self._source, PyAVSource):
+        if not isinstance(self._source, PyAVSource | FrameFolderSource):
             raise ValueError("segments of videos are read by the backend 'pyav' alone; set data.backend=pyav")
         times = self._source.frame_times()
         # Times are products of floats; half a microsecond is less than any two frames are apart.

@@ -38,4 +38,3 @@ VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v") + tuple(
     for extension in extensions
     if extension not in (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 )
-PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

@@ -107,7 +107,8 @@ class Manifest:
 
     def media(self, index: int) -> Media:
         """Where the bytes of a video are."""
-        return Media.of(self.paths[index])
+        path = self.paths[index]
+        return Media(name=path, url=path, frame_rate=self.frame_rate)
 
     def segment(self, index: int) -> Segment:
         """The stretch of its file that an entry is."""
@@ -175,6 +176,7 @@ def from_list(
     class_names_file: PathLike | None = None,
     num_classes: int | None = None,
     missing: Missing = "error",
+    frame_rate: float | None = None,
 ) -> Manifest:
     """Read a list with one `path label` per line (PySlowFast datasets/kinetics.py).
 
@@ -191,10 +193,12 @@ def from_list(
             sorted names, or "class 0", "class 1", ... for numbers.
         num_classes: number of classes; by default that of class_names_file, else the largest label + 1.
         missing: whether a listed file that does not exist is an error or is left out.
+        frame_rate: frames per second of the entries that are folders of pictures; None where there are none.
     """
     source = os.fspath(path)
     names = _Classes(class_names_file, num_classes)
-    return _from_rows(parse_list(source, separator), names, source=source, root=root, missing=missing)
+    rows = parse_list(source, separator)
+    return _from_rows(rows, names, source=source, root=root, missing=missing, frame_rate=frame_rate)
 
 
 def list_class_names(
@@ -290,7 +294,12 @@ def _labels_of(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
 
 
 def from_ssv2_json(
-    annotation: PathLike, *, root: PathLike, labels_file: PathLike, missing: Missing = "error"
+    annotation: PathLike,
+    *,
+    root: PathLike,
+    labels_file: PathLike,
+    missing: Missing = "error",
+    frame_rate: float | None = None,
 ) -> Manifest:
     """Read a Something-Something v2 split (something-something-v2-{train,validation}.json).
 
@@ -301,6 +310,7 @@ def from_ssv2_json(
         root: folder with `<id>.webm` (or `<id>.mp4`).
         labels_file: something-something-v2-labels.json, an object from class name to index.
         missing: whether a listed video without a file is an error or is left out.
+        frame_rate: frames per second, where the videos are folders `<id>` of extracted frames; None for files.
     """
     source = os.fspath(annotation)
     entries = read_json(source, "annotation")
@@ -308,7 +318,11 @@ def from_ssv2_json(
         raise ValueError(f"{source}: a JSON list of entries is expected; the file may be labels_file, swapped with it")
     names = read_class_names(labels_file)
     indices = {name: index for index, name in enumerate(names)}
-    files = videos_by_stem(scan(os.fspath(root)), _SSV2_EXTENSIONS)
+    held = scan(os.fspath(root))
+    if frame_rate is None:
+        files = videos_by_stem(held, _SSV2_EXTENSIONS)
+    else:
+        files = {entry.name: entry.path for entry in held if entry.is_dir()}
     listed, found, labels = [], [], []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("template"), str):
@@ -319,9 +333,10 @@ def from_ssv2_json(
         video = str(entry["id"])
         label = entry["template"].replace("[", "").replace("]", "")
         labels.append(class_index(indices, label, place=f"{source}: entry {number} (id {video})"))
-        listed.append(os.path.join(root, video + _SSV2_EXTENSIONS[0]))
+        listed.append(os.path.join(root, video + (_SSV2_EXTENSIONS[0] if frame_rate is None else "")))
         found.append(files.get(video))
-    return _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    return replace(manifest, frame_rate=frame_rate)
 
 
 def _from_rows(
@@ -331,6 +346,7 @@ def _from_rows(
     source: str,
     root: PathLike | None,
     missing: Missing,
+    frame_rate: float | None = None,
 ) -> Manifest:
     """The manifest of (line number, path, label) rows; labels are numbers, or all are names."""
     names = classes.of(source, [label for _, _, label in rows])
@@ -343,7 +359,9 @@ def _from_rows(
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
         labels.append(label)
     listed = [join_place(os.fspath(root or ""), path) for _, path, _ in rows]
-    return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
+    found = existing(listed, folders=frame_rate is not None)
+    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    return replace(manifest, frame_rate=frame_rate)
 
 
 class _Classes(NamedTuple):

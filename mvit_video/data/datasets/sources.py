@@ -96,6 +96,7 @@ class ListSource(_Splits):
     class_names_file: str | None = None
     num_classes: int | None = None
     missing: Missing = "error"
+    frame_rate: float | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
         return read.from_list(
@@ -105,6 +106,7 @@ class ListSource(_Splits):
             class_names_file=self.class_names_file,
             num_classes=self.num_classes,
             missing=self.missing,
+            frame_rate=self.frame_rate,
         )
 
     def _train_classes(self, place: str) -> tuple[str, ...]:
@@ -171,9 +173,12 @@ class Ssv2Source(_Splits):
     labels: str
     root: str
     missing: Missing = "error"
+    frame_rate: float | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
-        return read.from_ssv2_json(place, root=self.root, labels_file=self.labels, missing=self.missing)
+        return read.from_ssv2_json(
+            place, root=self.root, labels_file=self.labels, missing=self.missing, frame_rate=self.frame_rate
+        )
 
     def _train_classes(self, place: str) -> tuple[str, ...]:
         return read_class_names(self.labels)
@@ -183,11 +188,13 @@ class Ssv2Source(_Splits):
 class FolderSource(_Splits):
     """One folder per class; see class_folders.from_folder. The classes are the folders of the training split."""
 
+    frame_rate: float | None = None
+
     def _read(self, place: str, split: Split) -> Manifest:
-        return from_folder(place, class_names=self._classes(split))
+        return from_folder(place, class_names=self._classes(split), frame_rate=self.frame_rate)
 
     def _train_classes(self, place: str) -> tuple[str, ...]:
-        return folder_class_names(place)
+        return folder_class_names(place, frame_rate=self.frame_rate)
 
 
 @dataclass(kw_only=True)
