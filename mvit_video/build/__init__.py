@@ -168,6 +168,13 @@ def build_source(data: Data, world: World) -> Source:
 def read_manifest(source: Source, split: Split, config: Train) -> Manifest:
     """The manifest of a split. Options that left the number of classes open take it from here."""
     manifest = source.manifest(split)
+    if manifest.label_sets is not None:
+        raise ValueError(
+            f"{manifest.source} has several labels a video, and the loss and scores are those of one label each; give "
+            "one label a row"
+        )
+    if manifest.weights is not None and split == "train":
+        logger.warning("%s: the weights are not used, every video is drawn alike", manifest.source)
     classes = manifest.num_classes
     if config.data.num_classes is None:
         config.data.num_classes = classes

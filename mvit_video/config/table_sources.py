@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from omegaconf import SI
+from omegaconf import MISSING, SI
 
 
 @dataclass
@@ -32,4 +32,77 @@ class TableSource:
     frame_rate: float | None = None  # of videos that are folders of pictures
 
 
-SOURCES: dict[str, type] = {"table": TableSource}
+@dataclass
+class Ucf101Source:
+    """UCF101: classInd.txt, trainlist0N.txt, testlist0N.txt over the videos."""
+
+    _target_: str = "mvit_video.data.datasets.official.Ucf101Source"
+    root: str = MISSING  # folder of the videos, which may lie anywhere below it
+    annotations: str = MISSING  # folder of the official files
+    missing: str = "error"  # error | skip
+    split: int = 1  # 1 | 2 | 3
+
+
+@dataclass
+class Hmdb51Source:
+    """HMDB51: CLASS_test_splitN.txt over the videos."""
+
+    _target_: str = "mvit_video.data.datasets.official.Hmdb51Source"
+    root: str = MISSING  # folder of the videos, which may lie anywhere below it
+    annotations: str = MISSING  # folder of the official files
+    missing: str = "error"  # error | skip
+    split: int = 1  # 1 | 2 | 3
+
+
+@dataclass
+class Diving48Source:
+    """Diving48 V2: Diving48_V2_{train,test}.json and Diving48_vocab.json over the videos."""
+
+    _target_: str = "mvit_video.data.datasets.official.Diving48Source"
+    root: str = MISSING  # folder of the videos, which may lie anywhere below it
+    annotations: str = MISSING  # folder of the official files
+    missing: str = "error"  # error | skip
+
+
+@dataclass
+class CharadesSource:
+    """Charades: Charades_v1_{train,test}.csv and Charades_v1_classes.txt over the videos."""
+
+    _target_: str = "mvit_video.data.datasets.official.CharadesSource"
+    root: str = MISSING  # folder of the videos, which may lie anywhere below it
+    annotations: str = MISSING  # folder of the official files
+    missing: str = "error"  # error | skip
+    entries: str = "videos"  # videos: each with all its actions (multi-label) | segments: an entry per action
+
+
+@dataclass
+class EpicKitchensSource:
+    """EPIC-Kitchens-100: segments of EPIC_100_{train,validation}.csv over the long videos."""
+
+    _target_: str = "mvit_video.data.datasets.official.EpicKitchensSource"
+    root: str = MISSING  # folder of the videos, which may lie anywhere below it
+    annotations: str = MISSING  # folder of the official files
+    missing: str = "error"  # error | skip
+    label: str = "verb"  # verb | noun | action
+
+
+@dataclass
+class JesterSource:
+    """Jester: jester-v1-{train,validation,labels}.csv over folders of frames."""
+
+    _target_: str = "mvit_video.data.datasets.official.JesterSource"
+    root: str = MISSING  # folder of the videos, which may lie anywhere below it
+    annotations: str = MISSING  # folder of the official files
+    missing: str = "error"  # error | skip
+    frame_rate: float = 12.0
+
+
+SOURCES: dict[str, type] = {
+    "table": TableSource,
+    "ucf101": Ucf101Source,
+    "hmdb51": Hmdb51Source,
+    "diving48": Diving48Source,
+    "charades": CharadesSource,
+    "epic_kitchens": EpicKitchensSource,
+    "jester": JesterSource,
+}
