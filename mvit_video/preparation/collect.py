@@ -1,5 +1,6 @@
 """From the splits' manifests to the files there are: each once, with its size and time, whatever lists it."""
 
+import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.preparation.journal import FileState
 from mvit_video.video.location import Media
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 32  # a network file system answers many at a time
 
@@ -68,6 +71,7 @@ def collect(manifests: Mapping[str, Manifest], *, limit: int | None = None) -> D
     """
     for split, manifest in manifests.items():
         _check_kind(split, manifest)
+        _say_what_is_lost(split, manifest)
     places: dict[tuple[str, int], int] = {}
     medias: list[Media] = []
     entries: dict[str, tuple[Entry, ...]] = {}
@@ -99,6 +103,12 @@ def _check_kind(split: str, manifest: Manifest) -> None:
                 f"split {split}: {manifest.source} has {kind}, which an index cannot hold; train from it as it is, "
                 "without preparing it"
             )
+
+
+def _say_what_is_lost(split: str, manifest: Manifest) -> None:
+    lost = [name for name in ("groups", "weights") if getattr(manifest, name) is not None]
+    if lost:
+        logger.warning("split %s: the index will not hold the %s of %s", split, " and ".join(lost), manifest.source)
 
 
 def chosen(count: int, limit: int | None) -> Sequence[int]:

@@ -20,3 +20,8 @@ def test_what_an_index_cannot_hold_is_refused(kind: str, columns: dict) -> None:
         ValueError, match=f"split train: t.csv has {kind}, which an index cannot hold"
     ):
         collect({"train": manifest})
+
+
+def test_what_an_index_does_not_keep_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    collect({"train": Manifest(("a.mp4",), (0,), ("x",), "t.csv", groups=["g"])})
+    assert "split train: the index will not hold the groups of t.csv" in caplog.text
