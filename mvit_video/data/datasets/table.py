@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from mvit_video.data.datasets.class_names import read_class_names
+from mvit_video.data.datasets.left_out import examples
 from mvit_video.data.datasets.manifest import Manifest, Missing
 from mvit_video.data.datasets.rows import Beyond, Label, Row, check_groups, manifest_of_rows, names_of_labels
 from mvit_video.data.datasets.segments import Segment, parse_seconds
@@ -101,6 +102,8 @@ class TableSource:
         for other in ("train", "val", "test"):
             if other != actual and self._place(other) is not None:
                 check_groups(self._rows(other), rows, splits=(other, actual))
+        if actual != "train":
+            self._say_what_is_shared(rows, actual)
         names, numbered = self._classes(rows)
         read = self._table(actual)
         manifest = manifest_of_rows(
@@ -115,6 +118,14 @@ class TableSource:
             numbered=numbered,
         )
         return logged(manifest, split)
+
+    def _say_what_is_shared(self, rows: Sequence[Row], split: Split) -> None:
+        """Name the videos that the training has, too: segments of one recording may look much the same."""
+        trained = {row.path for row in self._rows("train")}
+        shared = sorted({row.path for row in rows} & trained)
+        if shared:
+            texts = (split, len(shared), examples(shared))
+            logger.warning("%s split: %d of its videos are in the training split, too: %s", *texts)
 
     def _place(self, split: str) -> str | None:
         return self.table if self.table is not None else getattr(self, split)

@@ -52,6 +52,12 @@ def test_splits_groups_and_weights_of_one_table(tmp_path: Path) -> None:
     assert train.source.endswith("table.csv (train)")
 
 
+def test_videos_of_two_splits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "path,label,split\na.mp4,x,train\nb.mp4,x,train\na.mp4,x,val\n"
+    table(tmp_path, text).manifest("val")
+    assert "val split: 1 of its videos are in the training split, too: a.mp4" in caplog.text
+
+
 def test_a_table_per_split(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     train = write(tmp_path / "train.csv", "path,label\na.mp4,x\nb.mp4,y\n")
