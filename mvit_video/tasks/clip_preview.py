@@ -151,7 +151,7 @@ def _frames_of_views(dataset: EvalDataset, video: int) -> tuple[VideoInfo | None
     """Likewise for the clips of all temporal views."""
     try:
         with VideoReader(dataset.manifest.location(video), backend=dataset.backend) as reader:
-            return reader.info, [tuple(clip) for clip in dataset.frame_numbers(reader)]
+            return reader.info, [tuple(clip) for clip in dataset.frame_numbers(video, reader)]
     except VideoDecodeError as error:
         logger.warning(_STAY_UNKNOWN, error.path, error.reason)
         return None, [()] * dataset.temporal_views

@@ -135,7 +135,8 @@ def test_every_schema_is_registered() -> None:
         and dataclasses.is_dataclass(value)
         and any(map(is_option, dataclasses.fields(value)))
     }
-    assert declared == set(schemas())
+    covered = {part for schema in schemas() for part in schema.__mro__ if dataclasses.is_dataclass(part)}
+    assert declared <= covered
 
 
 def built_rule(**rule: Any) -> Rule:

@@ -5,6 +5,7 @@ that cannot be read is replaced by another of the same set, chosen by the same k
 read is returned as failed, to be counted.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,14 @@ from torch.utils.data import Dataset
 from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, EvalView, Frames, eval_view
 from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segment
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
 from mvit_video.video.reader import Backend, FrameTimes, Layout, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
+
+logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS = 20
 # What a random draw is for, the last part of its key: draws for different things never share a stream.
@@ -46,6 +50,16 @@ class DecodeOptions:
         """A reader of one video."""
         limit = self.time_limit_s if self.backend == "pyav" else None
         return VideoReader(manifest.location(index), backend=self.backend, time_limit_s=limit)
+
+    def frames(self, video: VideoReader, segment: Segment) -> range:
+        """The frames of the video that an entry of a manifest is: all of them, or those of its segment.
+
+        Raises:
+            VideoDecodeError: the segment holds no frame.
+        """
+        if segment.whole:
+            return range(video.info.num_frames)
+        return video.frames_between(segment.start, segment.end)
 
     def read(self, video: VideoReader, indices: Sequence[int]) -> Frames:
         """The frames in the layout."""
@@ -120,8 +134,9 @@ class TrainDataset(Dataset[Sample]):
     def frame_numbers(self, epoch: int, index: int, video: VideoReader) -> list[int]:
         """The frames of `video`, number `index` of the set, that its clip of an epoch is made of."""
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
-        info = video.info
-        return self.sampler.train(info.num_frames, info.fps, rng, times=_times(video, self.sampler))
+        frames = self.decoding.frames(video, self.manifest.segment(index))
+        times = _times(video, self.sampler, frames)
+        return [frames[at] for at in self.sampler.train(len(frames), video.info.fps, rng, times=times)]
 
     def _clip(self, epoch: int, index: int) -> Frames:
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
@@ -165,7 +180,7 @@ class EvalDataset(Dataset[Sample]):
     Args:
         manifest: videos and labels.
         sampler: how the clip of a temporal view is taken.
-        temporal_views: clips per video.
+        temporal_views: clips per video; 1 is taken, with a warning, where the sampler's views are all the same clip.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
         short_side: pixels the short side is resized to before the crop.
         decode_short_side: that of the training's transform: frames with a larger short side are resized with
@@ -192,7 +207,7 @@ class EvalDataset(Dataset[Sample]):
     ) -> None:
         self.manifest = manifest
         self.sampler = sampler
-        self.temporal_views = temporal_views
+        self.temporal_views = _distinct_views(temporal_views, sampler)
         self.spatial_views = spatial_views
         self.short_side = short_side
         self.crop_size = crop_size
@@ -243,23 +258,25 @@ class EvalDataset(Dataset[Sample]):
         view = EvalView(rows=(0,) * self.sampler.num_frames, scaled=(side, side), box=(0, 0, side, side))
         return ClipSource(torch.zeros(1, side, side, 3, dtype=torch.uint8), (view,) * self.num_views)
 
-    def frame_numbers(self, video: VideoReader) -> list[list[int]]:
-        """The frames of a video that the clip of each temporal view is made of."""
-        info, views, times = video.info, self.temporal_views, _times(video, self.sampler)
-        return [self.sampler.test(info.num_frames, info.fps, view, views, times=times) for view in range(views)]
+    def frame_numbers(self, index: int, video: VideoReader) -> list[list[int]]:
+        """The frames of `video`, number `index` of the set, that the clip of each temporal view is made of."""
+        frames, views = self.decoding.frames(video, self.manifest.segment(index)), self.temporal_views
+        count, fps, times = len(frames), video.info.fps, _times(video, self.sampler, frames)
+        clips = [self.sampler.test(count, fps, view, views, times=times) for view in range(views)]
+        return [[frames[at] for at in clip] for clip in clips]
 
     def _views(self, index: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
             info = video.info
-            wanted = self.frame_numbers(video)
+            wanted = self.frame_numbers(index, video)
             distinct = sorted({frame for clip in wanted for frame in clip})
             frames = self.decoding.read(video, distinct)
         row = {frame: place for place, frame in enumerate(distinct)}
-        views = []
+        made = []
         for number in range(self.num_views):
             temporal, spatial = view_of(number, self.spatial_views)
-            views.append(
+            made.append(
                 eval_view(
                     [row[frame] for frame in self._ordered(wanted[temporal], index, temporal)],
                     info.height,
@@ -271,7 +288,7 @@ class EvalDataset(Dataset[Sample]):
                     decode_short_side=self.decode_short_side,
                 )
             )
-        return ClipSource(frames, tuple(views))
+        return ClipSource(frames, tuple(made))
 
     def _ordered(self, frames: list[int], index: int, view: int) -> list[int]:
         if self.frame_order == "reversed":
@@ -282,6 +299,20 @@ class EvalDataset(Dataset[Sample]):
         return frames
 
 
-def _times(video: VideoReader, sampler: ClipSampler) -> FrameTimes | None:
-    """The video's times where the sampler reckons with them: looking them up may cost a pass over the packets."""
-    return video.times if sampler.mode == "segments" else None
+def _times(video: VideoReader, sampler: ClipSampler, frames: range) -> FrameTimes | None:
+    """The frames' times where the sampler reckons with them: looking them up may cost a pass over the packets."""
+    times = video.times if sampler.mode == "segments" else None
+    return times if times is None else times.of(frames)
+
+
+def _distinct_views(temporal_views: int, sampler: ClipSampler) -> int:
+    """As many temporal views as differ."""
+    if sampler.mode == "segments" and temporal_views > 1:
+        logger.warning(
+            "temporal_views=%d with sampling by segments would be the same frames %d times: one view is taken "
+            "(data.test_temporal_views=1 says so, data.sampling=span makes views that differ)",
+            temporal_views,
+            temporal_views,
+        )
+        return 1
+    return temporal_views
