@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
+from mvit_video.build.batch import step_batch
 from mvit_video.build.common import (
     build_average,
     build_model,
@@ -26,7 +27,7 @@ from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
-from mvit_video.engine.task import Evaluation, Task
+from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import interruption
@@ -57,6 +58,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
     loader = builder.train_loader(config, train_split, world)
+    _say_batch(config, loader, world)
     task = builder.task(config, train_split)
     options = trainer_options(config, loader, world)
     plan_activations(config, builder, model, world)
@@ -94,6 +96,12 @@ def _train(config: Train, world: World) -> dict[str, float]:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
         return trainer.fit()
+
+
+def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
+    """One line on the videos of a step; a warning where they are not as many as the recipe states."""
+    batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
+    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim))
 
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:

@@ -10,7 +10,18 @@ class Trainer:
     """The loop: batch, precision, what is kept and how often."""
 
     batch_size: int = option(2, at_least=1, help="videos per process and forward pass")
-    accumulate: int = option(1, at_least=1, help="forward passes per optimizer step")
+    global_batch: int | None = option(
+        None,
+        at_least=1,
+        neutral=True,
+        help="videos per optimizer step of the recipe, over all processes; null: none is stated",
+    )
+    accumulate: int | None = option(
+        None,
+        at_least=1,
+        neutral=True,
+        help="forward passes per optimizer step; null: as many as make up global_batch, or 1 where none is stated",
+    )
     eval_batch_size: int = option(8, at_least=1, neutral=True, help="clips per process in validation and evaluation")
     num_workers: int = option(
         4, at_least=0, neutral=True, help="loader processes per training process; 0: it loads by itself"
