@@ -45,7 +45,7 @@ def read_manifest(config: Train, source: Source, split: Split, *, class_names: S
     classes = manifest.num_classes
     if config.data.num_classes is None:
         config.data.num_classes = classes
-        _set_open_classes(config, classes)
+    _set_open_classes(config, classes)
     if classes != config.data.num_classes:
         raise ValueError(
             f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mvit_video.build.batch import step_batch
+from mvit_video.build.batch_size import settle_batch_size
 from mvit_video.build.common import (
     build_average,
     build_model,
@@ -57,6 +58,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     if config.weights is not None:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
+    settle_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     _say_batch(config, loader, world)
     task = builder.task(config, train_split)
@@ -101,6 +103,8 @@ def _train(config: Train, world: World) -> dict[str, float]:
 def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
     """One line on the videos of a step; a warning where they are not as many as the recipe states."""
     batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
+    if batch.videos != loader.items_per_step:
+        return  # the task cuts its steps in a way of its own
     logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim))
 
 

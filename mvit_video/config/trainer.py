@@ -1,6 +1,7 @@
 """Options of the group `trainer`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mvit_video.config.rules import option
 
@@ -9,7 +10,12 @@ from mvit_video.config.rules import option
 class Trainer:
     """The loop: batch, precision, what is kept and how often."""
 
-    batch_size: int = option(2, at_least=1, help="videos per process and forward pass")
+    batch_size: Any = option(
+        2,
+        at_least=1,
+        word="auto",
+        help="videos per process and forward pass; auto: as many as fit into memory, a divisor of global_batch",
+    )
     global_batch: int | None = option(
         None,
         at_least=1,
