@@ -1,8 +1,9 @@
 """`trainer.batch_size=auto`: the most videos per forward pass whose training fits into the memory of the device.
 
-What a model keeps is counted on tensors without data (models/mvit/activation_checkpointing.py), so nothing is tried out.
+What a model keeps is counted on tensors without data (models/mvit/activation_checkpointing.py); nothing is tried out.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from mvit_video.distributed.process_group import World, from_main, gather_to_all
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import choose_blocks, measure_blocks, peak_bytes
-from mvit_video.planning.costs import USABLE, Strategy, TrainingState, state_bytes
+from mvit_video.planning.costs import USABLE, TrainingState, state_bytes
 from mvit_video.runtime.memory import available_memory
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 GB = 1e9
 USABLE_OF_HOST = 0.5
-"""Share of the free memory of a machine without GPU to plan with; loader workers, clips and the file cache need some."""
+"""Share of a CPU's free memory to plan with; loader workers, clips and the file cache need some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Room:
 
 
 def settle_batch_size(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> None:
-    """Replace `trainer.batch_size=auto` of a training by a number, the same on all ranks; a run that goes on keeps its own.
+    """Replace `trainer.batch_size=auto` by a number, the same on all ranks. A run that goes on keeps its own.
 
     Raises:
         ValueError: the model is no MViT, no global batch is stated, or not even one video fits.
@@ -91,12 +92,12 @@ def choose_batch_size(
     share = max(1, trainer.global_batch // (processes * (trainer.accumulate or 1)))
     sizes = [size for size in range(1, share + 1) if share % size == 0]
 
+    @functools.cache
     def needed(size: int) -> tuple[float, float]:
         """State and activations; the latter infinite where no choice of blocks keeps to the activation budget."""
         accumulate = trainer.accumulate or share // size
-        state = state_bytes(
-            training_state(config, model, accumulate=accumulate, bf16=bf16), processes, _strategy(config)
-        )
+        held = training_state(config, model, accumulate=accumulate, bf16=bf16)
+        state = state_bytes(held, processes, "fsdp" if trainer.strategy == "fsdp" else "ddp")
         return state, _activation_bytes(config, builder, model, size, bf16=bf16)
 
     chosen = _largest_that_fits(sizes, lambda size: sum(needed(size)) <= room.size)
@@ -174,10 +175,6 @@ def _recorded(run_dir: Path) -> int | None:
     """The batch size that the run in a directory was begun with; None if it has not begun."""
     options = recorded_options(run_dir)
     return None if options is None else int(options["trainer"]["batch_size"])
-
-
-def _strategy(config: Train) -> Strategy:
-    return "fsdp" if config.trainer.strategy == "fsdp" else "ddp"
 
 
 def _size(module: nn.Module) -> int:

@@ -60,8 +60,8 @@ def ways_out(config: Train, world: World, *, items: int) -> list[str]:
         ways.append(f"trainer.batch_size={smaller} instead of {batch.batch_size}: {more}; or trainer.batch_size=auto")
     ways.append(f"trainer.eval_batch_size below {trainer.eval_batch_size}, if a validation was going on")
     ways.append(
-        "model.activation_checkpointing=true, or model.activation_budget_gb=NUMBER (MViT): blocks are computed again in "
-        "the backward pass instead of kept"
+        "model.activation_checkpointing=true, or model.activation_budget_gb=NUMBER (MViT): blocks are computed again "
+        "in the backward pass instead of kept"
     )
     if trainer.strategy != "fsdp":
         ways.append(

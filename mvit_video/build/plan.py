@@ -11,7 +11,6 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from mvit_video.build import common
 from mvit_video.build.batch import step_batch
@@ -285,19 +284,8 @@ def scaling(config: Plan, machine: Machine, work: Workload) -> Table:
     """The same batch per forward pass on one of them, one node, and more nodes; accumulation as a training would."""
     unit = _unit(config)
     table = Table(title="more of them: the same batch per forward pass on each")
-    columns = (
-        "accumulate",
-        "videos/step",
-        "step",
-        "exchange",
-        "vote",
-        "efficiency",
-        "clips/s",
-        "hours",
-        f"{unit}-hours",
-        "memory",
-    )
-    for name in (f"{unit}s" if unit == "GPU" else "processes", *columns):
+    columns = ("accumulate", "videos/step", "step", "exchange", "vote", "efficiency", "clips/s", "hours")
+    for name in (f"{unit}s" if unit == "GPU" else "processes", *columns, f"{unit}-hours", "memory"):
         table.add_column(name, justify="right")
     ranks = 1
     while ranks <= MOST_RANKS:

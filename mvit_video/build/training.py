@@ -22,6 +22,7 @@ from mvit_video.build.common import (
     process_group_of,
     trainer_options,
 )
+from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.config import Train
 from mvit_video.distributed.exclusive import exclusive_run
@@ -97,7 +98,8 @@ def _train(config: Train, world: World) -> dict[str, float]:
         if trainer.resume() and trainer.step >= options.last_step and not trainer.unvalidated:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
-        return trainer.fit()
+        with explained(config, world, items=loader.num_items):
+            return trainer.fit()
 
 
 def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
