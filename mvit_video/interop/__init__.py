@@ -1,0 +1,1 @@
+"""Other libraries behind one door each: PyTorchVideo, and its networks as baselines."""
