@@ -28,8 +28,8 @@ class Evaluate(Train):
     split: str = option("test", choices=SPLITS, help="split to evaluate; a source without test split gives validation")
     output: str | None = option(
         None,
-        help="folder of the results; null: <run>/evaluation, or <run>/evaluation_<frame_order>, with a number behind it "
-        "where another protocol has its results there",
+        help="folder of the results; null: <run>/evaluation, or <run>/evaluation_<frame_order>, with a number behind "
+        "it where another protocol has its results there",
     )
 
     @property
