@@ -135,4 +135,9 @@ class RatingBuilder(VideoClassification):
 
 
 def _scored_by_rating(views: ViewEvaluation) -> RatingEvaluation:
-    return RatingEvaluation(views.dataset, clips_per_batch=views.clips_per_batch, loading=views.loading)
+    return RatingEvaluation(
+        views.dataset,
+        normalization=views.normalization,
+        clips_per_batch=views.clips_per_batch,
+        loading=views.loading,
+    )

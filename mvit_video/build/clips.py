@@ -78,6 +78,7 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
         randaugment=augment.randaugment,
         erase_prob=augment.erase_prob,
         decode_short_side=augment.decode_short_side,
+        channel_order=augment.channel_order,  # type: ignore[arg-type]
     )
     dataset = TrainDataset(
         manifest,
@@ -136,6 +137,7 @@ def build_eval_dataset(
         spatial_views=spatial_views,
         short_side=data.test_short_side,
         crop_size=data.crop_size,
+        decode_short_side=config.augment.decode_short_side,
         frame_order=frame_order,
         seed=config.seed,
         decoding=build_decoding(config),

@@ -1,1 +1,1 @@
-"""Other libraries behind one door each: PyTorchVideo, and its networks as baselines."""
+"""Other libraries behind the interface of this project: PyTorchVideo, repaired, and its networks as baselines."""

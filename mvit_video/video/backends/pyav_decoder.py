@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from mvit_video.video.byte_source import ByteSource, Deadline, SourceKey, warn_of_change
 from mvit_video.video.container import explain, too_large
-from mvit_video.video.index import UNREACHABLE, FrameIndex, Orientation, Segment, VideoDecodeError, VideoInfo, plan
+from mvit_video.video.index import (
+    UNREACHABLE,
+    FrameIndex,
+    FrameTimes,
+    Orientation,
+    Segment,
+    VideoDecodeError,
+    VideoInfo,
+    plan,
+)
 from mvit_video.video.index_builder import KEYS_TO_TRY, build_index
 from mvit_video.video.packets import OutOfStepError, PacketReader, read_ahead
 from mvit_video.video.pictures import Canvas
@@ -137,6 +146,12 @@ class PyAVDecoder:
     @property
     def orientation(self) -> Orientation:
         return self.index.orientation
+
+    def times(self) -> FrameTimes | None:
+        """When the frames are shown. Raises VideoDecodeError if they have to be looked up, and cannot be."""
+        if self.index.durations is None:  # of a program that did not keep them
+            self._make_index_anew()
+        return self.index.times()
 
     def frame_times(self) -> npt.NDArray[np.float64]:
         """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""

@@ -1,0 +1,139 @@
+"""A run goes on as what it began as; what would change its result is refused, or forced and on record."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mvit_video.build.run_identity import DataRecord, RunIdentity, begin_or_go_on
+from mvit_video.distributed.process_group import World
+from mvit_video.runtime.journal import read_events
+from tests.conftest import options
+
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+TRAIN = DataRecord(source="train.csv", items=32, fingerprint="aa")
+IDENTITY = RunIdentity(
+    class_names=["cat", "dog"],
+    items_per_step=16,
+    data={"train": TRAIN, "val": DataRecord(source="val.csv", items=8, fingerprint="bb")},
+    version="0.1.0",
+    git_commit=None,
+    git_dirty=None,
+)
+
+
+def start(folder: Path, *more: str, identity: RunIdentity = IDENTITY) -> None:
+    begin_or_go_on(options("+experiment=motion_mvitv2", f"output_dir={folder}", "name=r", *more), identity, WORLD)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run directory with a checkpoint, as far as anybody looks."""
+    start(tmp_path)
+    (tmp_path / "r" / "checkpoints").mkdir()
+    (tmp_path / "r" / "checkpoints" / "step_00000001.pt").touch()
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_run_records_what_it_is(tmp_path: Path) -> None:
+    start(tmp_path)
+    assert json.loads((tmp_path / "r" / "run.json").read_text()) == {"format": 1, **IDENTITY.plain()}
+    assert "num_frames: 8" in (tmp_path / "r" / "config.yaml").read_text()
+    assert json.loads((tmp_path / "r" / "environment.json").read_text())["python"]
+
+
+def test_without_a_checkpoint_nothing_has_begun(tmp_path: Path) -> None:
+    start(tmp_path)
+    start(tmp_path, "optim.lr=0.5")
+    assert "lr: 0.5" in (tmp_path / "r" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["trainer.num_workers=7", "trainer.log_every=3", "data.prefetch=9", "trainer.max_steps=5"],
+        ["model.activation_checkpointing=true", "data.test_temporal_views=5", "trainer.strategy=fsdp"],
+        ["launcher=slurm", "data.source.root=elsewhere", "resume=force"],
+    ],
+)
+def test_what_computes_the_same_is_taken(begun: Path, more: list[str]) -> None:
+    before = contents(begun / "r")
+    start(begun, *more)
+    assert contents(begun / "r") == before
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ("optim.lr=0.5", r"optim\.lr: 0\.001 -> 0\.5"),
+        ("data.num_frames=4", r"data\.num_frames: 8 -> 4"),
+        ("augment.mixup_alpha=0.8", r"augment\.mixup_alpha: 0\.0 -> 0\.8"),
+        ("schedule.epochs=20", r"schedule\.epochs: 12(\.0)? -> 20(\.0)?"),
+        ("seed=1", "seed: 0 -> 1"),
+        ("trainer.precision=fp32", "trainer.precision: auto -> fp32"),
+        ("model.rel_pos=none", "model.rel_pos: null -> none"),
+        ("model=x3d_s", r"model\._target_: mvit_video\.models\.create_model -> "),
+    ],
+)
+def test_an_option_that_changes_the_result_is_refused(begun: Path, more: str, line: str) -> None:
+    before = contents(begun / "r")
+    with pytest.raises(
+        ValueError, match=rf"(?s)holds a run that began otherwise.*  {line}.*name=ANOTHER.*resume=force"
+    ):
+        start(begun, more)
+    assert contents(begun / "r") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"items_per_step": 8}, "videos per optimizer step: 16 -> 8"),
+        ({"version": "9.0"}, r"version of mvit_video: 0\.1\.0 -> 9\.0"),
+        ({"class_names": ["cat", "hound"]}, r"classes: without \['dog'\] -> with \['hound'\]"),
+        ({"class_names": ["dog", "cat"]}, "classes: the same names -> reordered"),
+        (
+            {"data": {"train": replace(TRAIN, items=31, fingerprint="cc")}},
+            r"train split: 32 videos of train\.csv \(aa\)",
+        ),
+        ({"data": {"train": TRAIN}}, "val split: 8 videos -> none"),
+    ],
+)
+def test_other_data_classes_or_code_are_refused(begun: Path, change: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        start(begun, identity=replace(IDENTITY, **change))
+
+
+def test_force_goes_on_and_is_on_record(begun: Path) -> None:
+    before = contents(begun / "r")
+    start(begun, "optim.lr=0.5", "resume=force")
+    after = contents(begun / "r")
+    assert {name: after[name] for name in before if name != "journal.jsonl"} == before
+    assert b"lr: 0.5" in after["config.2.yaml"] and {"run.2.json", "environment.2.json"} <= after.keys()
+    (event,) = [event for event in read_events(begun / "r") if event["event"] == "forced"]
+    assert (event["differences"], event["record"]) == ("optim.lr: 0.001 -> 0.5", 2)
+    start(begun, "optim.lr=0.5")  # is what the run was last recorded with
+    with pytest.raises(ValueError, match=r"optim\.lr: 0\.5 -> 0\.001"):
+        start(begun)
+
+
+def test_another_commit_of_the_code_is_said(begun: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record = json.loads((begun / "r" / "run.json").read_text())
+    (begun / "r" / "run.json").write_text(json.dumps({**record, "git_commit": "abc"}))
+    start(begun, identity=replace(IDENTITY, git_commit="def"))
+    assert "began with commit abc of mvit_video and goes on with def" in caplog.text
+
+
+def test_an_option_that_is_new_since_counts_as_its_default(begun: Path) -> None:
+    path = begun / "r" / "config.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "ema_decay" not in line))
+    start(begun)
+    with pytest.raises(ValueError, match=r"trainer\.ema_decay: null -> 0\.9"):
+        start(begun, "trainer.ema_decay=0.9")
