@@ -155,11 +155,10 @@ class PyAVDecoder:
 
     def frame_times(self) -> npt.NDArray[np.float64]:
         """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""
-        order, stamps = self.index.order, self.index.stamps
-        if order is None or stamps is None:
+        times = self.times()
+        if times is None:
             return np.arange(self.index.info.num_frames) / self.index.info.fps
-        shown = stamps[order]
-        return (shown - shown[0]) * self._reader.file.tick
+        return (times.stamps - times.stamps[0]) * float(times.unit)
 
     def close(self) -> None:
         self._reader.close()
