@@ -63,6 +63,7 @@ def motion_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
         "schedule.epochs=2",
         "schedule.warmup_epochs=1",
         "trainer.batch_size=8",
+        "trainer.global_batch=null",  # each test says itself how many videos a step takes
         "trainer.num_workers=0",
         "trainer.threads=1",
         "trainer.precision=fp32",

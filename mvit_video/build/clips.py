@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from mvit_video.build.batch import step_batch
 from mvit_video.build.common import pair
 from mvit_video.config import Data, Train
 from mvit_video.data.augmentation.mixing import Mixing
@@ -44,14 +45,23 @@ def read_manifest(config: Train, source: Source, split: Split, *, class_names: S
     classes = manifest.num_classes
     if config.data.num_classes is None:
         config.data.num_classes = classes
-        if getattr(config.model, "num_classes", classes) is None:
-            config.model.num_classes = classes
+    _set_open_classes(config, classes)
     if classes != config.data.num_classes:
         raise ValueError(
             f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "
             f"set data.num_classes={classes}"
         )
     return manifest
+
+
+def _set_open_classes(config: Train, classes: int) -> None:
+    """Give the model the number of classes if it has that option without a value; a model without schema is a dict."""
+    model = config.model
+    if isinstance(model, dict):
+        if model.get("num_classes", classes) is None:
+            model["num_classes"] = classes
+    elif getattr(model, "num_classes", classes) is None:
+        model.num_classes = classes
 
 
 def build_sampler(data: Data) -> ClipSampler:
@@ -66,7 +76,7 @@ def build_sampler(data: Data) -> ClipSampler:
 
 def build_train_loader(config: Train, manifest: Manifest, world: World) -> TrainLoader:
     """Endless training batches of this rank."""
-    augment, trainer = config.augment, config.trainer
+    augment = config.augment
     transform = TrainTransform(
         crop_size=config.data.crop_size,
         crop=augment.crop,  # type: ignore[arg-type]
@@ -88,10 +98,11 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
         seed=config.seed,
         decoding=build_decoding(config),
     )
+    batch = step_batch(config.trainer, processes=world.size, items=len(dataset))
     return TrainLoader(
         dataset,
-        batch_size=trainer.batch_size,
-        accumulate=trainer.accumulate,
+        batch_size=batch.batch_size,
+        accumulate=batch.accumulate,
         rank=world.rank,
         world_size=world.size,
         seed=config.seed,

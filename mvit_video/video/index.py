@@ -69,12 +69,6 @@ class FrameTimes:
     stamps: npt.NDArray[np.int64]
     durations: npt.NDArray[np.int64]
 
-    def of(self, frames: range) -> "FrameTimes":
-        """The times of a stretch of the video."""
-        return FrameTimes(
-            self.unit, self.stamps[frames.start : frames.stop], self.durations[frames.start : frames.stop]
-        )
-
 
 @dataclass(frozen=True)
 class Orientation:

@@ -171,7 +171,7 @@ class VideoReader:
         """
         if not isinstance(self._decoder, PyAVDecoder | FrameFolderDecoder):
             raise ValueError("segments of videos are read by the backend 'pyav' alone; set data.backend=pyav")
-        times = self._decoder.frame_times()
+        times = self._decoder.seconds_shown()
         # Times are products of floats; half a microsecond is less than any two frames are apart.
         first, last = np.searchsorted(times, np.array([start_s, end_s]) - _TIME_ROUNDING).tolist()
         if first >= last:

@@ -135,8 +135,8 @@ class TrainDataset(Dataset[Sample]):
         """The frames of `video`, number `index` of the set, that its clip of an epoch is made of."""
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
         frames = self.decoding.frames(video, self.manifest.segment(index))
-        times = _times(video, self.sampler, frames)
-        return [frames[at] for at in self.sampler.train(len(frames), video.info.fps, rng, times=times)]
+        clip = self.sampler.train(len(frames), video.info.fps, rng, times=_times(video, self.sampler, frames))
+        return [frames[place] for place in clip]
 
     def _clip(self, epoch: int, index: int) -> Frames:
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
@@ -260,10 +260,10 @@ class EvalDataset(Dataset[Sample]):
 
     def frame_numbers(self, index: int, video: VideoReader) -> list[list[int]]:
         """The frames of `video`, number `index` of the set, that the clip of each temporal view is made of."""
-        frames, views = self.decoding.frames(video, self.manifest.segment(index)), self.temporal_views
-        count, fps, times = len(frames), video.info.fps, _times(video, self.sampler, frames)
-        clips = [self.sampler.test(count, fps, view, views, times=times) for view in range(views)]
-        return [[frames[at] for at in clip] for clip in clips]
+        frames = self.decoding.frames(video, self.manifest.segment(index))
+        fps, views, times = video.info.fps, self.temporal_views, _times(video, self.sampler, frames)
+        clips = [self.sampler.test(len(frames), fps, view, views, times=times) for view in range(views)]
+        return [[frames[place] for place in clip] for clip in clips]
 
     def _views(self, index: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
@@ -299,12 +299,6 @@ class EvalDataset(Dataset[Sample]):
         return frames
 
 
-def _times(video: VideoReader, sampler: ClipSampler, frames: range) -> FrameTimes | None:
-    """The frames' times where the sampler reckons with them: looking them up may cost a pass over the packets."""
-    times = video.times if sampler.mode == "segments" else None
-    return times if times is None else times.of(frames)
-
-
 def _distinct_views(temporal_views: int, sampler: ClipSampler) -> int:
     """As many temporal views as differ."""
     if sampler.mode == "segments" and temporal_views > 1:
@@ -316,3 +310,12 @@ def _distinct_views(temporal_views: int, sampler: ClipSampler) -> int:
         )
         return 1
     return temporal_views
+
+
+def _times(video: VideoReader, sampler: ClipSampler, frames: range) -> FrameTimes | None:
+    """The times of `frames` where the sampler reckons with them: looking them up may cost a pass over the packets."""
+    times = video.times if sampler.mode == "segments" else None
+    if times is None or len(frames) == video.info.num_frames:
+        return times
+    part = slice(frames.start, frames.stop)
+    return FrameTimes(times.unit, times.stamps[part], times.durations[part])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -7,11 +8,12 @@ import torch
 
 from mvit_video.data.augmentation import transforms
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segments
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.data.loading.dataset import DRAW_CLIP, DecodeOptions, EvalDataset, TrainDataset
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.location import VideoLocation
-from mvit_video.video.reader import VideoDecodeError, VideoReader, read_frames
+from mvit_video.video.reader import FrameTimes, VideoDecodeError, VideoReader, read_frames
 
 SAMPLER = ClipSampler(num_frames=8, sampling_rate=3)
 
@@ -182,4 +184,11 @@ def test_segments_of_a_webm_are_cut_by_its_times(tmp_path: Path) -> None:
         train = TrainDataset(manifest, sampler=sampler, transform=transform(), repeats=1, seed=0)
         rng = np.random.default_rng([0, 2, 0, DRAW_CLIP])
         assert train.frame_numbers(2, 0, video) == sampler.train(50, 12.0, rng, times=video.times)
+        part = replace(manifest, segments=Segments([(1.0, 3.5)]))
+        cut = EvalDataset(part, sampler=sampler, temporal_views=1, spatial_views=1, short_side=64, crop_size=64)
+        times = FrameTimes(video.times.unit, video.times.stamps[12:42], video.times.durations[12:42])
+        assert video.frames_between(1.0, 3.5) == range(12, 42)
+        inside = sampler.test(30, 12.0, 0, 1, times=times)
+        assert cut.frame_numbers(0, video) == [[12 + frame for frame in inside]]
+        assert inside != sampler.test(30, 12.0, 0, 1)
     assert torch.equal(dataset[0].clips[0], read_frames(path, expected))
