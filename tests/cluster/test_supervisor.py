@@ -120,7 +120,7 @@ def rank_main(config: dict[str, str]) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from mvit_video.supervisor import Place, run_task
+from mvit_video.cluster.supervisor import Place, run_task
 folder = Path(sys.argv[1])
 place = Place(job_id="9", restart=0, rank=0, size=1, local_rank=0, local_size=1, host="here", main_host="localhost")
 config = {"do": sys.argv[2], "pid": str(folder / "pid")}

@@ -38,7 +38,7 @@ def test_scores_are_the_sum_of_the_views_probabilities(motion_root: Path, traine
     """Against a plain loop over the views, one at a time."""
     config = evaluate_options(*motion_overrides(motion_root, trained))
     build.evaluate(config)
-    world = build.distributed.World(rank=0, size=1, device=torch.device("cpu"))
+    world = build.process_group.World(rank=0, size=1, device=torch.device("cpu"))
     manifest = build.read_manifest(build.build_source(config.data, world), "test", config)
     dataset = build.build_eval_dataset(config, manifest, temporal_views=3, spatial_views=1)
     model = build.build_model(config)

@@ -308,7 +308,7 @@ KILL_WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from mvit_video.engine.checkpoint import load_checkpoint, load_latest, save_checkpoint
+from mvit_video.engine.checkpoints.checkpoint import load_checkpoint, load_latest, save_checkpoint
 
 def save_without_end(folder):
     state = load_latest(folder)
