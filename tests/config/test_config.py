@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from hydra.utils import get_object
 
 from mvit_video import config
 from mvit_video.interop import baselines
+from tests import interpreters
 from tests.conftest import options
-from tests.paths import ROOT
 
 MOTION = "+experiment=motion_mvitv2"
 
@@ -146,7 +145,4 @@ def test_there_is_a_model_file_for_every_video_model() -> None:
 
 def command(module: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command of the package as a user would, from another folder."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
+    return interpreters.run("-m", module, *arguments, cwd=cwd)

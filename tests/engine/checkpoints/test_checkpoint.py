@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from mvit_video.engine.checkpoints.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from tests.paths import ROOT
+from tests import interpreters
 
 
 def state_of(step: int, **changes) -> dict:
@@ -338,15 +336,7 @@ for _ in range(12):
 
 
 def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILL_WRITERS, str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-c", KILL_WRITERS, str(tmp_path), check=True)
     latest, best = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
     assert len(latest) == 12
     assert list(latest) == sorted(latest)  # no saved step is lost, although a single checkpoint is kept

@@ -2,9 +2,6 @@
 
 import errno
 import logging
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,8 +11,8 @@ import torch
 from mvit_video.engine.checkpoints import files
 from mvit_video.engine.checkpoints.checkpoint import CheckpointError, load_latest, save_checkpoint
 from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
+from tests import interpreters
 from tests.engine.checkpoints.test_checkpoint import names_in, state_of
-from tests.paths import ROOT
 
 WAIT_S = 30
 
@@ -221,10 +218,7 @@ for _ in range(int(sys.argv[2])):
 
 @pytest.mark.slow
 def test_kill_9_during_background_saves(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILL_WRITERS, str(tmp_path), "60"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-c", KILL_WRITERS, str(tmp_path), "60", check=True)
     latest, best = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
     assert len(latest) == 60
     assert list(latest) == sorted(latest)
