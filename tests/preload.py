@@ -11,6 +11,8 @@ import torch.utils.tensorboard
 
 import tests.conftest  # noqa: F401
 from mvit_video.distributed.sharding import clip_grad_norm
+from mvit_video.models import create_model
+from mvit_video.models.mvit.activation_checkpointing import measure_blocks
 
 
 def _lazy_imports() -> None:
@@ -18,6 +20,8 @@ def _lazy_imports() -> None:
     parameter.grad = torch.ones(2)
     clip_grad_norm([parameter], 1.0)
     torch.optim.AdamW([parameter], fused=True).step()  # torch's compiler
+    model = create_model("mvitv2_motion", depth=1, stage_starts=(), num_frames=2, crop_size=16)
+    measure_blocks(model.train(), (1, 3, 2, 16, 16))  # what torch needs for tensors without values
     figure = matplotlib.pyplot.figure()  # the list of fonts
     figure.add_subplot().set_title("text")
     figure.canvas.draw()
