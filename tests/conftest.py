@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch.distributed.launcher.api
@@ -20,6 +21,9 @@ from tests import interpreters
 from tests.paths import ROOT
 from tests.video_library import Library
 
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 sys.path.insert(0, str(ROOT / "scripts"))  # benchmarks and fuzzing are tested, too
 
 

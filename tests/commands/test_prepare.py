@@ -116,14 +116,14 @@ def _children(pid: int) -> list[int]:
 
 def _await(condition, process):
     """Wait until a condition holds, which must happen before the process ends; its value."""
-    for _ in range(3000):
+    for _ in range(15000):
         value = condition()
         ended = process.poll()
         assert ended is None, f"it ended too early, with {ended}: {process.communicate()[1]}"
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError("waited for a minute in vain")
+    raise AssertionError("waited for five minutes in vain")
 
 
 def test_the_options_of_a_training_are_enough():

@@ -29,14 +29,8 @@ def torchrun(ranks: int, module: str, *arguments: str) -> None:
 @pytest.mark.slow
 def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
     """The same global batch: the same losses and weights to float tolerance, and the very same evaluation."""
-    recipe = [
-        *SMALL_CLIPS,
-        "schedule.epochs=1.5",
-        "augment.erase_prob=0.5",
-        "model.drop_path=0.2",
-        "augment.cutmix_alpha=1.0",
-    ]
-    recipe += ["trainer.batch_size=2", "trainer.eval_every=9", "trainer.max_steps=3"]
+    recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
+    recipe += [*SMALL_CLIPS, "trainer.batch_size=2", "trainer.eval_every=9", "trainer.max_steps=3"]
     # Fifteen videos do not divide by two or four ranks, nor 45 views by the batch.
     listing = tmp_path / "fifteen.csv"
     listing.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:15]))

@@ -175,8 +175,8 @@ def test_the_error_of_the_run_is_the_one_that_is_shown(caplog):
     assert "checkpoint 1 could not be written" in caplog.text
 
 
-# Writers that save in the background without end while they change the state in place, each killed with signal 9 after
-# a random time. They are forked, so that torch is imported once.
+# Writers that save in the background without end while they change the state in place, each killed with signal 9 a
+# random time after as many saves as a random number says. They are forked, so that torch is imported once.
 KILL_WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -184,12 +184,13 @@ import torch
 from mvit_video.engine.checkpoints.writer import CheckpointWriter
 from mvit_video.engine.checkpoints.checkpoint import load_checkpoint, load_latest, save_checkpoint
 
-def train_without_end(folder):
+def train_without_end(folder, saved):
     state = load_latest(folder)
     step = state["step"] if state else 0
     weights = torch.full((200_000,), float(step))
     def write(state, step, best):
         save_checkpoint(folder, state, step=step, keep_last=2, best=best)
+        os.write(saved, b".")
     writer = CheckpointWriter(write)
     while True:
         step += 1
@@ -201,10 +202,15 @@ def train_without_end(folder):
 folder = Path(sys.argv[1])
 rng = random.Random(1)
 for _ in range(int(sys.argv[2])):
+    told, saved = os.pipe()
     writer = os.fork()
     if writer == 0:
-        train_without_end(folder)
-    time.sleep(rng.uniform(0.005, 0.12))
+        train_without_end(folder, saved)
+    for _ in range(rng.randint(0, 2)):
+        os.read(told, 1)
+    time.sleep(rng.uniform(0, 0.03))
+    os.close(told)
+    os.close(saved)
     os.kill(writer, signal.SIGKILL)
     _, status = os.waitpid(writer, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL, "the writer ended by itself"
