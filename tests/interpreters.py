@@ -31,7 +31,7 @@ from pathlib import Path
 
 from tests.paths import ROOT
 
-WAIT_S = 300  # for a command, unless it is given another time: far more than any takes on a busy machine
+WAIT_S = 600  # for a command, unless it is given another time: far more than any takes on a busy machine
 LARGEST_REQUEST = 1 << 20
 
 

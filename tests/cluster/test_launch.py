@@ -146,12 +146,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path
     run = interpreters.start("-m", "mvit_video.train", *overrides)
     try:
         metrics = tmp_path / "tiny" / "metrics.jsonl"
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not (metrics.exists() and metrics.read_text().strip()):
             assert run.poll() is None and time.monotonic() < deadline, run.output()[1]
             time.sleep(0.05)
         run.send_signal(number)
-        _, text = run.communicate(timeout=240)
+        _, text = run.communicate(timeout=600)
     finally:
         run.kill()
     assert run.returncode == EXIT_INTERRUPTED
@@ -168,7 +168,7 @@ def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -
     said = re.search(r"started process (\d+) in the background", started.stderr)
     assert said, started.stderr
     run_dir = tmp_path / "tiny"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     notes: list[str] = []
     while notes != ["done", "done"]:
         assert time.monotonic() < deadline, (

@@ -22,7 +22,7 @@ def torchrun(ranks: int, module: str, *arguments: str) -> None:
     """Run a command as so many ranks, as torchrun starts them."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
 
 
