@@ -147,8 +147,8 @@ def test_the_options_of_a_training_are_enough():
     (["data=motion", "out=o", "workers=0"], "workers=0: must be at least 1"),
     (["data=motion", "out=o", "limit=0"], "limit=0: must be at least 1"),
     (["data=motion", "out=o", "time_limit_s=-1"], "time_limit_s=-1.0: must not be negative"),
-    (["data=motion", "out=o", "reencode.short_side=8"], "reencode.short_side=8: must be from 16 to 8192 pixels"),
-    (["data=motion", "out=o", "reencode.crf=60"], "reencode.crf=60: x264's range is 0"),
+    (["data=motion", "out=o", "reencode.short_side=8"], "reencode.short_side=8: must be from 16 to 8192"),
+    (["data=motion", "out=o", "reencode.crf=60"], "reencode.crf=60: must be from 0 to 51"),
     (["data=motion", "out=o", "reencode.gop=0"], "reencode.gop=0: must be at least 1"),
     (["data=motion", "out=o", "reencode.preset=quick"], "reencode.preset=quick: must be one of ultrafast"),
     (["data=motion", "out=o", "shards.max_gb=0"], "shards.max_gb=0.0: must be greater than 0"),
@@ -181,7 +181,7 @@ def test_only_what_matters_is_printed_and_remote_files_are_prepared_as_local_one
             "shards.enabled=true", f"shards.folder={shards}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert "shards:" in done.stderr and "optim:" not in done.stderr
+        assert "shards.enabled" in done.stderr and "optim" not in done.stderr
         reports[kind] = json.loads((out / "report.json").read_text())
     local, remote = reports["local"], reports["remote"]
     statuses = {Path(p["path"]).name: p["status"] for p in remote["problems"]}
