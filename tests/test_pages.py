@@ -81,7 +81,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
         if is_dataclass(field.type)
         for option in fields(field.type)
     }
-    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment", "data_facts"}
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment", "data_statistics"}
     named = {
         key
         for line in [*inline(page), *blocks(page)]
