@@ -1,9 +1,10 @@
-"""README and docs: every command composes, every link leads somewhere."""
+"""README and docs: commands compose, options and choices exist, links lead somewhere, columns have heads."""
 
 import re
 import shlex
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,13 @@ def test_the_readme_begins_with_own_videos() -> None:
 
 def test_the_weights_to_start_from_exist() -> None:
     assert MViT_V2_S_Weights.KINETICS400_V1.url.endswith(".pth")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_column_has_a_head(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    heads = [line for line, below in pairwise(lines) if line.startswith("|") and re.fullmatch(r"\|[-|: ]+", below)]
+    assert not [head for head in heads if not all(cell.strip() for cell in head.strip("|").split("|"))]
 
 
 @lru_cache
