@@ -22,6 +22,7 @@ from mvit_video.config.check import explain, to_object
 from mvit_video.config.help import help_text
 from mvit_video.config.summary import Composed, summary_text
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
+from mvit_video.runtime.output import write_out
 
 logger = logging.getLogger(__name__)
 ALL_OPTIONS = "MVIT_VIDEO_ALL_OPTIONS"  # set in the environment: every option is printed, as YAML
@@ -59,7 +60,9 @@ def run_command(
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
         if wants_help:
-            print(help_text(config))
+            code = write_out(help_text(config) + "\n", sys.stdout)
+            if code:
+                sys.exit(code)
             return
         from mvit_video.runtime.logs import TRACEBACK_VARIABLE, configure_logging, traceback_wanted
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.cells import cell_len
@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mvit_video.runtime.output import write_out
 from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, run_dirs, run_scores, summarize_run
 from mvit_video.runtime.slurm import queue_states
 
 _STATE_COLOURS = {"running": "green", "done": "blue", "failed": "red", "preempted": "yellow", "waiting": "yellow"}
 _NARROWEST = 20  # columns of a name or a reason that is wrapped
 _GAP = 2  # between columns
-_CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 @dataclass(frozen=True)
@@ -270,20 +270,6 @@ def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str
     if not runs:
         return f"no runs in {folder}\n"
     return render(_RUN_COLUMNS, runs, width=width, colours=colours)
-
-
-def write_out(text: str, stream: TextIO) -> int:
-    """Write to a terminal, file or pipe; the exit code. A pipe whose reader has seen enough is no error to report."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows what it can
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        # What is still buffered would fail once more at the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return _CLOSED_PIPE
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

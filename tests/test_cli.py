@@ -148,3 +148,9 @@ def test_a_key_added_to_nothing_known_is_in_the_help(command: Command, capsys: p
     command(MOTION, "~model", "+model={_target_:torch.nn.Identity,width:3}", "-h")
     text = capsys.readouterr().out
     assert "model: as its _target_ takes them\n  model.width=3\n" in text
+
+
+def test_help_into_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m mvit_video.train --help | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.strip() and done.stderr == ""

@@ -80,10 +80,12 @@ def _rows(schema: type, prefix: str) -> Iterator[str]:
 
 
 def _inherited(schema: type, declared: "Field[Any]") -> bool:
+    """Whether the option has its row in the section of a schema that this one adds to."""
+    listed = {entry.schema for entry in SCHEMAS}
     return any(
         declared is parent.__dataclass_fields__.get(declared.name)
         for parent in schema.__mro__[1:]
-        if is_dataclass(parent)
+        if is_dataclass(parent) and parent in listed
     )
 
 
