@@ -1,7 +1,6 @@
 """python -m mvit_video.preview, as a user runs it."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,19 +172,23 @@ def test_a_picture_of_each_class(motion_root, tmp_path) -> None:
 
 
 def test_a_class_is_shown_by_a_video_that_can_be_read(motion_root, tmp_path, caplog) -> None:
-    root = tmp_path / "broken"
-    shutil.copytree(motion_root, root)
-    listed = (root / "train.csv").read_text().splitlines()
-    first = [line.rsplit(maxsplit=1)[0] for line in listed if line.endswith(" 0")]
-    every = [line.rsplit(maxsplit=1)[0] for line in listed if line.endswith(" 1")]
-    for path in (*first[:-1], *every):
-        (root / path).write_bytes(b"no video")
-    overrides = motion_overrides(root, tmp_path, "videos=0", "per_class=true")
-    page = preview(preview_options(*overrides))[-1].read_text()
-    assert f"`{root / first[-1]}`" in page
+    """All videos of class 1 and all but the last of class 0 are broken."""
+    lines = (motion_root / "train.csv").read_text().splitlines()
+    of_0 = [number for number, line in enumerate(lines) if line.endswith(" 0")]
+    of_1 = [number for number, line in enumerate(lines) if line.endswith(" 1")]
+    good = lines[of_0[-1]].rsplit(maxsplit=1)[0]
+    for number in (*of_0[:-1], *of_1):
+        broken = tmp_path / f"broken_{number}.mp4"
+        broken.write_bytes(b"")
+        lines[number] = f"{broken} {lines[number].rsplit(maxsplit=1)[1]}"
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    plain = [o for o in motion_overrides(motion_root, tmp_path) if not o.startswith("data.source.")]
+    source = [f"data.source.train={tmp_path / 'train.csv'}", f"data.source.root={motion_root}"]
+    page = preview(preview_options(*plain, "data/source=list", *source, "videos=0", "per_class=true"))[-1].read_text()
+    assert f"`{motion_root / good}`" in page and "Could not be read:" in page
     rows = [line for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
     assert len(rows) == 7
-    assert "no training video to show of" in caplog.text
+    assert "no training video to show of class 1" in caplog.text
 
 
 def test_a_preview_settles_the_batch_size(motion_root, tmp_path) -> None:
