@@ -149,11 +149,10 @@ class PyAVDecoder:
 
     def seconds_shown(self) -> npt.NDArray[np.float64]:
         """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""
-        order, stamps = self.index.order, self.index.stamps
-        if order is None or stamps is None:
+        times = self.times()
+        if times is None:
             return np.arange(self.index.info.num_frames) / self.index.info.fps
-        shown = stamps[order]
-        return (shown - shown[0]) * self._reader.file.tick
+        return (times.stamps - times.stamps[0]) * float(times.unit)
 
     def times(self) -> FrameTimes | None:
         """When the frames are shown. Raises VideoDecodeError if they have to be looked up, and cannot be."""
