@@ -151,7 +151,7 @@ def _about(file: "WeightsFile") -> dict[str, str]:
         return {}
     about = {"step": str(file.training["step"]), "averaged": json.dumps(file.averaged)}
     if file.training.get("class_names"):
-        about["class_names"] = json.dumps(file.training["class_names"])
+        about["class_names"] = json.dumps(file.training["class_names"], ensure_ascii=False)
     return about
 
 

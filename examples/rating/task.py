@@ -92,11 +92,11 @@ class RatingScorer:
         folder.mkdir(parents=True, exist_ok=True)
         results = {**self.metrics(), **about}
         lines = [
-            json.dumps({"video": self.manifest.paths[video], "rating": rating}) + "\n"
+            json.dumps({"video": self.manifest.paths[video], "rating": rating}, ensure_ascii=False) + "\n"
             for video, rating in self._by_video().items()
         ]
         write_text(folder / "predictions.jsonl", "".join(lines))
-        write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+        write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
 
     def summary(self, results: Mapping[str, Any]) -> str:

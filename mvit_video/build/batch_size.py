@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mvit_video.build.common import build_model
 from mvit_video.build.run_identity import recorded_options
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Train
@@ -21,6 +22,7 @@ from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import choose_blocks, measure_blocks, peak_bytes
 from mvit_video.planning.costs import USABLE, TrainingState, state_bytes
+from mvit_video.runtime import env
 from mvit_video.runtime.memory import available_memory
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,23 @@ def settle_batch_size(config: Train, builder: TaskBuilder, model: nn.Module, wor
     smallest = min(gather_to_all(room_on(world.device), world), key=lambda room: room.size)
     bf16 = uses_bf16(config.trainer.precision, world.device)  # type: ignore[arg-type]
     choose_batch_size(config, builder, model, processes=world.size, room=smallest, bf16=bf16)
+
+
+def settle_without_ranks(config: Train, builder: TaskBuilder, *, processes: int) -> None:
+    """What `settle_batch_size` would come to on this machine, for a command that trains nothing and has no model."""
+    if config.trainer.batch_size != AUTO:
+        return
+    recorded = _recorded(config.run_dir)
+    if recorded is not None:
+        config.trainer.batch_size = recorded
+        return
+    with torch.device("meta"):
+        model = build_model(config)
+    device = env.choose_device(config.trainer.device)  # type: ignore[arg-type]
+    bf16 = uses_bf16(config.trainer.precision, device)  # type: ignore[arg-type]
+    choose_batch_size(
+        config, builder, model.to_empty(device=device), processes=processes, room=room_on(device), bf16=bf16
+    )
 
 
 def choose_batch_size(

@@ -1,6 +1,7 @@
 """What a preview shows of videos: training clips and test views, by the builders of trainings and evaluations."""
 
 import logging
+from dataclasses import replace
 
 import torch
 
@@ -16,7 +17,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
-from mvit_video.tasks.clip_preview import evaluation_views, training_clips
+from mvit_video.tasks.clip_preview import class_clips, evaluation_views, training_clips
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +41,26 @@ def preview_sections(config: Preview, source: Source) -> list[Section]:
 
 def _training(config: Preview, manifest: Manifest) -> Section:
     """Training clips from the builders that a training run uses."""
-    logger.info("reading %d training clips from step %d on", config.clips, config.step)
+    if config.per_class or not config.mix:
+        config = replace(config, augment=replace(config.augment, mix_prob=0.0))
     rank = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
     loader = build_train_loader(config, manifest, rank)
-    clips, failures = training_clips(
-        loader,
-        normalization=build_normalization(config.data),
-        mixing=build_mixing(config),
-        seed=config.seed,
-        step=config.step,
-        count=config.clips,
-    )
+    normalization, mixing = build_normalization(config.data), build_mixing(config)
+    if config.per_class:
+        logger.info("reading a training clip of each of %d classes", manifest.num_classes)
+        clips, failures = class_clips(loader, normalization=normalization, mixing=mixing, step=config.step)
+        heading = f"{config.name}: a training clip of each class"
+    else:
+        logger.info("reading %d training clips from step %d on", config.clips, config.step)
+        clips, failures = training_clips(
+            loader,
+            normalization=normalization,
+            mixing=mixing,
+            seed=config.seed,
+            step=config.step,
+            count=config.clips,
+        )
+        heading = f"{config.name}: training clips from step {config.step} on"
     batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} clips (videos x copies)"
     about = (
         f"videos of {manifest.source}",
@@ -58,7 +68,6 @@ def _training(config: Preview, manifest: Manifest) -> Section:
         augment_text(config.augment),
         FRAME_NUMBERS,
     )
-    heading = f"{config.name}: training clips from step {config.step} on"
     return Section("train", heading, about, clips, failures, item="video")
 
 

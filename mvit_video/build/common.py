@@ -140,18 +140,23 @@ def build_optimizer_for(model: nn.Module, config: Train, loader: TrainBatches) -
     optim = config.optim
     lr = scale_lr(optim.lr, reference_batch=optim.reference_batch, global_batch=loader.items_per_step)
     layer_ids: Callable[[], dict[str, int]] | None = getattr(model, "layer_ids", None)
-    if optim.layer_decay != 1 and layer_ids is None:
-        raise ValueError(
-            f"optim.layer_decay={optim.layer_decay} needs a model that numbers its layers, and "
-            f"{type(model).__name__} does not: set optim.layer_decay=1"
+    layer_decay, no_decay = optim.layer_decay, optim.no_decay
+    if layer_decay != 1 and layer_ids is None:
+        logger.warning(
+            "optim.layer_decay=%g is left out, and all layers learn at one rate: %s does not number its layers",
+            layer_decay,
+            type(model).__name__,
         )
+        layer_decay = 1.0
+    if not isinstance(model, models.MViT):
+        no_decay = _of_this_model(model, no_decay)
     groups = parameter_groups(
         model,
         lr=lr,
         weight_decay=optim.weight_decay,
         decay_1d=optim.decay_1d,
-        no_decay=optim.no_decay,
-        layer_decay=optim.layer_decay,
+        no_decay=no_decay,
+        layer_decay=layer_decay,
         layer_ids=layer_ids() if layer_ids is not None else None,
     )
     return build_optimizer(
@@ -163,6 +168,19 @@ def build_optimizer_for(model: nn.Module, config: Train, loader: TrainBatches) -
         momentum=optim.momentum,
         nesterov=optim.nesterov,
     )
+
+
+def _of_this_model(model: nn.Module, no_decay: list[str]) -> list[str]:
+    """The entries that name something in the model; those of an experiment are for its own."""
+    names = [f".{name}." for name, _ in model.named_parameters()]
+    kept = [entry for entry in no_decay if any(f".{entry}." in name for name in names)]
+    if len(kept) < len(no_decay):
+        logger.warning(
+            "optim.no_decay: %s has no parameters named %s, which are left out of the list",
+            type(model).__name__,
+            ", ".join(entry for entry in no_decay if entry not in kept),
+        )
+    return kept
 
 
 def build_schedule(config: Train, loader: TrainBatches) -> WarmupCosine:

@@ -54,10 +54,9 @@ def ways_out(config: Train, world: World, *, items: int) -> list[str]:
         smaller = max(size for size in range(1, batch.batch_size) if batch.batch_size % size == 0)
         automatic = trainer.accumulate is None and trainer.global_batch is not None
         times = batch.accumulate * batch.batch_size // smaller
-        more = (
-            "accumulation makes up for it" if automatic else f"with trainer.accumulate={times} the step stays the same"
-        )
-        ways.append(f"trainer.batch_size={smaller} instead of {batch.batch_size}: {more}; or trainer.batch_size=auto")
+        by_hand = f"trainer.accumulate={times} makes up for it"
+        more = "accumulation makes up for it; or trainer.batch_size=auto" if automatic else by_hand
+        ways.append(f"trainer.batch_size={smaller} instead of {batch.batch_size}: {more}")
     ways.append(f"trainer.eval_batch_size below {trainer.eval_batch_size}, if a validation was going on")
     ways.append(
         "model.activation_checkpointing=true, or model.activation_budget_gb=NUMBER (MViT): blocks are computed again "

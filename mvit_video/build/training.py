@@ -9,6 +9,7 @@ from torch import nn
 
 from mvit_video.build.batch import step_batch
 from mvit_video.build.batch_size import settle_batch_size
+from mvit_video.build.closing import closing_summary
 from mvit_video.build.common import (
     build_average,
     build_model,
@@ -99,7 +100,10 @@ def _train(config: Train, world: World) -> dict[str, float]:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
         with explained(config, world, items=loader.num_items):
-            return trainer.fit()
+            metrics = trainer.fit()
+    if world.is_main:
+        logger.info("%s", closing_summary(config, best_metric=task.best_metric))
+    return metrics
 
 
 def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:

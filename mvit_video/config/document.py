@@ -60,11 +60,16 @@ def _section(entry: Registered) -> Iterator[str]:
 
 
 def _choices(entry: Registered) -> list[str]:
-    """Files of the group that are made over this schema."""
+    """Files of the group that are made over this schema, or over a file that is."""
     if entry.group is None or not entry.name.endswith(SCHEMA_SUFFIX):
         return []
-    files = sorted((Path(config_dir()) / entry.group).glob("*.yaml"))
-    return [file.stem for file in files if re.search(rf"^ *- {entry.name}$", file.read_text("utf-8"), re.MULTILINE)]
+    texts = {file.stem: file.read_text("utf-8") for file in (Path(config_dir()) / entry.group).glob("*.yaml")}
+    made, before = {entry.name}, 0
+    while len(made) > before:
+        before = len(made)
+        over = re.compile(rf"^ *- ({'|'.join(map(re.escape, sorted(made)))})$", re.MULTILINE)
+        made |= {name for name, text in texts.items() if over.search(text)}
+    return sorted(made - {entry.name})
 
 
 def _rows(schema: type, prefix: str) -> Iterator[str]:

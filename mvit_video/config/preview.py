@@ -15,6 +15,10 @@ class Preview(Train):
 
     out: str | None = option(None, help="folder of the sheets; null: <run>/preview")
     clips: int = option(16, at_least=0, help="training clips to show; 0: none")
+    mix: bool = option(True, help="show training clips mixed with one another as they are trained on; false: apart")
+    per_class: bool = option(
+        False, help="instead of the first clips of a step show one training clip of each class, not mixed"
+    )
     step: int = option(0, at_least=0, help="optimizer step whose batches are shown")
     processes: int = option(1, at_least=1, help="processes of the training run: they share out each step's videos")
     rank: int = option(0, at_least=0, help="the one of them whose batches are shown")

@@ -190,7 +190,7 @@ class Tracker:
     def _write(self, record: Record, scalars: Mapping[str, float]) -> None:
         """Write a record to metrics.jsonl and TensorBoard, which is opened anew after it failed."""
         assert self._lines is not None
-        self._lines.write(json.dumps(record, allow_nan=False) + "\n")
+        self._lines.write(json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
         if self._writer is None:
             self._writer = self._open_tensorboard(purge_step=None)
         try:
@@ -248,7 +248,7 @@ class _Lines:
         Raises:
             OSError: if there is no room; the file is as it was.
         """
-        self._pending += line.encode()
+        self._pending += line.encode("utf-8", errors="backslashreplace")
         size = os.fstat(self._file.fileno()).st_size
         written = 0
         try:
@@ -297,7 +297,7 @@ def _truncate_metrics(path: Path, *, last_step: int) -> dict[str, int]:
     if not path.exists():
         return {}
     kept = [record for record in read_metrics(path) if _number(record, "step") <= last_step]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
     write_text(path, text)
     return {str(record["kind"]): int(_number(record, "step")) for record in kept}
 

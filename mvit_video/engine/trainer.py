@@ -187,7 +187,8 @@ class Trainer:
             self.writer.check()
             window.add(loss, metrics, samples=sum(map(len, micro_batches)))
             monitor.push(self.step, loss, [path for batch in micro_batches for path in batch.paths])
-            if self.step % self.options.log_every == 0 or self.step == end:
+            # The first step says early whether the figures look right and how long the run will take.
+            if self.step == 1 or self.step % self.options.log_every == 0 or self.step == end:
                 monitor.check()
                 self._log(window)
                 window = Window()
@@ -374,11 +375,12 @@ class Trainer:
         for path, reason in batch.failures:
             if path not in self.failed:
                 logger.warning("unreadable training %s, replaced by another: %s: %s", item, path, reason)
-                lines.append(json.dumps({"step": self.step, "path": path, "reason": reason}) + "\n")
+                line = {"step": self.step, "path": path, "reason": reason}
+                lines.append(json.dumps(line, ensure_ascii=False) + "\n")
                 self.failed.add(path)
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            with open(listing, "a", encoding="utf-8") as file:
+            with open(listing, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(lines)
         except OSError as error:  # a full disk; the log has them
             logger.warning("unreadable %ss could not be listed in %s: %s", item, listing, error)

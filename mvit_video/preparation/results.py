@@ -63,7 +63,7 @@ def write_results(
             _write_split(path, split, data, records, entries, None if packed is None else packed[split])
             indexes[split] = str(path)
     report = _report(data, records, usable, packed, indexes, sampler=sampler, effort=effort)
-    write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "report.md", markdown(report))
     if not indexes:
         raise ValueError(f"no video of any split can be used; {out / 'report.md'} has the reasons")

@@ -217,7 +217,7 @@ class ViewScorer:
         results = {**self.scores.results(labels, self.manifest.class_names), **about}
         write_text(folder / "predictions.jsonl", "".join(_prediction_lines(self.scores, self.manifest)))
         plot_confusion(self.scores.confusion(labels), self.manifest.class_names, folder / "confusion.png")
-        write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+        write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
 
     def summary(self, results: Mapping[str, Any]) -> str:
@@ -244,4 +244,4 @@ def _prediction_lines(scores: ViewScores, manifest: Manifest) -> Iterable[str]:
             line["top5"] = {
                 manifest.class_names[c]: round(float(video_scores[video, c] / views[video]), 6) for c in best
             }
-        yield json.dumps(line) + "\n"
+        yield json.dumps(line, ensure_ascii=False) + "\n"

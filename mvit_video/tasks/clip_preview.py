@@ -4,6 +4,7 @@ Clips are taken at the last point before the model, after decoding, augmentation
 from the same loader, `Normalization` and `mixed_batch` that a training step uses.
 """
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -54,6 +55,43 @@ def training_clips(
         if len(clips) >= count:
             break
     return clips, list(failures.items())
+
+
+def class_clips(
+    loader: TrainLoader, *, normalization: Normalization, mixing: Mixing, step: int
+) -> tuple[list[Item], list[tuple[str, str]]]:
+    """A clip of each class, by class, and (path, reason) of the videos that could not be read.
+
+    Each is of the class's first readable video in the order of the epoch of `step`; a class without one is left out.
+
+    Args:
+        loader: of a training.
+        normalization: from a batch to the model's input.
+        mixing: with probability 0, for a clip has no partner here.
+        step: optimizer step that tells the epoch.
+    """
+    epoch = step // loader.steps_per_epoch
+    labels = loader.dataset.manifest.labels
+    clips: dict[int, Item] = {}
+    failures: dict[str, str] = {}
+    for position, video in enumerate(loader.order(epoch)):
+        label = int(labels[int(video)])
+        if label in clips:
+            continue
+        made = collate([loader.dataset[epoch, position, int(video)]])
+        failures.update(made.failures)
+        if made.failures:
+            continue  # what took its place may be of another class
+        batch = made.to(_CPU)
+        inputs, targets, draw = mixed_batch(batch, normalization=normalization, mixing=mixing, seed=loader.seed)
+        item = _training_clip(loader, batch, 0, step, draw, targets[0], shown(inputs, normalization)[0])
+        clips[label] = dataclasses.replace(item, position=f"epoch {epoch}, place {position} in its order")
+        if len(clips) == loader.dataset.manifest.num_classes:
+            break
+    missing = [name for label, name in enumerate(loader.dataset.manifest.class_names) if label not in clips]
+    if missing:
+        logger.warning("no training video to show of %s", ", ".join(missing))
+    return [clips[label] for label in sorted(clips)], list(failures.items())
 
 
 def _training_clip(

@@ -7,12 +7,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_video.build.clips import build_eval_dataset, build_mixing, build_sampler, build_train_loader
-from mvit_video.build.common import build_model
+from mvit_video.build.clips import build_eval_dataset, build_mixing, build_sampler, build_train_loader, read_manifest
+from mvit_video.build.common import build_model, build_optimizer_for, build_source
 from mvit_video.config import config_dir
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.distributed.process_group import World
-from tests.conftest import options
+from mvit_video.interop.baselines import list_baselines
+from tests.conftest import motion_overrides, options
+from tests.paths import ROOT
 
 KINETICS = ["data.source.train=t.csv", "data.source.train_root=t", "data.source.val=v.csv", "data.source.val_root=v"]
 SSV2 = ["data.source.train=t.json", "data.source.val=v.json", "data.source.labels=l.json", "data.source.root=v"]
@@ -89,6 +91,7 @@ KINETICS_RECIPE = {
     "schedule.end_lr": 1e-6,
     "schedule.cosine_after_warmup": True,
     "model.dropout": 0.5,
+    "trainer.global_batch": 256,
 }
 S_CLIP = {"data.num_frames": 16, "data.sampling_rate": 4, "data.crop_size": 224}
 B_CLIP = {"data.num_frames": 32, "data.sampling_rate": 3, "data.crop_size": 224}
@@ -118,6 +121,7 @@ SSV2_RECIPE = {
     "schedule.warmup_epochs": 3,
     "schedule.warmup_start_lr": 1e-4,
     "model.drop_path": 0.4,
+    "trainer.global_batch": 16,
 }
 for _adamw_only in ("optim.betas", "optim.eps", "augment.scale", "augment.ratio"):
     SSV2_RECIPE.pop(_adamw_only)
@@ -173,6 +177,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment.mix_prob": 0.0,
         "optim.lr": 1.25e-3,
         "optim.reference_batch": 8,
+        "trainer.global_batch": 8,
         "optim.clip_grad_norm": 2.0,
         "schedule.epochs": 40,
         "schedule.warmup_start_lr": 1e-6,
@@ -239,7 +244,7 @@ def test_an_impossible_model_is_refused_in_the_models_own_words() -> None:
         build_model(options("+experiment=motion_mvitv2", "model.patch_kernel=[1,7]"))
 
 
-@pytest.mark.parametrize("model", ["x3d_s", "x3d_m", "slow_r50", "slowfast_r50"])
+@pytest.mark.parametrize("model", list_baselines())
 def test_baselines_run_in_the_same_pipeline(model: str) -> None:
     config = options(f"model={model}", "name=baseline", *KINETICS)
     with torch.device("meta"):
@@ -266,3 +271,49 @@ def test_what_training_does_to_pictures_reaches_both_data_sets(name: str, side: 
     assert (loader.dataset.transform.decode_short_side, loader.dataset.transform.channel_order) == (side, order)
     views = build_eval_dataset(config, manifest, temporal_views=1, spatial_views=1)
     assert views.decode_short_side == side
+
+
+OWN_MODEL = f"hydra.searchpath=[file://{ROOT}/examples/rating/conf]"  # what --config-dir does
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_every_experiment_takes_every_model(name: str, tmp_path: Path) -> None:
+    """Whatever an experiment sets for its own model, another one composes, learns the classes and gets an optimizer."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("_target_: torch.nn.LazyLinear\nout_features: ${data.num_classes}\n")
+    for model in (*list_baselines(), "small_net", "mine"):
+        path = OWN_MODEL.replace("]", f",file://{tmp_path}]")
+        config = options(path, f"+experiment={name}", f"model={model}", *NEEDED[name])
+        assert config.optim.lr > 0 and config.trainer.global_batch
+        if model in ("small_net", "mine"):
+            build_model(config)
+
+
+@pytest.mark.parametrize("name", ["motion_mvitv2", "finetune_folder"])
+def test_what_an_experiment_says_of_its_own_models_layers_is_left_out_for_another(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = options(OWN_MODEL, f"+experiment={name}", "model=small_net", *NEEDED[name])
+    model = build_model(config)
+    manifest = Manifest(("a.mp4",) * 16, (0,) * 16, ("a",), "list")
+    loader = build_train_loader(config, manifest, World(0, 1, torch.device("cpu")))
+    optimizer = build_optimizer_for(model, config, loader)
+    assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == sum(
+        p.numel() for p in model.parameters()
+    )
+    said = {
+        "motion_mvitv2": "optim.no_decay: SmallNet has no parameters named rel_pos_h, rel_pos_w, rel_pos_t, cls_token",
+        "finetune_folder": "optim.layer_decay=0.75 is left out, and all layers learn at one rate: SmallNet does not",
+    }
+    assert said[name] in caplog.text
+
+
+@pytest.mark.parametrize("given", ["null", "${data.num_classes}", "7"])
+def test_an_own_model_learns_the_number_of_classes(given: str, tmp_path: Path, motion_root: Path) -> None:
+    (tmp_path / "model").mkdir()
+    text = f"_target_: mvit_video.interop.baselines.create_baseline\nname: x3d_s\nnum_classes: {given}\n"
+    (tmp_path / "model" / "mine.yaml").write_text(text + "num_frames: 8\ncrop_size: 48\n")
+    more = [f"hydra.searchpath=[file://{tmp_path}]", "model=mine", "data.num_classes=null"]
+    config = options(*motion_overrides(motion_root, tmp_path, *more))
+    read_manifest(config, build_source(config.data, World(0, 1, torch.device("cpu"))), "train")
+    assert config.model["num_classes"] == (7 if given == "7" else 8)

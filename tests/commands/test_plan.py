@@ -38,21 +38,25 @@ def test_s_on_eight_nodes() -> None:
     assert found["parameters"] == "34.54 M"
     assert found["forward pass"] == "128.4 GFLOP per clip"
     assert found["memory: state"] == "0.55 GB per GPU"
-    assert found["step of one GPU"] == "2 videos, 4 clips"
-    assert found["step of all"] == "128 videos, 256 clips"
+    assert found["step of one GPU"] == "4 videos, 8 clips"
+    assert found["step of all"] == "256 videos, 512 clips"  # the recipe's, by accumulation
     assert found["sent"] == "272.0 MB per GPU"  # 2 * 63/64 * 4 * 34.54 M
-    assert found["steps"] == "375,600"
+    assert found["steps"] == "187,800"
     assert found["checkpoint"] == "0.41 GB"
     assert re.fullmatch(r"[\d.]+ cores per GPU, [\d,]+ in all", found["decoding"])
     assert re.fullmatch(r"[\d.]+ MB/s per GPU, [\d.]+ GB/s in all", found["storage"])
     assert {"1", "8", "64", "1,024"} <= found.keys()
-    assert "trainer.batch_size=2 augment.repeats=2" in done.stdout
+    assert "trainer.batch_size=2 augment.repeats=2 trainer.accumulate=2" in done.stdout
+    lines = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()]
+    cut = {line[1]: (line[2], line[3]) for line in lines if len(line) > 5}
+    assert cut["1"] == ("128", "256") and cut["128"] == ("1", "256") and cut["1,024"] == ("1", "2,048")
     assert "A prediction" in done.stdout
     assert "do not fit" not in done.stderr
 
 
 def test_b_divided_among_the_gpus(capsys: pytest.CaptureFixture[str]) -> None:
-    print_plan(plan_options("+experiment=k400_mvitv2_b", "trainer.strategy=fsdp", "machine=a100"))
+    one_pass = ("trainer.strategy=fsdp", "trainer.accumulate=1", "machine=a100")
+    print_plan(plan_options("+experiment=k400_mvitv2_b", *one_pass))
     found = rows(capsys.readouterr().out)
     assert found["parameters"] == "51.23 M"
     assert found["sent"] == "358.0 MB per GPU"  # 7/8 * (8 * 51.23 M, but stem and head are gathered once)
@@ -68,7 +72,7 @@ def test_l_that_does_not_fit(capsys: pytest.CaptureFixture[str], caplog: pytest.
     said = caplog.text
     assert re.search(r"148\.0 GB per GPU do not fit into 90 % of the 141 GB of h200", said)
     assert re.search(r"model\.activation_budget_gb=123\.4 \(recomputes \d+ of 48 blocks, \d+% of the forward", said)
-    assert "trainer.batch_size=8 trainer.accumulate=2" in said
+    assert re.search(r"trainer\.batch_size=8(?! trainer\.accumulate)", said)  # accumulation makes up for it
     assert "trainer.strategy=fsdp" not in said  # its saving would not be enough
 
 
@@ -87,7 +91,7 @@ def test_nothing_alone_is_enough(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_way_out_is_one(caplog: pytest.LogCaptureFixture) -> None:
-    small = (*MOTION, "trainer.batch_size=16", "machine.memory_gb=0.08")
+    small = (*MOTION, "trainer.batch_size=16", "trainer.global_batch=null", "machine.memory_gb=0.08")
     print_plan(plan_options(*small))
     budget = re.search(r"model\.activation_budget_gb=[\d.]+", caplog.text)
     batch = re.search(r"trainer\.batch_size=\d+ trainer\.accumulate=\d+", caplog.text)

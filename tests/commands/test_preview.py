@@ -1,5 +1,6 @@
 """python -m mvit_video.preview, as a user runs it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,50 @@ def test_the_options_in_words() -> None:
 def test_default_folder_is_in_the_run() -> None:
     config = preview_options("+experiment=motion_mvitv2", "name=x")
     assert config.out is None and config.run_dir == Path("runs/x")
+
+
+def test_clips_can_be_shown_unmixed(motion_root, tmp_path) -> None:
+    mixed = ["augment.mixup_alpha=0.8", "augment.cutmix_alpha=1", "augment.mix_prob=1", "videos=0", "clips=4"]
+    overrides = motion_overrides(motion_root, tmp_path, *mixed)
+    assert "mixed with" in preview(preview_options(*overrides))[-1].read_text()
+    page = preview(preview_options(*overrides, "mix=false"))[-1].read_text()
+    assert "mixed with" not in page and "mixup 0, cutmix 0" in page
+    plain = preview(preview_options(*overrides, "augment.mix_prob=0", f"out={tmp_path}/plain"))
+    assert plain[0].read_bytes() == (tmp_path / "tiny/preview/train_01.png").read_bytes()
+
+
+def test_a_picture_of_each_class(motion_root, tmp_path) -> None:
+    overrides = motion_overrides(motion_root, tmp_path, "videos=0", "per_class=true", "augment.mix_prob=1")
+    written = preview(preview_options(*overrides))
+    rows = [line for line in written[-1].read_text().splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [re.findall(r"\((\d)\)", row)[0] for row in rows] == [str(label) for label in range(8)]
+    assert "a training clip of each class" in written[-1].read_text()
+    # Another epoch has another order, and so other videos first.
+    later = preview(preview_options(*overrides, "step=4", f"out={tmp_path}/later"))
+    assert later[0].read_bytes() != written[0].read_bytes()
+
+
+def test_a_class_is_shown_by_a_video_that_can_be_read(motion_root, tmp_path, caplog) -> None:
+    """All videos of class 1 and all but the last of class 0 are broken."""
+    lines = (motion_root / "train.csv").read_text().splitlines()
+    of_0 = [number for number, line in enumerate(lines) if line.endswith(" 0")]
+    of_1 = [number for number, line in enumerate(lines) if line.endswith(" 1")]
+    good = lines[of_0[-1]].rsplit(maxsplit=1)[0]
+    for number in (*of_0[:-1], *of_1):
+        broken = tmp_path / f"broken_{number}.mp4"
+        broken.write_bytes(b"")
+        lines[number] = f"{broken} {lines[number].rsplit(maxsplit=1)[1]}"
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    plain = [o for o in motion_overrides(motion_root, tmp_path) if not o.startswith("data.source.")]
+    source = [f"data.source.train={tmp_path / 'train.csv'}", f"data.source.root={motion_root}"]
+    page = preview(preview_options(*plain, "data/source=list", *source, "videos=0", "per_class=true"))[-1].read_text()
+    assert f"`{motion_root / good}`" in page and "Could not be read:" in page
+    rows = [line for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert len(rows) == 7
+    assert "no training video to show of class 1" in caplog.text
+
+
+def test_a_preview_settles_the_batch_size(motion_root, tmp_path) -> None:
+    auto = ["trainer.batch_size=auto", "trainer.global_batch=16", "processes=2", "videos=0", "clips=1"]
+    page = preview(preview_options(*motion_overrides(motion_root, tmp_path, *auto)))[-1].read_text()
+    assert "batch of 8 x 1 clips" in page

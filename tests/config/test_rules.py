@@ -65,6 +65,15 @@ def test_rule_of_a_list_holds_for_each_entry(
     assert built.text(several=True) == text
 
 
+def test_a_word_may_stand_for_a_number() -> None:
+    rule = built_rule(at_least=1, word="auto")
+    good: list[object] = [1, 7, "auto"]
+    bad: list[object] = [0, "all", "7", 2.5, True]
+    assert [rule.allows(value) for value in good] == [True] * 3
+    assert [rule.allows(value) for value in bad] == [False] * 5
+    assert (rule.text(), rule.brief()) == ("must be at least 1, or auto", "at least 1, or auto")
+
+
 def test_lists_are_copied_for_each_instance() -> None:
     first, second = config.Data(), config.Data()
     first.mean[0] = 9
@@ -73,8 +82,8 @@ def test_lists_are_copied_for_each_instance() -> None:
 
 
 def test_a_problem_names_the_value_the_rule_and_the_meaning() -> None:
-    (problem,) = impossible(config.Trainer(batch_size=0), "trainer.")
-    assert problem == "trainer.batch_size=0: must be at least 1 (videos per process and forward pass)"
+    (problem,) = impossible(config.Trainer(log_every=0), "trainer.")
+    assert problem == "trainer.log_every=0: must be at least 1 (steps from one log line to the next)"
 
 
 def test_rules_between_values_wait_for_good_values() -> None:

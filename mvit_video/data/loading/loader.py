@@ -177,17 +177,21 @@ class TrainLoader:
         """This rank's batches, `accumulate` to a step, from optimizer step `start_step` on, without end."""
         return self.loading.batches(self.dataset, self._keys(start_step))
 
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Numbers of the videos in the order in which an epoch visits them, int64 (num_items,)."""
+        return epoch_order(
+            len(self.dataset),
+            seed=self.seed,
+            epoch=epoch,
+            shard_of=self.dataset.manifest.shard_of,
+            shard_window=self.shard_window,
+        )
+
     def _keys(self, start_step: int) -> Iterator[list[TrainKey]]:
         """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, index)."""
         epoch, step = divmod(start_step, self.steps_per_epoch)
         while True:
-            order = epoch_order(
-                len(self.dataset),
-                seed=self.seed,
-                epoch=epoch,
-                shard_of=self.dataset.manifest.shard_of,
-                shard_window=self.shard_window,
-            )
+            order = self.order(epoch)
             for place in range(step * self.accumulate, self.steps_per_epoch * self.accumulate):
                 first = (place * self.world_size + self.rank) * self.batch_size
                 yield [(epoch, p, int(order[p])) for p in range(first, first + self.batch_size)]

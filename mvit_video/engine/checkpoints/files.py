@@ -182,8 +182,8 @@ def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
 def write_json(target: Path, content: Mapping[str, object]) -> None:
     """A JSON file, whole or absent, on disk when this returns."""
     beside = temporary(target)
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+    with open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, target)

@@ -1,0 +1,50 @@
+"""What a training says at its end: the best result, where everything is, and what to type next."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from mvit_video.config import Train
+from mvit_video.engine.tracking import read_metrics
+
+
+def closing_summary(config: Train, *, best_metric: str) -> str:
+    """A few lines for people.
+
+    Args:
+        config: of the training.
+        best_metric: by which the best checkpoint is chosen.
+    """
+    folder = config.run_dir
+    rows = [
+        ("best", _best(folder / "metrics.jsonl", best_metric)),
+        ("weights", str(_weights(folder / "checkpoints"))),
+        ("curves", str(folder / "curves.png")),
+        ("options", str(folder / "config.yaml")),
+        ("next", evaluate_command(config)),
+    ]
+    return f"{config.name} is trained:\n" + "\n".join(f"  {name:<8} {text}" for name, text in rows)
+
+
+def evaluate_command(config: Train) -> str:
+    """The command that evaluates the run, as it is typed in a shell."""
+    words = ["python", "-m", "mvit_video.evaluate", f"run={config.name}"]
+    if config.output_dir != Train.output_dir:
+        words.append(f"output_dir={config.output_dir}")
+    return shlex.join(words)
+
+
+def _best(metrics: Path, name: str) -> str:
+    records = read_metrics(metrics) if metrics.exists() else []
+    best: tuple[float, Any] | None = None
+    for record in records:
+        value = record.get(name)
+        # The first of equals is the one whose checkpoint is kept as the best.
+        if record.get("kind") == "eval" and isinstance(value, int | float) and (best is None or value > best[0]):
+            best = value, record["step"]
+    return "unknown, there was no validation" if best is None else f"{name} {best[0]:.4g} after step {best[1]:,}"
+
+
+def _weights(folder: Path) -> Path:
+    best = folder / "best.pt"
+    return best if best.is_file() else folder

@@ -1,0 +1,57 @@
+"""The last lines of a training, and its first."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from mvit_video import build
+from mvit_video.build.closing import closing_summary, evaluate_command
+from mvit_video.config import Train
+from mvit_video.engine.tracking import read_metrics
+from tests.conftest import motion_overrides, options
+
+
+def test_best_result_places_and_the_next_command(
+    motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    build.train(options(*motion_overrides(motion_root, tmp_path, "trainer.log_every=3")))
+    records = read_metrics(tmp_path / "tiny" / "metrics.jsonl")
+    scores = {record["step"]: record["video_top1"] for record in records if record["kind"] == "eval"}
+    assert set(scores) == {4, 8}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert caplog.messages[-1].splitlines() == [
+        "tiny is trained:",
+        f"  best     video_top1 {scores[best]:.4g} after step {best}",
+        f"  weights  {tmp_path}/tiny/checkpoints/best.pt",
+        f"  curves   {tmp_path}/tiny/curves.png",
+        f"  options  {tmp_path}/tiny/config.yaml",
+        f"  next     python -m mvit_video.evaluate run=tiny output_dir={tmp_path}",
+    ]
+    # The first figures come after the first step, whatever log_every says.
+    assert [record["step"] for record in records if record["kind"] == "train"] == [1, 3, 4, 6, 8]
+
+
+def test_without_validation(tmp_path: Path) -> None:
+    text = closing_summary(Train(name="a", output_dir=str(tmp_path)), best_metric="video_top1")
+    assert "best     unknown, there was no validation\n" in text
+    assert f"weights  {tmp_path}/a/checkpoints\n" in text
+
+
+def test_the_best_of_all_validations_counts(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    lines = [{"kind": "eval", "step": step, "top": top} for step, top in ((5, 1.0), (1000, 7.5), (1500, 7.5))]
+    lines += [{"kind": "eval", "step": 2000, "top": None}, {"kind": "train", "step": 2001, "top": 99}]  # type: ignore[dict-item]
+    (tmp_path / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "best     top 7.5 after step 1,000\n" in closing_summary(
+        Train(name="a", output_dir=str(tmp_path)), best_metric="top"
+    )
+
+
+def test_the_next_command_can_be_typed() -> None:
+    assert evaluate_command(Train(name="birds")) == "python -m mvit_video.evaluate run=birds"
+    assert evaluate_command(Train(name="my birds", output_dir="a b")) == (
+        "python -m mvit_video.evaluate 'run=my birds' 'output_dir=a b'"
+    )
