@@ -90,7 +90,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     with tracker:
         if world.is_main:
             append_event(config.run_dir, "steps", total=options.last_step)
-        if trainer.resume() and trainer.step >= options.last_step and not trainer.unvalidated:
+        if trainer.resume() and trainer.complete:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
         return trainer.fit()

@@ -26,6 +26,7 @@ from mvit_video.metrics import ViewScores, ViewScoresState
 from mvit_video.runtime.env import rng_for, write_text
 from mvit_video.tasks.confusion import plot_confusion
 
+VALIDATION_METRICS = ("video_top1", "video_top5", "mean_class_top1", "macro_f1", "loss", "num_videos", "num_failed")
 DRAW_MIXING = 1  # what the mixing draw of a batch is for, the first part of its key
 
 
@@ -103,6 +104,7 @@ class Classification:
         LEARNING_RATE_PANEL,
         throughput_panel(sample),
     )
+    eval_metrics: Sequence[str] = VALIDATION_METRICS
     best_metric = "video_top1"
 
     def __init__(self, *, class_names: Sequence[str], normalization: Normalization, mixing: Mixing) -> None:
@@ -201,9 +203,12 @@ class ViewScorer:
         self.scores.merge(ViewScores.from_state(state))
 
     def metrics(self) -> dict[str, float]:
-        """Video-level top-1 and top-5 (per cent), and how many videos they are of."""
-        results = self.scores.results(self.manifest.labels, self.manifest.class_names)
-        return {key: float(results[key]) for key in ("video_top1", "video_top5", "num_videos", "num_failed")}  # type: ignore[arg-type]
+        """Accuracies of videos and classes (per cent), the clips' mean log loss, and how many videos they are of.
+
+        The loss of training clips is not the same quantity: it has mixed and smoothed targets.
+        """
+        numbers = self.scores.metrics(self.manifest.labels)
+        return {name: numbers[name] for name in VALIDATION_METRICS}
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         """Write results.json, predictions.jsonl and confusion.png, each beside and renamed; the results.
@@ -222,11 +227,15 @@ class ViewScorer:
 
     def summary(self, results: Mapping[str, Any]) -> str:
         """Accuracies and counts in one line."""
+        low, high = results["video_top1_ci95"]
+        class_low, class_high = results["mean_class_top1_ci95"]
         return (
             f"{results['num_videos']} videos, {results['num_views']} views: "
             f"clip top-1 {results['clip_top1']:.2f}, top-5 {results['clip_top5']:.2f}; "
-            f"video top-1 {results['video_top1']:.2f}, top-5 {results['video_top5']:.2f}; "
-            f"{results['num_failed']} unreadable"
+            f"video top-1 {results['video_top1']:.2f} (95 % interval {low:.1f} to {high:.1f}), "
+            f"top-5 {results['video_top5']:.2f}; "
+            f"mean over classes {results['mean_class_top1']:.2f} ({class_low:.1f} to {class_high:.1f}), "
+            f"macro F1 {results['macro_f1']:.2f}; {results['num_failed']} unreadable"
         )
 
 
