@@ -1,5 +1,6 @@
 """From options to the clips of videos: splits, data sets, loaders, views, mixing, normalisation."""
 
+import logging
 from collections.abc import Sequence
 
 from mvit_video.build.common import pair
@@ -15,6 +16,8 @@ from mvit_video.data.sampling import ClipSampler
 from mvit_video.distributed.process_group import World
 from mvit_video.tasks.classification import Normalization, ViewEvaluation
 
+logger = logging.getLogger(__name__)
+
 
 def read_manifest(config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None) -> Manifest:
     """The manifest of a split. Options that left the number of classes open take it from here.
@@ -24,8 +27,18 @@ def read_manifest(config: Train, source: Source, split: Split, *, class_names: S
         source: the data source.
         split: which one.
         class_names: of the model; the labels are mapped to them by name. None: the classes of the split count.
+
+    Raises:
+        ValueError: the split is not as it should be, has several labels a video, or other classes than the options say.
     """
     manifest = source.manifest(split)
+    if manifest.label_sets is not None:
+        raise ValueError(
+            f"{manifest.source} has several labels a video, and the loss and scores are those of one label each; give "
+            "one label a row"
+        )
+    if manifest.weights is not None and split == "train":
+        logger.warning("%s: the weights are not used, every video is drawn alike", manifest.source)
     if class_names is not None:
         manifest = manifest.with_classes(class_names)
     classes = manifest.num_classes

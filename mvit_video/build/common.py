@@ -17,6 +17,7 @@ from mvit_video import models
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Data, Train
 from mvit_video.data.datasets.sources import Source
+from mvit_video.data.datasets.splits import SplitOptions, SplitSource
 from mvit_video.distributed import process_group
 from mvit_video.distributed.process_group import World
 from mvit_video.distributed.sharding import Sharding
@@ -46,11 +47,18 @@ def build_task_builder(config: Train) -> TaskBuilder:
 
 
 def build_source(data: Data, world: World) -> Source:
-    """The data source, its files made to exist by rank 0 first."""
+    """The data source, its files made to exist by rank 0 first; with a validation split cut off, if so configured."""
     source: Source = _instantiate(data.source)
     with process_group.main_first(world):
         source.prepare()
-    return source
+    split = SplitOptions(
+        holdout=data.holdout,
+        folds=data.folds,
+        fold=data.fold,
+        seed=data.split_seed,
+        group_pattern=data.group_pattern,
+    )
+    return SplitSource(source, split) if split.enabled else source
 
 
 def build_model(config: Train) -> nn.Module:

@@ -1,5 +1,6 @@
 """Options of the group `data`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,19 @@ class Data:
 
     source: Any = option(MISSING, neutral=True, help="where videos and labels are: the group `data/source`")
     num_classes: int | None = option(None, at_least=1, help="classes; null: as many as the training split has")
+    holdout: float | None = option(
+        None, above=0, below=1, help="share of the training split to validate on, where there is no validation split"
+    )
+    folds: int | None = option(
+        None, at_least=2, help="instead of holdout: parts of the training split, one of which is validated on"
+    )
+    fold: int | None = option(None, at_least=0, help="which of the folds, from 0")
+    split_seed: int = option(0, help="another seed cuts holdout and folds another way; the run's own has no part in it")
+    group_pattern: str | None = option(
+        None,
+        help=r"regular expression that finds in each path what must not be cut apart, such as _g(\d+)_; null: the "
+        "groups of the source, else files",
+    )
     num_frames: int = option(MISSING, at_least=1, help="frames of a clip")
     sampling: str = option(
         "span",
@@ -65,6 +79,7 @@ class Data:
 
     def problems(self) -> Iterator[str]:
         """Rules between two values."""
+        yield from self._problems_of_splits()
         if self.layout == "yuv420" and self.backend != "pyav":
             yield f"data.layout=yuv420: needs data.backend=pyav, {self.backend} makes RGB alone; or set data.layout=rgb"
         if self.test_short_side < self.crop_size:
@@ -72,3 +87,27 @@ class Data:
                 f"data.test_short_side={self.test_short_side}: must hold a crop of data.crop_size={self.crop_size}; "
                 "raise the one or lower the other"
             )
+
+    def _problems_of_splits(self) -> Iterator[str]:
+        if self.holdout is not None and self.folds is not None:
+            yield f"data.holdout={self.holdout}: not together with data.folds={self.folds}; give one of them"
+        if self.folds is not None and (self.fold is None or self.fold >= self.folds):
+            fold = "null" if self.fold is None else self.fold
+            yield f"data.fold={fold}: with data.folds={self.folds} it runs from 0 to {self.folds - 1}"
+        if self.folds is None and self.fold is not None:
+            yield f"data.fold={self.fold}: needs the number of folds; give data.folds=5, or leave data.fold out"
+        if self.group_pattern is not None and not cuts_training(self):
+            yield (
+                f"data.group_pattern={self.group_pattern}: has no effect without data.holdout or data.folds; give one "
+                "of them, or leave it out"
+            )
+        if self.group_pattern is not None:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                yield f"data.group_pattern={self.group_pattern}: is no regular expression ({error}); correct it"
+
+
+def cuts_training(data: Any) -> bool:
+    """Whether the validation split is cut off the training split. `data` has the fields of Data."""
+    return data.holdout is not None or data.folds is not None

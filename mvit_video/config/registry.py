@@ -25,6 +25,15 @@ from mvit_video.config.sources import (
     MotionSource,
     Ssv2Source,
 )
+from mvit_video.config.table_sources import (
+    CharadesSource,
+    Diving48Source,
+    EpicKitchensSource,
+    Hmdb51Source,
+    JesterSource,
+    TableSource,
+    Ucf101Source,
+)
 from mvit_video.config.task import VideoClassification
 from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
@@ -62,6 +71,13 @@ SCHEMAS = (
     Registered("data/source", "labeled_video_paths", LabeledVideoPathsSource),
     Registered("data/source", "index", IndexSource),
     Registered("data/source", "motion", MotionSource),
+    Registered("data/source", "table", TableSource),
+    Registered("data/source", "ucf101", Ucf101Source),
+    Registered("data/source", "hmdb51", Hmdb51Source),
+    Registered("data/source", "diving48", Diving48Source),
+    Registered("data/source", "charades", CharadesSource),
+    Registered("data/source", "epic_kitchens", EpicKitchensSource),
+    Registered("data/source", "jester", JesterSource),
     Registered("augment", "augment_schema", Augment),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),

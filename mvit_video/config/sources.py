@@ -10,6 +10,7 @@ from mvit_video.config.rules import option
 
 SPLITS = ("train", "val", "test")
 _MISSING_FILES = "what to do about listed videos that do not exist: stop, or train without them and say how many"
+_FRAME_RATE = "frames per second of videos that are folders of numbered pictures; null: there are none"
 _CLASS_NAMES = "file with one class name a line, in the order of the labels"
 
 
@@ -26,6 +27,7 @@ class ListSource:
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
     num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
     missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+    frame_rate: float | None = option(None, above=0, help=_FRAME_RATE)
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Ssv2Source:
     labels: str = option(MISSING, help="the JSON file that numbers the templates")
     root: str = option(MISSING, help="folder of the webm files")
     missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+    frame_rate: float | None = option(
+        None, above=0, help="frames per second, where the videos are folders of extracted frames; null: webm files"
+    )
 
 
 @dataclass
@@ -66,6 +71,7 @@ class FolderSource:
     train: str | None = option(None, help="folder of the training videos, with one folder per class in it")
     val: str | None = option(None, help="folder of the validation videos")
     test: str | None = option(None, help="folder of the test videos; null: that of the validation videos")
+    frame_rate: float | None = option(None, above=0, help=_FRAME_RATE)
 
 
 @dataclass
@@ -106,13 +112,20 @@ class MotionSource:
     workers: int | None = option(None, at_least=1, help="processes that write it; null: one per core")
 
 
-def missing_locations(source: Any, splits: Sequence[str]) -> set[str]:
+def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool = False) -> set[str]:
     """Names of the fields that say where `splits` are and have no value: to the schema all of them are optional.
 
     A source without test split gives its validation split. A user's own source is asked for the fields it has.
+
+    Args:
+        source: the options of the group, some of them still without a value.
+        splits: those the command cannot do without.
+        cut_training: whether the validation split is cut off the training split.
     """
-    if not isinstance(source, DictConfig):
+    if not isinstance(source, DictConfig) or source.get("table") is not None:  # one table may hold every split
         return set()
     read = ["val" if split == "test" and source.get("test") is None else split for split in splits]
+    if cut_training:
+        read = ["train" if split == "val" else split for split in read]
     keys = {key for split in read for key in (split, f"{split}_root")}
     return {key for key in keys if key in source and source.get(key) is None}

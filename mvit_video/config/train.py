@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from mvit_video.config.augment import Augment
-from mvit_video.config.data import Data
+from mvit_video.config.data import Data, cuts_training
 from mvit_video.config.optim import Optim
 from mvit_video.config.rules import option
 from mvit_video.config.schedule import Schedule
@@ -64,7 +64,9 @@ class Train:
     @classmethod
     def unset(cls, options: Any) -> set[str]:
         """Options that have no value, may have none by their type, and are needed all the same."""
-        return {f"data.source.{key}" for key in missing_locations(options.data.source, cls.splits_read(options))}
+        data, splits = options.data, cls.splits_read(options)
+        keys = missing_locations(data.source, splits, cut_training=cuts_training(data))
+        return {f"data.source.{key}" for key in keys}
 
     @classmethod
     def unneeded(cls, options: Any) -> set[str]:

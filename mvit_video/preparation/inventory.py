@@ -1,5 +1,6 @@
 """From the splits' manifests to the files there are: each once, with its size and time, whatever lists it."""
 
+import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.preparation.journal import FileState
 from mvit_video.video.location import VideoLocation
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 32  # a network file system answers many at a time
 
@@ -62,7 +65,13 @@ def take_inventory(manifests: Mapping[str, Manifest], *, limit: int | None = Non
     Args:
         manifests: by the splits' names.
         limit: take so many entries of each split, spread evenly over it; None for all.
+
+    Raises:
+        ValueError: a manifest holds what an index cannot: segments, several labels a video, folders of pictures.
     """
+    for split, manifest in manifests.items():
+        _check_kind(split, manifest)
+        _say_what_is_lost(split, manifest)
     places: dict[tuple[str, int], int] = {}
     locations: list[VideoLocation] = []
     entries: dict[str, tuple[SplitEntry, ...]] = {}
@@ -79,6 +88,27 @@ def take_inventory(manifests: Mapping[str, Manifest], *, limit: int | None = Non
             listed.append(SplitEntry(places[key], manifest.labels[index]))
         entries[split] = tuple(listed)
     return Inventory(tuple(look_up(locations)), entries, dict(manifests))
+
+
+def _check_kind(split: str, manifest: Manifest) -> None:
+    """Refuse what would be lost in the index."""
+    kinds = {
+        "segments of videos": manifest.segments,
+        "several labels a video": manifest.label_sets,
+        "folders of pictures": manifest.frame_rate,
+    }
+    for kind, values in kinds.items():
+        if values is not None:
+            raise ValueError(
+                f"split {split}: {manifest.source} has {kind}, which an index cannot hold; train from it as it is, "
+                "without preparing it"
+            )
+
+
+def _say_what_is_lost(split: str, manifest: Manifest) -> None:
+    lost = [name for name in ("groups", "weights") if getattr(manifest, name) is not None]
+    if lost:
+        logger.warning("split %s: the index will not hold the %s of %s", split, " and ".join(lost), manifest.source)
 
 
 def evenly_spaced(count: int, limit: int | None) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from mvit_video.data.datasets.left_out import describe_left_out
 from mvit_video.preparation.statistics import Statistics
 from mvit_video.runtime.formatting import count_text, duration_text, size_text
 
@@ -78,6 +79,10 @@ def attention(report: Statistics) -> list[str]:
         empty = statistics["classes"]["empty"]
         if empty:
             lines.append(f"without a video in {name}: {count_text(len(empty), 'class')} ({_some(empty, 3)})")
+        if statistics["left_out"]:
+            count = sum(map(len, statistics["left_out"].values()))
+            what = describe_left_out(statistics["left_out"])
+            lines.append(f"not used in {name}: {count_text(count, 'file')} ({what})")
     if report["short"]["videos"]:
         lines.append(f"{report['short']['rule']}: {count_text(report['short']['videos'], 'video')}")
     return [_printable(line) for line in lines]
@@ -113,6 +118,8 @@ def _split(name: str, statistics: Statistics) -> str:
     lines = [f"## Split {name}", "", f"Source: `{statistics['source']}`", ""]
     statuses = ", ".join(f"{count} {kind}" for kind, count in sorted(statistics["statuses"].items()) if count)
     lines.append(f"{statistics['listed']} listed, {statistics['usable']} usable ({statuses}).")
+    if statistics["left_out"]:
+        lines.append(f"Not used: {describe_left_out(statistics['left_out'])}.")
     if statistics["listed_more_than_once"]:
         lines.append(f"{statistics['listed_more_than_once']} entries repeat a file that is listed before.")
     lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]

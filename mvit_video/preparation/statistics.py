@@ -39,6 +39,7 @@ def split_statistics(
         "looked_at": len(entries),
         "usable": len(usable),
         "statuses": dict(statuses),
+        "left_out": {reason: list(names[:MOST_SHOWN]) for reason, names in manifest.left_out.items()},
         "listed_more_than_once": repeated,
         "classes": _class_statistics(counts, manifest.class_names),
         "hours": sum(record.duration for record in kept) / 3600,

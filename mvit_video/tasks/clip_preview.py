@@ -124,7 +124,7 @@ def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pi
             path=batch.paths[number],
             position=f"video {video} of the split",
             pictures=view,
-            frames=() if info is None else _view_frames(dataset, temporal, info),
+            frames=() if info is None else _view_frames(dataset, video, temporal, info),
             fps=0.0 if info is None else info.fps,
             total=0 if info is None else info.num_frames,
         )
@@ -133,15 +133,22 @@ def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pi
 def _training_frames(dataset: TrainDataset, epoch: int, video: int, info: VideoInfo) -> tuple[int, ...]:
     """Frames that the data set drew for a clip: the draw depends on this key alone."""
     rng = np.random.default_rng([dataset.seed, epoch, video, DRAW_CLIP])
-    return tuple(dataset.sampler.train(total_frames=info.num_frames, fps=info.fps, rng=rng))
+    frames = _frames_of(dataset, video, info)
+    return tuple(frames[at] for at in dataset.sampler.train(len(frames), info.fps, rng))
 
 
-def _view_frames(dataset: EvalDataset, temporal: int, info: VideoInfo) -> tuple[int, ...]:
-    return tuple(
-        dataset.sampler.test(
-            total_frames=info.num_frames, fps=info.fps, view=temporal, num_views=dataset.temporal_views
-        )
-    )
+def _view_frames(dataset: EvalDataset, video: int, temporal: int, info: VideoInfo) -> tuple[int, ...]:
+    frames = _frames_of(dataset, video, info)
+    return tuple(frames[at] for at in dataset.sampler.test(len(frames), info.fps, temporal, dataset.temporal_views))
+
+
+def _frames_of(dataset: TrainDataset | EvalDataset, video: int, info: VideoInfo) -> range:
+    """The frames of the file that an entry of the manifest is."""
+    segment = dataset.manifest.segment(video)
+    if segment.whole:
+        return range(info.num_frames)
+    with VideoReader(dataset.manifest.location(video), backend=dataset.backend) as reader:
+        return dataset.decoding.frames(reader, segment)
 
 
 def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:

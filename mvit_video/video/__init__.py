@@ -10,7 +10,7 @@
 | name | what it is |
 |---|---|
 | `VideoReader`, `read_frames`, `probe` | frames by number, and what is known of a video (reader.py) |
-| `VideoLocation` | a file, a range of bytes in a larger file, or either of them at a URL (location.py) |
+| `VideoLocation` | a file, a range of bytes in a larger file, either of them at a URL, or a folder of pictures (location.py) |
 | `VideoInfo` | number of frames, frame rate, size, codec, duration (index.py) |
 | `VideoDecodeError` | the one error for everything that can be wrong with a file; it has `path` and `reason` (index.py) |
 | `FrameIndex`, `encode_frame_index`, `decode_frame_index` | the packets of a file, to be kept as bytes, so that it need not be indexed again |

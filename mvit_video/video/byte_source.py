@@ -141,8 +141,10 @@ def _regular_file(location: VideoLocation) -> os.stat_result:
     except (OSError, ValueError) as error:
         raise VideoDecodeError(location.name, getattr(error, "strerror", None) or str(error)) from error
     if not stat.S_ISREG(file_stat.st_mode):
-        what = "a directory" if stat.S_ISDIR(file_stat.st_mode) else "not a regular file"
-        raise VideoDecodeError(location.name, f"is {what}; give the path of a video file")
+        if stat.S_ISDIR(file_stat.st_mode):
+            way_out = "give the path of a video file, or a frame_rate if it holds the frames of a video"
+            raise VideoDecodeError(location.name, f"is a directory; {way_out}")
+        raise VideoDecodeError(location.name, "is not a regular file; give the path of a video file")
     if file_stat.st_size == 0:
         raise VideoDecodeError(location.name, "the file is empty (0 bytes)")
     return file_stat

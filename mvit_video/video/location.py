@@ -1,9 +1,11 @@
-"""Where the bytes of a video are: a file of its own, or a stretch of a larger one."""
+"""Where the bytes of a video are: a file of its own, a stretch of a larger one, or a folder of pictures."""
 
 import os
 from dataclasses import dataclass, field
 
 from mvit_video.video.index import FrameIndex
+
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of videos that are folders of pictures
 
 
 def is_remote(location: str) -> bool:
@@ -29,6 +31,7 @@ class VideoLocation:
         size: its bytes; None for the whole file.
         mtime_ns: modification time of a local file when it was indexed; None if it was not.
         index: its frames, if they are known already; not used when the file's size or modification time has changed.
+        frame_rate: frames per second, if it is a folder of numbered pictures; has no effect on files.
     """
 
     name: str
@@ -37,6 +40,7 @@ class VideoLocation:
     size: int | None = None
     mtime_ns: int | None = None
     index: FrameIndex | None = field(default=None, repr=False)
+    frame_rate: float | None = None
 
     @classmethod
     def of(cls, location: "str | os.PathLike[str] | VideoLocation") -> "VideoLocation":

@@ -3,8 +3,8 @@
     with VideoReader(path) as video:
         clip = video.read(range(0, video.info.num_frames, 8))  # uint8 (N, H, W, 3)
 
-A video is a file, a stretch of a larger file (a member of a tar shard), or either of them behind any URL that fsspec
-reads; see `VideoLocation`.
+A video is a file, a stretch of a larger file (a member of a tar shard), either of them behind any URL that fsspec
+reads, or a folder of numbered pictures with a frame rate; see `VideoLocation`.
 
 The "pyav" backend returns the same frames as playing the video from start to end and counting, for every container and
 codec that FFmpeg plays: it indexes the file once (one demuxing pass, remembered per process, or had from the
@@ -33,9 +33,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, overload
 
+import numpy as np
 import torch
 
 from mvit_video.video.backends.decord_decoder import DecordDecoder
+from mvit_video.video.backends.frame_folder import FrameFolderDecoder
 from mvit_video.video.backends.pyav_decoder import PyAVDecoder
 from mvit_video.video.backends.torchcodec_decoder import TorchCodecDecoder
 from mvit_video.video.byte_source import Deadline, locate
@@ -61,6 +63,7 @@ Backend = Literal["pyav", "decord", "torchcodec"]
 Layout = Literal["rgb", "yuv420"]
 BACKENDS: tuple[Backend, ...] = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 4320  # 8K cinema; a hostile header must not cost a worker its memory
+_TIME_ROUNDING = 0.5e-6  # s
 Path = str | os.PathLike[str]
 
 
@@ -98,10 +101,21 @@ class VideoReader:
         if time_limit_s is not None and backend != "pyav":
             raise ValueError(f"time_limit_s={time_limit_s}: backend {backend!r} cannot be stopped; use 'pyav'")
         location = VideoLocation.of(video)
+        if location.frame_rate is not None and not 0 < location.frame_rate < float("inf"):
+            raise ValueError(f"frame_rate={location.frame_rate}: must be a positive number of frames per second")
+        self._decoder: _Decoder
         self._deadline = Deadline(location.name, time_limit_s)
+        if location.frame_rate is not None and os.path.isdir(location.url):
+            self._decoder = FrameFolderDecoder(
+                location.name,
+                location.url,
+                frame_rate=location.frame_rate,
+                max_pixels=max_pixels,
+                deadline=self._deadline,
+            )
+            return
         source = locate(location)
         self._deadline.check()
-        self._decoder: _Decoder
         if backend == "pyav":
             self._decoder = PyAVDecoder(source, max_pixels=max_pixels, deadline=self._deadline)
         elif backend == "decord":
@@ -137,6 +151,29 @@ class VideoReader:
         if not isinstance(self._decoder, PyAVDecoder):
             raise ValueError("frame_index: only the backend 'pyav' makes one")
         return self._decoder.index
+
+    def frames_between(self, start_s: float, end_s: float) -> range:
+        """The frames that are shown at or after `start_s` and before `end_s`, by their own times.
+
+        Args:
+            start_s: seconds from the first frame of the video.
+            end_s: likewise; beyond the end, or inf, for all frames from `start_s` on.
+
+        Raises:
+            VideoDecodeError: there is no such frame.
+            ValueError: a backend that knows no times of frames ("decord", "torchcodec").
+        """
+        if not isinstance(self._decoder, PyAVDecoder | FrameFolderDecoder):
+            raise ValueError("segments of videos are read by the backend 'pyav' alone; set data.backend=pyav")
+        times = self._decoder.frame_times()
+        # Times are products of floats; half a microsecond is less than any two frames are apart.
+        first, last = np.searchsorted(times, np.array([start_s, end_s]) - _TIME_ROUNDING).tolist()
+        if first >= last:
+            where = f"has no frame from {start_s:g} s to {end_s:g} s"
+            if first >= len(times):
+                raise VideoDecodeError(self._decoder.name, f"{where}: its last frame is shown at {times[-1]:.6g} s")
+            raise VideoDecodeError(self._decoder.name, f"{where}: the next one is shown at {times[first]:.6g} s")
+        return range(first, last)
 
     def read(
         self,

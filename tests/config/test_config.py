@@ -42,6 +42,11 @@ MOTION = "+experiment=motion_mvitv2"
         ("data.prefetch=0", "data.prefetch=0: must be at least 1"),
         ("optim.layer_decay=0", "optim.layer_decay=0.0: must be above 0 and at most 1"),
         ("optim.layer_decay=0.75", "optim.layer_decay=0.75: is for starting from weights; give weights=PATH"),
+        ("data.holdout=1", "data.holdout=1.0: must be above 0 and below 1"),
+        ("data.folds=1", "data.folds=1: must be at least 2"),
+        ("data.folds=5", "data.fold=null: with data.folds=5 it runs from 0 to 4"),
+        ("data.fold=0", "data.fold=0: needs the number of folds; give data.folds=5, or leave data.fold out"),
+        ("data.group_pattern=x", "data.group_pattern=x: has no effect without data.holdout or data.folds"),
         ("+model.droppath=0.1", "model.droppath: unknown option; did you mean 'drop_path'. The options are: name"),
     ],
 )
@@ -53,6 +58,26 @@ def test_impossible_values(override: str, message: str) -> None:
 def test_layout_and_backend_must_go_together() -> None:
     with pytest.raises(ValueError, match=r"data\.layout=yuv420: needs data\.backend=pyav, decord makes RGB alone"):
         options(MOTION, "data.layout=yuv420", "data.backend=decord")
+
+
+def test_a_validation_split_is_cut_off_in_one_way() -> None:
+    with pytest.raises(ValueError, match=r"data\.holdout=0\.2: not together with data\.folds=5; give one of them"):
+        options(MOTION, "data.holdout=0.2", "data.folds=5", "data.fold=0")
+    with pytest.raises(ValueError, match=r"data\.fold=5: with data\.folds=5 it runs from 0 to 4"):
+        options(MOTION, "data.folds=5", "data.fold=5")
+    with pytest.raises(ValueError, match=r"data\.group_pattern=\(: is no regular expression \(.*\); correct it"):
+        options(MOTION, "data.holdout=0.2", "data.group_pattern='('")
+    cut = options(MOTION, "data.folds=5", "data.fold=4", "data.group_pattern='_g(.)_'")
+    assert (cut.data.folds, cut.data.fold, cut.data.group_pattern) == (5, 4, "_g(.)_")
+
+
+def test_a_table_holds_every_split_or_one() -> None:
+    table = [MOTION, "data/source=table"]
+    with pytest.raises(ValueError, match=r"data\.source\.val=v\.csv: not together with data\.source\.table=t\.csv"):
+        options(*table, "data.source.table=t.csv", "data.source.val=v.csv")
+    with pytest.raises(ValueError, match=r"no value yet.*\n  data\.source\.train="):
+        options(*table)
+    assert options(*table, "data.source.table=t.csv").data.source.table == "t.csv"
 
 
 def test_every_problem_is_named_at_once() -> None:

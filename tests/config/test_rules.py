@@ -129,7 +129,8 @@ def test_every_schema_is_registered() -> None:
         for value in vars(importlib.import_module(f"mvit_video.config.{module.name}")).values()
         if isinstance(value, type) and dataclasses.is_dataclass(value) and any(map(rule_of, dataclasses.fields(value)))
     }
-    assert declared == set(schemas())
+    covered = {part for schema in schemas() for part in schema.__mro__ if dataclasses.is_dataclass(part)}
+    assert declared <= covered
 
 
 def built_rule(**rule: Any) -> Rule:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvit_video.data.datasets.manifest import Manifest, from_folder
+from mvit_video.data.datasets.class_folders import from_folder
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import IndexSource
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
@@ -40,6 +41,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "train" / "cat" / "empty.mp4").touch()
     truncate(write_video(root / "train" / "dog" / "cut.mp4", seed=30, frames=40, options={"g": "8"}), 0.6)
     damage(write_video(root / "train" / "dog" / "bad.mp4", seed=31, frames=24, options={"g": "24"}), at=0.5)
+    (root / "train" / "dog" / "notes.txt").touch()
+    (root / "train" / "dog" / "._0.mp4").touch()
     write_video(root / "val" / "cat" / "a.mp4", seed=40, frames=5)
     (root / "val" / "dog").mkdir()
     shutil.copy(root / "train" / "cat" / "2.mp4", root / "val" / "dog" / "same.mp4")
@@ -87,6 +90,7 @@ def test_index_and_report(videos):
     split = report["splits"]["train"]
     assert split["statuses"] == {"ok": 8, "broken": 2, "partial": 1}
     assert (split["listed"], split["usable"]) == (11, 8)
+    assert split["left_out"] == {"extension .txt": ["dog/notes.txt"], "hidden": ["dog/._0.mp4"]}
     assert split["classes"]["counts"] == {"cat": 4, "dog": 4}
     assert split["frames"] == {"min": 10, "5%": 10.35, "median": 16.5, "95%": 20, "max": 20}
     assert split["fps_histogram"] == {"10": 4, "20": 4}

@@ -74,6 +74,26 @@ class IntArrayView(ArrayView[int]):
         return self._values.astype(dtype) if copy or not same else self._values
 
 
+class FloatArrayView(ArrayView[float]):
+    """Numbers; `numpy.asarray` of it makes no copy."""
+
+    def __init__(self, values: Iterable[float] | npt.NDArray[np.float64]) -> None:
+        if not isinstance(values, np.ndarray):
+            values = np.fromiter(values, np.float64)
+        self._values = values.astype(np.float64, copy=False)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def item(self, place: int) -> float:
+        """See ArrayView."""
+        return float(self._values[place])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.float64]:
+        same = dtype is None or np.dtype(dtype) == self._values.dtype
+        return self._values.astype(dtype) if copy or not same else self._values
+
+
 class TextArrayView(ArrayView[str]):
     """Strings in one buffer.
 
@@ -91,3 +111,23 @@ class TextArrayView(ArrayView[str]):
 
     def item(self, place: int) -> str:
         return str(self._text[self._ends[place] : self._ends[place + 1]], "utf-8", TEXT_ERRORS)
+
+
+class SelectedArrayView(ArrayView[T_co]):
+    """Some rows of another column, looked up when they are asked for.
+
+    Args:
+        column: the column.
+        rows: places in it.
+    """
+
+    def __init__(self, column: Sequence[T_co], rows: npt.NDArray[np.integer]) -> None:
+        self._column = column
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def item(self, place: int) -> T_co:
+        """See ArrayView."""
+        return self._column[int(self._rows[place])]

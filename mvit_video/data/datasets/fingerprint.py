@@ -2,15 +2,20 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 
 from mvit_video.data.datasets.manifest import Manifest
+
+# Before each part that a plain manifest does not have. It is no length of a text, so that no part passes for another.
+_PART = b"\xff\xff\xff\xff"
 
 
 def fingerprint(manifest: Manifest) -> str:
     """Digest of class names, and of the names and labels of all videos, in order; 16 hexadecimal digits.
 
     Names count from the folder that all videos share, so that a data set may be moved. The files are not read: a video
-    that was replaced by another of the same name has the same fingerprint.
+    that was replaced by another of the same name has the same fingerprint. Segments, groups, several labels a video and
+    the frame rate of folders of pictures count where there are any. Weights do not count, for no run uses them.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in manifest.class_names:
@@ -19,7 +24,25 @@ def fingerprint(manifest: Manifest) -> str:
     for path, label in zip(manifest.paths, manifest.labels, strict=True):
         digest.update(_bytes(path[len(folder) :]))
         digest.update(_bytes(manifest.class_names[label]))
+    for part in _further_parts(manifest):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def _further_parts(manifest: Manifest) -> Iterator[bytes]:
+    """What a manifest holds beside whole files with one label each; nothing for a plain one."""
+    if manifest.segments is not None and not all(segment.whole for segment in manifest.segments):
+        yield _PART + _bytes("segments") + manifest.segments.pairs.astype("<f8").tobytes()
+    if manifest.groups is not None:
+        yield _PART + _bytes("groups")
+        yield from map(_bytes, manifest.groups)
+    if manifest.label_sets is not None:
+        yield _PART + _bytes("label sets")
+        for labels in manifest.label_sets:
+            yield len(labels).to_bytes(4, "little")
+            yield from (_bytes(manifest.class_names[label]) for label in labels)
+    if manifest.frame_rate is not None:
+        yield _PART + _bytes("frame rate") + _bytes(repr(float(manifest.frame_rate)))
 
 
 def _shared_folder(manifest: Manifest) -> str:

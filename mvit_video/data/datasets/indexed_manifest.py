@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.array_views import IntArrayView
+from mvit_video.data.datasets.array_views import IntArrayView, SelectedArrayView
 from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.manifest import Manifest, PathLike
 from mvit_video.video.location import VideoLocation
@@ -19,9 +20,11 @@ class IndexedManifest(Manifest):
 
     Attributes:
         index: the mapped file.
+        rows: the videos of the index that the manifest holds, in its order; None for all.
     """
 
     index: IndexFile = field(kw_only=True, repr=False, compare=False)
+    rows: IntArrayView | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @classmethod
     def of(cls, index: IndexFile) -> "IndexedManifest":
@@ -29,17 +32,34 @@ class IndexedManifest(Manifest):
         left_out = tuple(path for path, _ in index.left_out)
         return cls(index.paths, IntArrayView(index.labels), index.class_names, index.path, left_out, index=index)
 
-    def __reduce__(self) -> "tuple[Callable[[IndexFile], IndexedManifest], tuple[IndexFile]]":
-        return IndexedManifest.of, (self.index,)  # a spawned worker maps the file, it is not sent the columns
+    def __reduce__(self) -> "tuple[Callable[..., IndexedManifest], tuple[Any, ...]]":
+        """A spawned worker maps the file, it is not sent the columns; but for those that differ from the file's."""
+        if self.rows is None and self.class_names == self.index.class_names and self.groups is None:
+            return IndexedManifest.of, (self.index,)
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("paths", "index")}
+        return _remade, (self.index, own)
 
     @property
     def shard_of(self) -> npt.NDArray[np.int32] | None:
         """See Manifest."""
-        return self.index.shard_of
+        shards = self.index.shard_of
+        return shards if shards is None or self.rows is None else shards[np.asarray(self.rows)]
 
     def location(self, index: int) -> VideoLocation:
         """Where the bytes of a video are, and its frame index."""
-        return self.index.location(index)
+        return self.index.location(index if self.rows is None else self.rows[index])
+
+    def _chosen(self, rows: npt.NDArray[np.integer]) -> dict[str, Any]:
+        held = rows if self.rows is None else np.asarray(self.rows)[rows]
+        columns = super()._chosen(rows)
+        return {**columns, "paths": SelectedArrayView(self.index.paths, held), "rows": IntArrayView(held)}
+
+
+def _remade(index: IndexFile, own: dict[str, Any]) -> IndexedManifest:
+    rows = own["rows"]
+    return IndexedManifest(
+        paths=index.paths if rows is None else SelectedArrayView(index.paths, np.asarray(rows)), index=index, **own
+    )
 
 
 def from_index(path: PathLike, *, root: PathLike | None = None) -> IndexedManifest:

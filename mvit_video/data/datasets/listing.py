@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from mvit_video.video.location import is_remote
 
-VIDEO_EXTENSIONS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
-
 
 def read_text(source: str, what: str) -> str:
     """Content of a UTF-8 file, with or without a byte order mark, with any line endings."""
@@ -43,29 +41,21 @@ def scan(folder: str) -> list[os.DirEntry[str]]:
 def videos_by_stem(entries: Iterable[os.DirEntry[str]], extensions: Sequence[str]) -> dict[str, str]:
     """Path of each video among a folder's entries by its name without extension; the earlier extension wins."""
     found: dict[str, tuple[int, str]] = {}
+    ranks = {extension: rank for rank, extension in reversed(list(enumerate(extensions)))}
     for entry in entries:
         stem, extension = os.path.splitext(entry.name)
-        if extension.lower() in extensions:
-            candidate = (extensions.index(extension.lower()), entry.path)
+        if extension.lower() in ranks:
+            candidate = (ranks[extension.lower()], entry.path)
             found[stem] = min(candidate, found.get(stem, candidate))
     return {stem: path for stem, (_, path) in found.items()}
 
 
-def videos_below(folder: str) -> list[str]:
-    """Paths of the videos of a folder and its sub-folders, sorted; links to folders are not followed."""
-    paths: list[str] = []
-    for entry in scan(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            paths += videos_below(entry.path)
-        elif entry.name.lower().endswith(VIDEO_EXTENSIONS):
-            paths.append(entry.path)
-    return sorted(paths)
+def existing(paths: Sequence[str], *, folders: bool = False) -> list[str | None]:
+    """Each path, or None if there is no such file; lists each parent folder once. URLs are taken at their word.
 
-
-def existing(paths: Sequence[str]) -> list[str | None]:
-    """Each path, or None if there is no such file; lists each parent folder once. URLs are taken at their word."""
+    Args:
+        folders: take folders for files, too (of pictures, that are videos).
+    """
     names_in: dict[str, set[str]] = {}
     found: list[str | None] = []
     for path in paths:
@@ -75,6 +65,6 @@ def existing(paths: Sequence[str]) -> list[str | None]:
         folder, name = os.path.split(path)
         if folder not in names_in:
             entries = scan(folder or os.curdir) if os.path.isdir(folder or os.curdir) else []
-            names_in[folder] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
+            names_in[folder] = {entry.name for entry in entries if folders or not entry.is_dir(follow_symlinks=False)}
         found.append(path if name in names_in[folder] else None)
     return found

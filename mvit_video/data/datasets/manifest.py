@@ -5,28 +5,30 @@ Folders are listed once each; asking the file system about every single video ta
 """
 
 import csv
-import difflib
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.array_views import ArrayView, IntArrayView, TextArrayView
-from mvit_video.data.datasets.listing import (
-    VIDEO_EXTENSIONS,
-    existing,
-    read_json,
-    read_text,
-    scan,
-    videos_below,
-    videos_by_stem,
+from mvit_video.data.datasets.array_views import ArrayView, FloatArrayView, IntArrayView, TextArrayView
+from mvit_video.data.datasets.class_names import (
+    checked_names,
+    class_index,
+    label_table,
+    numbered_names,
+    read_class_names,
 )
+from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
+from mvit_video.data.datasets.label_sets import LabelSetArrayView
+from mvit_video.data.datasets.left_out import LeftOut
+from mvit_video.data.datasets.list_file import EMPTY_LIST, bad_line, parse_list
+from mvit_video.data.datasets.listing import existing, read_json, read_text, scan, videos_by_stem
+from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
 from mvit_video.video.location import VideoLocation, join_location
 
@@ -35,11 +37,8 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 Missing = Literal["error", "skip"]
 
-_KINETICS_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi")
-_SSV2_EXTENSIONS = (".webm", ".mp4")
+_SSV2_EXTENSIONS = (".webm", *VIDEO_EXTENSIONS)
 _KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
-_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-_EMPTY_LIST = "{}: the list is empty; write one `path label` per line"
 _MAX_CLASSES = 100_000
 
 
@@ -53,8 +52,14 @@ class Manifest:
         class_names: name of each class.
         source: file or folder that the manifest was read from.
         missing: listed videos that were left out because their files are absent.
+        left_out: what the source holds and the manifest does not, by reason: files of unknown extensions and so on.
+        segments: the stretch of its file that each entry is; None where every entry is a whole file.
+        groups: what belongs together (takes of one scene, one recording day) and must not be split; None if unknown.
+        weights: how often each entry is drawn, relative to the others; None for all alike.
+        label_sets: all classes of each video of a multi-label set; `labels` then holds the first of each.
+        frame_rate: of videos that are folders of numbered pictures, frames per second; None where there are none.
 
-    ValueError for no videos, another number of labels than of videos, or a label out of range.
+    ValueError for no videos, another number of labels (or segments, ...) than of videos, or a label out of range.
     """
 
     paths: Sequence[str] = field(repr=False)
@@ -62,6 +67,12 @@ class Manifest:
     class_names: tuple[str, ...] = field(repr=False)
     source: str
     missing: tuple[str, ...] = field(default=(), repr=False)
+    left_out: LeftOut = field(default_factory=dict, repr=False)
+    segments: Segments | None = field(default=None, repr=False)
+    groups: Sequence[str] | None = field(default=None, repr=False)
+    weights: FloatArrayView | None = field(default=None, repr=False)
+    label_sets: LabelSetArrayView | None = field(default=None, repr=False)
+    frame_rate: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, ArrayView):
@@ -75,6 +86,12 @@ class Manifest:
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(bad):
             raise ValueError(f"{self.paths[bad[0]]}: {_range_message(self.labels[bad[0]], self.num_classes)}")
+        if self.groups is not None and not isinstance(self.groups, ArrayView):
+            object.__setattr__(self, "groups", TextArrayView(self.groups))
+        for name in ("segments", "groups", "weights", "label_sets"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.paths):
+                raise ValueError(f"{self.source}: {len(self.paths)} videos and {len(values)} {name}; give one for each")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -90,15 +107,65 @@ class Manifest:
 
     def location(self, index: int) -> VideoLocation:
         """Where the bytes of a video are."""
-        return VideoLocation.of(self.paths[index])
+        path = self.paths[index]
+        return VideoLocation(name=path, url=path, frame_rate=self.frame_rate)
+
+    def segment(self, index: int) -> Segment:
+        """The stretch of its file that an entry is."""
+        return WHOLE if self.segments is None else self.segments[index]
 
     def counts(self) -> tuple[int, ...]:
-        """Number of videos of each class."""
-        return tuple(np.bincount(np.asarray(self.labels), minlength=self.num_classes).tolist())
+        """Number of videos of each class; of a multi-label set, all labels of a video count."""
+        labels = np.asarray(self.labels) if self.label_sets is None else self.label_sets.values
+        return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
+
+    def empty_classes(self) -> tuple[str, ...]:
+        """Names of the classes that have no video."""
+        return tuple(name for name, count in zip(self.class_names, self.counts()) if not count)
+
+    def with_classes(self, names: Sequence[str]) -> "Manifest":
+        """The same videos, their labels mapped by name to another list of classes: a model's, or the training's.
+
+        Raises:
+            ValueError: a class that some video has is not among `names`; the text has both lists and the nearest names.
+        """
+        if tuple(names) == self.class_names:
+            return self
+        used = np.asarray(self.labels) if self.label_sets is None else self.label_sets.values
+        table = label_table(used, self.class_names, names, source=self.source)
+        sets = None if self.label_sets is None else self.label_sets.mapped(table)
+        first = table[np.asarray(self.labels, np.int64)] if sets is None else [labels[0] for labels in sets]
+        return replace(self, labels=IntArrayView(first), class_names=tuple(names), label_sets=sets)
+
+    def subset(self, rows: npt.NDArray[np.integer], *, source: str | None = None) -> "Manifest":
+        """Some of the entries, in the given order, with the same classes.
+
+        Args:
+            rows: places in this manifest.
+            source: what to call the result to people; by default as this one.
+        """
+        return replace(self, **self._chosen(rows), source=source or self.source)
+
+    def _chosen(self, rows: npt.NDArray[np.integer]) -> dict[str, Any]:
+        """The columns of some rows."""
+
+        def some(column: Sequence[Any] | None) -> list[Any] | None:
+            return None if column is None else [column[row] for row in rows.tolist()]
+
+        segments, weights, sets = some(self.segments), some(self.weights), some(self.label_sets)
+        return {
+            "paths": some(self.paths),
+            "labels": some(self.labels),
+            "segments": None if segments is None else Segments(segments),
+            "groups": some(self.groups),
+            "weights": None if weights is None else FloatArrayView(weights),
+            "label_sets": None if sets is None else LabelSetArrayView(sets),
+        }
 
     def num_duplicates(self) -> int:
-        """Number of entries whose file an earlier entry has."""
-        return len(self.paths) - len(set(self.paths))
+        """Number of entries whose file, or segment of it, an earlier entry has."""
+        entries = set(self.paths) if self.segments is None else set(zip(self.paths, self.segments))
+        return len(self.paths) - len(entries)
 
 
 def from_list(
@@ -109,24 +176,42 @@ def from_list(
     class_names_file: PathLike | None = None,
     num_classes: int | None = None,
     missing: Missing = "error",
+    frame_rate: float | None = None,
 ) -> Manifest:
     """Read a list with one `path label` per line (PySlowFast datasets/kinetics.py).
 
-    The label is the last field. A whole number just before it is PySlowFast's ignored middle field (a count of frames)
-    and is dropped; all that precedes is the path, which may hold separators. If no line has a label, every video gets
-    label 0; a list with labels on some lines only is refused. Empty lines are skipped.
+    The label is the last field, a number or (on all lines) a name. A whole number just before it is PySlowFast's
+    ignored middle field (a count of frames) and is dropped; all that precedes is the path, which may hold separators.
+    Paths and names may stand in double quotes. If no line has a label, every video gets label 0; a list with labels on
+    some lines only is refused. Empty lines are skipped.
 
     Args:
         path: the list, UTF-8.
         root: folder that relative paths start from; by default the current folder.
         separator: between the fields; " " stands for any run of spaces and tabs.
-        class_names_file: one name per line, or a JSON object from name to index; by default "class 0", "class 1", ...
+        class_names_file: one name per line, or a JSON object from name to index; by default the
+            sorted names, or "class 0", "class 1", ... for numbers.
         num_classes: number of classes; by default that of class_names_file, else the largest label + 1.
         missing: whether a listed file that does not exist is an error or is left out.
+        frame_rate: frames per second of the entries that are folders of pictures; None where there are none.
     """
     source = os.fspath(path)
     names = _Classes(class_names_file, num_classes)
-    return _from_rows(_parse_list(source, separator), names, source=source, root=root, missing=missing)
+    rows = parse_list(source, separator)
+    return _from_rows(rows, names, source=source, root=root, missing=missing, frame_rate=frame_rate)
+
+
+def list_class_names(
+    path: PathLike,
+    *,
+    separator: str = " ",
+    class_names_file: PathLike | None = None,
+    num_classes: int | None = None,
+) -> tuple[str, ...]:
+    """The classes that `from_list` gives a list, without looking for its videos."""
+    source = os.fspath(path)
+    classes = _Classes(class_names_file, num_classes)
+    return classes.of(source, [label for _, _, label in parse_list(source, separator)])
 
 
 def from_labeled_video_paths(
@@ -147,9 +232,9 @@ def from_labeled_video_paths(
     lines = read_text(source, "labelled list").splitlines()
     for number, line in enumerate(lines, start=1):
         if re.search(r"\S\s+[0-9]{1,9}\s*$", line) is None:
-            raise ValueError(_bad_line(f"{source}:{number}", line, "does not suit PyTorchVideo's reader", " "))
+            raise ValueError(bad_line(f"{source}:{number}", line, "does not suit PyTorchVideo's reader", " "))
     if not lines:
-        raise ValueError(_EMPTY_LIST.format(source))
+        raise ValueError(EMPTY_LIST.format(source))
     reader = import_pytorchvideo("data.labeled_video_paths").LabeledVideoPaths.from_csv(source)
     items = [reader[index] for index in range(len(reader))]
     # The reader keeps the byte order mark that some editors write at the start of a file.
@@ -168,7 +253,7 @@ def from_kinetics_csv(
 ) -> Manifest:
     """Read a Kinetics annotation CSV with the columns label, youtube_id, time_start and time_end, in any order.
 
-    A video is `<id>_<start:06d>_<end:06d>.<ext>` or `<id>.<ext>` (mp4, mkv, webm, avi), in `root` itself or in a folder
+    A video is `<id>_<start:06d>_<end:06d>.<ext>` or `<id>.<ext>`, in `root` itself or in a folder
     of it named after the label, with spaces or underscores.
 
     Args:
@@ -185,14 +270,14 @@ def from_kinetics_csv(
     if class_names is not None and class_names_file is not None:
         raise ValueError("class_names and class_names_file are both given; give one of them")
     if class_names_file is not None:
-        names = _read_class_names(class_names_file)
+        names = read_class_names(class_names_file)
     else:
-        names = _checked_names(used if class_names is None else class_names, "class_names")
+        names = checked_names(used if class_names is None else class_names, "class_names")
     indices = {name: index for index, name in enumerate(names)}
     folders = _kinetics_folders(os.fspath(root), used)
     listed, found, labels = [], [], []
     for number, label, youtube_id, stem in rows:
-        labels.append(_class_index(indices, label, place=f"{source}:{number}"))
+        labels.append(class_index(indices, label, place=f"{source}:{number}"))
         places = (folders.get(_fold(label), {}), folders[""])
         found.append(next((files[name] for name in (stem, youtube_id) for files in places if name in files), None))
         listed.append(os.path.join(root, stem))
@@ -209,7 +294,12 @@ def _labels_of(rows: Sequence[tuple[int, str, str, str]]) -> list[str]:
 
 
 def from_ssv2_json(
-    annotation: PathLike, *, root: PathLike, labels_file: PathLike, missing: Missing = "error"
+    annotation: PathLike,
+    *,
+    root: PathLike,
+    labels_file: PathLike,
+    missing: Missing = "error",
+    frame_rate: float | None = None,
 ) -> Manifest:
     """Read a Something-Something v2 split (something-something-v2-{train,validation}.json).
 
@@ -220,14 +310,19 @@ def from_ssv2_json(
         root: folder with `<id>.webm` (or `<id>.mp4`).
         labels_file: something-something-v2-labels.json, an object from class name to index.
         missing: whether a listed video without a file is an error or is left out.
+        frame_rate: frames per second, where the videos are folders `<id>` of extracted frames; None for files.
     """
     source = os.fspath(annotation)
     entries = read_json(source, "annotation")
     if not isinstance(entries, list):
         raise ValueError(f"{source}: a JSON list of entries is expected; the file may be labels_file, swapped with it")
-    names = _read_class_names(labels_file)
+    names = read_class_names(labels_file)
     indices = {name: index for index, name in enumerate(names)}
-    files = videos_by_stem(scan(os.fspath(root)), _SSV2_EXTENSIONS)
+    held = scan(os.fspath(root))
+    if frame_rate is None:
+        files = videos_by_stem(held, _SSV2_EXTENSIONS)
+    else:
+        files = {entry.name: entry.path for entry in held if entry.is_dir()}
     listed, found, labels = [], [], []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("template"), str):
@@ -237,100 +332,36 @@ def from_ssv2_json(
             )
         video = str(entry["id"])
         label = entry["template"].replace("[", "").replace("]", "")
-        labels.append(_class_index(indices, label, place=f"{source}: entry {number} (id {video})"))
-        listed.append(os.path.join(root, video + _SSV2_EXTENSIONS[0]))
+        labels.append(class_index(indices, label, place=f"{source}: entry {number} (id {video})"))
+        listed.append(os.path.join(root, video + (_SSV2_EXTENSIONS[0] if frame_rate is None else "")))
         found.append(files.get(video))
-    return _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
-
-
-def from_folder(root: PathLike, *, class_names: Sequence[str] | None = None) -> Manifest:
-    """Read a folder that holds one folder of videos per class, in the sorted order of names and paths.
-
-    Videos are known by their extension (VIDEO_EXTENSIONS, in any case) and may lie in sub-folders of the class folder;
-    hidden files and folders are passed over.
-
-    Args:
-        root: the folder.
-        class_names: names of the classes in the order of their indices, `class_names` of the training manifest for the
-            other splits. By default the sorted names of the class folders.
-    """
-    source = os.fspath(root)
-    folders = folder_class_names(source)
-    names = _checked_names(folders if class_names is None else class_names, "class_names")
-    indices = {name: index for index, name in enumerate(names)}
-    paths: list[str] = []
-    labels: list[int] = []
-    for name in folders:
-        folder = os.path.join(source, name)
-        index = _class_index(indices, name, place=folder)
-        videos = videos_below(folder)
-        if not videos:
-            known = ", ".join(VIDEO_EXTENSIONS)
-            raise ValueError(f"{folder}: no video in the class folder ({known}); add videos or remove the folder")
-        paths += videos
-        labels += [index] * len(videos)
-    return Manifest(tuple(paths), tuple(labels), names, source)
-
-
-def folder_class_names(root: PathLike) -> tuple[str, ...]:
-    """The classes of a folder of class folders, sorted: those `from_folder` takes when it is given none."""
-    source = os.fspath(root)
-    folders = sorted(entry.name for entry in scan(source) if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{source}: no class folders in it; lay the videos out as {source}/<class>/<video>.mp4")
-    if {name.lower() for name in folders} <= _SPLIT_NAMES:
-        raise ValueError(f"{source}: its folders ({', '.join(folders)}) are splits, not classes; pass one of them")
-    return tuple(folders)
-
-
-def _parse_list(source: str, separator: str) -> list[tuple[int, str, int]]:
-    """(line number, path, label) of every line of a list; label 0 throughout if the list has no labels."""
-    split_at = None if separator == " " else separator
-    rows: list[tuple[int, str, int]] = []
-    unlabelled: list[tuple[int, str]] = []
-    for number, line in enumerate(read_text(source, "list").splitlines(), start=1):
-        text = line.strip()
-        if not text:
-            continue
-        fields = text.rsplit(split_at, 2)
-        if len(fields) == 1:
-            unlabelled.append((number, text))
-            continue
-        if len(fields) == 3 and not fields[1].strip().isdecimal():
-            fields = text.rsplit(split_at, 1)
-        name, label = fields[0].strip(), fields[-1].strip()
-        if not name or re.fullmatch("[0-9]{1,9}", label) is None:
-            raise ValueError(_bad_line(f"{source}:{number}", text, f"has the label {label!r}", separator))
-        rows.append((number, name, int(label)))
-    if unlabelled:
-        number, text = unlabelled[0]
-        if rows or re.search(r"[\s,;|]\s*-?\d+$", text):
-            raise ValueError(_bad_line(f"{source}:{number}", text, "has no label", separator))
-        logger.warning("%s: no labels in the list, so every video gets label 0", source)
-    rows = rows or [(number, text, 0) for number, text in unlabelled]
-    if not rows:
-        raise ValueError(_EMPTY_LIST.format(source))
-    return rows
-
-
-def _bad_line(place: str, text: str, reason: str, separator: str) -> str:
-    return (
-        f"{place}: {text!r} {reason}; a line is `path label` with a whole number of 0 or more as the label, separated "
-        f"by {separator!r}: correct the line, or pass another separator"
-    )
+    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    return replace(manifest, frame_rate=frame_rate)
 
 
 def _from_rows(
-    rows: Sequence[tuple[int, str, int]], classes: "_Classes", *, source: str, root: PathLike | None, missing: Missing
+    rows: Sequence[tuple[int, str, str | int]],
+    classes: "_Classes",
+    *,
+    source: str,
+    root: PathLike | None,
+    missing: Missing,
+    frame_rate: float | None = None,
 ) -> Manifest:
-    """The manifest of (line number, path, label) rows."""
-    labels = [label for _, _, label in rows]
-    names = classes.names(source, max(labels))
+    """The manifest of (line number, path, label) rows; labels are numbers, or all are names."""
+    names = classes.of(source, [label for _, _, label in rows])
+    indices = {name: index for index, name in enumerate(names)}
+    labels = []
     for line, _, label in rows:
+        if isinstance(label, str):
+            label = class_index(indices, label, place=f"{source}:{line}")
         if label >= len(names):
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
+        labels.append(label)
     listed = [join_location(os.fspath(root or ""), path) for _, path, _ in rows]
-    return _assemble(listed, existing(listed), labels, names, source=source, root=root, missing=missing)
+    found = existing(listed, folders=frame_rate is not None)
+    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    return replace(manifest, frame_rate=frame_rate)
 
 
 class _Classes(NamedTuple):
@@ -339,15 +370,28 @@ class _Classes(NamedTuple):
     file: PathLike | None
     number: int | None
 
+    def of(self, source: str, labels: Sequence[str | int]) -> tuple[str, ...]:
+        """The class names of labels that are all numbers or all names; names that nobody listed are sorted."""
+        numbers = [label for label in labels if isinstance(label, int)]
+        if numbers:
+            return self.names(source, max(numbers))
+        used = tuple(sorted({str(label) for label in labels}))
+        if self.file is None and self.number not in (None, len(used)):
+            raise ValueError(
+                f"{source}: {len(used)} names of classes, but num_classes={self.number}; leave num_classes out, or "
+                "give class_names_file with all names"
+            )
+        return used if self.file is None else self.names(source, 0)
+
     def names(self, source: str, largest_label: int) -> tuple[str, ...]:
         """The class names: of the file, else numbers. ValueError where they are too few for the labels."""
-        names = None if self.file is None else _read_class_names(self.file)
+        names = None if self.file is None else read_class_names(self.file)
         number = self.number if self.number is not None else len(names or ()) or largest_label + 1
         if not 1 <= number <= _MAX_CLASSES:
             raise ValueError(f"{source}: {number} classes, not 1 to {_MAX_CLASSES}; check num_classes or the labels")
         if names is not None and number != len(names):
             raise ValueError(f"num_classes={number}, but {self.file} names {len(names)} classes; leave one of them out")
-        return names or tuple(f"class {index}" for index in range(number))
+        return names or numbered_names(number)
 
 
 def _range_message(label: int, num_classes: int) -> str:
@@ -394,56 +438,12 @@ def _kinetics_folders(root: str, labels: Iterable[str]) -> dict[str, dict[str, s
     """Videos by name without extension: of `root` itself under "", of each label's folder under the folded label."""
     wanted = {_fold(label) for label in labels}
     entries = scan(root)
-    folders = {"": videos_by_stem(entries, _KINETICS_EXTENSIONS)}
+    folders = {"": videos_by_stem(entries, VIDEO_EXTENSIONS)}
     for entry in sorted(entries, key=lambda item: item.name):
         if _fold(entry.name) in wanted and entry.is_dir():
-            videos = videos_by_stem(scan(entry.path), _KINETICS_EXTENSIONS)
+            videos = videos_by_stem(scan(entry.path), VIDEO_EXTENSIONS)
             folders.setdefault(_fold(entry.name), {}).update(videos)
     return folders
-
-
-def _read_class_names(path: PathLike) -> tuple[str, ...]:
-    """Names in the order of their indices, from one name per line or a JSON object from name to index."""
-    source = os.fspath(path)
-    if not source.lower().endswith(".json"):
-        lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
-        return _checked_names([line for line in lines if line], source)
-    content = read_json(source, "file of class names")
-    if not isinstance(content, dict):
-        raise ValueError(f"{source}: a JSON object from class name to index is expected; or write one name per line")
-    names: dict[int, str] = {}
-    for name, value in content.items():
-        if not re.fullmatch(r"\d+", str(value)):
-            raise ValueError(f"{source}: class {name!r} has the index {value!r}; give it a whole number of 0 or more")
-        if int(value) in names:
-            raise ValueError(
-                f"{source}: classes {names[int(value)]!r} and {name!r} share the index {value}; change one"
-            )
-        # PySlowFast's Kinetics file carries quotation marks inside the names.
-        names[int(value)] = name.replace('"', "").strip()
-    gap = next((index for index in range(len(names)) if index not in names), None)
-    if gap is not None:
-        raise ValueError(f"{source}: no class has the index {gap}; number the {len(names)} classes from 0 without gaps")
-    return _checked_names([names[index] for index in range(len(names))], source)
-
-
-def _checked_names(names: Sequence[str], source: str) -> tuple[str, ...]:
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice or not names:
-        reason = f"class name {twice[0]!r} occurs more than once" if twice else "no class names"
-        raise ValueError(f"{source}: {reason}; give at least one name, and each once")
-    return tuple(names)
-
-
-def _class_index(indices: Mapping[str, int], name: str, *, place: str) -> int:
-    if name in indices:
-        return indices[name]
-    near = difflib.get_close_matches(name, indices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(
-        f"{place}: unknown class {name!r}{hint}, not among the {len(indices)} known classes; correct the name, or add "
-        "it to the training split or the file of class names"
-    )
 
 
 def _assemble(

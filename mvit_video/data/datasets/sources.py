@@ -4,14 +4,16 @@ All splits of a source share the class names of its training split, so that a la
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from mvit_video.data.datasets import manifest as read
+from mvit_video.data.datasets.class_folders import folder_class_names, from_folder
+from mvit_video.data.datasets.class_names import listed, read_class_names
 from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.indexed_manifest import from_index
+from mvit_video.data.datasets.left_out import describe_left_out
 from mvit_video.data.datasets.manifest import Manifest, Missing
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
 
@@ -42,6 +44,7 @@ class _Splits:
     train: str | None = None
     val: str | None = None
     test: str | None = None
+    _known_classes: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
 
     def prepare(self) -> None:
         """Nothing to make: the files are the user's."""
@@ -58,15 +61,30 @@ class _Splits:
                 f"data.source.{split} is not set: give the place of the {split} split, data.source.{split}=..."
             )
         result = self._read(getattr(self, actual), actual)
-        return _logged(result, split)
+        if actual == "train":
+            self._known_classes = result.class_names
+        names = self._classes(actual)
+        return logged(result if names is None else result.with_classes(names), split)
 
     def _resolved(self, split: Split) -> Split | None:
         if split == "test" and self.test is None:
             split = "val"
         return split if getattr(self, split) is not None else None
 
+    def _classes(self, split: Split) -> tuple[str, ...] | None:
+        """The training's classes for another split, by which its labels are mapped; None where there is no training."""
+        if split == "train" or self.train is None:
+            return None
+        if self._known_classes is None:
+            self._known_classes = self._train_classes(self.train)
+        return self._known_classes
+
     def _read(self, place: str, split: Split) -> Manifest:
         raise TypeError(f"{type(self).__name__} does not say how a split is read")
+
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        """The classes of the training split."""
+        return self._read(place, "train").class_names
 
 
 @dataclass(kw_only=True)
@@ -78,6 +96,7 @@ class ListSource(_Splits):
     class_names_file: str | None = None
     num_classes: int | None = None
     missing: Missing = "error"
+    frame_rate: float | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
         return read.from_list(
@@ -87,6 +106,12 @@ class ListSource(_Splits):
             class_names_file=self.class_names_file,
             num_classes=self.num_classes,
             missing=self.missing,
+            frame_rate=self.frame_rate,
+        )
+
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        return read.list_class_names(
+            place, separator=self.separator, class_names_file=self.class_names_file, num_classes=self.num_classes
         )
 
 
@@ -108,6 +133,9 @@ class LabeledVideoPathsSource(_Splits):
             missing=self.missing,
         )
 
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        return read.list_class_names(place, class_names_file=self.class_names_file, num_classes=self.num_classes)
+
 
 @dataclass(kw_only=True)
 class KineticsSource(_Splits):
@@ -127,12 +155,15 @@ class KineticsSource(_Splits):
         root = getattr(self, f"{split}_root")
         if root is None:
             raise ValueError(f"data.source.{split}_root is not set: give the folder of the {split} videos")
-        names: Sequence[str] | None = None
-        if split != "train" and self.train is not None and self.class_names_file is None:
-            names = read.kinetics_class_names(self.train)
+        names = None if self.class_names_file is not None else self._classes(split)
         return read.from_kinetics_csv(
             place, root=root, class_names=names, class_names_file=self.class_names_file, missing=self.missing
         )
+
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        if self.class_names_file is not None:
+            return read_class_names(self.class_names_file)
+        return read.kinetics_class_names(place)
 
 
 @dataclass(kw_only=True)
@@ -142,20 +173,28 @@ class Ssv2Source(_Splits):
     labels: str
     root: str
     missing: Missing = "error"
+    frame_rate: float | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
-        return read.from_ssv2_json(place, root=self.root, labels_file=self.labels, missing=self.missing)
+        return read.from_ssv2_json(
+            place, root=self.root, labels_file=self.labels, missing=self.missing, frame_rate=self.frame_rate
+        )
+
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        return read_class_names(self.labels)
 
 
 @dataclass(kw_only=True)
 class FolderSource(_Splits):
-    """One folder per class; see manifest.from_folder. The classes are the folders of the training split."""
+    """One folder per class; see class_folders.from_folder. The classes are the folders of the training split."""
+
+    frame_rate: float | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
-        names = None
-        if split != "train" and self.train is not None:
-            names = read.folder_class_names(self.train)
-        return read.from_folder(place, class_names=names)
+        return from_folder(place, frame_rate=self.frame_rate)
+
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        return folder_class_names(place, frame_rate=self.frame_rate)
 
 
 @dataclass(kw_only=True)
@@ -165,20 +204,10 @@ class IndexSource(_Splits):
     root: str | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
-        result = from_index(place, root=self.root)
-        if split != "train" and self.train is not None:
-            _check_same_classes(self.train, IndexFile.open(self.train).class_names, place, result.class_names)
-        return result
+        return from_index(place, root=self.root)
 
-
-def _check_same_classes(first: str, names: Sequence[str], second: str, others: Sequence[str]) -> None:
-    if names == others:
-        return
-    way_out = "prepare the splits together, so that a label means the same in each"
-    if len(names) != len(others):
-        raise ValueError(f"{first} has {len(names)} classes and {second} has {len(others)}; {way_out}")
-    label, name, other = next((i, *pair) for i, pair in enumerate(zip(names, others)) if pair[0] != pair[1])
-    raise ValueError(f"class {label} is {name!r} in {first} and {other!r} in {second}; {way_out}")
+    def _train_classes(self, place: str) -> tuple[str, ...]:
+        return IndexFile.open(place).class_names
 
 
 @dataclass(kw_only=True)
@@ -207,11 +236,21 @@ class MotionSource:
         """See Source."""
         name = "train" if split == "train" else "test"
         root = Path(self.root)
-        return _logged(read.from_list(root / f"{name}.csv", root=root, class_names_file=root / "classes.txt"), split)
+        return logged(read.from_list(root / f"{name}.csv", root=root, class_names_file=root / "classes.txt"), split)
 
 
-def _logged(manifest: Manifest, split: Split) -> Manifest:
+def logged(manifest: Manifest, split: Split) -> Manifest:
+    """The manifest, after saying what it holds and what it does not."""
     left_out = f" ({len(manifest.missing)} listed files are missing or broken and left out)" if manifest.missing else ""
     shape = f"{len(manifest)} videos, {manifest.num_classes} classes"
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
+    if manifest.left_out:
+        count = sum(map(len, manifest.left_out.values()))
+        logger.warning("%s split: %d files are not used. %s", split, count, describe_left_out(manifest.left_out))
+    empty = manifest.empty_classes()
+    if empty:
+        # A split to measure on may well lack classes; a training that lacks one cannot learn it.
+        level = logging.WARNING if split == "train" else logging.INFO
+        texts = (len(empty), manifest.num_classes, listed(empty))
+        logger.log(level, "%s split: %d of %d classes have no video: %s", split, *texts)
     return manifest

@@ -5,6 +5,7 @@ that cannot be read is replaced by another of the same set, chosen by the same k
 read is returned as failed, to be counted.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,14 @@ from torch.utils.data import Dataset
 from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, EvalView, Frames, eval_view
 from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segment
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
 from mvit_video.video.reader import Backend, Layout, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
+
+logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS = 20
 # What a random draw is for, the last part of its key: draws for different things never share a stream.
@@ -46,6 +50,16 @@ class DecodeOptions:
         """A reader of one video."""
         limit = self.time_limit_s if self.backend == "pyav" else None
         return VideoReader(manifest.location(index), backend=self.backend, time_limit_s=limit)
+
+    def frames(self, video: VideoReader, segment: Segment) -> range:
+        """The frames of the video that an entry of a manifest is: all of them, or those of its segment.
+
+        Raises:
+            VideoDecodeError: the segment holds no frame.
+        """
+        if segment.whole:
+            return range(video.info.num_frames)
+        return video.frames_between(segment.start, segment.end)
 
     def read(self, video: VideoReader, indices: Sequence[int]) -> Frames:
         """The frames in the layout."""
@@ -120,8 +134,9 @@ class TrainDataset(Dataset[Sample]):
     def _clip(self, epoch: int, index: int) -> Frames:
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
-            info = video.info
-            return self.decoding.read(video, self.sampler.train(total_frames=info.num_frames, fps=info.fps, rng=rng))
+            frames = self.decoding.frames(video, self.manifest.segment(index))
+            clip = self.sampler.train(total_frames=len(frames), fps=video.info.fps, rng=rng)
+            return self.decoding.read(video, [frames[place] for place in clip])
 
     def _replacement(self, epoch: int, index: int, attempt: int) -> int:
         rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
@@ -161,7 +176,7 @@ class EvalDataset(Dataset[Sample]):
     Args:
         manifest: videos and labels.
         sampler: how the clip of a temporal view is taken.
-        temporal_views: clips per video.
+        temporal_views: clips per video; 1 is taken, with a warning, where the sampler's views are all the same clip.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
         short_side: pixels the short side is resized to before the crop.
         crop_size: side of the square crop, pixels.
@@ -185,7 +200,7 @@ class EvalDataset(Dataset[Sample]):
     ) -> None:
         self.manifest = manifest
         self.sampler = sampler
-        self.temporal_views = temporal_views
+        self.temporal_views = _distinct_views(temporal_views, sampler)
         self.spatial_views = spatial_views
         self.short_side = short_side
         self.crop_size = crop_size
@@ -239,17 +254,17 @@ class EvalDataset(Dataset[Sample]):
         """The views of a video: every frame that any of them needs is decoded once."""
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
             info = video.info
-            wanted = [
-                self.sampler.test(total_frames=info.num_frames, fps=info.fps, view=view, num_views=self.temporal_views)
-                for view in range(self.temporal_views)
-            ]
+            shown = self.decoding.frames(video, self.manifest.segment(index))
+            views = range(self.temporal_views)
+            clips = [self.sampler.test(len(shown), info.fps, view, self.temporal_views) for view in views]
+            wanted = [[shown[place] for place in clip] for clip in clips]
             distinct = sorted({frame for clip in wanted for frame in clip})
             frames = self.decoding.read(video, distinct)
         row = {frame: place for place, frame in enumerate(distinct)}
-        views = []
+        made = []
         for number in range(self.num_views):
             temporal, spatial = view_of(number, self.spatial_views)
-            views.append(
+            made.append(
                 eval_view(
                     [row[frame] for frame in self._ordered(wanted[temporal], index, temporal)],
                     info.height,
@@ -260,7 +275,7 @@ class EvalDataset(Dataset[Sample]):
                     num_spatial=self.spatial_views,
                 )
             )
-        return ClipSource(frames, tuple(views))
+        return ClipSource(frames, tuple(made))
 
     def _ordered(self, frames: list[int], index: int, view: int) -> list[int]:
         if self.frame_order == "reversed":
@@ -269,3 +284,16 @@ class EvalDataset(Dataset[Sample]):
             rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
             return [frames[place] for place in rng.permutation(len(frames))]
         return frames
+
+
+def _distinct_views(temporal_views: int, sampler: ClipSampler) -> int:
+    """As many temporal views as differ."""
+    if sampler.mode == "segments" and temporal_views > 1:
+        logger.warning(
+            "temporal_views=%d with sampling by segments would be the same frames %d times: one view is taken "
+            "(data.test_temporal_views=1 says so, data.sampling=span makes views that differ)",
+            temporal_views,
+            temporal_views,
+        )
+        return 1
+    return temporal_views

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from mvit_video.video.byte_source import ByteSource, Deadline, SourceKey, warn_of_change
 from mvit_video.video.container import explain, too_large
@@ -136,6 +137,14 @@ class PyAVDecoder:
     @property
     def orientation(self) -> Orientation:
         return self.index.orientation
+
+    def frame_times(self) -> npt.NDArray[np.float64]:
+        """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""
+        order, stamps = self.index.order, self.index.stamps
+        if order is None or stamps is None:
+            return np.arange(self.index.info.num_frames) / self.index.info.fps
+        shown = stamps[order]
+        return (shown - shown[0]) * self._reader.file.tick
 
     def close(self) -> None:
         self._reader.close()

@@ -316,20 +316,33 @@ def test_the_source_of_indexes(tmp_path: Path) -> None:
         IndexSource(train=str(train)).manifest("val")
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (
-            ("archery", "never", "zumba"),
-            r"class 1 is 'zumba' in .*train\.index and 'never' in .*val\.index; prepare the",
-        ),
-        (("archery", "zumba"), r"train\.index has 3 classes and .*val\.index has 2; prepare the splits together"),
-    ],
-)
-def test_splits_must_agree_on_the_classes(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
-    train, val = written(tmp_path / "train.index"), written(tmp_path / "val.index", class_names=names)
-    with pytest.raises(ValueError, match=message):
+def test_the_labels_of_another_index_are_mapped_by_name(tmp_path: Path) -> None:
+    train = written(tmp_path / "train.index")
+    val = written(tmp_path / "val.index", class_names=("zumba", "archery"), videos=[video(0), video(1), video(2)])
+    manifest = IndexSource(train=str(train), val=str(val)).manifest("val")
+    assert (manifest.class_names, manifest.labels) == (NAMES, (1, 0, 1))
+    copy = pickle.loads(pickle.dumps(manifest))
+    assert copy == manifest
+    assert copy.location(1).name == manifest.location(1).name
+
+
+def test_a_class_that_the_training_index_lacks_is_refused(tmp_path: Path) -> None:
+    train, val = written(tmp_path / "train.index"), written(tmp_path / "val.index", class_names=("archery", "zumbas"))
+    with pytest.raises(ValueError, match=r"val\.index: 1 of its 2 classes is not among the 3 known ones: 'zumbas'"):
         IndexSource(train=str(train), val=str(val)).manifest("val")
+
+
+def test_a_subset_of_an_index_keeps_frames_and_labels_together(tmp_path: Path) -> None:
+    manifest = from_index(written(tmp_path / "train.index"))
+    some = manifest.subset(np.array([2, 1]), source="half")
+    for held in (some, pickle.loads(pickle.dumps(some)), some.subset(np.array([0, 1]))):
+        assert isinstance(held, IndexedManifest)
+        assert held.paths == (manifest.paths[2], manifest.paths[1])
+        assert held.labels == (0, 1)
+        assert held.location(0).name == manifest.location(2).name
+        assert_same(held.location(1).index, frame_index(101))
+    assert some.subset(np.array([1])).location(0).name == manifest.location(1).name
+    assert some.source == "half"
 
 
 def test_the_header_is_readable(tmp_path: Path) -> None:

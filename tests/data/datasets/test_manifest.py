@@ -12,7 +12,6 @@ import pytest
 
 from mvit_video.data.datasets.manifest import (
     Manifest,
-    from_folder,
     from_kinetics_csv,
     from_labeled_video_paths,
     from_list,
@@ -116,6 +115,42 @@ def test_list_line_forms(tmp_path: Path, line: str, separator: str, path: str, l
     assert manifest.labels == (label,)
 
 
+@pytest.mark.parametrize(
+    ("line", "separator", "path", "label"),
+    [
+        ("a.mp4 running", " ", "a.mp4", "running"),
+        ("my cat.mp4 300 running", " ", "my cat.mp4", "running"),
+        ('"my cat.mp4" riding a bike', " ", "my cat.mp4", "riding a bike"),
+        ('"my cat.mp4"\t300  "riding a bike"', " ", "my cat.mp4", "riding a bike"),
+        ('my cat.mp4 "riding a bike"', " ", "my cat.mp4", "riding a bike"),
+        ('"my, cat.mp4", riding a bike', ",", "my, cat.mp4", "riding a bike"),
+        ("a.mp4,riding a bike", ",", "a.mp4", "riding a bike"),
+    ],
+)
+def test_list_lines_with_names_and_quotes(tmp_path: Path, line: str, separator: str, path: str, label: str) -> None:
+    touch(tmp_path, path, "z.mp4")
+    source = write(tmp_path / "l.csv", f"z.mp4{separator}zumba\n{line}\n")
+    manifest = from_list(source, root=tmp_path, separator=separator)
+    assert names_of(manifest, tmp_path) == ["z.mp4", path]
+    assert (manifest.class_names, manifest.labels) == ((label, "zumba"), (1, 0))
+
+
+def test_quoted_paths_go_with_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, "my cat 2.mp4")
+    assert from_list(write(tmp_path / "l.csv", '"my cat 2.mp4" 300 1\n'), root=tmp_path).labels == (1,)
+
+
+def test_names_of_a_list_go_by_the_file_of_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    names = write(tmp_path / "names.txt", "zumba\narchery\nrunning\n")
+    source = write(tmp_path / "l.csv", "a.mp4 running\nb.mp4 zumba\n")
+    assert from_list(source, root=tmp_path, class_names_file=names).labels == (2, 0)
+    with pytest.raises(ValueError, match=r"l\.csv:1: unknown class 'runing' \(did you mean 'running'\?\)"):
+        from_list(write(source, "a.mp4 runing\n"), root=tmp_path, class_names_file=names)
+    with pytest.raises(ValueError, match=r"l\.csv: 1 names of classes, but num_classes=3; leave num_classes out"):
+        from_list(source, root=tmp_path, num_classes=3)
+
+
 def test_list_without_labels_has_label_0(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     manifest = from_list(write(tmp_path / "l.csv", "a.mp4\nb.mp4\n"), root=tmp_path, num_classes=3)
@@ -153,8 +188,9 @@ def test_list_counts_repeated_files(tmp_path: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.mp4 0\nb.mp4 one\n", r"l\.csv:2: 'b\.mp4 one' has the label 'one'; a line is `path label`"),
+        ("a.mp4 0\nb.mp4 one\n", r"l\.csv:2: 'b\.mp4 one' has the label 'one' where other lines have numbers; a"),
         ("a.mp4 0\n\nb.mp4 1.0\n", r"l\.csv:3: 'b\.mp4 1\.0' has the label '1\.0'"),
+        ("a.mp4 b.mp4\n", r"l\.csv:1: 'a\.mp4 b\.mp4' has the label 'b\.mp4'"),
         ("a.mp4 -1\n", r"l\.csv:1: 'a\.mp4 -1' has the label '-1'; .* whole number of 0 or more"),
         ("a.mp4 0\nb.mp4\n", r"l\.csv:2: 'b\.mp4' has no label"),
         ("a.mp4,0\nb.mp4,1\n", r"l\.csv:1: 'a\.mp4,0' has no label; .*separated by ' ': .* pass another separator"),
@@ -450,62 +486,3 @@ def test_ssv2_refuses_broken_json(tmp_path: Path) -> None:
         from_ssv2_json(broken, root=tmp_path, labels_file=labels_file)
     with pytest.raises(ValueError, match=r"none\.json: the file of class names does not exist"):
         from_ssv2_json(write(broken, "[]"), root=tmp_path, labels_file=tmp_path / "none.json")
-
-
-def test_folder_per_class(tmp_path: Path) -> None:
-    touch(
-        tmp_path,
-        "zumba/b.MP4",
-        "zumba/a.mkv",
-        "zumba/notes.txt",
-        "zumba/.hidden.mp4",
-        "archery/day 2/c.webm",
-        "archery/d.MoV",
-        ".cache/e.mp4",
-        "readme.md",
-    )
-    manifest = from_folder(tmp_path)
-    assert names_of(manifest, tmp_path) == ["archery/d.MoV", "archery/day 2/c.webm", "zumba/a.mkv", "zumba/b.MP4"]
-    assert manifest.labels == (0, 0, 1, 1)
-    assert manifest.class_names == ("archery", "zumba")
-    assert manifest.source == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "extension", ["mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "WMV"]
-)
-def test_folder_takes_video_extensions(tmp_path: Path, extension: str) -> None:
-    touch(tmp_path, f"x/a.{extension}")
-    assert names_of(from_folder(tmp_path), tmp_path) == [f"x/a.{extension}"]
-
-
-def test_folder_of_validation_uses_the_classes_of_training(tmp_path: Path) -> None:
-    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.mp4", "val/c/2.mp4", "val/a/2.mp4")
-    train = from_folder(tmp_path / "train")
-    val = from_folder(tmp_path / "val", class_names=train.class_names)
-    assert val.labels == (0, 2)
-    assert val.class_names == ("a", "b", "c")
-    touch(tmp_path, "val/d/2.mp4")
-    with pytest.raises(ValueError, match=r"val/d: unknown class 'd', not among the 3 known classes; .*training split"):
-        from_folder(tmp_path / "val", class_names=train.class_names)
-
-
-def test_folder_follows_links_to_class_folders(tmp_path: Path) -> None:
-    touch(tmp_path, "elsewhere/1.mp4")
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert names_of(from_folder(tmp_path / "root"), tmp_path) == ["root/a/1.mp4"]
-
-
-def test_folder_refuses_bad_layouts(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none: the folder of videos does not exist"):
-        from_folder(tmp_path / "none")
-    touch(tmp_path, "flat/a.mp4")
-    with pytest.raises(ValueError, match=r"flat: no class folders in it; lay the videos out as .*<class>/<video>\.mp4"):
-        from_folder(tmp_path / "flat")
-    touch(tmp_path, "empty/a/1.mp4", "empty/b/notes.txt")
-    with pytest.raises(ValueError, match=r"empty/b: no video in the class folder \(\.mp4, .*\); add videos or remove"):
-        from_folder(tmp_path / "empty")
-    touch(tmp_path, "splits/train/a/1.mp4", "splits/val/a/1.mp4")
-    with pytest.raises(ValueError, match=r"its folders \(train, val\) are splits, not classes; pass one of them"):
-        from_folder(tmp_path / "splits")

@@ -102,7 +102,7 @@ def test_a_set_without_a_readable_video_ends_with_both_names(manifest: Manifest,
 
 def eval_dataset(manifest: Manifest, **changes: object) -> EvalDataset:
     values: dict[str, object] = {"temporal_views": 2, "spatial_views": 3, "short_side": 48, "crop_size": 48}
-    return EvalDataset(manifest, sampler=SAMPLER, **{**values, **changes})  # type: ignore[arg-type]
+    return EvalDataset(manifest, **{"sampler": SAMPLER, **values, **changes})  # type: ignore[arg-type]
 
 
 def test_views_are_the_temporal_clips_in_three_crops(manifest: Manifest) -> None:
@@ -115,6 +115,14 @@ def test_views_are_the_temporal_clips_in_three_crops(manifest: Manifest) -> None
         clip = read_frames(manifest.paths[3], frames)
         expected = transforms.test_view(clip, short_side=48, crop_size=48, spatial_view=number % 3, num_spatial=3)
         assert torch.equal(sample.clips[number], expected)
+
+
+def test_views_that_are_the_same_frames_are_taken_once(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    sampler = ClipSampler(num_frames=8, sampling_rate=3, mode="segments")
+    dataset = eval_dataset(manifest, sampler=sampler, temporal_views=5)
+    assert (dataset.temporal_views, dataset.num_views) == (1, 3)
+    assert dataset[0].clips.shape[0] == 3
+    assert "temporal_views=5 with sampling by segments would be the same frames 5 times" in caplog.text
 
 
 def test_frame_orders_hold_the_same_frames(manifest: Manifest) -> None:

@@ -1,0 +1,117 @@
+"""Class names: their rules, and mapping labels from one list of names to another. Names decide, never positions."""
+
+import difflib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mvit_video.data.datasets.listing import read_json, read_text
+
+_SHOWN = 12
+
+
+def checked_names(names: Sequence[str], source: str) -> tuple[str, ...]:
+    """The names, at least one and each once. ValueError otherwise."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice or not names:
+        reason = f"class name {twice[0]!r} occurs more than once" if twice else "no class names"
+        raise ValueError(f"{source}: {reason}; give at least one name, and each once")
+    return tuple(names)
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """What classes are called that have numbers alone."""
+    return tuple(f"class {index}" for index in range(count))
+
+
+def label_table(
+    labels: npt.NDArray[np.integer], old: Sequence[str], new: Sequence[str], *, source: str
+) -> npt.NDArray[np.int64]:
+    """Which label of one list of classes stands for the same name in another.
+
+    Args:
+        labels: the labels that are used, indices into `old`. Classes that no label uses need not be in `new`.
+        old: names of the classes of a split.
+        new: the classes to map to, a model's or the training split's.
+        source: of the split, for the error.
+
+    Returns:
+        int64 (len(old),): index into `new`; -1 where a class is not used.
+
+    Raises:
+        ValueError: a class that is used is not in `new`; the text has both lists and the nearest names.
+    """
+    names = checked_names(new, "class names")
+    place = {name: index for index, name in enumerate(names)}
+    used = np.unique(labels).tolist()
+    unknown = [old[label] for label in used if old[label] not in place]
+    if unknown:
+        raise ValueError(unknown_classes(source, unknown, [old[label] for label in used], names))
+    table = np.full(len(old), -1, np.int64)
+    for label in used:
+        table[label] = place[old[label]]
+    return table
+
+
+def unknown_classes(source: str, unknown: Sequence[str], used: Sequence[str], known: Sequence[str]) -> str:
+    """The text of the error for classes that the training, or the model, does not know."""
+    hints = []
+    for name in unknown[:_SHOWN]:
+        near = difflib.get_close_matches(name, known, n=1)
+        hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+    numbers = ""
+    if all(re.fullmatch(r"class \d+", name) for name in used):
+        numbers = "; labels without names: say which number is which name, data.source.class_names_file=..."
+    return (
+        f"{source}: {len(unknown)} of its {len(used)} classes {'is' if len(unknown) == 1 else 'are'} not among the "
+        f"{len(known)} known ones: {', '.join(hints)}{more}. Classes here: {listed(used)}. Known classes: "
+        f"{listed(known)}. Labels are matched by name: rename the classes here, or add them to the training{numbers}"
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for people, the first few of many."""
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > _SHOWN else "")
+
+
+def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
+    """The index of a class. ValueError, with the nearest name, for one that is not known."""
+    if name in indices:
+        return indices[name]
+    near = difflib.get_close_matches(name, indices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(
+        f"{place}: unknown class {name!r}{hint}, not among the {len(indices)} known classes; correct the name, or add "
+        "it to the training split or the file of class names"
+    )
+
+
+def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names in the order of their indices, from one name per line or a JSON object from name to index."""
+    source = os.fspath(path)
+    if not source.lower().endswith(".json"):
+        lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
+        return checked_names([line for line in lines if line], source)
+    content = read_json(source, "file of class names")
+    if not isinstance(content, dict):
+        raise ValueError(f"{source}: a JSON object from class name to index is expected; or write one name per line")
+    names: dict[int, str] = {}
+    for name, value in content.items():
+        if not re.fullmatch(r"\d+", str(value)):
+            raise ValueError(f"{source}: class {name!r} has the index {value!r}; give it a whole number of 0 or more")
+        if int(value) in names:
+            raise ValueError(
+                f"{source}: classes {names[int(value)]!r} and {name!r} share the index {value}; change one"
+            )
+        # PySlowFast's Kinetics file carries quotation marks inside the names.
+        names[int(value)] = name.replace('"', "").strip()
+    gap = next((index for index in range(len(names)) if index not in names), None)
+    if gap is not None:
+        raise ValueError(f"{source}: no class has the index {gap}; number the {len(names)} classes from 0 without gaps")
+    return checked_names([names[index] for index in range(len(names))], source)

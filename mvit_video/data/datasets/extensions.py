@@ -1,0 +1,40 @@
+"""Which files of a folder are videos: the extensions of the containers and streams that FFmpeg's demuxers read.
+
+FFmpeg itself names extensions for some demuxers only (none for MPEG-TS of cameras, DVD or RealMedia), and sound,
+subtitles and single pictures among them; so the list is fixed here, and the same with every build of FFmpeg.
+"""
+
+from collections.abc import Mapping
+
+# By the demuxer that reads them, as `ffmpeg -demuxers` names it.
+EXTENSIONS_OF_DEMUXER: Mapping[str, tuple[str, ...]] = {
+    "mov": (".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".f4v", ".mj2", ".ismv"),
+    "matroska": (".mkv", ".webm", ".mk3d"),
+    "avi": (".avi", ".divx", ".xvid", ".amv"),
+    "mpeg": (".mpg", ".mpeg", ".mpe", ".m2p", ".vob", ".mod"),
+    "mpegts": (".ts", ".mts", ".m2ts", ".m2t", ".tod"),
+    "flv": (".flv",),
+    "asf": (".wmv", ".asf"),
+    "ogg": (".ogv", ".ogm"),
+    "mxf": (".mxf",),
+    "gxf": (".gxf",),
+    "dv": (".dv", ".dif"),
+    "rm": (".rm", ".rmvb"),
+    "wtv": (".wtv",),
+    "nut": (".nut",),
+    "gif": (".gif",),
+    "ivf": (".ivf",),
+    "obu": (".obu",),
+    "mpegvideo": (".m1v", ".m2v"),
+    "h264": (".h264", ".264"),
+    "hevc": (".hevc", ".h265", ".265"),
+    "mjpeg": (".mjpeg", ".mjpg"),
+    "yuv4mpegpipe": (".y4m",),
+}
+# The usual ones first: of two files that differ in their extension alone, the earlier is taken.
+VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v") + tuple(
+    extension
+    for extensions in EXTENSIONS_OF_DEMUXER.values()
+    for extension in extensions
+    if extension not in (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
+)

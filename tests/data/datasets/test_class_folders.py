@@ -1,0 +1,107 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from mvit_video.data.datasets.class_folders import from_folder
+from mvit_video.data.datasets.sources import FolderSource
+from tests.data.datasets.files import names_of, touch
+
+
+def test_folder_per_class(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "zumba/b.MP4",
+        "zumba/a.mkv",
+        "zumba/notes.txt",
+        "zumba/.hidden.mp4",
+        "archery/day 2/c.webm",
+        "archery/d.MoV",
+        ".cache/e.mp4",
+        "readme.md",
+    )
+    manifest = from_folder(tmp_path)
+    assert names_of(manifest, tmp_path) == ["archery/d.MoV", "archery/day 2/c.webm", "zumba/a.mkv", "zumba/b.MP4"]
+    assert manifest.labels == (0, 0, 1, 1)
+    assert manifest.class_names == ("archery", "zumba")
+    assert manifest.source == str(tmp_path)
+    assert manifest.left_out == {
+        "beside the class folders": ("readme.md",),
+        "extension .txt": ("zumba/notes.txt",),
+        "hidden": (".cache", "zumba/.hidden.mp4"),
+    }
+
+
+@pytest.mark.parametrize("extension", ["mp4", "WMV", "MTS", "m2ts", "3gp", "vob", "ogv", "mxf", "divx", "f4v", "gif"])
+def test_folder_takes_video_extensions(tmp_path: Path, extension: str) -> None:
+    touch(tmp_path, f"x/a.{extension}")
+    assert names_of(from_folder(tmp_path), tmp_path) == [f"x/a.{extension}"]
+
+
+def test_what_is_not_used_is_counted_and_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a/1.mp4", "a/._1.mp4", "a/1.xyz", "a/2.XYZ", "a/3.xyz", "a/4.xyz", "a/README", "loose.mp4")
+    (tmp_path / "none yet").mkdir()
+    with caplog.at_level(logging.INFO):
+        manifest = FolderSource(train=str(tmp_path)).manifest("train")
+    assert manifest.class_names == ("a",)
+    assert (
+        "train split: 8 files are not used. beside the class folders: 1 (loose.mp4); class folder without a file: 1 "
+        "(none yet); extension .xyz: 4 (a/1.xyz, a/2.XYZ, a/3.xyz, ...); hidden: 1 (a/._1.mp4); no extension: 1 "
+        "(a/README)"
+    ) in caplog.text
+
+
+def test_folder_of_validation_uses_the_classes_of_training(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.mp4", "val/c/2.mp4", "val/a/2.mp4")
+    source = FolderSource(train=str(tmp_path / "train"), val=str(tmp_path / "val"))
+    val = source.manifest("val")
+    assert val.labels == (0, 2)
+    assert val.class_names == ("a", "b", "c")
+    assert val.empty_classes() == ("b",)
+
+
+def test_validation_folders_of_other_names_are_refused_with_both_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "train/archery/1.mp4", "train/zumba/1.mp4", "val/archery/2.mp4", "val/zumbaa/2.mp4")
+    source = FolderSource(train=str(tmp_path / "train"), val=str(tmp_path / "val"))
+    with pytest.raises(
+        ValueError,
+        match=r"val: 1 of its 2 classes is not among the 2 known ones: 'zumbaa' \(did you mean 'zumba'\?\)\. Classes "
+        r"here: 'archery', 'zumbaa'\. Known classes: 'archery', 'zumba'\. Labels are matched by name",
+    ):
+        source.manifest("val")
+
+
+def test_an_empty_class_folder_of_the_training_is_no_class(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.mp4", "train/c/1.mp4", "val/c/2.mp4")
+    (tmp_path / "train" / "b").mkdir()
+    source = FolderSource(train=str(tmp_path / "train"), val=str(tmp_path / "val"))
+    assert source.manifest("train").class_names == ("a", "c")
+    assert source.manifest("val").labels == (1,)
+
+
+def test_folder_follows_links_to_class_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/1.mp4")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert names_of(from_folder(tmp_path / "root"), tmp_path) == ["root/a/1.mp4"]
+
+
+def test_folder_refuses_bad_layouts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none: the folder of videos does not exist"):
+        from_folder(tmp_path / "none")
+    touch(tmp_path, "flat/a.mp4")
+    with pytest.raises(ValueError, match=r"flat: no class folders in it; lay the videos out as .*<class>/<video>\.mp4"):
+        from_folder(tmp_path / "flat")
+    touch(tmp_path, "empty/a/1.mp4", "empty/b/notes.txt")
+    with pytest.raises(
+        ValueError,
+        match=r"empty/b: no video in the class folder \(found extension \.txt: 1 \(b/notes\.txt\)\); videos are known "
+        r"by their extension \(\.mp4, .* more\): add videos, rename them, or remove the folder",
+    ):
+        from_folder(tmp_path / "empty")
+    touch(tmp_path, "splits/train/a/1.mp4", "splits/val/a/1.mp4")
+    with pytest.raises(ValueError, match=r"its folders \(train, val\) are splits, not classes; pass one of them"):
+        from_folder(tmp_path / "splits")
+    (tmp_path / "bare" / "a").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"bare: all of its class folders are empty; put the videos of each class"):
+        from_folder(tmp_path / "bare")
