@@ -69,6 +69,11 @@ def _train(config: Train, world: World) -> dict[str, float]:
     begin_or_go_on(config, identity, world)
     tracker = build_tracker(config, task, world, total_steps=options.last_step)
     validate = None
+    if val_split is None and config.trainer.early_stopping is not None:
+        raise ValueError(
+            f"trainer.early_stopping={config.trainer.early_stopping}: counts validations, and the data source has no "
+            "validation split; give one (data.source.val or data.holdout), or set trainer.early_stopping=null"
+        )
     if val_split is not None:
         validate = build_validate(config, task, builder.validation(config, val_split, world), world)
     trainer = Trainer(
