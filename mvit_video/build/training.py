@@ -21,6 +21,7 @@ from mvit_video.build.common import (
     trainer_options,
 )
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import Train
 from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
@@ -56,6 +57,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     if config.weights is not None:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
+    choose_trained_part(config, model)
     loader = builder.train_loader(config, train_split, world)
     task = builder.task(config, train_split)
     options = trainer_options(config, loader, world)

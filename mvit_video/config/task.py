@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass
 
+from mvit_video.config.rules import option
+
 
 @dataclass
 class VideoClassification:
     """Naming the class of a video. Another task is another `_target_`: see docs/extending.md."""
 
     _target_: str = "mvit_video.build.video_classification.VideoClassification"
+    class_weights: str = option(
+        "none",
+        choices=("none", "balanced"),
+        help="weights of the classes in the loss; balanced: videos / (classes * videos of the class)",
+    )

@@ -30,6 +30,8 @@ from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker
+from mvit_video.models.lora import adapter_state, load_with_adapters, plain_state_dict
+from mvit_video.optim import frozen_to_eval
 from mvit_video.runtime import interruption
 from mvit_video.runtime.env import step_seed
 from mvit_video.runtime.interruption import Interrupted, StallWatchdog
@@ -210,6 +212,7 @@ class Trainer:
         monitor, window = LossMonitor(), Window()
         vote_ends = self.step
         self.forward.train()
+        frozen_to_eval(self.model)
         while self.step < end:
             self.stall_watchdog.beat(f"waiting for the {self.task.sample}s of step {self.step + 1}")
             if self.step == vote_ends:
@@ -324,9 +327,11 @@ class Trainer:
             "format": 1,
             "step": self.step,
             "epoch": self.step / self.loader.steps_per_epoch,
-            "model": self.model.state_dict(),
+            "model": plain_state_dict(self.model),
+            "adapters": adapter_state(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.average is None else self.average.module.state_dict(),
+            "ema": None if self.average is None else plain_state_dict(self.average.module),
+            "ema_adapters": None if self.average is None else adapter_state(self.average.module),
             "ema_updates": 0 if self.average is None else self.average.updates,
             "config": self.config_text,
             "run": self.identity,
@@ -386,10 +391,12 @@ class Trainer:
         state = load_latest(self.run_dir / "checkpoints", world=self.world, layout=layout)
         if state is None:
             return False
-        self.model.load_state_dict(state["model"])
+        load_with_adapters(self.model, state["model"], state.get("adapters"))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.module.load_state_dict(state["ema"] or state["model"])
+            kind = "ema" if state["ema"] else "model"
+            adapters = state.get("ema_adapters" if state["ema"] else "adapters")
+            load_with_adapters(self.average.module, state[kind], adapters)
             self.average.updates = state["ema_updates"]
         self.step = state["step"]
         if state.get("best_metric", self.task.best_metric) == self.best.metric:

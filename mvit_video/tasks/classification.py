@@ -56,6 +56,15 @@ class Normalization:
         )
 
 
+def balanced_class_weights(counts: Sequence[int]) -> list[float]:
+    """videos / (classes * videos of the class), over the classes that have videos; 0 for the others.
+
+    The mean over the videos of their classes' weights is 1, so that the learning rate means the same with them.
+    """
+    present = sum(count > 0 for count in counts)
+    return [sum(counts) / (present * count) if count else 0.0 for count in counts]
+
+
 def mixed_batch(
     batch: Batch, *, normalization: Normalization, mixing: Mixing, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, MixDraw]:
@@ -79,6 +88,7 @@ class Classification:
         class_names: in the order of the model's outputs.
         normalization: makes the model's input.
         mixing: mixup, cutmix and label smoothing of training batches.
+        class_weights: of the training loss, one per class; None: 1 for all.
     """
 
     item = "video"
@@ -107,7 +117,15 @@ class Classification:
     eval_metrics: Sequence[str] = VALIDATION_METRICS
     best_metric = "video_top1"
 
-    def __init__(self, *, class_names: Sequence[str], normalization: Normalization, mixing: Mixing) -> None:
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        normalization: Normalization,
+        mixing: Mixing,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.class_names = list(class_names)
         self.normalization = normalization
         self.mixing = mixing
@@ -120,7 +138,8 @@ class Classification:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> StepLoss:
         """Cross entropy of logits (B, num_classes), and the share of samples whose largest target they name."""
         correct = (outputs.detach().argmax(1) == targets.argmax(1)).float().mean()
-        return StepLoss(soft_cross_entropy(outputs.float(), targets), {"top1": correct})
+        loss = soft_cross_entropy(outputs.float(), targets, class_weights=self.class_weights)
+        return StepLoss(loss, {"top1": correct})
 
     def eval_inputs(self, batch: Batch) -> tuple[torch.Tensor]:
         """Normalised clips, float (B, 3, T, H, W)."""

@@ -151,12 +151,16 @@ def smoothed_one_hot(labels: torch.Tensor, *, num_classes: int, smoothing: float
     return targets.scatter_(1, labels[:, None], 1.0 - smoothing + off)
 
 
-def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of -sum(targets * log_softmax(logits)), in float32 whatever the logits' precision.
+def soft_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, *, class_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the batch of -sum(weights * targets * log_softmax(logits)), float32 whatever the logits' precision.
 
     Args:
         logits: (B, classes).
         targets: floating point (B, classes), rows adding up to 1.
+        class_weights: (classes,); None: 1 for all. The mean is over the batch, not over the weights in it, so that the
+            gradient of a sample does not depend on what else is in its batch.
 
     Raises:
         ValueError: the shapes differ.
@@ -166,4 +170,6 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
             f"logits {tuple(logits.shape)} with targets {tuple(targets.shape)}: both must be (batch, classes); "
             "build the model and the mixing with the same num_classes"
         )
+    if class_weights is not None:
+        targets = targets * class_weights.to(targets.device)
     return F.cross_entropy(logits.float(), targets.float())

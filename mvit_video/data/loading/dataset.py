@@ -110,40 +110,44 @@ class TrainDataset(Dataset[Sample]):
         return self.decoding.backend
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """The sample of key (epoch, position in the epoch's order, index of the video).
+        """The sample of key (epoch, position in the epoch's order, draw).
+
+        A draw is the index of a video, plus the number of videos for each time the epoch has drawn it before: the same
+        video then gives another clip.
 
         Raises:
             VideoDecodeError: when the video and all its replacements are unreadable.
         """
-        epoch, position, index = key
+        epoch, position, draw = key
         failures: list[tuple[str, str]] = []
         for _ in range(MAX_REPLACEMENTS):
             try:
-                frames = self._clip(epoch, index)
+                frames = self._clip(epoch, draw)
             except VideoDecodeError as error:
                 failures.append((error.path, error.reason))
-                index = self._replacement(epoch, index, len(failures))
+                draw = self._replacement(epoch, draw, len(failures))
                 continue
-            return self._augmented(frames, epoch, position, index, failures)
+            return self._augmented(frames, epoch, position, draw, failures)
         raise VideoDecodeError(
             failures[0][0],
             f"{failures[0][1]}; {MAX_REPLACEMENTS - 1} replacements failed too, the last {failures[-1][0]}: "
             f"{failures[-1][1]}. Check the folder of the videos",
         )
 
-    def _clip(self, epoch: int, index: int) -> Frames:
-        rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
+    def _clip(self, epoch: int, draw: int) -> Frames:
+        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_CLIP])
+        index = draw % len(self.manifest)
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
             frames = self.decoding.frames(video, self.manifest.segment(index))
             clip = self.sampler.train(total_frames=len(frames), fps=video.info.fps, rng=rng)
             return self.decoding.read(video, [frames[place] for place in clip])
 
-    def _replacement(self, epoch: int, index: int, attempt: int) -> int:
-        rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
+    def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
+        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
         return int(rng.integers(len(self.manifest)))
 
     def _augmented(
-        self, frames: Frames, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
+        self, frames: Frames, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
     ) -> Sample:
         height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
         # The frames are capped once; each view is drawn for what is left then.
@@ -151,10 +155,11 @@ class TrainDataset(Dataset[Sample]):
         views: list[ViewDraw] = []
         seeds: list[int] = []
         for repeat in range(self.repeats):
-            rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])
+            rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, repeat])
             views.append(self.transform.draw(*capped, rng))
             seeds.append(int(rng.integers(2**62)))
         clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
+        index = draw % len(self.manifest)
         return Sample(
             clips=clips,
             label=self.manifest.labels[index],

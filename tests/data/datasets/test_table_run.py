@@ -46,7 +46,7 @@ def test_what_a_training_does_not_do_yet_is_said(
     config = options(*overrides(motion_root, tmp_path))
     with caplog.at_level(logging.WARNING):
         read_manifest(config, build_source(config.data, world), "train")
-    assert "the weights are not used, every video is drawn alike" in caplog.text
+    assert "data.sampling_weights=natural, times the table's weights" in caplog.text
     config = options(*overrides(motion_root, tmp_path, "data.source.label_separator='|'"))
     with pytest.raises(ValueError, match=r"table\.csv \(train\) has several labels a video, and the loss and scores"):
         read_manifest(config, build_source(config.data, world), "train")
