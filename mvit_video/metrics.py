@@ -92,6 +92,30 @@ def macro_f1(labels: npt.ArrayLike, predictions: npt.ArrayLike, *, num_classes: 
     return 100.0 * float((2 * both[known] / sums[known]).mean()) if known.any() else math.nan
 
 
+def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """Average precision of one class: sum over the ranks of (recall gained) * precision; NaN without a positive.
+
+    Videos of equal score share a rank. Not interpolated: the definition of scikit-learn's
+    `average_precision_score`.
+
+    Args:
+        scores: (N,), higher for what is more likely of the class; -inf for a video that could not be read.
+        positive: bool (N,), whether each is of the class.
+
+    Returns:
+        From 0 to 1.
+    """
+    values, right = np.asarray(scores, np.float64), np.asarray(positive, np.bool_)
+    if not right.any():
+        return math.nan
+    order = np.argsort(-values, kind="stable")
+    values, right = values[order], right[order]
+    ends = np.append(values[1:] != values[:-1], True)  # of each rank
+    found = np.cumsum(right)[ends]
+    precision = found / (np.flatnonzero(ends) + 1)
+    return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+
+
 def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int = 0) -> dict[str, list[float]]:
     """95 % confidence intervals of accuracies: what they would be on other test videos of the same kind.
 
@@ -328,7 +352,7 @@ class ViewScores:
             ValueError: if views are missing.
         """
         labels = self._checked_labels(labels)
-        self._check_complete()
+        self.check_complete()
         accuracies: dict[str, float] = {}
         for k in ks:
             accuracies[f"clip_top{k}"] = 100.0 * float(self.clip_topk(labels, k).mean())
@@ -377,7 +401,12 @@ class ViewScores:
             "per_class_count": {name: int(count) for name, count in zip(class_names, counts, strict=True)},
         }
 
-    def _check_complete(self) -> None:
+    def scored_views(self) -> tuple[IntArray, FloatArray]:
+        """(n,) video of each view that has scores, and its probabilities (n, num_classes)."""
+        videos, views = np.nonzero(self._scored)
+        return videos.astype(np.int64), self._probabilities[videos, views]
+
+    def check_complete(self) -> None:
         """Raise ValueError if a view neither has scores nor has failed."""
         missing = self.missing()
         if len(missing):

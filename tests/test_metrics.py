@@ -10,6 +10,7 @@ import torch
 from mvit_video.metrics import (
     RunningMean,
     ViewScores,
+    average_precision,
     bootstrap_ci95,
     macro_f1,
     mean_class_accuracy,
@@ -275,3 +276,15 @@ def test_the_loss_without_readable_views_is_null_in_results() -> None:
     certain = ViewScores(num_videos=1, num_views=1, num_classes=2)
     certain.add([0], [0], [[1.0, 0.0]])
     assert certain.metrics([1])["loss"] == pytest.approx(87.3365, abs=1e-3)  # finite
+
+
+def test_average_precision_by_hand() -> None:
+    # Found at ranks 1, 3 and 4 of 5.
+    ranked = [True, False, True, True, False]
+    assert average_precision([0.9, 0.8, 0.7, 0.6, 0.5], ranked) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert average_precision([5, 3, 4], [True, False, True]) == 1.0
+    # Equal scores share a rank, in whatever order they come.
+    assert average_precision([1, 1, 1, 1], [True, False, False, False]) == 0.25
+    assert average_precision([1, 1, 0], [False, True, True]) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert average_precision([-math.inf, 1.0], [True, False]) == 0.5
+    assert math.isnan(average_precision([1.0, 2.0], [False, False]))

@@ -1,6 +1,7 @@
 """What a preview shows of videos: training clips and test views, by the builders of trainings and evaluations."""
 
 import logging
+from typing import Any
 
 import torch
 
@@ -17,14 +18,15 @@ from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.tasks.clip_preview import evaluation_views, training_clips
+from mvit_video.tasks.multilabel import targets_of
 
 logger = logging.getLogger(__name__)
 
 FRAME_NUMBERS = "below each picture: the number of its frame in the file, from 0"
 
 
-def preview_sections(config: Preview, source: Source) -> list[Section]:
-    """Training clips and test views, as many as asked for.
+def preview_sections(config: Preview, source: Source, *, multi_label: bool = False) -> list[Section]:
+    """Training clips and test views, as many as asked for; of videos with several classes, if `multi_label`.
 
     Raises:
         ValueError: a split is not configured, or its files are not as they should be.
@@ -32,9 +34,10 @@ def preview_sections(config: Preview, source: Source) -> list[Section]:
     """
     sections = []
     if config.clips:
-        sections.append(_training(config, read_manifest(config, source, "train")))
+        sections.append(_training(config, read_manifest(config, source, "train", multi_label=multi_label)))
     if config.videos:
-        sections.append(_test(config, read_manifest(config, source, config.split)))  # type: ignore[arg-type]
+        split: Any = config.split
+        sections.append(_test(config, read_manifest(config, source, split, multi_label=multi_label)))
     return sections
 
 
@@ -50,6 +53,7 @@ def _training(config: Preview, manifest: Manifest) -> Section:
         seed=config.seed,
         step=config.step,
         count=config.clips,
+        targets_of=None if manifest.label_sets is None else targets_of(manifest, smoothing=config.augment.smoothing),
     )
     batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} clips (videos x copies)"
     about = (

@@ -24,7 +24,14 @@ logger = logging.getLogger(__name__)
 _CLASSES_SHOWN = 50
 
 
-def read_manifest(config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None) -> Manifest:
+def read_manifest(
+    config: Train,
+    source: Source,
+    split: Split,
+    *,
+    class_names: Sequence[str] | None = None,
+    multi_label: bool = False,
+) -> Manifest:
     """The manifest of a split. Options that left the number of classes open take it from here.
 
     Args:
@@ -32,15 +39,16 @@ def read_manifest(config: Train, source: Source, split: Split, *, class_names: S
         source: the data source.
         split: which one.
         class_names: of the model; the labels are mapped to them by name. None: the classes of the split count.
+        multi_label: videos may have several labels.
 
     Raises:
         ValueError: the split is not as it should be, has several labels a video, or other classes than the options say.
     """
     manifest = source.manifest(split)
-    if manifest.label_sets is not None:
+    if manifest.label_sets is not None and not multi_label:
         raise ValueError(
             f"{manifest.source} has several labels a video, and the loss and scores are those of one label each; give "
-            "one label a row"
+            "one label a row, or train with task=video_multilabel"
         )
     if class_names is not None:
         manifest = manifest.with_classes(class_names)

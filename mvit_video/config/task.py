@@ -6,6 +6,13 @@ from mvit_video.config.rules import option
 
 
 @dataclass
+class VideoMultilabel:
+    """Naming all classes of a video that may have several: binary cross-entropy, average precision."""
+
+    _target_: str = "mvit_video.build.video_multilabel.VideoMultilabel"
+
+
+@dataclass
 class VideoClassification:
     """Naming the class of a video. Another task is another `_target_`: see docs/extending.md."""
 

@@ -5,7 +5,7 @@ sum of its views' probabilities (utils/meters.py, DATA.ENSEMBLE_METHOD sum).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,11 +66,22 @@ def balanced_class_weights(counts: Sequence[int]) -> list[float]:
 
 
 def mixed_batch(
-    batch: Batch, *, normalization: Normalization, mixing: Mixing, seed: int
+    batch: Batch,
+    *,
+    normalization: Normalization,
+    mixing: Mixing,
+    seed: int,
+    targets_of: Callable[[Batch], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, MixDraw]:
     """What a training step gives the model for a batch on its device, and what it is compared with.
 
     The mixing draw depends on the run's seed and on the batch's place in the epoch alone.
+
+    Args:
+        batch: on its device.
+        normalization, mixing: of the task.
+        seed: of the run.
+        targets_of: gives float32 (B, num_classes) targets of a batch before mixing; None: those of its labels.
 
     Returns:
         Mixed clips, float (B, 3, T, H, W); float32 (B, num_classes) targets; and what was drawn.
@@ -78,7 +89,9 @@ def mixed_batch(
     clips = normalization(batch)
     rng = rng_for(DRAW_MIXING, seed, batch.epoch, batch.position)
     draw = mixing.draw(rng, height=clips.shape[-2], width=clips.shape[-1])
-    return *mixing.apply(clips, batch.labels, draw), draw
+    if targets_of is None:
+        return *mixing.apply(clips, batch.labels, draw), draw
+    return *mixing.mix(clips, targets_of(batch), draw), draw
 
 
 class Classification:

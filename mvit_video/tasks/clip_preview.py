@@ -5,12 +5,13 @@ from the same loader, `Normalization` and `mixed_batch` that a training step use
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from mvit_video.data.augmentation.mixing import MixDraw, Mixing
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import DRAW_CLIP, EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, collate
@@ -34,9 +35,22 @@ def shown(clips: torch.Tensor, normalization: Normalization) -> Pictures:
 
 
 def training_clips(
-    loader: TrainLoader, *, normalization: Normalization, mixing: Mixing, seed: int, step: int, count: int
+    loader: TrainLoader,
+    *,
+    normalization: Normalization,
+    mixing: Mixing,
+    seed: int,
+    step: int,
+    count: int,
+    targets_of: Callable[[Batch], torch.Tensor] | None = None,
 ) -> tuple[list[Item], list[tuple[str, str]]]:
     """The first `count` clips from optimizer step `step` on, and (path, reason) of the videos that were replaced.
+
+    Args:
+        loader: of a training.
+        normalization, mixing, targets_of: see classification.mixed_batch.
+        seed: of the run.
+        step, count: where to begin, and how many clips.
 
     Raises:
         VideoDecodeError: a video and all its replacements are unreadable.
@@ -46,7 +60,9 @@ def training_clips(
     for number, made in enumerate(loader.batches(step)):
         failures.update(made.failures)
         batch = made.to(_CPU)
-        inputs, targets, draw = mixed_batch(batch, normalization=normalization, mixing=mixing, seed=seed)
+        inputs, targets, draw = mixed_batch(
+            batch, normalization=normalization, mixing=mixing, seed=seed, targets_of=targets_of
+        )
         pictures = shown(inputs, normalization)
         for row in range(min(len(pictures), count - len(clips))):
             at = step + number // loader.accumulate
@@ -67,13 +83,16 @@ def _training_clip(
 ) -> Item:
     dataset = loader.dataset
     names = dataset.manifest.class_names
-    own, partner = int(batch.labels[row]), len(batch.labels) - 1 - row
-    title = class_text(names, own)
+    partner = len(batch.labels) - 1 - row
+    title = classes_text(dataset.manifest, int(batch.videos[row]))
     if draw.mode != "none":
-        other = class_text(names, int(batch.labels[partner]))
+        other = classes_text(dataset.manifest, int(batch.videos[partner]))
         title = f"{draw.mode}  {draw.lam:.2f} {title}  +  {1 - draw.lam:.2f} {other}"
     video, copy = int(batch.videos[row]), int(batch.views[row])
     position = batch.position + row // dataset.repeats
+    draw_key = int(loader.order(batch.epoch)[position])
+    if draw_key % len(dataset) != video:  # it could not be read, and this one took its place
+        draw_key = video
     copies = f", copy {copy + 1} of {dataset.repeats}" if dataset.repeats > 1 else ""
     info = _info(dataset, video)
     return Item(
@@ -82,7 +101,7 @@ def _training_clip(
         path=batch.paths[row],
         position=f"step {step}, epoch {batch.epoch}, place {position} in its order{copies}",
         pictures=pictures,
-        frames=() if info is None else _training_frames(dataset, batch.epoch, video, info),
+        frames=() if info is None else _training_frames(dataset, batch.epoch, draw_key, info),
         fps=0.0 if info is None else info.fps,
         total=0 if info is None else info.num_frames,
         mixed_with="" if draw.mode == "none" else batch.paths[partner],
@@ -106,14 +125,14 @@ def evaluation_views(
 
 
 def _failed_clip(dataset: EvalDataset, batch: Batch, video: int) -> Item:
-    name = class_text(dataset.manifest.class_names, int(batch.labels[0]))
+    name = classes_text(dataset.manifest, video)
     position_text = f"video {video} of the split"
     reason = "; ".join(reason for _, reason in batch.failures)
     return Item(title=name, target=name, path=batch.paths[0], position=position_text, pictures=None, problem=reason)
 
 
 def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pictures) -> Iterator[Item]:
-    name = class_text(dataset.manifest.class_names, int(batch.labels[0]))
+    name = classes_text(dataset.manifest, video)
     info = _info(dataset, video)
     for number, view in enumerate(pictures):
         temporal, spatial = view_of(number, dataset.spatial_views)
@@ -130,10 +149,10 @@ def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pi
         )
 
 
-def _training_frames(dataset: TrainDataset, epoch: int, video: int, info: VideoInfo) -> tuple[int, ...]:
-    """Frames that the data set drew for a clip: the draw depends on this key alone."""
-    rng = np.random.default_rng([dataset.seed, epoch, video, DRAW_CLIP])
-    frames = _frames_of(dataset, video, info)
+def _training_frames(dataset: TrainDataset, epoch: int, draw: int, info: VideoInfo) -> tuple[int, ...]:
+    """Frames that the data set drew for a clip: they depend on this key alone."""
+    rng = np.random.default_rng([dataset.seed, epoch, draw, DRAW_CLIP])
+    frames = _frames_of(dataset, draw % len(dataset), info)
     return tuple(frames[at] for at in dataset.sampler.train(len(frames), info.fps, rng))
 
 
@@ -171,6 +190,12 @@ def _info(dataset: TrainDataset | EvalDataset, video: int) -> VideoInfo | None:
 def class_text(names: Sequence[str], label: int) -> str:
     """A class by name and number."""
     return f"{shorten(names[label], NAME_LENGTH)} ({label})"
+
+
+def classes_text(manifest: Manifest, video: int) -> str:
+    """The class of a video, or its classes."""
+    labels = [manifest.labels[video]] if manifest.label_sets is None else manifest.label_sets[video]
+    return ", ".join(class_text(manifest.class_names, label) for label in labels)
 
 
 def target_text(names: Sequence[str], targets: torch.Tensor) -> str:

@@ -118,6 +118,10 @@ class Mixing:
                 f"clips of {clips.dtype}: only normalised, floating point clips are mixed; normalise them first"
             )
         targets = smoothed_one_hot(labels, num_classes=self.num_classes, smoothing=self.smoothing)
+        return self.mix(clips, targets, draw)
+
+    def mix(self, clips: torch.Tensor, targets: torch.Tensor, draw: MixDraw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix clips (B, C, T, H, W) and any targets (B, num_classes) as drawn; the inputs are left unchanged."""
         if draw.mode == "none":
             return clips, targets
         # The labels weigh as much as the clips do: lambda is the same number for both.
@@ -149,6 +153,11 @@ def smoothed_one_hot(labels: torch.Tensor, *, num_classes: int, smoothing: float
     off = smoothing / num_classes
     targets = torch.full((labels.shape[0], num_classes), off, dtype=torch.float32, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1.0 - smoothing + off)
+
+
+def smoothed_multi_hot(targets: torch.Tensor, *, smoothing: float) -> torch.Tensor:
+    """Targets (B, classes) of 0 and 1, each of them moved by `smoothing` / 2 towards the other."""
+    return targets * (1.0 - smoothing) + 0.5 * smoothing
 
 
 def soft_cross_entropy(

@@ -69,6 +69,9 @@ def expected_draws(manifest: Manifest, weights: npt.NDArray[np.float64] | None) 
     """How often an epoch draws videos of each class, (classes,); a video of several classes counts for each."""
     each = np.ones(len(manifest)) if weights is None else weights * (len(manifest) / weights.sum())
     if manifest.label_sets is None:
-        return np.bincount(np.asarray(manifest.labels), each, minlength=manifest.num_classes)
-    labels = manifest.label_sets
-    return np.bincount(labels.values, np.repeat(each, labels.sizes), minlength=manifest.num_classes)
+        labels = np.asarray(manifest.labels, np.int64)
+    else:
+        labels, each = manifest.label_sets.values, np.repeat(each, manifest.label_sets.sizes)
+    draws = np.zeros(manifest.num_classes, np.float64)
+    np.add.at(draws, labels, each)
+    return draws

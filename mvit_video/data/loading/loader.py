@@ -1,6 +1,6 @@
 """Batches of samples, in an order that every number of ranks, workers and restarts agrees on.
 
-The order of an epoch is a permutation drawn from (seed, epoch), of all videos or of those that their weights draw. A step
+The order of an epoch is a permutation drawn from (seed, epoch), of all videos or of those that weights draw. A step
 takes the next `world_size * accumulate` batches of it: forward pass `a` of rank `r` gets the batch at place
 `a * world_size + r`. So one rank accumulating two batches sees, step by step, what two ranks see with one batch each.
 """
@@ -187,18 +187,22 @@ class TrainLoader:
         """This rank's batches, `accumulate` to a step, from optimizer step `start_step` on, without end."""
         return self.loading.batches(self.dataset, self._keys(start_step))
 
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Draws of an epoch, see `epoch_order`, (videos,)."""
+        return epoch_order(
+            len(self.dataset),
+            seed=self.seed,
+            epoch=epoch,
+            shard_of=self.dataset.manifest.shard_of,
+            shard_window=self.shard_window,
+            weights=self.weights,
+        )
+
     def _keys(self, start_step: int) -> Iterator[list[TrainKey]]:
-        """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, index)."""
+        """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, draw)."""
         epoch, step = divmod(start_step, self.steps_per_epoch)
         while True:
-            order = epoch_order(
-                len(self.dataset),
-                seed=self.seed,
-                epoch=epoch,
-                shard_of=self.dataset.manifest.shard_of,
-                shard_window=self.shard_window,
-                weights=self.weights,
-            )
+            order = self.order(epoch)
             for place in range(step * self.accumulate, self.steps_per_epoch * self.accumulate):
                 first = (place * self.world_size + self.rank) * self.batch_size
                 yield [(epoch, p, int(order[p])) for p in range(first, first + self.batch_size)]

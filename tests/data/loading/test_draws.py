@@ -1,4 +1,4 @@
-"""How often an epoch draws each video: exact in every epoch, a pure function of seed and epoch, and never the same clip."""
+"""How often an epoch draws each video: a pure function of seed and epoch, right in every epoch."""
 
 import numpy as np
 import pytest
