@@ -69,7 +69,7 @@ class FileResult:
     """Everything measured on one file; results[pattern][reader]."""
 
     name: str
-    facts: str
+    properties: str
     b_frames: bool
     results: dict[str, dict[str, Result]]
     split: Split | None = None
@@ -119,8 +119,8 @@ def measure_file(
             if clip > 0 and time.monotonic() > deadline:
                 break
     truth = file.truth
-    facts = f"{truth.width}x{truth.height}, {len(truth)} frames, {Path(file.path).stat().st_size // 1000} KB"
-    return FileResult(file.name, facts, file.has_b_frames, results)
+    properties = f"{truth.width}x{truth.height}, {len(truth)} frames, {Path(file.path).stat().st_size // 1000} KB"
+    return FileResult(file.name, properties, file.has_b_frames, results)
 
 
 def time_one(reader: Reader, file: File, request: Request, result: Result, clip: int) -> None:
@@ -179,7 +179,7 @@ def file_table(file: FileResult, *, markdown: bool) -> str:
         wrong = sum(results[name].wrong for results in file.results.values())
         error = next((results[name].error for results in file.results.values() if results[name].error), "")
         rows.append([*cells, f"{wrong} of {asked}" if asked else "-", error])
-    header = [f"{file.name}: {file.facts}", *file.results, "wrong frames", "error"]
+    header = [f"{file.name}: {file.properties}", *file.results, "wrong frames", "error"]
     return table(header, rows, markdown=markdown)
 
 
@@ -249,13 +249,13 @@ def loader_table(loader: LoaderResult, gpu_rate: float | None, *, markdown: bool
         header.append(f"cores for {gpu_rate:g} clips/s")
     alone = {run.place: run for run in reversed(loader.runs)}  # the first of each place, beside bare decoding
     single = [run for run in alone.values() if run.repeats == 1]
-    verdict = (
+    conclusion = (
         f"{loader.experiment}, {loader.videos} videos, decoding alone {1 / loader.bare_seconds:.1f} clips/s per core; "
         f"target {100 * TARGET_LOADER:.0f} % of it: "
         + "".join(f"{100 * run.share:.0f} % with one clip of each video made in the worker, " for run in single)
         + f"{100 * alone[DEVICE].share:.0f} % with clips made on the device"
     )
-    return table(header, rows, markdown=markdown) + "\n\n" + verdict
+    return table(header, rows, markdown=markdown) + "\n\n" + conclusion
 
 
 def machine(notes: Sequence[str]) -> str:
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result.ffmpeg_us = ffmpeg_us_per_frame(file.path, len(file.truth), reps=1 if options.quick else 3)
         files.append(result)
         print(file_table(result, markdown=options.markdown), end="\n\n", flush=True)
-    text, verdict = summary(files, [r.name for r in readers if not r.ours], markdown=options.markdown)
+    text, conclusion = summary(files, [r.name for r in readers if not r.ours], markdown=options.markdown)
     print(text, end="\n\n")
     print(split_table(files, markdown=options.markdown), end="\n\n", flush=True)
     loader = None
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json is not None:
         everything = {
             "machine": machine(notes),
-            "verdict": verdict,
+            "conclusion": conclusion,
             "files": [dataclasses.asdict(file) for file in files],
             "loader": None if loader is None else dataclasses.asdict(loader),
         }

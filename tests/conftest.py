@@ -1,23 +1,37 @@
 """What the tests share: options composed as the commands do, a tiny motion set, random states restored."""
 
+import functools
+import multiprocessing
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
-import torch
+import torch.distributed.launcher.api
 from hydra import compose, initialize_config_dir
 
 from mvit_video.config import Evaluate, Train, config_dir, register
 from mvit_video.config.check import to_object
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
 from mvit_video.video.backends import pyav_decoder
+from tests import interpreters
 from tests.paths import ROOT
 from tests.video_library import Library
 
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 sys.path.insert(0, str(ROOT / "scripts"))  # benchmarks and fuzzing are tested, too
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, SLURM's before all: several processes then end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("slurm" not in item.path.parts, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +77,7 @@ def motion_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
         "schedule.epochs=2",
         "schedule.warmup_epochs=1",
         "trainer.batch_size=8",
+        "trainer.global_batch=null",  # each test says itself how many videos a step takes
         "trainer.num_workers=0",
         "trainer.threads=1",
         "trainer.precision=fp32",
@@ -92,10 +107,35 @@ def few_videos(root: Path, output: Path, *more: str, videos: int = 4) -> Sequenc
     ]
 
 
+# Sixteen times fewer pixels, for runs whose clips may be of any size.
+SMALL_CLIPS = ("data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]")
+
+
+def small_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
+    """Overrides for still shorter runs, on small clips."""
+    return motion_overrides(root, output, *SMALL_CLIPS, *more)
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Videos of every kind, each generated when it is first asked for."""
     return Library(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_interpreters() -> Iterator[None]:
+    yield
+    interpreters.stop()
+
+
+@pytest.fixture
+def quick_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that this process launches are forked by a server that has imported torch, instead of importing it anew."""
+    multiprocessing.set_forkserver_preload(["tests.preload"])
+    config = functools.partial(torch.distributed.launcher.api.LaunchConfig, start_method="forkserver")
+    monkeypatch.setattr("torch.distributed.launcher.api.LaunchConfig", config)
+    spawn = functools.partial(torch.multiprocessing.start_processes, start_method="forkserver")
+    monkeypatch.setattr("torch.multiprocessing.spawn", spawn)
 
 
 @pytest.fixture

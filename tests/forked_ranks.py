@@ -9,23 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvit_video.build import training
-from mvit_video.distributed.sharding import clip_grad_norm
 from mvit_video.engine.tracking import Tracker
 from mvit_video.runtime.logs import configure_logging
 
 LIMIT_S = 500
-
-
-def warm_up() -> None:
-    """Import what a training imports on its way, here instead of in every child."""
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp
-    import torch.distributed.tensor
-
-    model = torch.nn.Linear(2, 2)
-    model(torch.ones(1, 2)).sum().backward()
-    clip_grad_norm(model.parameters(), 1.0)
-    torch.optim.AdamW(model.parameters(), fused=True).step()
 
 
 def leave_out_metrics() -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,10 @@ def test_the_page_shows_the_files_of_the_example() -> None:
     shown = re.findall(r"<!-- from (\S+) -->\n```\w+\n(.*?)```", text, flags=re.S)
     assert len(shown) >= 5
     for name, code in shown:
-        assert code in (ROOT / name).read_text(encoding="utf-8"), f"{PAGE.name} shows another {name}"
+        file = (ROOT / name).read_text(encoding="utf-8")  # methods stand on the page without their indent
+        assert code in file or any(textwrap.indent(code, 4 * n * " ") in file for n in (1, 2)), (
+            f"another {name}: {code}"
+        )
 
 
 def test_the_classification_of_videos_is_a_task(motion_root: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mvit_video.build.batch import step_batch
 from mvit_video.build.common import pair
 from mvit_video.config import Data, Train
 from mvit_video.data.augmentation.mixing import Mixing
@@ -55,14 +56,23 @@ def read_manifest(
     classes = manifest.num_classes
     if config.data.num_classes is None:
         config.data.num_classes = classes
-        if getattr(config.model, "num_classes", classes) is None:
-            config.model.num_classes = classes
+    _set_open_classes(config, classes)
     if classes != config.data.num_classes:
         raise ValueError(
             f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "
             f"set data.num_classes={classes}"
         )
     return manifest
+
+
+def _set_open_classes(config: Train, classes: int) -> None:
+    """Give the model the number of classes if it has that option without a value; a model without schema is a dict."""
+    model = config.model
+    if isinstance(model, dict):
+        if model.get("num_classes", classes) is None:
+            model["num_classes"] = classes
+    elif getattr(model, "num_classes", classes) is None:
+        model.num_classes = classes
 
 
 def build_sampler(data: Data) -> ClipSampler:
@@ -77,7 +87,7 @@ def build_sampler(data: Data) -> ClipSampler:
 
 def build_train_loader(config: Train, manifest: Manifest, world: World) -> TrainLoader:
     """Endless training batches of this rank."""
-    augment, trainer = config.augment, config.trainer
+    augment = config.augment
     transform = TrainTransform(
         crop_size=config.data.crop_size,
         crop=augment.crop,  # type: ignore[arg-type]
@@ -89,6 +99,7 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
         randaugment=augment.randaugment,
         erase_prob=augment.erase_prob,
         decode_short_side=augment.decode_short_side,
+        channel_order=augment.channel_order,  # type: ignore[arg-type]
     )
     dataset = TrainDataset(
         manifest,
@@ -101,10 +112,11 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
     weights = draw_weights(manifest, config.data.sampling_weights)  # type: ignore[arg-type]
     if weights is not None:
         logger.info("%s", draws_text(manifest, weights, sampling=config.data.sampling_weights))
+    batch = step_batch(config.trainer, processes=world.size, items=len(dataset))
     return TrainLoader(
         dataset,
-        batch_size=trainer.batch_size,
-        accumulate=trainer.accumulate,
+        batch_size=batch.batch_size,
+        accumulate=batch.accumulate,
         rank=world.rank,
         world_size=world.size,
         seed=config.seed,
@@ -171,6 +183,7 @@ def build_eval_dataset(
         spatial_views=spatial_views,
         short_side=data.test_short_side,
         crop_size=data.crop_size,
+        decode_short_side=config.augment.decode_short_side,
         frame_order=frame_order,
         seed=config.seed,
         decoding=build_decoding(config),

@@ -35,7 +35,7 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {checkpoint}: train {config.name} first, or give checkpoint=PATH")
     builder = build_task_builder(config)
     source = build_source(config.data, world)
-    trained = training_facts(Path(checkpoint))
+    trained = training_state_of(Path(checkpoint))
     split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
     model = build_model(config).to(world.device)
     load_weights(model, checkpoint, new_head=False, use_ema=config.use_ema)
@@ -75,7 +75,7 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
 _NOT_PROTOCOL = ("environment", "mvit_video")
 
 
-def training_facts(checkpoint: Path) -> dict[str, Any]:
+def training_state_of(checkpoint: Path) -> dict[str, Any]:
     """Step and class names that a checkpoint of a training holds; empty for other weights."""
     if is_folder_of_shards(checkpoint):
         state = load_checkpoint(checkpoint)

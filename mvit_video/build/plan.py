@@ -11,9 +11,10 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from mvit_video.build import common
+from mvit_video.build.batch import step_batch
+from mvit_video.build.batch_size import AUTO, Room, choose_batch_size, training_state
 from mvit_video.config import Plan
 from mvit_video.distributed.process_group import World
 from mvit_video.models import MViT
@@ -63,7 +64,7 @@ def print_plan(config: Plan) -> None:
     videos = count_videos(config)
     measured, model = measure(config)
     work = build_workload(config, model, measured, videos)
-    chosen = forecast(work, machine, ranks=config.nodes * machine.ranks_per_node, strategy=strategy)
+    chosen = forecast(work, machine, ranks=_ranks(config), strategy=strategy)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 180, highlight=False)
     for table in (summary(config, machine, work, chosen, measured), scaling(config, machine, work)):
@@ -133,7 +134,12 @@ def measure(config: Plan) -> tuple[Measured, MViT]:
     if not isinstance(model, MViT):
         raise ValueError(f"model={config.model.name}: plans are made for MViT models only")
     model = model.to_empty(device="cpu").train()
-    shape = common.build_task_builder(config).input_shape(config, model.config)
+    builder = common.build_task_builder(config)
+    if config.trainer.batch_size == AUTO:
+        memory = config.machine.memory_gb
+        room = Room(size=USABLE * memory * GB, text=f"{USABLE:.0%} of the {memory:g} GB of {config.machine.name}")
+        choose_batch_size(config, builder, model, processes=_ranks(config), room=room, bf16=_bf16(config))
+    shape = builder.input_shape(config, model.config)
     with torch.autocast("cpu", torch.bfloat16) if _bf16(config) else nullcontext():
         costs, outside = measure_blocks(model, shape)
     budget = model.config.activation_budget_gb
@@ -147,21 +153,18 @@ def measure(config: Plan) -> tuple[Measured, MViT]:
 def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -> Workload:
     """Sizes of the model and of the training."""
     repeats = common.build_task_builder(config).repeats(config)
-    clips = config.trainer.batch_size * repeats
+    batch = step_batch(config.trainer, processes=_ranks(config), items=videos)
+    clips = batch.batch_size * repeats
+    state = training_state(config, model, accumulate=batch.accumulate, bf16=_bf16(config))
     return Workload(
-        parameters=_size(model),
-        blocks=tuple(_size(block) for block in model.blocks),
+        **vars(state),
         forward_flops=sum(cost.flops for cost in measured.costs) / clips,
         recomputed=measured.share,
         activation_bytes=float(peak_bytes(measured.costs, measured.recomputed, measured.outside)),
         clips_per_rank=clips,
         repeats=repeats,
-        accumulate=config.trainer.accumulate,
         videos=videos,
         epochs=config.schedule.epochs,
-        moments=2 if config.optim.name == "adamw" else int(config.optim.momentum > 0),
-        ema=config.trainer.ema_decay is not None,
-        bf16=_bf16(config),
         compiled=config.trainer.compile or config.machine.device == "cpu",
     )
 
@@ -185,8 +188,10 @@ def ways_out(config: Plan, machine: Machine, work: Workload, measured: Measured,
         batch, most = config.trainer.batch_size, int(config.trainer.batch_size * room / work.activation_bytes)
         smaller = max((size for size in range(1, min(batch, most + 1)) if batch % size == 0), default=0)
         if smaller:
-            times = batch // smaller * config.trainer.accumulate
-            found.append(f"trainer.batch_size={smaller} trainer.accumulate={times}")
+            # Without a number given accumulation makes up for it by itself.
+            automatic = config.trainer.accumulate is None and config.trainer.global_batch is not None
+            times = "" if automatic else f" trainer.accumulate={batch // smaller * work.accumulate}"
+            found.append(f"trainer.batch_size={smaller}{times}")
     sharded = costs.state_bytes(work, ranks, "fsdp") + work.activation_bytes
     if strategy == "ddp" and ranks > 1 and sharded <= USABLE * machine.memory:
         found.append(f"trainer.strategy=fsdp ({sharded / GB:.1f} GB)")
@@ -224,14 +229,19 @@ def _model_rows(work: Workload, plan: Forecast, measured: Measured, unit: str) -
 
 def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:
     """One step."""
-    trainer, repeats, unit = config.trainer, work.repeats, _unit(config)
-    videos = work.videos_per_step * plan.ranks
-    lr = scale_lr(config.optim.lr, reference_batch=config.optim.reference_batch, global_batch=videos)
-    batch = f"trainer.batch_size={trainer.batch_size} augment.repeats={repeats} trainer.accumulate={trainer.accumulate}"
+    repeats, unit = work.repeats, _unit(config)
+    step = step_batch(config.trainer, processes=plan.ranks, items=work.videos)
+    lr = scale_lr(config.optim.lr, reference_batch=config.optim.reference_batch, global_batch=step.videos)
+    batch = f"trainer.batch_size={step.batch_size} augment.repeats={repeats} trainer.accumulate={step.accumulate}"
+    stated = f"; the recipe's are {step.recipe}: {step.reason}" if step.reason else ""
     bound = "starting kernels" if _launch_bound(work, machine) else f"{machine.utilisation:.0%} of the matrix rate"
     return [
         (f"step of one {unit}", f"{work.videos_per_step} videos, {work.clips_per_step} clips", batch),
-        ("step of all", f"{videos} videos, {plan.ranks * work.clips_per_step} clips", f"learning rate {lr:.3g}"),
+        (
+            "step of all",
+            f"{step.videos} videos, {plan.ranks * work.clips_per_step} clips",
+            f"learning rate {lr:.3g}{stated}",
+        ),
         ("arithmetic", f"{1e3 * plan.compute_s:.1f} ms", f"bound by {bound}: an assumption"),
         ("sent", f"{plan.sent_bytes / 1e6:.1f} MB per {unit}", _strategy(config)),
         ("exchange", f"{1e3 * plan.exchange_s:.2f} ms", "before any of it is hidden beside the arithmetic"),
@@ -271,18 +281,23 @@ def _run_rows(config: Plan, work: Workload, plan: Forecast) -> list[tuple[str, s
 
 
 def scaling(config: Plan, machine: Machine, work: Workload) -> Table:
-    """The same batch per rank on one of them, one node, and more nodes."""
+    """The same batch per forward pass on one of them, one node, and more nodes; accumulation as a training would."""
     unit = _unit(config)
-    table = Table(title="weak scaling: the same batch on each")
-    columns = ("videos/step", "step", "exchange", "vote", "efficiency", "clips/s", "hours", f"{unit}-hours", "memory")
-    for name in (f"{unit}s" if unit == "GPU" else "processes", *columns):
+    table = Table(title="more of them: the same batch per forward pass on each")
+    columns = ("accumulate", "videos/step", "step", "exchange", "vote", "efficiency", "clips/s", "hours")
+    for name in (f"{unit}s" if unit == "GPU" else "processes", *columns, f"{unit}-hours", "memory"):
         table.add_column(name, justify="right")
     ranks = 1
-    while ranks <= MOST_RANKS and work.videos_per_step * ranks <= work.videos:
-        plan = forecast(work, machine, ranks=ranks, strategy=_strategy(config))
+    while ranks <= MOST_RANKS:
+        step = step_batch(config.trainer, processes=ranks, items=work.videos)
+        if step.videos > work.videos:
+            break
+        there = replace(work, accumulate=step.accumulate)
+        plan = forecast(there, machine, ranks=ranks, strategy=_strategy(config))
         table.add_row(
             f"{ranks:,}",
-            f"{work.videos_per_step * ranks:,}",
+            f"{step.accumulate}",
+            f"{step.videos:,}",
             f"{1e3 * plan.step_s:.1f} ms",
             f"{1e3 * plan.exchange_s:.2f} ms",
             f"{1e3 * plan.vote_s:.2f} ms",
@@ -310,13 +325,14 @@ def _bf16(config: Plan) -> bool:
     return precision == "bf16" or (precision == "auto" and config.machine.device == "cuda")
 
 
+def _ranks(config: Plan) -> int:
+    """GPUs (processes) of the planned run."""
+    return config.nodes * config.machine.ranks_per_node
+
+
 def _unit(config: Plan) -> str:
     return "GPU" if config.machine.device == "cuda" else "process"
 
 
 def _hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

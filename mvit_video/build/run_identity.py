@@ -123,15 +123,32 @@ def _has_begun(folder: Path) -> bool:
 
 def _differences(folder: Path, config: Train, identity: RunIdentity) -> list[tuple[str, str, str]]:
     """What the run was last recorded with, and what it would go on with."""
-    records = sorted(folder.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
-    last = records[-1].name.split(".")[1] if records else None
-    options: Any = OmegaConf.to_container(OmegaConf.load(folder / (f"config.{last}.yaml" if last else "config.yaml")))
+    last = _last_record(folder)
+    options = _options(folder, last)
     now: Any = OmegaConf.to_container(OmegaConf.structured(config))
     found = differing_options(config, options, now)
     path = folder / (f"run.{last}.json" if last else RUN_FILE)
     if path.exists():  # runs of version 0.1 have none
         found += _identity_differences(json.loads(path.read_text(encoding="utf-8")), identity)
     return found
+
+
+def recorded_options(folder: Path) -> dict[str, Any] | None:
+    """The options that the run in `folder` was last recorded with, as nested dictionaries; None if it has not begun."""
+    return _options(folder, _last_record(folder)) if _has_begun(folder) else None
+
+
+def _last_record(folder: Path) -> str | None:
+    """Number of the newest record of an attempt that went on with something else; None if none did."""
+    records = sorted(folder.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
+    return records[-1].name.split(".")[1] if records else None
+
+
+def _options(folder: Path, record: str | None) -> dict[str, Any]:
+    options: Any = OmegaConf.to_container(
+        OmegaConf.load(folder / (f"config.{record}.yaml" if record else "config.yaml"))
+    )
+    return dict(options)
 
 
 def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[tuple[str, str, str]]:

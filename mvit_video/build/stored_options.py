@@ -46,8 +46,8 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
     if stored is None:
         logger.info("%s holds no options of a training: all of them are those of this command", config.checkpoint)
         return
-    given = list(given)
-    keys = [key.replace("/", ".") for key in given if key.split(".")[0] in stored and key not in _PLACES]
+    given = [key.replace("/", ".") for key in given]
+    keys = [key for key in given if key.split(".")[0] in stored and key not in _PLACES]
     composed: Any = OmegaConf.to_container(config, resolve=True)
     with open_dict(config):
         for key in (key for key in stored if key in config and key not in (*_PLACES, "name", "output_dir")):

@@ -7,6 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
+from mvit_video.build.batch import step_batch
+from mvit_video.build.batch_size import settle_batch_size
 from mvit_video.build.common import (
     build_average,
     build_model,
@@ -20,6 +22,7 @@ from mvit_video.build.common import (
     process_group_of,
     trainer_options,
 )
+from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import Train
@@ -27,7 +30,7 @@ from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
-from mvit_video.engine.task import Evaluation, Task
+from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import interruption
@@ -58,7 +61,9 @@ def _train(config: Train, world: World) -> dict[str, float]:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
     choose_trained_part(config, model)
+    settle_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
+    _say_batch(config, loader, world)
     task = builder.task(config, train_split)
     options = trainer_options(config, loader, world)
     plan_activations(config, builder, model, world)
@@ -100,7 +105,16 @@ def _train(config: Train, world: World) -> dict[str, float]:
         if trainer.resume() and trainer.complete:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
-        return trainer.fit()
+        with explained(config, world, items=loader.num_items):
+            return trainer.fit()
+
+
+def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
+    """One line on the videos of a step; a warning where they are not as many as the recipe states."""
+    batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
+    if batch.videos != loader.items_per_step:
+        return  # the task cuts its steps in a way of its own
+    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim))
 
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:

@@ -25,7 +25,10 @@ class Augment:
     )
     inverse_uniform: bool = option(False, help="draw the short side as 1 / U(1/high, 1/low) instead of U(low, high)")
     decode_short_side: int | None = option(
-        256, at_least=1, help="larger frames are resized to this short side before any crop; null: they are not"
+        256,
+        at_least=1,
+        help="short side that frames are first brought to, smaller ones too, as the published Kinetics decoder does; "
+        "test views of larger frames are antialiased, too; null: frames as decoded (SSv2 as published)",
     )
     device: str = option(
         "worker",
@@ -35,6 +38,7 @@ class Augment:
     )
     flip: float = option(0.5, at_least=0, at_most=1, help="chance of a horizontal flip; 0 where left and right matter")
     randaugment: str | None = option(None, help="RandAugment, such as rand-m7-n4-mstd0.5-inc1; null: none")
+    channel_order: str = option("rgb", choices=("rgb", "bgr"), help="bgr: RandAugment sees B, G, R (published SSv2)")
     erase_prob: float = option(0.0, at_least=0, at_most=1, help="chance that a box of the clip is filled with noise")
     repeats: int = option(1, at_least=1, help="augmented copies of each decoded clip")
     mixup_alpha: float = option(0.0, at_least=0, help="mixup draws its share from Beta(alpha, alpha); 0: no mixup")

@@ -49,7 +49,11 @@ class Data:
         "rgb", choices=("rgb", "bgr"), help="bgr: mean and std were applied to B, G, R (published SSv2-L)"
     )
     test_short_side: int = option(
-        256, at_least=1, neutral=True, help="short side in pixels that test videos are resized to"
+        256,
+        at_least=1,
+        neutral=True,
+        help="short side in pixels that test videos are resized to; antialiased where frames are larger than "
+        "augment.decode_short_side, else plain bilinear",
     )
     test_temporal_views: int = option(1, at_least=1, neutral=True, help="clips of a test video, spread over its length")
     test_spatial_views: int = option(

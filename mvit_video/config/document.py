@@ -118,6 +118,8 @@ def _paragraph(schema: type) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
+        if sys.argv[1].startswith("-"):  # --help must not become a file of that name
+            sys.exit(f"{sys.argv[1]}: the only argument is the file to write; without one the page is printed")
         Path(sys.argv[1]).write_text(document(), encoding="utf-8")
     else:
         print(document(), end="")

@@ -29,7 +29,7 @@ class Evaluate(Train):
     output: str | None = option(
         None,
         help="folder of the results; null: <run>/evaluation, or <run>/evaluation_<frame_order>, with a number behind "
-        "it where another protocol has its results there",
+        "it where results of another protocol are there",
     )
 
     @property

@@ -29,6 +29,9 @@ class MViT:
     )
     pool_kernel: list[int] | None = option(None, help="kernel of every pooling convolution, on time, height and width")
     patch_kernel: list[int] | None = option(None, help="kernel of the patch embedding, on time, height and width")
+    expand_in: str | None = option(
+        None, choices=("attention", "mlp"), help="what widens the channels: attention (v2) or mlp (v1, MaskFeat)"
+    )
     head_pooling: str | None = option(
         None,
         choices=("cls", "norm_mean", "mean_norm"),

@@ -21,7 +21,7 @@ class Plan(Train):
         at_least=1,
         help="training videos; null: those of data.source.train if that is given, or as many as were published",
     )
-    published_videos: int | None = option(None, at_least=1, help="set by conf/data_facts")
+    published_videos: int | None = option(None, at_least=1, help="set by conf/data_statistics")
     videos_per_core_s: float = option(
         20.0, above=0, help="decoded and augmented per core and second; scripts/bench_data.py measures it"
     )

@@ -36,6 +36,7 @@ class Rule:
     entries: str | None = None
     ascending: bool = False
     neutral: bool = False
+    word: str | None = None
 
     def allows(self, value: object) -> bool:
         """Whether the option may have this value; of a list each entry counts. None means "not set" and is allowed."""
@@ -50,6 +51,8 @@ class Rule:
         return all(map(self._allows_one, value)) and (not self.ascending or list(value) == sorted(value))
 
     def _allows_one(self, value: Any) -> bool:
+        if self.word is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            return bool(value == self.word)
         # Each comparison is written so that a NaN fails it.
         return (
             (self.choices is None or value in self.choices)
@@ -76,7 +79,8 @@ class Rule:
         if bounds == "from 0 to 1":
             return "is a probability or a share, from 0 to 1"
         special = {"above 0": "must be greater than 0", "at least 0": "must not be negative"}
-        return special.get(bounds, f"must be {bounds}") if bounds else ""
+        text = special.get(bounds, f"must be {bounds}") if bounds else ""
+        return text if self.word is None else f"{text}, or {self.word}"
 
     def brief(self) -> str:
         """The rule in a table's cell; "" where every value of the type will do."""
@@ -84,6 +88,7 @@ class Rule:
             return ", ".join(map(str, self.choices))
         parts = [_NUMBERS.get(self.length, f"{self.length} values")] if self.length is not None else []
         parts += [self._bounds()] if self._bounds() else []
+        parts += [f"or {self.word}"] if self.word is not None else []
         return ", ".join(parts + (["the lesser first"] if self.ascending else []))
 
     def _bounds(self) -> str:
@@ -106,6 +111,7 @@ def option(
     entries: str | None = None,
     ascending: bool = False,
     neutral: bool = False,
+    word: str | None = None,
 ) -> Any:
     """A field of a schema.
 
@@ -119,6 +125,7 @@ def option(
         entries: what they stand for, in words.
         ascending: the entries of the list may not decrease.
         neutral: no run computes anything else for it, so a run may go on with another value.
+        word: allowed instead of a whole number.
     """
     rule = Rule(
         help=help,
@@ -131,6 +138,7 @@ def option(
         entries=entries,
         ascending=ascending,
         neutral=neutral,
+        word=word,
     )
     metadata = {_RULE: rule}
     if isinstance(default, list | dict):

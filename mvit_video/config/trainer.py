@@ -1,6 +1,7 @@
 """Options of the group `trainer`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mvit_video.config.rules import option
 
@@ -9,8 +10,24 @@ from mvit_video.config.rules import option
 class Trainer:
     """The loop: batch, precision, what is kept and how often."""
 
-    batch_size: int = option(2, at_least=1, help="videos per process and forward pass")
-    accumulate: int = option(1, at_least=1, help="forward passes per optimizer step")
+    batch_size: Any = option(
+        2,
+        at_least=1,
+        word="auto",
+        help="videos per process and forward pass; auto: as many as fit into memory, a divisor of global_batch",
+    )
+    global_batch: int | None = option(
+        None,
+        at_least=1,
+        neutral=True,
+        help="videos per optimizer step of the recipe, over all processes; null: none is stated",
+    )
+    accumulate: int | None = option(
+        None,
+        at_least=1,
+        neutral=True,
+        help="forward passes per optimizer step; null: as many as make up global_batch, or 1 where none is stated",
+    )
     eval_batch_size: int = option(8, at_least=1, neutral=True, help="clips per process in validation and evaluation")
     num_workers: int = option(
         4, at_least=0, neutral=True, help="loader processes per training process; 0: it loads by itself"

@@ -6,7 +6,8 @@ Two ways of sampling, both as published:
   frames of a video at `target_fps`, covers `span` frames of the actual video. T positions are laid evenly over the
   span, both ends included, so the spacing is (span - 1) / (T - 1), not the sampling rate: 4.2 for 16x4 at 30 frames/s.
 * segments (Something-Something v2; PySlowFast datasets/ssv2.py, TSN arXiv 1608.00859): the whole video is cut into T
-  equal segments, one frame from each; sampling rate and frame rate play no part.
+  equal segments, one frame from each. The published pipeline cuts pictures extracted at `target_fps`, which repeat or
+  leave out frames of the video: `extraction` says which frame each picture shows.
 
 Positions are computed in float64 and truncated. PySlowFast uses a float32 torch.linspace; for the published samplings
 (16x4, 32x3, 40x3) the two give the same frames in test clips, and where float32 falls just below an integer (8x4 at 25
@@ -18,6 +19,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from mvit_video.data.extraction import even_times, extracted_frames
+from mvit_video.video.index import FrameTimes
 
 SamplingMode = Literal["span", "segments"]
 
@@ -47,7 +51,7 @@ def train_clip(
         fps: frames per second of the video.
         num_frames: frames in the clip.
         sampling_rate: one frame in so many, at `target_fps`.
-        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" counts frames.
+        target_fps: frame rate in which `sampling_rate` is stated.
         u: uniform draw from [0, 1).
 
     Raises:
@@ -81,7 +85,7 @@ def test_clip(
         fps: frames per second of the video.
         num_frames: frames in the clip.
         sampling_rate: one frame in so many, at `target_fps`.
-        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" counts frames.
+        target_fps: frame rate in which `sampling_rate` is stated.
         view: temporal view, 0 .. num_views - 1.
         num_views: temporal views per video.
 
@@ -134,7 +138,7 @@ class ClipSampler:
     Attributes:
         num_frames: frames in a clip (T).
         sampling_rate: one frame in so many, at `target_fps`; has no effect in mode "segments".
-        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" counts frames.
+        target_fps: frame rate in which `sampling_rate` is stated, and at which mode "segments" extracts pictures.
         mode: "span" (Kinetics) or "segments" (Something-Something v2).
 
     Raises:
@@ -153,12 +157,17 @@ class ClipSampler:
         if self.mode not in ("span", "segments"):
             raise ValueError(f"mode={self.mode!r}: clips are sampled by 'span' or by 'segments'; use one of these")
 
-    def train(self, total_frames: int, fps: float, rng: np.random.Generator) -> list[int]:
-        """Frame indices of a random clip of a video of `total_frames` frames at `fps` frames per second."""
+    def train(
+        self, total_frames: int, fps: float, rng: np.random.Generator, *, times: FrameTimes | None = None
+    ) -> list[int]:
+        """Frame indices of a random clip of a video of `total_frames` frames at `fps` frames per second.
+
+        Mode "segments" reckons with `times`; without them, with frames that follow one another evenly.
+        """
         if self.mode == "segments":
-            extracted = self._extracted(total_frames, fps)
-            frames = train_segments(total_frames=extracted, num_frames=self.num_frames, rng=rng)
-            return self._sources(frames, total_frames, fps)
+            shown = self._pictures(total_frames, fps, times)
+            pictures = train_segments(total_frames=len(shown), num_frames=self.num_frames, rng=rng)
+            return [shown[picture] for picture in pictures]
         return train_clip(
             total_frames=total_frames,
             fps=fps,
@@ -168,12 +177,17 @@ class ClipSampler:
             u=float(rng.random()),
         )
 
-    def test(self, total_frames: int, fps: float, view: int, num_views: int) -> list[int]:
-        """Frame indices of temporal view `view` of `num_views`; in mode "segments" all of them are the same clip."""
+    def test(
+        self, total_frames: int, fps: float, view: int, num_views: int, *, times: FrameTimes | None = None
+    ) -> list[int]:
+        """Frame indices of temporal view `view` of `num_views`; in mode "segments" all of them are the same clip.
+
+        Mode "segments" reckons with `times`; without them, with frames that follow one another evenly.
+        """
         if self.mode == "segments":
             _check_view(view, num_views)
-            frames = test_segments(total_frames=self._extracted(total_frames, fps), num_frames=self.num_frames)
-            return self._sources(frames, total_frames, fps)
+            shown = self._pictures(total_frames, fps, times)
+            return [shown[picture] for picture in test_segments(total_frames=len(shown), num_frames=self.num_frames)]
         return test_clip(
             total_frames=total_frames,
             fps=fps,
@@ -184,19 +198,13 @@ class ClipSampler:
             num_views=num_views,
         )
 
-    def _extracted(self, total_frames: int, fps: float) -> int:
-        """Frames that an extraction at `target_fps` gives: the published SSv2 pipeline works on such pictures."""
+    def _pictures(self, total_frames: int, fps: float, times: FrameTimes | None) -> list[int]:
+        """The frame that each picture of the published extraction at `target_fps` shows."""
         _check_count("total_frames", total_frames)
         _check_positive("fps", fps)
-        return max(1, math.floor(total_frames * self.target_fps / fps + 0.5))
-
-    def _sources(self, extracted: list[int], total_frames: int, fps: float) -> list[int]:
-        """The video's own frame shown by each extracted one.
-
-        The extraction puts frame j at place round(j * target_fps / fps), halves up, and repeats it until the next one.
-        """
-        shown = (math.ceil((place + 0.5) * fps / self.target_fps) - 1 for place in extracted)
-        return [min(frame, total_frames - 1) for frame in shown]
+        if times is None:
+            times = even_times(num_frames=total_frames, fps=fps)
+        return extracted_frames(times, fps=fps, rate=self.target_fps)
 
 
 def _spread(*, start: float, span: float, num_frames: int, total_frames: int) -> list[int]:

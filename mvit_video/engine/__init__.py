@@ -1,0 +1,1 @@
+"""The loop of every task: training, evaluation, previews, checkpoints, and the record of a run."""

@@ -56,7 +56,7 @@ class Tracker:
         run_dir: made if it does not exist.
         total_steps: of the whole training, for the share done and the time left.
         enabled: False on all ranks but the first.
-        resume_step: what an earlier life of the run logged after this step is dropped, as it will be logged again.
+        resume_step: what an earlier attempt of the run logged after this step is dropped, as it will be logged again.
         formats: how a step's values are shown, see `console_formats`.
         panels: what curves.png shows.
         console: where the progress bar goes; by default standard output. Without a terminal, as in a SLURM log, each
@@ -217,7 +217,7 @@ class Tracker:
         self._trouble = True
 
     def _seconds_left(self, step: int) -> float:
-        """Time to the last step at the mean pace since the start of this life, validation included."""
+        """Time to the last step at the mean pace since the start of this attempt, validation included."""
         done = step - self._first_step
         if done <= 0:
             return math.nan

@@ -64,39 +64,48 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """A training run, as far as its needs depend on it.
+class TrainingState:
+    """What the memory for weights, gradients and optimizer depends on.
 
     Attributes:
         parameters: of the model.
         blocks: of them those of each block, first to last; FSDP exchanges a block at a time, and the rest together.
+        accumulate: forward passes per step.
+        moments: tensors the optimizer keeps for each parameter: two for AdamW, one for SGD with momentum.
+        ema: an averaged copy of the weights is kept.
+        bf16: computed in bf16.
+    """
+
+    parameters: int
+    blocks: tuple[int, ...]
+    accumulate: int
+    moments: int
+    ema: bool
+    bf16: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(TrainingState):
+    """A training run, as far as its needs depend on it; see TrainingState for the rest.
+
+    Attributes:
         forward_flops: operations of a forward pass per clip.
         recomputed: share of them done a second time (activation checkpointing).
         activation_bytes: most that is kept for the backward pass of the clips of one forward pass.
         clips_per_rank: per forward pass, repeated augmentation counted.
         repeats: augmented copies of each decoded video.
-        accumulate: forward passes per step.
         videos: in the training split.
         epochs: passes over the split.
-        moments: tensors the optimizer keeps for each parameter: two for AdamW, one for SGD with momentum.
-        ema: an averaged copy of the weights is kept.
-        bf16: computed in bf16.
         compiled: kernels are fused, so that starting them does not count.
     """
 
-    parameters: int
-    blocks: tuple[int, ...]
     forward_flops: float
     recomputed: float
     activation_bytes: float
     clips_per_rank: int
     repeats: int
-    accumulate: int
     videos: int
     epochs: float
-    moments: int
-    ema: bool
-    bf16: bool
     compiled: bool = False
 
     @property
@@ -264,7 +273,7 @@ def phase_s(phase: Phase, ranks: int, machine: Machine) -> float:
     return before + middle + after
 
 
-def state_bytes(work: Workload, ranks: int, strategy: Strategy) -> float:
+def state_bytes(work: TrainingState, ranks: int, strategy: Strategy) -> float:
     """Weights, gradients, the optimizer's moments and the average in float32; FSDP divides them among the ranks.
 
     Beside its share a rank of FSDP holds, in the midst of a backward pass, the weights of stem and head and of one

@@ -148,8 +148,8 @@ def _with_encoding(
     sample_bytes = sum(sizes[place] for place in sample)
     done = {place: record.written.size for place, record in reencoding.records.items() if record.written is not None}
     ratio = sum(done.values()) / max(1, sum(sizes[place] for place in done)) if done else 1.0
-    settled = set(reencoding.records) | {p for p, r in reading.records.items() if not reencoding.wants(r)}
-    left = [place for place in range(len(sizes)) if place not in settled]
+    finished = set(reencoding.records) | {p for p, r in reading.records.items() if not reencoding.wants(r)}
+    left = [place for place in range(len(sizes)) if place not in finished]
     left_bytes = sum(sizes[place] for place in left)
     seconds = costs.extrapolate(spent, sample_bytes=sample_bytes, total_bytes=left_bytes) / plan.workers
     needs = {**cost.needs, reencoding.folder: ratio * left_bytes}

@@ -7,13 +7,12 @@ from the same loader, `Normalization` and `mixed_batch` that a training step use
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 
 from mvit_video.data.augmentation.mixing import MixDraw, Mixing
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
-from mvit_video.data.loading.dataset import DRAW_CLIP, EvalDataset, TrainDataset
+from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, collate
 from mvit_video.data.sampling import view_of
 from mvit_video.engine.contact_sheet import Pictures, denormalize_clips, shorten, spread
@@ -24,6 +23,7 @@ from mvit_video.video.reader import VideoDecodeError, VideoInfo, VideoReader
 logger = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
+_STAY_UNKNOWN = "the frame numbers of %s stay unknown: %s"
 NAME_LENGTH = 48  # characters of a class name in a caption; the index page has it whole
 
 
@@ -94,14 +94,14 @@ def _training_clip(
     if draw_key % len(dataset) != video:  # it could not be read, and this one took its place
         draw_key = video
     copies = f", copy {copy + 1} of {dataset.repeats}" if dataset.repeats > 1 else ""
-    info = _info(dataset, video)
+    info, numbers = _frames_of_clip(dataset, batch.epoch, draw_key)
     return Item(
         title=title,
         target=target_text(names, targets),
         path=batch.paths[row],
         position=f"step {step}, epoch {batch.epoch}, place {position} in its order{copies}",
         pictures=pictures,
-        frames=() if info is None else _training_frames(dataset, batch.epoch, draw_key, info),
+        frames=numbers,
         fps=0.0 if info is None else info.fps,
         total=0 if info is None else info.num_frames,
         mixed_with="" if draw.mode == "none" else batch.paths[partner],
@@ -133,7 +133,7 @@ def _failed_clip(dataset: EvalDataset, batch: Batch, video: int) -> Item:
 
 def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pictures) -> Iterator[Item]:
     name = classes_text(dataset.manifest, video)
-    info = _info(dataset, video)
+    info, numbers = _frames_of_views(dataset, video)
     for number, view in enumerate(pictures):
         temporal, spatial = view_of(number, dataset.spatial_views)
         crop = _crop_name(spatial, dataset.spatial_views, info)
@@ -143,31 +143,10 @@ def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pi
             path=batch.paths[number],
             position=f"video {video} of the split",
             pictures=view,
-            frames=() if info is None else _view_frames(dataset, video, temporal, info),
+            frames=numbers[temporal],
             fps=0.0 if info is None else info.fps,
             total=0 if info is None else info.num_frames,
         )
-
-
-def _training_frames(dataset: TrainDataset, epoch: int, draw: int, info: VideoInfo) -> tuple[int, ...]:
-    """Frames that the data set drew for a clip: they depend on this key alone."""
-    rng = np.random.default_rng([dataset.seed, epoch, draw, DRAW_CLIP])
-    frames = _frames_of(dataset, draw % len(dataset), info)
-    return tuple(frames[at] for at in dataset.sampler.train(len(frames), info.fps, rng))
-
-
-def _view_frames(dataset: EvalDataset, video: int, temporal: int, info: VideoInfo) -> tuple[int, ...]:
-    frames = _frames_of(dataset, video, info)
-    return tuple(frames[at] for at in dataset.sampler.test(len(frames), info.fps, temporal, dataset.temporal_views))
-
-
-def _frames_of(dataset: TrainDataset | EvalDataset, video: int, info: VideoInfo) -> range:
-    """The frames of the file that an entry of the manifest is."""
-    segment = dataset.manifest.segment(video)
-    if segment.whole:
-        return range(info.num_frames)
-    with VideoReader(dataset.manifest.location(video), backend=dataset.backend) as reader:
-        return dataset.decoding.frames(reader, segment)
 
 
 def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:
@@ -177,14 +156,24 @@ def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:
     return ("top", "middle", "bottom")[spatial] if portrait else ("left", "centre", "right")[spatial]
 
 
-def _info(dataset: TrainDataset | EvalDataset, video: int) -> VideoInfo | None:
-    """Properties of a video that was read already; None if it can no longer be."""
+def _frames_of_clip(dataset: TrainDataset, epoch: int, draw: int) -> tuple[VideoInfo | None, tuple[int, ...]]:
+    """A video that was read before, and the frames drawn for its clip; none if it can no longer be read."""
+    try:
+        with VideoReader(dataset.manifest.location(draw % len(dataset)), backend=dataset.backend) as reader:
+            return reader.info, tuple(dataset.frame_numbers(epoch, draw, reader))
+    except VideoDecodeError as error:
+        logger.warning(_STAY_UNKNOWN, error.path, error.reason)
+        return None, ()
+
+
+def _frames_of_views(dataset: EvalDataset, video: int) -> tuple[VideoInfo | None, list[tuple[int, ...]]]:
+    """Likewise for the clips of all temporal views."""
     try:
         with VideoReader(dataset.manifest.location(video), backend=dataset.backend) as reader:
-            return reader.info
+            return reader.info, [tuple(clip) for clip in dataset.frame_numbers(video, reader)]
     except VideoDecodeError as error:
-        logger.warning("the frame numbers of %s stay unknown: %s", error.path, error.reason)
-        return None
+        logger.warning(_STAY_UNKNOWN, error.path, error.reason)
+        return None, [()] * dataset.temporal_views
 
 
 def class_text(names: Sequence[str], label: int) -> str:

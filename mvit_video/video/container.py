@@ -194,6 +194,12 @@ class VideoFile:
         return float(self._stream.time_base or 0)
 
     @property
+    def time_base(self) -> tuple[int, int]:
+        """Numerator and denominator of that unit, (0, 1) if there is none."""
+        base = self._stream.time_base
+        return (0, 1) if base is None else (base.numerator, base.denominator)
+
+    @property
     def declared_fps(self) -> float:
         """Average frame rate according to the header, 0 if it has none."""
         return float(self._stream.average_rate or self._stream.guessed_rate or 0)
@@ -221,6 +227,7 @@ class VideoFile:
                 places.append(packet.pos)
                 table.pts.append(packet.pts)
                 table.dts.append(packet.dts)
+                table.durations.append(packet.duration or 0)
                 table.key.append(packet.is_keyframe)
                 table.shown.append(not (packet.is_discard or kind.hidden))
                 table.kinds.append(kind)

@@ -9,6 +9,7 @@ order of presentation. `FrameIndex.order` maps the second to the first.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,22 @@ class VideoInfo:
     duration: float
 
 
+@dataclass(frozen=True, eq=False)
+class FrameTimes:
+    """When the frames of a video are shown, as its container says it.
+
+    Attributes:
+        unit: seconds per tick.
+        stamps: int64 (num_frames,), when each frame is first shown, in ticks.
+        durations: int64 (num_frames,), for how long, in ticks; 0 where the container does not tell. Where rates vary
+            this need not be the time until the next frame.
+    """
+
+    unit: Fraction
+    stamps: npt.NDArray[np.int64]
+    durations: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Orientation:
     """How a decoded picture becomes the presented one: transpose, then mirror. Taken from a file's display matrix."""
@@ -87,6 +104,7 @@ class PacketTable:
 
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)  # 0 where none is stated
     key: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)  # decoding it yields a picture that is presented
     kinds: list["PacketKind"] = field(default_factory=list)
@@ -99,7 +117,7 @@ class PacketTable:
 
     def cut(self, length: int, damage: str) -> None:
         """Keep the first `length` rows, for the reason `damage`."""
-        for column in (self.pts, self.dts, self.key, self.shown, self.kinds):
+        for column in (self.pts, self.dts, self.durations, self.key, self.shown, self.kinds):
             del column[length:]
         self.corrupt = [position for position in self.corrupt if position < length]
         self.damage = damage
@@ -152,6 +170,9 @@ class FrameIndex:
         damage: why the file could be read in part only, empty for a whole file.
         single: every packet is known to hold one picture, so that there is nothing to unpack.
         numbered: no stamps, but packets can be sought by position: their decoding times are just that.
+        durations: int64 (packets,), in the stream's time base, 0 where none is stated; None in indexes of programs that
+            did not keep them.
+        time_base: (numerator, denominator) of a tick in seconds; (0, 1) if unknown.
     """
 
     info: VideoInfo
@@ -167,6 +188,14 @@ class FrameIndex:
     damage: str
     single: bool = False
     numbered: bool = False
+    durations: npt.NDArray[np.int64] | None = None
+    time_base: tuple[int, int] = (0, 1)
+
+    def times(self) -> FrameTimes | None:
+        """When the frames are shown; None if the file, or the program that indexed it, does not say."""
+        if self.order is None or self.stamps is None or self.durations is None or not all(self.time_base):
+            return None
+        return FrameTimes(Fraction(*self.time_base), self.stamps[self.order], self.durations[self.order])
 
     def seek_times(self) -> npt.NDArray[np.int64] | None:
         """int64 (packets,): what to ask a demuxer for to get there; None if there is no seeking."""

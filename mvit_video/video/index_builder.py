@@ -70,6 +70,8 @@ def build_index(reader: PacketReader) -> FrameIndex:
         damage=table.damage,
         single=single,
         numbered=table.numbered and order is not None,
+        durations=np.array(table.durations, np.int64),
+        time_base=reader.file.time_base,
     )
 
 

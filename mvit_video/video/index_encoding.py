@@ -30,6 +30,7 @@ Bools = npt.NDArray[np.bool_]
 _HAS_ORDER, _ORDER_BY_STAMPS, _HAS_STAMPS, _PLAIN_DURATION, _PLAIN_SIZE = 1, 2, 4, 8, 16
 _TRANSPOSE, _FLIP_ROWS, _FLIP_COLUMNS = 32, 64, 128
 _SINGLE, _NUMBERED = 256, 512  # earlier programs neither set nor read them; the frames are the same without
+_HAS_TIMES = 1024  # earlier programs did not set it
 
 
 def encode_frame_index(index: FrameIndex) -> bytes:
@@ -85,6 +86,7 @@ def _payload(index: FrameIndex) -> bytes:
         _FLIP_COLUMNS: index.orientation.flip_columns,
         _SINGLE: index.single,
         _NUMBERED: index.numbered,
+        _HAS_TIMES: index.durations is not None,
     }
     out = _Writer()
     for number in (sum(bit for bit, on in flags.items() if on), count, info.num_frames, index.stream, *index.size):
@@ -112,6 +114,10 @@ def _payload(index: FrameIndex) -> bytes:
     elif index.order is not None:
         out.number(len(index.order))
         out.block(index.order - np.arange(len(index.order)))
+    if index.durations is not None:
+        for number in index.time_base:
+            out.number(number)
+        out.block(index.durations)
     return bytes(out.data)
 
 
@@ -155,6 +161,10 @@ def _read(source: "_Reader") -> FrameIndex:
     elif flags & _HAS_ORDER:
         length = source.number()
         order = (source.block(length) + np.arange(length)).astype(np.int32)
+    durations, time_base = None, (0, 1)
+    if flags & _HAS_TIMES:
+        time_base = source.number(), source.number()
+        durations = source.block(count)
     source.check_end()
     return FrameIndex(
         info=VideoInfo(num_frames, fps, height, width, codec, duration),
@@ -170,6 +180,8 @@ def _read(source: "_Reader") -> FrameIndex:
         damage=damage,
         single=bool(flags & _SINGLE),
         numbered=bool(flags & _NUMBERED),
+        durations=durations,
+        time_base=time_base,
     )
 
 

@@ -41,7 +41,7 @@ from mvit_video.video.backends.frame_folder import FrameFolderDecoder
 from mvit_video.video.backends.pyav_decoder import PyAVDecoder
 from mvit_video.video.backends.torchcodec_decoder import TorchCodecDecoder
 from mvit_video.video.byte_source import Deadline, locate
-from mvit_video.video.index import FrameIndex, Orientation, VideoDecodeError, VideoInfo
+from mvit_video.video.index import FrameIndex, FrameTimes, Orientation, VideoDecodeError, VideoInfo
 from mvit_video.video.location import VideoLocation
 from mvit_video.video.pictures import Box, Canvas, RgbCanvas, YuvCanvas
 from mvit_video.video.yuv import YuvFrames
@@ -50,6 +50,7 @@ __all__ = [
     "BACKENDS",
     "MAX_PIXELS",
     "Backend",
+    "FrameTimes",
     "Layout",
     "VideoDecodeError",
     "VideoInfo",
@@ -146,6 +147,11 @@ class VideoReader:
         return self._decoder.damage
 
     @property
+    def times(self) -> FrameTimes | None:
+        """When the frames are shown; None if the file has no such times (AVI), and for other backends than "pyav"."""
+        return self._decoder.times() if isinstance(self._decoder, PyAVDecoder) else None
+
+    @property
     def frame_index(self) -> FrameIndex:
         """The index, to be stored in a `VideoLocation`. ValueError for other backends than "pyav", which have none."""
         if not isinstance(self._decoder, PyAVDecoder):
@@ -165,7 +171,7 @@ class VideoReader:
         """
         if not isinstance(self._decoder, PyAVDecoder | FrameFolderDecoder):
             raise ValueError("segments of videos are read by the backend 'pyav' alone; set data.backend=pyav")
-        times = self._decoder.frame_times()
+        times = self._decoder.seconds_shown()
         # Times are products of floats; half a microsecond is less than any two frames are apart.
         first, last = np.searchsorted(times, np.array([start_s, end_s]) - _TIME_ROUNDING).tolist()
         if first >= last:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_video.build.clips import build_mixing, build_sampler
+from mvit_video.build.clips import build_eval_dataset, build_mixing, build_sampler, build_train_loader
 from mvit_video.build.common import build_model
 from mvit_video.config import config_dir
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.distributed.process_group import World
 from tests.conftest import options
 
 KINETICS = ["data.source.train=t.csv", "data.source.train_root=t", "data.source.val=v.csv", "data.source.val_root=v"]
@@ -21,6 +23,10 @@ NEEDED = {
     "k600_mvitv2_b": KINETICS,
     "k700_mvitv2_b": KINETICS,
     "k400_mvitv1_b": KINETICS,
+    "k400_mvitv1_b_32x3": KINETICS,
+    "k600_mvitv1_b_32x3": KINETICS,
+    "k400_maskfeat_s": [*KINETICS, "weights=w.pyth"],
+    "k400_maskfeat_l": [*KINETICS, "weights=w.pyth"],
     "ssv2_mvitv2_s": SSV2,
     "ssv2_mvitv2_b": SSV2,
     "ssv2_mvitv2_l": SSV2,
@@ -34,6 +40,10 @@ PARAMETERS = {
     "k600_mvitv2_b": 51_383_928,
     "k700_mvitv2_b": 51_460_828,
     "k400_mvitv1_b": 36_610_672,
+    "k400_mvitv1_b_32x3": 36_611_440,
+    "k600_mvitv1_b_32x3": 36_611_440 + (600 - 400) * 769,
+    "k400_maskfeat_s": 36_475_120,
+    "k400_maskfeat_l": 217_578_064,
     "ssv2_mvitv2_s": 34_363_950,
     "ssv2_mvitv2_b": 51_056_334,
     "ssv2_mvitv2_l": 213_129_534,
@@ -56,6 +66,8 @@ KINETICS_RECIPE = {
     "augment.randaugment": "rand-m7-n4-mstd0.5-inc1",
     "augment.erase_prob": 0.25,
     "augment.repeats": 2,
+    "augment.decode_short_side": 256,
+    "augment.channel_order": "rgb",
     "augment.mixup_alpha": 0.8,
     "augment.cutmix_alpha": 1.0,
     "augment.mix_prob": 1.0,
@@ -94,6 +106,8 @@ SSV2_RECIPE = {
     "augment.inverse_uniform": True,
     "augment.flip": 0.0,
     "augment.repeats": 1,
+    "augment.decode_short_side": None,
+    "augment.channel_order": "bgr",
     "optim.name": "sgd",
     "optim.lr": 2.5e-3,
     "optim.momentum": 0.9,
@@ -107,12 +121,45 @@ SSV2_RECIPE = {
 }
 for _adamw_only in ("optim.betas", "optim.eps", "augment.scale", "augment.ratio"):
     SSV2_RECIPE.pop(_adamw_only)
+MASKFEAT_RECIPE = {
+    **KINETICS_RECIPE,
+    **S_CLIP,
+    "data.num_classes": 400,
+    "data.test_temporal_views": 10,
+    "augment.randaugment": "rand-m7-mstd0.5-inc1",
+    "optim.lr": 6e-4,
+    "optim.clip_grad_norm": 5.0,
+    "model.expand_in": "mlp",
+    "model.head_pooling": "mean_norm",
+    "model.head_init_scale": 0.001,
+    "model.dropout": 0.0,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "k400_mvitv2_s": {**KINETICS_RECIPE, **S_CLIP, "model.drop_path": 0.2, "data.num_classes": 400},
     "k400_mvitv2_b": {**KINETICS_RECIPE, **B_CLIP, "model.drop_path": 0.3, "data.num_classes": 400},
     "k600_mvitv2_b": {**KINETICS_RECIPE, **B_CLIP, "model.drop_path": 0.3, "data.num_classes": 600},
     "k700_mvitv2_b": {**KINETICS_RECIPE, **B_CLIP, "model.drop_path": 0.3, "data.num_classes": 700},
     "k400_mvitv1_b": {**KINETICS_RECIPE, **S_CLIP, "model.drop_path": 0.2, "data.num_classes": 400},
+    "k400_mvitv1_b_32x3": {**KINETICS_RECIPE, **B_CLIP, "model.drop_path": 0.3, "data.num_classes": 400},
+    "k600_mvitv1_b_32x3": {**KINETICS_RECIPE, **B_CLIP, "model.drop_path": 0.3, "data.num_classes": 600},
+    "k400_maskfeat_s": {
+        **MASKFEAT_RECIPE,
+        "augment.repeats": 2,
+        "optim.layer_decay": 0.75,
+        "schedule.epochs": 100,
+        "schedule.warmup_epochs": 20,
+        "model.drop_path": 0.1,
+    },
+    "k400_maskfeat_l": {
+        **MASKFEAT_RECIPE,
+        "augment.repeats": 1,
+        "optim.layer_decay": 0.875,
+        "schedule.epochs": 75,
+        "schedule.warmup_epochs": 5,
+        "schedule.warmup_start_lr": 1e-8,
+        "schedule.end_lr": 1e-5,
+        "model.drop_path": 0.2,
+    },
     "ssv2_mvitv2_s": {**SSV2_RECIPE, "data.num_frames": 16, "data.crop_size": 224},
     "ssv2_mvitv2_b": {**SSV2_RECIPE, "data.num_frames": 32, "data.crop_size": 224, "optim.lr": 1.5e-3},
     "ssv2_mvitv2_l": {
@@ -143,6 +190,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "data.test_temporal_views": 5,
         "data.test_spatial_views": 3,
         "augment.randaugment": "rand-m7-n4-mstd0.5-inc1",
+        "augment.decode_short_side": 356,
         "augment.mix_prob": 0.0,
         "augment.smoothing": 0.1,
         "model.drop_path": 0.75,
@@ -197,3 +245,24 @@ def test_baselines_run_in_the_same_pipeline(model: str) -> None:
     with torch.device("meta"):
         built = build_model(config)
     assert sum(parameter.numel() for parameter in built.parameters()) > 3e6
+
+
+PUBLISHED = [name for name in NEEDED if name.startswith(("k400_", "ssv2_", "k600_mvitv1"))]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_name_the_arithmetic_they_were_trained_in(name: str) -> None:
+    text = (Path(config_dir()) / "experiment" / f"{name}.yaml").read_text()
+    assert "# Published in float32: trainer.precision=fp32 for that; `auto` means bf16 on a GPU.\n" in text
+    assert options(f"+experiment={name}", *NEEDED[name]).trainer.precision == "auto"
+
+
+@pytest.mark.parametrize(("name", "side", "order"), [("k400_mvitv2_l", 356, "rgb"), ("ssv2_mvitv2_s", None, "bgr")])
+def test_what_training_does_to_pictures_reaches_both_data_sets(name: str, side: int | None, order: str) -> None:
+    """Test views are scaled by the short side that training decodes to; RandAugment sees the recipe's channel order."""
+    config = options(f"+experiment={name}", *NEEDED[name])
+    manifest = Manifest(("a.mp4", "b.mp4"), (0, 0), ("a",), "list")
+    loader = build_train_loader(config, manifest, World(0, 1, torch.device("cpu")))
+    assert (loader.dataset.transform.decode_short_side, loader.dataset.transform.channel_order) == (side, order)
+    views = build_eval_dataset(config, manifest, temporal_views=1, spatial_views=1)
+    assert views.decode_short_side == side

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.journal import read_events
 from mvit_video.runtime.run_lock import RunLock, RunLockedError
+from tests import interpreters
 from tests.conftest import motion_overrides, options
 
 
@@ -69,12 +68,15 @@ def losing_a_rank(config: Any) -> str:
 
     with world(torch.device("cpu"), timeout_s=60) as here:
         vote = StopVote(here, timeout_s=2)
-        if here.rank == 1:
-            time.sleep(10)
+        answered = Path(config.output_dir) / "answered"
+        while here.rank == 1 and not answered.exists():
+            time.sleep(0.05)
         try:
             vote.ask(False)()
         except RuntimeError as error:
             return str(error)
+        finally:
+            answered.touch()
     return "answered"
 
 
@@ -97,36 +99,36 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path: Path) -> None:
     assert read_events(config.run_dir)[-1]["cause"] == "no such folder"
 
 
-def test_several_processes(tmp_path: Path) -> None:
+def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     assert launch.launch(rank_job, config) == "rank 0 of 2"
 
 
-def test_a_failing_rank_ends_the_others_within_seconds(tmp_path: Path) -> None:
+def test_a_failing_rank_ends_the_others_within_seconds(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     with pytest.raises(RuntimeError, match="rank 1 of 2 ended first, with exit code 1"):
         launch.launch(failing_on_rank_1, config)  # the other rank sleeps for a minute: the test would take that long
 
 
-def test_an_interrupted_rank_is_no_failure(tmp_path: Path) -> None:
+def test_an_interrupted_rank_is_no_failure(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     with pytest.raises(Interrupted, match="the same command goes on"):
         launch.launch(interrupted, config)
     assert read_events(config.run_dir)[-1]["status"] == "saved"
 
 
-def test_all_ranks_stop_after_the_same_step(tmp_path: Path) -> None:
+def test_all_ranks_stop_after_the_same_step(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     assert launch.launch(voting, config) == [False, False, True, False]
 
 
-def test_a_rank_that_does_not_answer_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_a_rank_that_does_not_answer_is_an_error_not_a_hang(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     text = launch.launch(losing_a_rank, config)
     assert text.startswith("rank 0: another rank did not finish its step within 2 s, or is gone")
 
 
-def test_torchrun_launcher_runs_on_one_machine_too(tmp_path: Path) -> None:
+def test_torchrun_launcher_runs_on_one_machine_too(quick_ranks: None, tmp_path: Path) -> None:
     config = options(
         "+experiment=motion_mvitv2",
         "launcher=torchrun",
@@ -159,16 +161,16 @@ def test_ranks_that_torchrun_started_are_recorded_once(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path: Path, number: signal.Signals) -> None:
     # Checkpoints only at the end of the two epochs: what is found after the signal was saved because of it.
-    command = [sys.executable, "-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, "schedule.epochs=50")]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    overrides = motion_overrides(motion_root, tmp_path, "schedule.epochs=50")
+    run = interpreters.start("-m", "mvit_video.train", *overrides)
     try:
         metrics = tmp_path / "tiny" / "metrics.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not (metrics.exists() and metrics.read_text().strip()):
-            assert run.poll() is None and time.monotonic() < deadline, run.stderr and run.stderr.read()
+            assert run.poll() is None and time.monotonic() < deadline, run.output()[1]
             time.sleep(0.05)
         run.send_signal(number)
-        _, text = run.communicate(timeout=60)
+        _, text = run.communicate(timeout=600)
     finally:
         run.kill()
     assert run.returncode == EXIT_INTERRUPTED
@@ -181,13 +183,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(motion_root: Path, tmp_path
 
 def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -> None:
     more = ("launcher=submitit_local", "launcher.processes=2", "trainer.max_steps=2")
-    command = [sys.executable, "-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, *more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+    started = interpreters.run("-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, *more), check=True)
     said = re.search(r"started process (\d+) in the background", started.stderr)
     assert said, started.stderr
     run_dir = tmp_path / "tiny"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     found: list[str] = []
     while found != ["done", "done"]:
         assert time.monotonic() < deadline, (

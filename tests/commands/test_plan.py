@@ -2,22 +2,20 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mvit_video.build.plan import count_videos, measure, print_plan
 from mvit_video.config import Plan
+from tests import interpreters
 from tests.conftest import options
 
 MOTION = ("+experiment=motion_mvitv2", "machine=cpu")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mvit_video.plan", *arguments], capture_output=True, text=True, check=False
-    )
+    return interpreters.run("-m", "mvit_video.plan", *arguments)
 
 
 def plan_options(*overrides: str) -> Plan:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,18 +14,14 @@ import torch
 from mvit_video.config import Prepare
 from mvit_video.data.datasets.indexed_manifest import from_index
 from mvit_video.video.reader import read_frames
+from tests import interpreters
 from tests.conftest import options
 from tests.paths import ROOT
 from tests.preparation.videos import damage, truncate, write_video
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "mvit_video.prepare", *arguments]
-
-
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return interpreters.run("-m", "mvit_video.prepare", *arguments, cwd=ROOT)
 
 
 def test_a_list_with_everything_wrong(tmp_path):
@@ -80,12 +75,12 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
         copy.write_bytes(first.read_bytes() + b"\0\0\0\x0cfree" + number.to_bytes(4, "big"))
     arguments = ["data=folder", f"data.source.train={videos}", f"out={out}", "workers=1"]
     journal = out / "journal.jsonl"
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = interpreters.start("-m", "mvit_video.prepare", *arguments, cwd=ROOT)
     worker = _await(lambda: _lines(journal) >= 9 and _worker_of(process.pid), process)
     os.kill(worker, signal.SIGKILL)
     _await(lambda: _lines(journal) >= 15, process)
     process.kill()
-    said = process.communicate()[1].decode()
+    said = process.communicate()[1]
     assert "was ended by SIGKILL at " in said and "the file is tried once more" in said, said
     finished = _lines(journal)
     assert 15 <= finished < total
@@ -121,14 +116,14 @@ def _children(pid: int) -> list[int]:
 
 def _await(condition, process):
     """Wait until a condition holds, which must happen before the process ends; its value."""
-    for _ in range(3000):
+    for _ in range(15000):
         value = condition()
         ended = process.poll()
-        assert ended is None, f"it ended too early, with {ended}: {process.communicate()[1].decode()}"
+        assert ended is None, f"it ended too early, with {ended}: {process.communicate()[1]}"
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError("waited for a minute in vain")
+    raise AssertionError("waited for five minutes in vain")
 
 
 def test_the_options_of_a_training_are_enough():

@@ -12,13 +12,12 @@ from mvit_video.build.clip_preview import augment_text, clip_text
 from mvit_video.build.preview import preview
 from mvit_video.config import Augment, Data, Preview
 from mvit_video.engine.contact_sheet import Layout
+from tests import interpreters
 from tests.conftest import motion_overrides, options
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mvit_video.preview", *arguments], capture_output=True, text=True, check=False
-    )
+    return interpreters.run("-m", "mvit_video.preview", *arguments)
 
 
 def preview_options(*overrides: str) -> Preview:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ from hydra.utils import get_object
 from mvit_video import config
 from mvit_video.config import registry
 from mvit_video.interop import baselines
+from tests import interpreters
 from tests.conftest import options
-from tests.paths import ROOT
 
 MOTION = "+experiment=motion_mvitv2"
 
@@ -172,10 +171,7 @@ def test_there_is_a_model_file_for_every_video_model() -> None:
 
 def command(module: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command of the package as a user would, from another folder."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
+    return interpreters.run("-m", module, *arguments, cwd=cwd)
 
 
 def test_the_yaml_files_of_a_wheel_and_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Clip arithmetic against frame lists worked out by hand and against the published float32 formula."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 # The module, not its names: pytest would collect test_clip and test_segments as tests.
 from mvit_video.data import sampling
+from mvit_video.video.index import FrameTimes
 
 
 @pytest.mark.parametrize(
@@ -177,10 +179,24 @@ def test_sampler_refuses_a_view_that_does_not_exist_in_either_mode() -> None:
             sampling.ClipSampler(num_frames=4, sampling_rate=2, mode=mode).test(20, 30.0, 3, 3)
 
 
-def test_segments_count_frames_extracted_at_the_target_rate() -> None:
-    """A 12 fps video extracted at 30 fps: its frame j takes place round(2.5 j), so five places show two frames."""
+def test_segments_are_cut_from_pictures_extracted_at_the_target_rate() -> None:
+    """Four frames at 12 a second are extracted as ten pictures, 0 0 1 1 1 2 2 3 3 3."""
     sampler = sampling.ClipSampler(num_frames=5, sampling_rate=1, mode="segments")
-    # 4 frames give 10 extracted ones, 0 0 0 1 1 2 2 2 3 3; segments of 1.8 from 0 to 9: middles 1, 3, 4, 6, 8.
+    # Segments of 1.8 from 0 to 9: middles 1, 3, 4, 6, 8.
     assert sampler.test(total_frames=4, fps=12.0, view=0, num_views=1) == [0, 1, 1, 2, 3]
     # At the target rate itself nothing changes.
     assert sampler.test(total_frames=10, fps=30.0, view=0, num_views=1) == [1, 3, 4, 6, 8]
+
+
+def test_segments_reckon_with_the_times_of_the_file() -> None:
+    """The same frames in WebM, at 0, 83, 167 and 250 ms, are extracted as 0 0 1 1 2 2 2 3 3 3."""
+    sampler = sampling.ClipSampler(num_frames=5, sampling_rate=1, mode="segments")
+    times = FrameTimes(Fraction(1, 1000), np.array([0, 83, 167, 250]), np.full(4, 83))
+    assert sampler.test(4, 12.0, 0, 1, times=times) == [0, 1, 2, 2, 3]
+    shown = [0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
+    pictures = sampling.train_segments(total_frames=10, num_frames=5, rng=np.random.default_rng(4))
+    drawn = sampler.train(4, 12.0, np.random.default_rng(4), times=times)
+    assert drawn == [shown[picture] for picture in pictures]
+    # Spans are laid by the frame rate alone.
+    spans = sampling.ClipSampler(num_frames=2, sampling_rate=1)
+    assert spans.test(4, 12.0, 0, 1, times=times) == spans.test(4, 12.0, 0, 1)

@@ -4,16 +4,15 @@ As a script it takes a JSON file with {"train": {ranks: overrides}, "evaluate": 
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
 from mvit_video import build
+from tests import interpreters
 from tests.conftest import evaluate_options, options
-from tests.forked_ranks import run, warm_up
+from tests.forked_ranks import run
 from tests.paths import ROOT
 
 
@@ -21,10 +20,7 @@ def forked(folder: Path, **commands: dict[int, list[str]]) -> None:
     """Run this script on `commands`; it must succeed."""
     script = folder / "commands.json"
     script.write_text(json.dumps(commands))
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "tests.distributed.four_ranks", str(script)]
-    result = subprocess.run(start, env=env, cwd=ROOT, capture_output=True, text=True, timeout=580)
-    assert result.returncode == 0, result.stderr
+    interpreters.run("-m", "tests.distributed.four_ranks", str(script), cwd=ROOT, check=True, timeout=580)
 
 
 def main(commands: dict[str, dict[str, list[str]]]) -> None:
@@ -38,5 +34,4 @@ def main(commands: dict[str, dict[str, list[str]]]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    warm_up()
     main(json.loads(Path(sys.argv[1]).read_text()))

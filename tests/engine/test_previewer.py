@@ -1,6 +1,7 @@
 """The preview shows the tensors that a training step and an evaluation hand to the model, and says whose they are."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from mvit_video.build.clips import (
 from mvit_video.build.common import build_source
 from mvit_video.config import Train
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segments
 from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, collate
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.contact_sheet import denormalize_clips
 from mvit_video.engine.preview import Item, Look, Section, make_sheet, paginate, write_preview
 from mvit_video.tasks.classification import Normalization
 from mvit_video.tasks.clip_preview import class_text, evaluation_views, target_text, training_clips
-from mvit_video.video.reader import read_frames
+from mvit_video.video.reader import VideoReader, read_frames
 from tests.conftest import motion_overrides, options
 from tests.paths import SHARED_CLIPS
 
@@ -140,6 +142,19 @@ def test_frame_numbers_are_those_of_the_pictures(motion_root, tmp_path) -> None:
         places = range(frames.shape[2] - 80 + 1)
         assert any(np.array_equal(clip.pictures, frames[:, :, left : left + 80]) for left in places)
         assert clip.extent.startswith(f"frames {clip.frames[0]} to {clip.frames[-1]} of {clip.total}, ")
+
+
+def test_frame_numbers_of_a_segment_count_in_its_file(motion_root, tmp_path) -> None:
+    config = options(*motion_overrides(motion_root, tmp_path))
+    manifest = read_manifest(config, build_source(config.data, WORLD), "test")
+    part = replace(manifest, segments=Segments([(0.5, 1.0)] * len(manifest)))
+    dataset = build_eval_dataset(config, part, temporal_views=1, spatial_views=1)
+    clips, _ = evaluation_views(dataset, normalization=build_normalization(config.data), count=1)
+    loader = build_train_loader(config, part, WORLD)
+    for item in [*clips, *shown(config, loader, count=4)]:
+        with VideoReader(item.path) as video:
+            inside = video.frames_between(0.5, 1.0)
+        assert set(item.frames) <= set(inside) and min(inside) > 0
 
 
 def test_batches_of_another_rank(motion_root, tmp_path) -> None:

@@ -10,11 +10,18 @@ from mvit_video import build
 from mvit_video.build import common
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
-from mvit_video.engine.tracking import read_metrics
+from mvit_video.engine.tracking import Tracker, read_metrics
 from mvit_video.engine.trainer import TooManyFailuresError
 from mvit_video.runtime.interruption import Interrupted, vote_span
 from mvit_video.tasks.classification import VALIDATION_METRICS
-from tests.conftest import evaluate_options, motion_overrides, options
+from tests.conftest import SMALL_CLIPS, evaluate_options, motion_overrides, options, small_overrides
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test looks at the pictures of the curves: they take longer to draw than these runs to train."""
+    if request.function is not test_a_run_leaves_what_the_design_promises:
+        monkeypatch.setattr(Tracker, "plot_curves", lambda self: None)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -45,7 +52,7 @@ def test_a_run_leaves_what_the_design_promises(motion_root: Path, tmp_path: Path
 
 @pytest.mark.parametrize("more", [[], ["trainer.accumulate=2", "trainer.ema_decay=0.9", "augment.mixup_alpha=0.8"]])
 def test_resuming_in_the_middle_of_an_epoch_changes_no_bit(motion_root: Path, tmp_path: Path, more: list[str]) -> None:
-    common = ["trainer.checkpoint_every=1", "model.drop_path=0.2", "augment.erase_prob=0.5", *more]
+    common = [*SMALL_CLIPS, "trainer.checkpoint_every=1", "model.drop_path=0.2", "augment.erase_prob=0.5", *more]
     build.train(options(*motion_overrides(motion_root, tmp_path / "whole", *common)))
     broken = motion_overrides(motion_root, tmp_path / "broken", *common)
     build.train(options(*broken, "trainer.max_steps=1"))
@@ -65,7 +72,7 @@ def test_a_vote_of_several_steps_ends_with_the_epoch(
     monkeypatch.setattr("mvit_video.distributed.process_group.vote_span", lambda ranks: 3)
     answers = iter([None, None, None, "SIGTERM", "SIGTERM"])
     monkeypatch.setattr("mvit_video.runtime.interruption.received", lambda: next(answers))
-    overrides = motion_overrides(motion_root, tmp_path, "trainer.eval_every=9", "schedule.epochs=9")
+    overrides = small_overrides(motion_root, tmp_path, "trainer.eval_every=9", "schedule.epochs=9")
     with pytest.raises(Interrupted, match="after step 8 of 36, which is saved"):
         build.train(options(*overrides))
     state = load_latest(tmp_path / "tiny" / "checkpoints")
@@ -79,7 +86,7 @@ def test_a_vote_goes_around_in_more_steps_among_more_ranks() -> None:
 def test_augmenting_on_the_models_device_changes_no_bit(motion_root: Path, tmp_path: Path) -> None:
     """Training and validation, from clips that a worker makes, and from frames, made on the model's device."""
     augment = ["augment.randaugment=rand-m7-n4-mstd0.5-inc1", "augment.repeats=2", "augment.erase_prob=0.5"]
-    common = [*augment, "trainer.max_steps=3", "trainer.num_workers=1"]
+    common = [*augment, "data.num_frames=8", "trainer.max_steps=3", "trainer.num_workers=1"]
     lines = []
     for where in ("worker", "model"):
         build.train(options(*motion_overrides(motion_root, tmp_path / where, *common, f"augment.device={where}")))
@@ -95,7 +102,7 @@ def test_augmenting_on_the_models_device_changes_no_bit(motion_root: Path, tmp_p
 
 
 def test_a_complete_run_is_left_alone(motion_root: Path, tmp_path: Path) -> None:
-    command = motion_overrides(motion_root, tmp_path)
+    command = small_overrides(motion_root, tmp_path)
     build.train(options(*command))
     before = weights(tmp_path / "tiny")
     assert build.train(options(*command)) == {}
@@ -106,14 +113,14 @@ def test_eight_videos_are_learnt_by_heart(motion_root: Path, tmp_path: Path) -> 
     """The gradients, the optimizer and the schedule do their work together."""
     overrides = _with_broken_videos(motion_root, tmp_path, count=0, kept=8)
     more = ["schedule.epochs=40", "trainer.eval_every=99", "trainer.checkpoint_every=99", "augment.jitter=[53,53]"]
-    build.train(options(*overrides, *more, "optim.lr=3e-3"))
+    build.train(options(*overrides, *more, "data.num_frames=8", "optim.lr=3e-3"))
     losses = [line["loss"] for line in read_metrics(tmp_path / "runs/tiny/metrics.jsonl") if line["kind"] == "train"]
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
 def test_learning_rate_follows_the_global_batch(motion_root: Path, tmp_path: Path) -> None:
-    build.train(options(*motion_overrides(motion_root, tmp_path, "trainer.max_steps=5", "trainer.batch_size=4")))
+    build.train(options(*small_overrides(motion_root, tmp_path, "trainer.max_steps=5", "trainer.batch_size=4")))
     lines = [line for line in read_metrics(tmp_path / "tiny/metrics.jsonl") if line["kind"] == "train"]
     # 8 steps an epoch, warm-up of one epoch from 1e-6 to 1e-3, both for 16 videos; this step takes 4.
     expected = [(1e-6 + step / 8 * (1e-3 - 1e-6)) * 4 / 16 for step in range(5)]
@@ -122,7 +129,7 @@ def test_learning_rate_follows_the_global_batch(motion_root: Path, tmp_path: Pat
 
 def test_accumulation_equals_the_larger_batch(motion_root: Path, tmp_path: Path) -> None:
     for name, more in (("one", ["trainer.batch_size=8"]), ("two", ["trainer.batch_size=4", "trainer.accumulate=2"])):
-        overrides = motion_overrides(motion_root, tmp_path / name, *more, "trainer.max_steps=2")
+        overrides = small_overrides(motion_root, tmp_path / name, *more, "trainer.max_steps=2")
         build.train(options(*overrides))
     one, two = (weights(tmp_path / name / "tiny") for name in ("one", "two"))
     # AdamW divides by the root of tiny second moments, so equal gradients to 1e-6 give steps equal to about 1e-4 of lr.
@@ -132,7 +139,8 @@ def test_accumulation_equals_the_larger_batch(motion_root: Path, tmp_path: Path)
 def test_one_broken_training_video_does_not_end_a_run(motion_root: Path, tmp_path: Path) -> None:
     """Nor does it when the set is small and the video comes round again and again."""
     overrides = _with_broken_videos(motion_root, tmp_path, count=1, kept=4)
-    build.train(options(*overrides, "trainer.batch_size=4", "schedule.epochs=12", "trainer.checkpoint_every=99"))
+    more = ["trainer.batch_size=4", "schedule.epochs=12", "trainer.checkpoint_every=99", "trainer.eval_every=99"]
+    build.train(options(*overrides, *SMALL_CLIPS, *more))
     lines = (tmp_path / "runs/tiny/failed_videos.0.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [Path(row["path"]).name for row in rows] == ["broken_0.mp4"]
@@ -156,15 +164,15 @@ def test_a_loss_that_is_not_finite_names_its_videos() -> None:
 
 
 def test_a_run_whose_loss_explodes_stops(motion_root: Path, tmp_path: Path) -> None:
-    overrides = motion_overrides(motion_root, tmp_path, "optim.lr=1e30", "optim.clip_grad_norm=null")
+    overrides = small_overrides(motion_root, tmp_path, "optim.lr=1e30", "optim.clip_grad_norm=null")
     with pytest.raises(NonFiniteLossError, match=r"Its files: .*\.mp4"):
         build.train(options(*overrides))
 
 
 def test_weights_of_another_class_count_start_a_training_with_a_new_head(motion_root: Path, tmp_path: Path) -> None:
-    build.train(options(*motion_overrides(motion_root, tmp_path, "trainer.max_steps=1")))
+    build.train(options(*small_overrides(motion_root, tmp_path, "trainer.max_steps=1")))
     start = tmp_path / "tiny/checkpoints/step_00000001.pt"
-    config = options(*motion_overrides(motion_root, tmp_path), f"weights={start}", "data.num_classes=5")
+    config = options(*small_overrides(motion_root, tmp_path), f"weights={start}", "data.num_classes=5")
     model = common.build_model(config)
     common.load_weights(model, str(start), new_head=True)
     state = model.state_dict()

@@ -17,7 +17,7 @@ def run(code: str) -> str:
 def test_importing_the_package_imports_no_pytorchvideo() -> None:
     code = """
 import sys
-import mvit_video, mvit_video.compat, mvit_video.data.manifest
+import mvit_video, mvit_video.interop.pytorchvideo, mvit_video.data.datasets.manifest
 print([name for name in sys.modules if name.startswith(("pytorchvideo", "torchvision"))])
 """
     assert run(code) == "[]"
@@ -27,7 +27,7 @@ def test_transforms_import_after_the_repair_and_warn_of_nothing() -> None:
     code = """
 import sys, warnings
 warnings.simplefilter("error", FutureWarning)
-from mvit_video.compat import import_pytorchvideo
+from mvit_video.interop.pytorchvideo import import_pytorchvideo
 transforms = import_pytorchvideo("transforms")
 assert import_pytorchvideo("pytorchvideo.transforms") is transforms
 import torch

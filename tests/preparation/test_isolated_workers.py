@@ -104,7 +104,7 @@ def note_and_hang(path: str) -> None:
     beside = Path(path + ".tmp")
     beside.write_text(str(os.getpid()))
     beside.rename(path)
-    time.sleep(120)
+    time.sleep(900)
 
 
 def _runs(pid: int) -> bool:
@@ -117,9 +117,9 @@ def _runs(pid: int) -> bool:
 
 def _await(condition):
     """Wait until a condition holds; its value."""
-    for _ in range(600):
+    for _ in range(3000):
         value = condition()
         if value:
             return value
         time.sleep(0.1)
-    raise AssertionError("waited for a minute in vain")
+    raise AssertionError("waited for five minutes in vain")

@@ -62,7 +62,7 @@ def test_a_row_of_the_table() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_two_ranks_send_what_is_predicted() -> None:
+def test_two_ranks_send_what_is_predicted(quick_ranks: None) -> None:
     plan = bench_scaling.Plan(batches=[1], steps=1, windows=2, fsdp=True)
     found = bench_scaling.run(2, plan)
     one = {"matrix_per_s": 80e9, "none_1_s": 0.02, "none_1_cpu_s": 0.02, "none_1_bytes": 0.0}

@@ -65,6 +65,8 @@ def test_an_ordinary_file_takes_a_quarter_of_a_byte_per_frame() -> None:
         {"anchor": np.repeat(np.array([-1, 3, 0, 9], np.int32), [3, 2, 20, 225])},  # unreachable, open GOP
         {"corrupt": (3, 17, 249)},
         {"single": True},
+        {"durations": np.full(250, 1024), "time_base": (1, 12288)},
+        {"durations": np.arange(250) % 7, "time_base": (1001, 30000)},
         {"numbered": True, "stamps": None},
         {"damage": "demuxing stopped: caf\udce9.mp4 é"},
         {"orientation": Orientation(transpose=True, flip_rows=True), "info": VideoInfo(250, 30.0, 320, 240, "h264", 9)},

@@ -1,5 +1,7 @@
 """Exactness of the decoder, on files that carry their frame numbers in the picture, and the work it does."""
 
+import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from mvit_video.video.index import (
     plan,
     presentation_ranks,
 )
+from mvit_video.video.location import VideoLocation
 from mvit_video.video.packets import OutOfStepError, PacketReader
 from mvit_video.video.pictures import RgbCanvas
 from mvit_video.video.reader import VideoDecodeError, VideoInfo, VideoReader, probe, read_frames
@@ -369,3 +372,32 @@ def test_orientation_from_matrix(matrix: tuple[int, ...], expected: Orientation)
 def test_mpeg4_pictures_in_order_of_presentation(vops: list[str], expected: list[int] | None) -> None:
     table = PacketTable(pts=[None] * len(vops), kinds=[PacketKind(vops=v) for v in vops])
     assert presentation_ranks(table, codec="mpeg4", container="avi") == expected
+
+
+def test_times_of_the_frames(library: Library) -> None:
+    with VideoReader(library.path("variable.mp4")) as video:
+        times = video.times
+        assert times is not None
+        index = video.frame_index
+        assert len(times.stamps) == len(times.durations) == video.info.num_frames
+        assert (np.diff(times.stamps) > 0).all()
+        assert len(set(np.diff(times.stamps).tolist())) > 1
+        with av.open(str(library.path("variable.mp4"))) as container:
+            assert times.unit == container.streams.video[0].time_base
+            stated = {p.pts: p.duration for p in container.demux(video=0) if p.size}
+        assert [stated[stamp] for stamp in times.stamps.tolist()] == times.durations.tolist()
+    # An index of a program that did not keep them costs a pass over the packets.
+    old = dataclasses.replace(index, durations=None, time_base=(0, 1))
+    assert old.times() is None
+    pyav_decoder.clear_cache()
+    path = str(library.path("variable.mp4"))
+    with VideoReader(VideoLocation(path, path, mtime_ns=os.stat(path).st_mtime_ns, index=old)) as video:
+        again = video.times
+        assert again is not None
+        assert again.unit == times.unit
+        assert again.stamps.tolist() == times.stamps.tolist()
+
+
+def test_avi_has_no_times(library: Library) -> None:
+    with VideoReader(library.path("asp.avi")) as video:
+        assert video.times is None

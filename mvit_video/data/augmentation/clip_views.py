@@ -1,7 +1,7 @@
 """From decoded frames and the views drawn for them (plain numbers) to clips, on whichever device the frames are.
 
-A loader worker and the model's device run the same code: convert, cap, RandAugment, cut, resize, flip. From RGB frames
-a CPU makes the same bytes in both places; a GPU rounds single values to the next grey level.
+A loader worker and the model's device run the same code: convert, resize, RandAugment, cut, resize, flip. From RGB
+frames a CPU makes the same bytes in both places; a GPU rounds single values to the next grey level.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from mvit_video.data.augmentation.transforms import (
     Box,
     ViewDraw,
     apply_view,
-    cap_to,
     resize,
     short_side_size,
+    shrinks_like_a_decoder,
     uniform_crop_box,
 )
 from mvit_video.video.yuv import YuvFrames
@@ -33,11 +33,13 @@ class EvalView:
         rows: frames of the clip, as places among the frames of the video that were decoded.
         scaled: (height, width) that the frames are resized to.
         box: (top, left, size, size) cut from them.
+        antialias: they are resized with antialiasing.
     """
 
     rows: tuple[int, ...]
     scaled: tuple[int, int]
     box: Box
+    antialias: bool = False
 
 
 def eval_view(
@@ -49,11 +51,17 @@ def eval_view(
     crop_size: int,
     spatial_view: int,
     num_spatial: int,
+    decode_short_side: int | None = None,
 ) -> EvalView:
     """A test view of frames of `height` x `width` pixels; see transforms.test_view for the arguments."""
     scaled = short_side_size(height, width, short_side)
     position = 1 if num_spatial == 1 else spatial_view
-    return EvalView(rows=tuple(rows), scaled=scaled, box=uniform_crop_box(*scaled, size=crop_size, position=position))
+    return EvalView(
+        rows=tuple(rows),
+        scaled=scaled,
+        box=uniform_crop_box(*scaled, size=crop_size, position=position),
+        antialias=shrinks_like_a_decoder(height, width, decode_short_side=decode_short_side),
+    )
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,10 @@ class ClipSource:
         frames = self.frames.rgb() if isinstance(self.frames, YuvFrames) else self.frames
         first = self.views[0]
         if isinstance(first, ViewDraw):
-            # All views of a video are capped alike: once for all of them.
-            frames = cap_to(frames, first.capped)
+            # All views of a video begin alike: once for all of them.
+            frames = resize(frames, *first.decoded, antialias=True)
         else:
-            frames = resize(frames, *first.scaled)
+            frames = resize(frames, *first.scaled, antialias=first.antialias)
         out: torch.Tensor | None = None
         for place, view in enumerate(self.views):
             if isinstance(view, ViewDraw):

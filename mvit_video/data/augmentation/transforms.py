@@ -35,22 +35,24 @@ class ViewDraw:
     """One view of a clip as plain numbers: what to do with every frame, in this order.
 
     Attributes:
-        capped: (height, width) that larger frames are brought to first.
-        ops: RandAugment on the capped frames.
-        scaled: (height, width) that the frames are then resized to; `capped` for none.
+        decoded: (height, width) that frames of another size are brought to first.
+        ops: RandAugment on those frames.
+        scaled: (height, width) that the frames are then resized to; `decoded` for none.
         box: (top, left, height, width) cut from the scaled frames.
         crop_size: side of the square that the box is resized to.
         flip: left and right are swapped last.
         erase: (top, left, height, width) of the box in the finished view that is filled with noise; zeros for none.
+        bgr: `ops` take red for blue and blue for red.
     """
 
-    capped: tuple[int, int]
+    decoded: tuple[int, int]
     ops: tuple[OpDraw, ...]
     scaled: tuple[int, int]
     box: Box
     crop_size: int
     flip: bool
     erase: Box
+    bgr: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,10 @@ class TrainTransform:
         flip: chance of a horizontal flip.
         randaugment: configuration string such as "rand-m7-n4-mstd0.5-inc1"; None for none.
         erase_prob: chance of an erasing box.
-        decode_short_side: larger frames are first resized to this short side, as the published decoder does; None
-            leaves them as decoded.
+        decode_short_side: frames are first resized to this short side, as the published Kinetics decoder does: larger
+            ones antialiased, smaller ones enlarged. None leaves them as decoded.
+        channel_order: "bgr" lets RandAugment see pictures in B, G, R order, as the published Something-Something v2
+            pipeline does: other weights of the colours in Color and Contrast.
 
     Raises:
         ValueError: a value outside its range.
@@ -85,6 +89,7 @@ class TrainTransform:
     randaugment: str | None = None
     erase_prob: float = 0.0
     decode_short_side: int | None = None
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         _check_size("crop_size", self.crop_size)
@@ -109,6 +114,10 @@ class TrainTransform:
             parse_spec(self.randaugment)
         if self.decode_short_side is not None:
             _check_size("decode_short_side", self.decode_short_side)
+        if self.channel_order not in ("rgb", "bgr"):
+            raise ValueError(
+                f"channel_order={self.channel_order!r}: use 'rgb', or 'bgr' as the published SSv2 recipes augment"
+            )
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, Box]:
         """One random view of uint8 (T, H, W, 3) frames, which stay as they are.
@@ -122,22 +131,23 @@ class TrainTransform:
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> ViewDraw:
         """A random view of frames of `height` x `width` pixels."""
-        capped = self.capped_size(height, width)
-        ops = () if self.randaugment is None else tuple(RandAugment(self.randaugment).draw(rng, *capped))
-        scaled, box = self._draw_crop(*capped, rng)
+        decoded = self.decoded_size(height, width)
+        ops = () if self.randaugment is None else tuple(RandAugment(self.randaugment).draw(rng, *decoded))
+        scaled, box = self._draw_crop(*decoded, rng)
         return ViewDraw(
-            capped=capped,
+            decoded=decoded,
             ops=ops,
             scaled=scaled,
             box=box,
             crop_size=self.crop_size,
             flip=rng.random() < self.flip,
             erase=erase_box(self.crop_size, self.crop_size, prob=self.erase_prob, rng=rng),
+            bgr=self.channel_order == "bgr",
         )
 
-    def capped_size(self, height: int, width: int) -> tuple[int, int]:
+    def decoded_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after `decode_short_side`."""
-        if self.decode_short_side is None or min(height, width) <= self.decode_short_side:
+        if self.decode_short_side is None or min(height, width) == self.decode_short_side:
             return height, width
         return short_side_size(height, width, self.decode_short_side)
 
@@ -164,15 +174,23 @@ def apply_view(frames: torch.Tensor, draw: ViewDraw) -> torch.Tensor:
     Returns:
         uint8 (T, crop_size, crop_size, 3) on the device of the frames, contiguous.
     """
-    frames = cap_to(frames, draw.capped)
+    frames = resize(frames, *draw.decoded, antialias=True)
     size = draw.crop_size
-    if draw.scaled == draw.capped:
+    if draw.scaled == draw.decoded:
         # Nothing stands between RandAugment and the cut, so that only what is cut has to be augmented.
-        frames = apply_ops(frames, draw.ops, box=draw.box)
+        frames = _augmented(frames, draw, draw.box)
     else:
-        frames = _cut(resize(apply_ops(frames, draw.ops), *draw.scaled), draw.box)
+        frames = _cut(resize(_augmented(frames, draw, None), *draw.scaled), draw.box)
     frames = resize(frames, size, size)
     return (frames.flip(2) if draw.flip else frames).contiguous()
+
+
+def _augmented(frames: torch.Tensor, draw: ViewDraw, box: Box | None) -> torch.Tensor:
+    """`box` of the frames after RandAugment."""
+    # Any other operation treats all channels alike.
+    if draw.bgr and any(op.name.removesuffix("Increasing") in ("Color", "Contrast") for op in draw.ops):
+        return apply_ops(frames.flip(3), draw.ops, box=box).flip(3)
+    return apply_ops(frames, draw.ops, box=box)
 
 
 def random_resized_crop_box(
@@ -231,7 +249,13 @@ def erase_box(height: int, width: int, *, prob: float, rng: np.random.Generator)
 
 
 def test_view(
-    frames: torch.Tensor, *, short_side: int, crop_size: int, spatial_view: int, num_spatial: int
+    frames: torch.Tensor,
+    *,
+    short_side: int,
+    crop_size: int,
+    spatial_view: int,
+    num_spatial: int,
+    decode_short_side: int | None = None,
 ) -> torch.Tensor:
     """Deterministic square view of a test clip.
 
@@ -245,6 +269,8 @@ def test_view(
         crop_size: side of the view.
         spatial_view: which view, 0 .. num_spatial - 1.
         num_spatial: spatial views per clip, 1 or 3.
+        decode_short_side: that of the training: frames with a larger short side are resized with antialiasing, see
+            `shrinks_like_a_decoder`.
 
     Returns:
         uint8 (T, crop_size, crop_size, 3).
@@ -263,7 +289,9 @@ def test_view(
         raise ValueError(f"num_spatial={num_spatial}: test clips have 1 or 3 spatial views; use one of these")
     if not 0 <= spatial_view < num_spatial:
         raise ValueError(f"spatial_view={spatial_view}: views run from 0 to {num_spatial - 1}; lower spatial_view")
-    frames = resize_short_side(frames, short_side)
+    height, width = frames.shape[1:3]
+    antialias = shrinks_like_a_decoder(height, width, decode_short_side=decode_short_side)
+    frames = resize(frames, *short_side_size(height, width, short_side), antialias=antialias)
     position = 1 if num_spatial == 1 else spatial_view
     box = uniform_crop_box(frames.shape[1], frames.shape[2], size=crop_size, position=position)
     return _cut(frames, box).contiguous()
@@ -287,26 +315,13 @@ def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]
     return short_side, width * short_side // height
 
 
-def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
-    """uint8 (T, H, W, 3) frames with the given short side; bilinear without antialiasing, as published."""
-    return resize(frames, *short_side_size(frames.shape[1], frames.shape[2], short_side))
+def shrinks_like_a_decoder(height: int, width: int, *, decode_short_side: int | None) -> bool:
+    """Whether test views of `height` x `width` frames are resized with antialiasing, like the frames of the training.
 
-
-def cap_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
-    """uint8 (T, H, W, 3) frames with a short side of at most `short_side`; smaller ones come back as they are.
-
-    Filtered like a decoder's own scaler, with antialiasing, which the resizing of crops does without. With several
-    augmentations of one decode call it once before them: TrainTransform then finds nothing to do.
+    The published decoder brings every file to the size of the test while it decodes, which antialiases. Frames no
+    larger than those that training augments keep the plain bilinear resize that the published numbers were seen with.
     """
-    height, width = frames.shape[1:3]
-    if min(height, width) <= short_side:
-        return frames
-    return cap_to(frames, short_side_size(height, width, short_side))
-
-
-def cap_to(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 (T, H, W, 3) frames antialiased down to `size` (height, width); `frames` itself if they have it already."""
-    return resize(frames, *size, antialias=True)
+    return decode_short_side is not None and min(height, width) > decode_short_side
 
 
 def resize(frames: torch.Tensor, height: int, width: int, *, antialias: bool = False) -> torch.Tensor:

@@ -20,7 +20,7 @@ from mvit_video.data.datasets.segments import Segment
 from mvit_video.data.loading.batch import FrameOrder, Sample
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.data.sampling import ClipSampler, view_of
-from mvit_video.video.reader import Backend, Layout, VideoDecodeError, VideoReader
+from mvit_video.video.reader import Backend, FrameTimes, Layout, VideoDecodeError, VideoReader
 from mvit_video.video.yuv import YuvFrames
 
 logger = logging.getLogger(__name__)
@@ -134,13 +134,17 @@ class TrainDataset(Dataset[Sample]):
             f"{failures[-1][1]}. Check the folder of the videos",
         )
 
-    def _clip(self, epoch: int, draw: int) -> Frames:
+    def frame_numbers(self, epoch: int, draw: int, video: VideoReader) -> list[int]:
+        """The frames of `video` that the clip of a draw of an epoch is made of; see `__getitem__`."""
         rng = np.random.default_rng([self.seed, epoch, draw, DRAW_CLIP])
+        frames = self.decoding.frames(video, self.manifest.segment(draw % len(self.manifest)))
+        clip = self.sampler.train(len(frames), video.info.fps, rng, times=_times(video, self.sampler, frames))
+        return [frames[place] for place in clip]
+
+    def _clip(self, epoch: int, draw: int) -> Frames:
         index = draw % len(self.manifest)
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
-            frames = self.decoding.frames(video, self.manifest.segment(index))
-            clip = self.sampler.train(total_frames=len(frames), fps=video.info.fps, rng=rng)
-            return self.decoding.read(video, [frames[place] for place in clip])
+            return self.decoding.read(video, self.frame_numbers(epoch, draw, video))
 
     def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
         rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
@@ -150,13 +154,13 @@ class TrainDataset(Dataset[Sample]):
         self, frames: Frames, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
     ) -> Sample:
         height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
-        # The frames are capped once; each view is drawn for what is left then.
-        capped = self.transform.capped_size(height, width)
+        # The frames are brought to the decoder's size once; each view is drawn for that.
+        decoded = self.transform.decoded_size(height, width)
         views: list[ViewDraw] = []
         seeds: list[int] = []
         for repeat in range(self.repeats):
             rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, repeat])
-            views.append(self.transform.draw(*capped, rng))
+            views.append(self.transform.draw(*decoded, rng))
             seeds.append(int(rng.integers(2**62)))
         clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
         index = draw % len(self.manifest)
@@ -184,6 +188,8 @@ class EvalDataset(Dataset[Sample]):
         temporal_views: clips per video; 1 is taken, with a warning, where the sampler's views are all the same clip.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, middle, bottom).
         short_side: pixels the short side is resized to before the crop.
+        decode_short_side: that of the training's transform: frames with a larger short side are resized with
+            antialiasing, as they are for training.
         crop_size: side of the square crop, pixels.
         frame_order: "reversed" or "shuffled" feed the same frames in another order, to see what a model makes of time.
         seed: key of the shuffles.
@@ -199,6 +205,7 @@ class EvalDataset(Dataset[Sample]):
         spatial_views: int,
         short_side: int,
         crop_size: int,
+        decode_short_side: int | None = None,
         frame_order: FrameOrder = "forward",
         seed: int = 0,
         decoding: DecodeOptions = DecodeOptions(),
@@ -209,6 +216,7 @@ class EvalDataset(Dataset[Sample]):
         self.spatial_views = spatial_views
         self.short_side = short_side
         self.crop_size = crop_size
+        self.decode_short_side = decode_short_side
         self.frame_order: FrameOrder = frame_order
         self.seed = seed
         self.decoding = decoding
@@ -255,14 +263,18 @@ class EvalDataset(Dataset[Sample]):
         view = EvalView(rows=(0,) * self.sampler.num_frames, scaled=(side, side), box=(0, 0, side, side))
         return ClipSource(torch.zeros(1, side, side, 3, dtype=torch.uint8), (view,) * self.num_views)
 
+    def frame_numbers(self, index: int, video: VideoReader) -> list[list[int]]:
+        """The frames of `video`, number `index` of the set, that the clip of each temporal view is made of."""
+        frames = self.decoding.frames(video, self.manifest.segment(index))
+        fps, views, times = video.info.fps, self.temporal_views, _times(video, self.sampler, frames)
+        clips = [self.sampler.test(len(frames), fps, view, views, times=times) for view in range(views)]
+        return [[frames[place] for place in clip] for clip in clips]
+
     def _views(self, index: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
             info = video.info
-            shown = self.decoding.frames(video, self.manifest.segment(index))
-            views = range(self.temporal_views)
-            clips = [self.sampler.test(len(shown), info.fps, view, self.temporal_views) for view in views]
-            wanted = [[shown[place] for place in clip] for clip in clips]
+            wanted = self.frame_numbers(index, video)
             distinct = sorted({frame for clip in wanted for frame in clip})
             frames = self.decoding.read(video, distinct)
         row = {frame: place for place, frame in enumerate(distinct)}
@@ -278,6 +290,7 @@ class EvalDataset(Dataset[Sample]):
                     crop_size=self.crop_size,
                     spatial_view=spatial,
                     num_spatial=self.spatial_views,
+                    decode_short_side=self.decode_short_side,
                 )
             )
         return ClipSource(frames, tuple(made))
@@ -302,3 +315,12 @@ def _distinct_views(temporal_views: int, sampler: ClipSampler) -> int:
         )
         return 1
     return temporal_views
+
+
+def _times(video: VideoReader, sampler: ClipSampler, frames: range) -> FrameTimes | None:
+    """The times of `frames` where the sampler reckons with them: looking them up may cost a pass over the packets."""
+    times = video.times if sampler.mode == "segments" else None
+    if times is None or len(frames) == video.info.num_frames:
+        return times
+    part = slice(frames.start, frames.stop)
+    return FrameTimes(times.unit, times.stamps[part], times.durations[part])

@@ -86,7 +86,7 @@ class _Pool:
         self.unsent[array.ctypes.data] = piece
         return array
 
-    def settle(self, sent: list[_Piece]) -> None:
+    def reclaim(self, sent: list[_Piece]) -> None:
         """After sending: those of `sent` come back one day; the rest may still be used here by somebody."""
         for piece in self.unsent.values():
             if piece in sent:
@@ -146,7 +146,7 @@ def send(pipe: Connection, result: object) -> None:
             send_handle(pipe, piece.descriptor, os.getppid())
     finally:
         if _pool is not None:
-            _pool.settle([piece for piece, _ in shared])
+            _pool.reclaim([piece for piece, _ in shared])
 
 
 def receive(pipe: Connection, await_more: Callable[[], None]) -> Any:

@@ -238,8 +238,8 @@ class DepthwisePool(nn.Module):
     def read_tokens(self, grid: Triple, cls: int, device: torch.device | None = None) -> Tensor:
         """Indices of the class tokens and of all tokens on the grid that some kernel reads, int64, rising."""
         t, h, w = (read_positions(n, k, s, device) for n, k, s in zip(grid, self.kernel, self.stride, strict=True))
-        places = (t[:, None, None] * grid[1] + h[:, None]) * grid[2] + w
-        return torch.cat([torch.arange(cls, device=device), places.flatten() + cls])
+        positions = (t[:, None, None] * grid[1] + h[:, None]) * grid[2] + w
+        return torch.cat([torch.arange(cls, device=device), positions.flatten() + cls])
 
     def condensed(self, grid: Triple) -> tuple[Triple, Triple]:
         """The grid of the tokens of :meth:`read_tokens`, and the stride that pools it as `stride` pools the whole."""

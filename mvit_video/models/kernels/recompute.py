@@ -137,12 +137,14 @@ def _mlp(rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, keep: 
     if len(parts) == 1:
         entering = torch.addmm(b1, rows, w1.t())
         return torch.addmm(b2, F.gelu(entering), w2.t()), entering if keep else None
-    kept = rows.new_empty(rows.shape[0], w1.shape[0]) if keep else None
+    # One buffer for all chunks, where nothing is kept: fresh pages for each would cost as much as the GELU.
+    hidden = rows.new_empty(rows.shape[0] if keep else parts[0].stop, w1.shape[0])
     out = rows.new_empty(rows.shape[0], w2.shape[0])
     for part in parts:
-        entering = torch.addmm(b1, rows[part], w1.t(), out=None if kept is None else kept[part])
+        chunk = rows[part]
+        entering = torch.addmm(b1, chunk, w1.t(), out=hidden[part] if keep else hidden[: chunk.shape[0]])
         torch.addmm(b2, F.gelu(entering), w2.t(), out=out[part])
-    return out, kept
+    return out, hidden if keep else None
 
 
 class NormMlp(torch.autograd.Function):

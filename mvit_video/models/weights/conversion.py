@@ -243,9 +243,9 @@ def _resize(model: MViT, name: str, source: Tensor, target: Tensor) -> Tensor | 
 def _resize_joint(model: MViT, table: Tensor, source: Tensor) -> Tensor | None:
     """(1, cls + T*H*W, C) resized, taking T to be the model's and H and W equal."""
     grid = model.config.table_grid
-    places, rest = divmod(source.shape[1] - model.cls, grid[0])
-    side = math.isqrt(max(places, 0))
-    if rest or side < 1 or side * side != places:
+    positions, rest = divmod(source.shape[1] - model.cls, grid[0])
+    side = math.isqrt(max(positions, 0))
+    if rest or side < 1 or side * side != positions:
         return None
     nominal: Triple = (grid[0], side, side)
     parts = [table[:, : model.cls], joint_positions(table[:, model.cls :], nominal, grid)]

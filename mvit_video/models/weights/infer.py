@@ -174,9 +174,9 @@ def _table_grid(
         raise ValueError("tables of height and width differ in length: only square nominal sizes can be described.")
     if "pos_embed_temporal" in state:
         frames = state["pos_embed_temporal"].shape[1]
-    places = None
+    positions = None
     if "pos_embed_spatial" in state:
-        places = state["pos_embed_spatial"].shape[1]
+        positions = state["pos_embed_spatial"].shape[1]
     elif "pos_embed" in state:
         if flat:
             frames = 1
@@ -184,11 +184,13 @@ def _table_grid(
             frames = int(str(told["num_frames"])) // stride[0]
         if frames is None:
             raise ValueError("a joint position embedding does not tell the number of frames: pass num_frames=...")
-        places = (state["pos_embed"].shape[1] - ("cls_token" in state)) // frames
-    if places is not None and side is None:
-        side = math.isqrt(places)
-    if places is not None and side is not None and side * side != places:
-        raise ValueError(f"position embeddings of {places} places are not square: only square sizes can be described.")
+        positions = (state["pos_embed"].shape[1] - ("cls_token" in state)) // frames
+    if positions is not None and side is None:
+        side = math.isqrt(positions)
+    if positions is not None and side is not None and side * side != positions:
+        raise ValueError(
+            f"position embeddings of {positions} tokens are not square: only square sizes can be described."
+        )
     return frames, side
 
 

@@ -54,7 +54,7 @@ class FrameFolderDecoder:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def frame_times(self) -> npt.NDArray[np.float64]:
+    def seconds_shown(self) -> npt.NDArray[np.float64]:
         """Seconds from the first frame to each, float64 (num_frames,)."""
         return np.arange(self.info.num_frames) / self.info.fps
 

@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from mvit_video.video.byte_source import ByteSource, Deadline, SourceKey, warn_of_change
 from mvit_video.video.container import explain, too_large
-from mvit_video.video.index import UNREACHABLE, FrameIndex, Orientation, Segment, VideoDecodeError, VideoInfo, plan
+from mvit_video.video.index import (
+    UNREACHABLE,
+    FrameIndex,
+    FrameTimes,
+    Orientation,
+    Segment,
+    VideoDecodeError,
+    VideoInfo,
+    plan,
+)
 from mvit_video.video.index_builder import KEYS_TO_TRY, build_index
 from mvit_video.video.packets import OutOfStepError, PacketReader, read_ahead
 from mvit_video.video.pictures import Canvas
@@ -138,13 +147,18 @@ class PyAVDecoder:
     def orientation(self) -> Orientation:
         return self.index.orientation
 
-    def frame_times(self) -> npt.NDArray[np.float64]:
+    def seconds_shown(self) -> npt.NDArray[np.float64]:
         """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""
-        order, stamps = self.index.order, self.index.stamps
-        if order is None or stamps is None:
+        times = self.times()
+        if times is None:
             return np.arange(self.index.info.num_frames) / self.index.info.fps
-        shown = stamps[order]
-        return (shown - shown[0]) * self._reader.file.tick
+        return (times.stamps - times.stamps[0]) * float(times.unit)
+
+    def times(self) -> FrameTimes | None:
+        """When the frames are shown. Raises VideoDecodeError if they have to be looked up, and cannot be."""
+        if self.index.durations is None:  # of a program that did not keep them
+            self._make_index_anew()
+        return self.index.times()
 
     def close(self) -> None:
         self._reader.close()

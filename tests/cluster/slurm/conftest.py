@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import interpreters
 from tests.paths import ROOT
 
 TESTBED = ROOT / "scripts" / "slurm_testbed.sh"
@@ -37,17 +38,7 @@ class Cluster:
         self, overrides: Sequence[str], *, check: bool = True, command: str = "train"
     ) -> "subprocess.CompletedProcess[str]":
         """`python -m mvit_video.train`, or another command, with `overrides`, from this checkout."""
-        done = subprocess.run(
-            [sys.executable, "-m", f"mvit_video.{command}", *overrides],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert not check or done.returncode == 0, done.stderr[-3000:]
-        return done
+        return interpreters.run("-m", f"mvit_video.{command}", *overrides, cwd=ROOT, check=check, timeout=600)
 
     def submit(self, overrides: Sequence[str], *, command: str = "train") -> list[str]:
         """Submit a training, or another command; the ids of its jobs."""

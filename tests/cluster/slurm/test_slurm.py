@@ -28,7 +28,7 @@ SLURM = (
 
 
 def slurm_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
-    """Four ranks with two videos each: four steps an epoch."""
+    """Ranks with two videos each, two of them on each of two nodes unless `more` says otherwise."""
     return [*motion_overrides(root, output, "trainer.batch_size=2", "trainer.num_workers=1"), *SLURM, *more]
 
 
@@ -84,9 +84,9 @@ def goes_on(run_dir: Path, after: int = -1) -> int:
 @pytest.mark.slow
 def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
     """A training is warned, loses a rank, is requeued, preempted, loses a node: it ends as if nothing had been."""
-    common = ("schedule.epochs=20", "trainer.checkpoint_every=2", "trainer.eval_every=20", "trainer.keep_last=2")
+    common = ("schedule.epochs=16", "trainer.checkpoint_every=2", "trainer.eval_every=16", "trainer.keep_last=2")
     disturbed = tmp_path / "tiny"
-    (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, *common))
+    (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, "launcher.tasks_per_node=1", *common))
     start = goes_on(disturbed)
 
     cluster.run("scancel", "--signal=USR2", job)  # the warning before a time limit
@@ -95,7 +95,7 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
 
     os.kill(rank_process(disturbed, 1), signal.SIGKILL)
     start = goes_on(disturbed, start)
-    assert events_of(disturbed, "end")[-1]["cause"] == "rank 1 of 4 on node1: killed by SIGKILL"
+    assert events_of(disturbed, "end")[-1]["cause"] == "rank 1 of 2 on node2: killed by SIGKILL"
 
     cluster.run("scontrol", "requeue", job)  # no warning
     start = goes_on(disturbed, start)
@@ -118,7 +118,7 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
     undisturbed = tmp_path / "undisturbed"
     overrides = [*motion_overrides(motion_root, tmp_path, "trainer.batch_size=2", "trainer.num_workers=1"), *common]
     # Should a rank hang, it ends with the stacks of its threads long before the time limit of the test.
-    forked(tmp_path, train={4: [*overrides, "name=undisturbed", "trainer.stall_timeout_s=180"]})
+    forked(tmp_path, train={2: [*overrides, "name=undisturbed", "trainer.stall_timeout_s=180"]})
     expected, found = weights(undisturbed), weights(disturbed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -130,9 +130,7 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
 
 
 def test_scancel_ends_a_job_promptly(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
-    (job,) = cluster.submit(
-        slurm_overrides(motion_root, tmp_path, "schedule.epochs=500", "launcher.tasks_per_node=1", "name=cancelled")
-    )
+    (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, "schedule.epochs=500", "name=cancelled"))
     run_dir = tmp_path / "cancelled"
     wait_for("the first step", lambda: last_step(run_dir) > 0)
     pid = rank_process(run_dir, 0)
@@ -140,7 +138,7 @@ def test_scancel_ends_a_job_promptly(cluster: Cluster, motion_root: Path, tmp_pa
     wait_for("the rank has ended", lambda: not Path(f"/proc/{pid}").exists(), seconds=30)
     wait_for("the job has ended", lambda: cluster.job(job)["JobState"] == "CANCELLED", seconds=60)
     # A supervisor that waits for SLURM's SIGKILL can write nothing down.
-    assert [rank.status for rank in read_statuses(run_dir / "slurm" / "ranks", job, 0)] == ["cancelled"] * 2
+    assert [rank.status for rank in read_statuses(run_dir / "slurm" / "ranks", job, 0)] == ["cancelled"] * 4
 
 
 def test_a_failing_run_is_tried_again_and_then_given_up_with_its_reason(

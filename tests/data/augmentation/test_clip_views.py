@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -228,6 +229,67 @@ def test_eval_view_is_the_test_view() -> None:
         options = {"short_side": 50, "crop_size": 40, "spatial_view": spatial, "num_spatial": 3}
         source = ClipSource(frames, (eval_view([3, 0], 60, 81, **options),))
         assert torch.equal(source.clips()[0], transforms.test_view(frames[[3, 0]], **options))
+
+
+def test_larger_frames_are_tested_as_they_are_trained_on() -> None:
+    """Test views are antialiased above the decoder's short side; up to it they are what they are without the option."""
+    options = {"short_side": 50, "crop_size": 40, "spatial_view": 1, "num_spatial": 3}
+    for height, width in ((48, 81), (50, 81)):
+        frames = natural(height, width)
+        view = eval_view([3, 0], height, width, **options, decode_short_side=50)
+        assert view == eval_view([3, 0], height, width, **options)
+        expected = transforms.test_view(frames[[3, 0]], **options)
+        assert torch.equal(ClipSource(frames, (view,)).clips()[0], expected)
+        assert torch.equal(transforms.test_view(frames[[3, 0]], **options, decode_short_side=50), expected)
+    frames = natural(150, 210)
+    view = eval_view([3, 0], 150, 210, **options, decode_short_side=50)
+    assert view.antialias
+    tested = ClipSource(frames, (view,)).clips()[0]
+    assert torch.equal(tested, transforms.test_view(frames[[3, 0]], **options, decode_short_side=50))
+    as_trained = transforms.resize(
+        frames[[3, 0]], *TrainTransform(crop_size=40, decode_short_side=50).decoded_size(150, 210), antialias=True
+    )
+    assert torch.equal(tested, as_trained[:, 5:45, 15:55])
+
+
+@pytest.fixture(scope="module")
+def noisy_720p(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with detail that only a filter keeps out of a small picture."""
+    path = tmp_path_factory.mktemp("large") / "noise.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        stream.options = {"preset": "ultrafast", "crf": "10"}
+        for _ in range(2):
+            noise = rng.integers(20, 236, (720, 1280, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("where", ["worker", "model"])
+@pytest.mark.parametrize("layout", ["rgb", "yuv420"])
+def test_a_720p_file_is_scaled_for_tests_as_for_training(noisy_720p: Path, layout: str, where: str) -> None:
+    manifest = Manifest((str(noisy_720p),), (0,), ("noise",), "list")
+    sampler = ClipSampler(num_frames=2, sampling_rate=1)
+    decoding = DecodeOptions(layout=layout, device=where)  # type: ignore[arg-type]
+    options = {"sampler": sampler, "temporal_views": 1, "spatial_views": 1, "short_side": 256, "crop_size": 256}
+    batches = [
+        collate([EvalDataset(manifest, **options, decode_short_side=side, decoding=decoding)[0]])  # type: ignore[arg-type]
+        for side in (256, None)
+    ]
+    tested, plain = (batch.to(CPU).clips[0] for batch in batches)
+    whole = TrainTransform(crop_size=256, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, decode_short_side=256)
+    with VideoReader(noisy_720p) as video:
+        draw = whole.draw(720, 1280, np.random.default_rng(0))
+        trained = apply_view(
+            video.read([0, 1]), replace(draw, box=transforms.uniform_crop_box(256, 455, size=256, position=1))
+        )
+    assert off_by(tested, trained) < 1
+    assert (tested.short() - trained.short()).abs().max() <= (0 if layout == "rgb" else 2)
+    assert off_by(plain, trained) > 5
 
 
 def draws_of(name: str) -> list[OpDraw]:

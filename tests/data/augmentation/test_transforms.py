@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 # The module, not its names: pytest would collect test_view as a test.
 from mvit_video.data.augmentation import transforms
-from mvit_video.data.augmentation.randaugment import RandAugment
+from mvit_video.data.augmentation.randaugment import OpDraw, RandAugment
 from mvit_video.data.augmentation.transforms import TrainTransform
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
 
@@ -140,15 +140,73 @@ def test_short_side_size(height: int, width: int, short_side: int, size: tuple[i
     assert transforms.short_side_size(height, width, short_side) == size
 
 
-def test_cap_filters_what_it_makes_smaller_and_leaves_the_rest() -> None:
-    frames = make_frames(48, 64)
-    assert transforms.cap_short_side(frames, 48) is frames
-    assert transforms.cap_short_side(frames, 100) is frames
+def test_the_decoders_size_is_reached_from_above_with_a_filter_and_from_below() -> None:
+    transform = TrainTransform(crop_size=21, flip=0.0, decode_short_side=21, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     # A third of the size: without a filter every third stripe is sampled, which is 0 or 255.
     stripes = (torch.arange(63) % 2 * 255).to(torch.uint8).view(1, 1, 63, 1).expand(1, 63, 63, 3).contiguous()
-    capped = transforms.cap_short_side(stripes, 21)
-    assert capped.shape == (1, 21, 21, 3)
-    assert (capped[:, :, 1:-1].float() - 127.5).abs().max() < 20
+    smaller, _ = transform(stripes, np.random.default_rng(0))
+    assert smaller.shape == (1, 21, 21, 3)
+    assert (smaller[:, :, 1:-1].float() - 127.5).abs().max() < 20
+    assert transform.decoded_size(63, 84) == (21, 28)
+    assert transform.decoded_size(21, 28) == (21, 28)
+    assert transform.decoded_size(14, 20) == (21, 30)
+    assert dataclasses.replace(transform, decode_short_side=None).decoded_size(14, 20) == (14, 20)
+
+
+def test_smaller_files_are_enlarged_before_randaugment() -> None:
+    """L at 312 from files of short side 256: operations and crop are drawn for, and applied to, frames of 356."""
+    spec = "rand-m7-n4-mstd0.5-inc1"
+    transform = TrainTransform(crop_size=312, flip=0.0, randaugment=spec, decode_short_side=356)
+    frames = make_frames(256, 341)
+    enlarged = transforms.resize(frames, 356, 474, antialias=True)
+    # Where pictures grow, antialiasing changes nothing but roundings.
+    plain = transforms.resize(frames, 356, 474)
+    assert (enlarged.short() - plain.short()).abs().max() <= 1
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        ops = RandAugment(spec).draw(rng, 356, 474)
+        top, left, height, width = transforms.random_resized_crop_box(356, 474, rng=rng, **KINETICS)
+        augmented = RandAugment(spec).apply(enlarged, ops)
+        expected = transforms.resize(augmented[:, top : top + height, left : left + width], 312, 312)
+        assert torch.equal(transform(frames, np.random.default_rng(seed))[0], expected)
+
+
+def test_files_of_the_decoders_size_stay_as_they_are() -> None:
+    frames = make_frames(256, 320)
+    draw = TrainTransform(crop_size=224, decode_short_side=256).draw(256, 320, np.random.default_rng(0))
+    as_decoded = TrainTransform(crop_size=224).draw(256, 320, np.random.default_rng(0))
+    assert draw == as_decoded
+    assert torch.equal(transforms.apply_view(frames, draw), transforms.apply_view(frames, as_decoded))
+
+
+@pytest.mark.parametrize("crop", ["resized", "jitter"])
+def test_bgr_swaps_channels_around_randaugment_and_nowhere_else(crop: transforms.CropKind) -> None:
+    frames = make_frames(48, 64)
+    options = {"crop_size": 24, "crop": crop, "jitter": (30, 40), "randaugment": "rand-m7-n4-mstd0.5-inc1"}
+    rgb, bgr = (TrainTransform(**options, channel_order=order) for order in ("rgb", "bgr"))  # type: ignore[arg-type]
+    names = set()
+    for seed in range(60):
+        draw = bgr.draw(48, 64, np.random.default_rng(seed))
+        assert draw == dataclasses.replace(rgb.draw(48, 64, np.random.default_rng(seed)), bgr=True)
+        one, other = (transform(frames, np.random.default_rng(seed))[0] for transform in (rgb, bgr))
+        assert torch.equal(other, rgb(frames.flip(3), np.random.default_rng(seed))[0].flip(3))
+        weighs = [op.name for op in draw.ops if op.name in ("ColorIncreasing", "ContrastIncreasing")]
+        names |= set(weighs)
+        assert bool(weighs) or torch.equal(one, other)
+    assert names == {"ColorIncreasing", "ContrastIncreasing"}
+
+
+def test_color_and_contrast_see_other_greys_in_bgr() -> None:
+    """A saturated picture: red weighs 0.299 of the grey as R, and 0.114 as what is taken for B."""
+    frames = torch.tensor([200, 40, 10], dtype=torch.uint8).expand(1, 8, 8, 3).contiguous()
+    view = {"decoded": (8, 8), "scaled": (8, 8), "box": (0, 0, 8, 8), "crop_size": 8, "flip": False, "erase": (0,) * 4}
+    for name, as_rgb, as_bgr in (("Color", [84, 84, 84], [49, 49, 49]), ("Contrast", [84, 84, 84], [49, 49, 49])):
+        op = OpDraw(name=name, magnitude=0.0, argument=0.0)
+        rgb, bgr = (
+            transforms.apply_view(frames, transforms.ViewDraw(**view, ops=(op,), bgr=swap))  # type: ignore[arg-type]
+            for swap in (False, True)
+        )
+        assert (rgb[0, 0, 0].tolist(), bgr[0, 0, 0].tolist()) == (as_rgb, as_bgr)
 
 
 # Test views
@@ -261,16 +319,15 @@ def test_flip_is_one_draw_per_clip() -> None:
     assert torch.equal(always(frames, np.random.default_rng(0))[0], frames.flip(2))
 
 
-def test_randaugment_runs_on_the_capped_frames_before_the_crop() -> None:
+def test_randaugment_runs_on_frames_of_the_decoders_size_before_the_crop() -> None:
     frames = make_frames(96, 128)
     spec = "rand-m7-n4-mstd0.5-inc1"
     transform = TrainTransform(crop_size=24, flip=0.0, randaugment=spec, decode_short_side=48)
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        capped = transforms.cap_short_side(frames, 48)
-        assert capped.shape[1:3] == (48, 64)
+        decoded = transforms.resize(frames, 48, 64, antialias=True)
         augment = RandAugment(spec)
-        augmented = augment.apply(capped, augment.draw(rng, 48, 64))
+        augmented = augment.apply(decoded, augment.draw(rng, 48, 64))
         top, left, height, width = transforms.random_resized_crop_box(48, 64, rng=rng, **KINETICS)
         expected = transforms.resize(augmented[:, top : top + height, left : left + width], 24, 24)
         assert torch.equal(transform(frames, np.random.default_rng(seed))[0], expected)
@@ -284,7 +341,7 @@ def test_a_draw_is_plain_numbers_and_applies_anywhere() -> None:
     flips = set()
     for seed in range(12):
         draw = subject.draw(60, 80, np.random.default_rng(seed))
-        assert draw.capped == draw.scaled == (48, 64)
+        assert draw.decoded == draw.scaled == (48, 64)
         top, left, height, width = draw.box
         assert 0 <= top <= top + height <= 48
         assert 0 <= left <= left + width <= 64
@@ -299,7 +356,7 @@ def test_a_draw_is_plain_numbers_and_applies_anywhere() -> None:
     jitter = transforms.TrainTransform(crop_size=32, crop="jitter", jitter=(40, 40)).draw(
         60, 80, np.random.default_rng(0)
     )
-    assert (jitter.capped, jitter.scaled, jitter.box[2:], jitter.ops) == ((60, 80), (40, 53), (32, 32), ())
+    assert (jitter.decoded, jitter.scaled, jitter.box[2:], jitter.ops) == ((60, 80), (40, 53), (32, 32), ())
 
 
 def test_a_view_depends_on_the_generator_alone() -> None:
@@ -329,6 +386,7 @@ def test_a_view_depends_on_the_generator_alone() -> None:
         ({"erase_prob": -0.1}, r"erase_prob=-0\.1: a probability"),
         ({"randaugment": "rand-x1"}, r"section 'x1' is not known"),
         ({"decode_short_side": 0}, r"decode_short_side=0: must be at least 1 pixel"),
+        ({"channel_order": "brg"}, r"channel_order='brg': use 'rgb', or 'bgr' as the published SSv2"),
     ],
 )
 def test_settings_are_checked(change: dict[str, object], message: str) -> None:

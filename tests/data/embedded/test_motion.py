@@ -365,7 +365,7 @@ def test_killed_generation_is_completed(tmp_path: Path) -> None:
         time.sleep(0.005)
     process.kill()
     # The workers hold the other end of the pipe: it closes when the last of them has ended.
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -9
     assert not (root / "motion.json").exists()
     assert 0 < len(list(root.rglob("*.mp4"))) < 48

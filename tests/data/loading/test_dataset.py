@@ -1,16 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from mvit_video.data.augmentation import transforms
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segments
 from mvit_video.data.datasets.sources import MotionSource
-from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
+from mvit_video.data.loading.dataset import DRAW_CLIP, DecodeOptions, EvalDataset, TrainDataset
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.location import VideoLocation
-from mvit_video.video.reader import VideoDecodeError, VideoReader, read_frames
+from mvit_video.video.reader import FrameTimes, VideoDecodeError, VideoReader, read_frames
 
 SAMPLER = ClipSampler(num_frames=8, sampling_rate=3)
 
@@ -156,3 +159,36 @@ def _fps(path: str) -> float:
 
     with av.open(path) as container:
         return float(container.streams.video[0].average_rate)
+
+
+def test_segments_of_a_webm_are_cut_by_its_times(tmp_path: Path) -> None:
+    """Stamps in milliseconds: at 12 frames/s other frames than the frame rate alone would give."""
+    path = tmp_path / "video.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=12)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(50):
+            grey = np.full((64, 64, 3), 20 + 4 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
+        container.mux(stream.encode(None))
+    manifest = Manifest((str(path),), (0,), ("a",), "list")
+    sampler = ClipSampler(num_frames=16, sampling_rate=1, mode="segments")
+    dataset = EvalDataset(manifest, sampler=sampler, temporal_views=1, spatial_views=1, short_side=64, crop_size=64)
+    with VideoReader(path) as video:
+        assert video.times is not None
+        assert video.times.stamps[:4].tolist() == [0, 83, 167, 250]
+        expected = sampler.test(50, 12.0, 0, 1, times=video.times)
+        assert dataset.frame_numbers(0, video) == [expected]
+        assert expected != sampler.test(50, 12.0, 0, 1)
+        train = TrainDataset(manifest, sampler=sampler, transform=transform(), repeats=1, seed=0)
+        rng = np.random.default_rng([0, 2, 0, DRAW_CLIP])
+        assert train.frame_numbers(2, 0, video) == sampler.train(50, 12.0, rng, times=video.times)
+        part = replace(manifest, segments=Segments([(1.0, 3.5)]))
+        cut = EvalDataset(part, sampler=sampler, temporal_views=1, spatial_views=1, short_side=64, crop_size=64)
+        times = FrameTimes(video.times.unit, video.times.stamps[12:42], video.times.durations[12:42])
+        assert video.frames_between(1.0, 3.5) == range(12, 42)
+        inside = sampler.test(30, 12.0, 0, 1, times=times)
+        assert cut.frame_numbers(0, video) == [[12 + frame for frame in inside]]
+        assert inside != sampler.test(30, 12.0, 0, 1)
+    assert torch.equal(dataset[0].clips[0], read_frames(path, expected))

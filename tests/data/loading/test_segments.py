@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDat
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.reader import VideoDecodeError, VideoReader
 from tests.data.loading.test_dataset import transform
+from tests.paths import SHARED_CLIPS
 from tests.video_library import Library, number_in
 
 INF = float("inf")
@@ -34,6 +36,26 @@ def test_times_are_the_frames_own(library: Library) -> None:
         for start, end in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.2), (0.28, 0.44)):
             frames = video.frames_between(start, end)
             assert list(frames) == [n for n, tick in enumerate(ticks) if round(start * 25) <= tick < round(end * 25)]
+
+
+def test_segments_of_real_videos_are_what_plain_decoding_gives() -> None:
+    if not SHARED_CLIPS.is_dir():
+        pytest.skip("the shared clips are not there")
+    rng = np.random.default_rng(0)
+    videos = [path for path in sorted(SHARED_CLIPS.iterdir()) if path.suffix in (".mp4", ".mkv")]  # AVI has no times
+    for path in videos:
+        with av.open(str(path)) as container:
+            times = [float(frame.time) for frame in container.decode(video=0)]
+        shown = np.array(times) - times[0]
+        with VideoReader(path) as video:
+            assert video.info.num_frames == len(shown)
+            for _ in range(20):
+                start, end = sorted(
+                    rng.choice(np.concatenate([shown, rng.uniform(0, shown[-1], 50)]), 2, replace=False)
+                )
+                inside = np.flatnonzero((shown >= start - 1e-6) & (shown < end - 1e-6))
+                if len(inside):
+                    assert list(video.frames_between(start, end)) == inside.tolist()
 
 
 def test_segments_without_a_frame(library: Library) -> None:

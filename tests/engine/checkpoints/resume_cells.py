@@ -16,8 +16,8 @@ import torch
 from mvit_video import build
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.trainer import Trainer
-from tests.conftest import evaluate_options, motion_overrides, options
-from tests.forked_ranks import leave_out_metrics, run, warm_up
+from tests.conftest import evaluate_options, options, small_overrides
+from tests.forked_ranks import leave_out_metrics, run
 
 STEPS, ACCUMULATE = 4, 2
 RECIPE = [
@@ -25,13 +25,13 @@ RECIPE = [
     "trainer.batch_size=2",
     "trainer.checkpoint_every=1",
     "trainer.eval_every=99",
+    "data.test_temporal_views=1",
     "trainer.ema_decay=0.9",
     "model.drop_path=0.2",
     "augment.erase_prob=0.5",
     "augment.mixup_alpha=0.8",
     "optim.clip_grad_norm=0.5",
 ]
-SMALL = ["data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]"]
 
 
 def kill_at(call: int) -> None:
@@ -67,7 +67,7 @@ def main(root: Path, out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def train(name: str, *more: str, ranks: int, accumulate: int = ACCUMULATE, call: int | None = None) -> list[int]:
-        overrides = motion_overrides(root, out / name, *SMALL, *RECIPE, f"trainer.accumulate={accumulate}", *more)
+        overrides = small_overrides(root, out / name, *RECIPE, f"trainer.accumulate={accumulate}", *more)
 
         def job() -> None:
             if call is not None:
@@ -111,7 +111,7 @@ def main(root: Path, out: Path) -> dict[str, Any]:
 
 def evaluate(root: Path, out: Path) -> list[Any]:
     """One rank evaluates the shards and the whole weights of a sharded run."""
-    overrides = motion_overrides(root, out / "fsdp", *SMALL)
+    overrides = small_overrides(root, out / "fsdp")
     folder = out / "fsdp" / "tiny" / "checkpoints"
 
     def job() -> None:
@@ -127,7 +127,6 @@ def evaluate(root: Path, out: Path) -> list[Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    warm_up()
     leave_out_metrics()
     result = main(Path(sys.argv[1]), Path(sys.argv[2]))
     print(json.dumps(result))

@@ -30,7 +30,7 @@ from mvit_video.engine.checkpoints import (
 from mvit_video.models import MViT
 from tests.models.helpers import small_config
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 
 
 def clips(seed: int, count: int) -> torch.Tensor:

@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from mvit_video.engine.checkpoints import (
     save_checkpoint,
     single,
 )
-from tests.paths import ROOT
+from tests import interpreters
 
 
 def state_of(step: int, **changes) -> dict:
@@ -303,15 +301,15 @@ class TestFullDisk:
         assert load_latest(tmp_path)["step"] == 1
 
 
-# Starts writers that save without end and kills each with signal 9 after a random time. The writers are forked, so that
-# torch is imported once.
+# Starts writers that save without end and kills each with signal 9, a random time after a random number of saves: the
+# first may take any time on a busy machine. The writers are forked, so that torch is imported once.
 KILL_WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from mvit_video.engine.checkpoints import load_checkpoint, load_latest, save_checkpoint
 
-def save_without_end(folder):
+def save_without_end(folder, saved):
     state = load_latest(folder)
     step = state["step"] if state else 0
     while True:
@@ -319,14 +317,20 @@ def save_without_end(folder):
         state = {"step": step, "epoch": 0, "model": {"w": torch.full((50_000,), float(step))}}
         state |= {"optimizer": {}, "ema": None, "config": "", "metrics": {}}
         save_checkpoint(folder, state, step=step, keep_last=1, best=step % 3 == 0)
+        os.write(saved, b".")
 
 folder = Path(sys.argv[1])
 rng = random.Random(0)
 for _ in range(12):
+    told, saved = os.pipe()
     writer = os.fork()
     if writer == 0:
-        save_without_end(folder)
-    time.sleep(rng.uniform(0.02, 0.2))
+        save_without_end(folder, saved)
+    for _ in range(rng.randint(0, 4)):
+        os.read(told, 1)
+    time.sleep(rng.uniform(0, 0.05))
+    os.close(told)
+    os.close(saved)
     os.kill(writer, signal.SIGKILL)
     _, status = os.waitpid(writer, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL, "the writer ended by itself"
@@ -339,15 +343,7 @@ for _ in range(12):
 
 
 def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILL_WRITERS, str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-c", KILL_WRITERS, str(tmp_path), check=True)
     latest, best = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
     assert len(latest) == 12
     assert list(latest) == sorted(latest)  # no saved step is lost, although a single checkpoint is kept

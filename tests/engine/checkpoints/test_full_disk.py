@@ -14,10 +14,8 @@ from mvit_video import build
 from mvit_video.engine import tracking, trainer
 from mvit_video.engine.checkpoints import CheckpointError, CheckpointWriter, load_latest, save_checkpoint
 from mvit_video.engine.tracking import Tracker, read_metrics
-from tests.conftest import motion_overrides, options
+from tests.conftest import options, small_overrides
 from tests.engine.checkpoints.test_checkpoint import names_in, state_of
-
-SMALL = ["data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]"]
 
 
 @pytest.fixture
@@ -28,11 +26,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode != 0:
         pytest.skip(f"a small file system could not be mounted: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
+    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=120)
 
 
 def steps(run: Path) -> list[int]:
@@ -142,7 +140,7 @@ def _disk_is_full_at(monkeypatch: pytest.MonkeyPatch, full: set[int]) -> None:
 
 def test_a_training_goes_on_with_the_checkpoints_it_has(motion_root, tmp_path, monkeypatch, caplog):
     """But it does not end as if its last one were there."""
-    command = motion_overrides(motion_root, tmp_path, *SMALL, "trainer.max_steps=3", "trainer.checkpoint_every=1")
+    command = small_overrides(motion_root, tmp_path, "trainer.max_steps=3", "trainer.checkpoint_every=1")
     _disk_is_full_at(monkeypatch, {2, 3})
     with pytest.raises(CheckpointError, match="checkpoint of step 3 could not be written"):
         build.train(options(*command))

@@ -1,36 +1,20 @@
 """A run that is killed at any place and started again ends with the bits of one that was not."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import interpreters
 from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def found(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What resume_cells.py found."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.engine.checkpoints.resume_cells",
-            str(motion_root),
-            str(tmp_path_factory.mktemp("cells")),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    script = ("-m", "tests.engine.checkpoints.resume_cells", str(motion_root), str(tmp_path_factory.mktemp("cells")))
+    done = interpreters.run(*script, cwd=ROOT, check=True, timeout=580)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,29 +13,15 @@ from mvit_video.distributed.process_group import World
 from mvit_video.distributed.sharding import Sharding, _MetadataUnpickler, clip_grad_norm
 from mvit_video.engine.average import WeightAverage
 from mvit_video.engine.checkpoints import CheckpointError, load_checkpoint
-from tests.engine.ranks import stop
-from tests.paths import ROOT
-
-TIMEOUT_S = 480
+from tests import interpreters
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What the functions of sharded_ranks.py found on rank 0 and on rank 1."""
     folder = tmp_path_factory.mktemp("sharded")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.Popen(
-        [*launcher, "-m", "tests.engine.checkpoints.sharded_ranks", str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=TIMEOUT_S)
-    finally:
-        stop(process)
-    assert process.returncode == 0, errors
+    ranks = interpreters.run_ranks("-m", "tests.engine.checkpoints.sharded_ranks", str(folder), ranks=2)
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(rank.output()[1] for rank in ranks)
     names = {path.name.split(".")[0] for path in folder.glob("*.json")}
     result = {name: [json.loads((folder / f"{name}.{rank}.json").read_text()) for rank in (0, 1)] for name in names}
     return {**result, "folder": [folder]}

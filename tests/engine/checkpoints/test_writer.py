@@ -2,9 +2,6 @@
 
 import errno
 import logging
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,8 +16,8 @@ from mvit_video.engine.checkpoints import (
     load_latest,
     save_checkpoint,
 )
+from tests import interpreters
 from tests.engine.checkpoints.test_checkpoint import names_in, state_of
-from tests.paths import ROOT
 
 WAIT_S = 30
 
@@ -183,8 +180,8 @@ def test_the_error_of_the_run_is_the_one_that_is_shown(caplog):
     assert "checkpoint 1 could not be written" in caplog.text
 
 
-# Writers that save in the background without end while they change the state in place, each killed with signal 9 after
-# a random time. They are forked, so that torch is imported once.
+# Writers that save in the background without end while they change the state in place, each killed with signal 9 a
+# random time after as many saves as a random number says. They are forked, so that torch is imported once.
 KILL_WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -192,12 +189,13 @@ import torch
 from mvit_video.engine.checkpoints import CheckpointWriter
 from mvit_video.engine.checkpoints import load_checkpoint, load_latest, save_checkpoint
 
-def train_without_end(folder):
+def train_without_end(folder, saved):
     state = load_latest(folder)
     step = state["step"] if state else 0
     weights = torch.full((200_000,), float(step))
     def write(state, step, best):
         save_checkpoint(folder, state, step=step, keep_last=2, best=best)
+        os.write(saved, b".")
     writer = CheckpointWriter(write)
     while True:
         step += 1
@@ -209,10 +207,15 @@ def train_without_end(folder):
 folder = Path(sys.argv[1])
 rng = random.Random(1)
 for _ in range(int(sys.argv[2])):
+    told, saved = os.pipe()
     writer = os.fork()
     if writer == 0:
-        train_without_end(folder)
-    time.sleep(rng.uniform(0.005, 0.12))
+        train_without_end(folder, saved)
+    for _ in range(rng.randint(0, 2)):
+        os.read(told, 1)
+    time.sleep(rng.uniform(0, 0.03))
+    os.close(told)
+    os.close(saved)
     os.kill(writer, signal.SIGKILL)
     _, status = os.waitpid(writer, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL, "the writer ended by itself"
@@ -226,10 +229,7 @@ for _ in range(int(sys.argv[2])):
 
 @pytest.mark.slow
 def test_kill_9_during_background_saves(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILL_WRITERS, str(tmp_path), "60"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-c", KILL_WRITERS, str(tmp_path), "60", check=True)
     latest, best = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)
     assert len(latest) == 60
     assert list(latest) == sorted(latest)

@@ -86,7 +86,7 @@ if INTERPRETED:
         monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
         calls = []
         monkeypatch.setattr(triton_pool, "pool_norm", lambda *a, f=pool_norm, **k: calls.append(1) or f(*a, **k))
-        small = {"num_frames": 4, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
+        small = {"embed_dim": 8, "num_frames": 4, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
         clip = torch.randn(1, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
         gradients = []
         for form in ("triton", "library"):

@@ -1,0 +1,148 @@
+"""An evaluation takes its options from the run or the checkpoint; the command line changes single ones, and says so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.stored_options import best_checkpoint, find_run, take_stored_options
+from mvit_video.config import Evaluate, config_dir, register
+from mvit_video.config.check import to_object
+from mvit_video.distributed.process_group import World
+from tests.conftest import options
+
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+# What a user has who trained on a folder of their own: other frames, size and views than any experiment.
+TRAINED = (
+    "+experiment=finetune_folder", "weights=w.pyth", "data.source.train=t", "data.source.val=v", "data.num_frames=8",
+    "data.crop_size=112", "data.test_short_side=128", "data.test_temporal_views=2", "data.num_classes=5", "name=mine",
+    "optim.layer_decay=1", "trainer.precision=fp32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    config = options(*TRAINED, f"output_dir={tmp_path}")
+    identity = RunIdentity.of(class_names=["a"], items_per_step=1, data={})
+    begin_or_go_on(config, identity, WORLD)
+    folder = tmp_path / "mine" / "checkpoints"
+    folder.mkdir()
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    state = {"format": 1, "step": 7, "model": {"w": torch.ones(1)}, "ema": None, "config": text, "class_names": ["a"]}
+    torch.save(state, folder / "best.pt")
+    return tmp_path
+
+
+def evaluated(*overrides: str) -> DictConfig:
+    """The options of `python -m mvit_video.evaluate` with these words, as the command makes them."""
+    register()
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        config = compose("evaluate", overrides=list(overrides))
+    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
+    take_stored_options(config, keys)
+    return config
+
+
+def checked(config: DictConfig) -> Evaluate:
+    result = to_object(config)
+    assert isinstance(result, Evaluate)
+    return result
+
+
+@pytest.mark.parametrize("how", ["run", "path", "checkpoint", "folder", "name"])
+def test_everything_comes_from_the_run(runs: Path, how: str) -> None:
+    words = {
+        "run": ["run=mine", f"output_dir={runs}"],
+        "path": [f"run={runs}/mine"],
+        "checkpoint": [f"checkpoint={runs}/mine/checkpoints/best.pt", "name=x"],
+        "folder": [f"checkpoint={runs}/mine"],
+        "name": ["name=mine", f"output_dir={runs}"],
+    }[how]
+    config = checked(evaluated(*words))
+    data, model = config.data, config.model
+    assert (data.num_frames, data.crop_size, data.test_short_side, data.test_temporal_views) == (8, 112, 128, 2)
+    assert (model["name"], model["num_frames"], model["crop_size"], model["num_classes"]) == (
+        "mvitv2_s_16x4", 8, 112, 5,
+    )  # fmt: skip
+    assert (data.source["train"], config.trainer.precision) == ("t", "fp32")
+    assert config.checkpoint == f"{runs}/mine/checkpoints/best.pt"
+    if how != "checkpoint":
+        assert config.run_dir == runs / "mine"
+
+
+def test_the_command_line_changes_single_options_and_says_so(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    config = checked(evaluated("run=mine", f"output_dir={runs}", "data.num_frames=16", "data.source.val=other"))
+    assert (config.data.num_frames, config.model["num_frames"], config.data.source["val"]) == (16, 16, "other")
+    assert config.data.crop_size == 112
+    assert "data.num_frames: 8 -> 16" in caplog.text and "data.source.val: v -> other" in caplog.text
+    assert "crop_size" not in caplog.text
+
+
+def test_a_group_on_the_command_line_replaces_the_runs(runs: Path) -> None:
+    config = checked(evaluated("run=mine", f"output_dir={runs}", "data/source=list", "data.source.val=list.csv"))
+    assert config.data.source["_target_"].endswith("ListSource") and config.data.source["val"] == "list.csv"
+    assert config.data.num_frames == 8
+
+
+def test_an_experiment_does_not_outvote_the_run(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    words = [f"checkpoint={runs}/mine/checkpoints/best.pt", "+experiment=k400_mvitv2_s", "data.source.val=other"]
+    config = checked(evaluated(*words))
+    assert (config.data.num_frames, config.data.crop_size, config.data.test_temporal_views) == (8, 112, 2)
+    said = caplog.text.split("the run has values of its own where the experiment has others: ")[1]
+    assert "data.num_frames" in said and "data.crop_size" in said
+
+
+def test_weights_without_options_are_evaluated_by_the_command_line(tmp_path: Path) -> None:
+    torch.save({"model_state": {"w": torch.ones(1)}}, tmp_path / "w.pyth")
+    config = evaluated("+experiment=k400_mvitv2_s", f"checkpoint={tmp_path}/w.pyth", "data.source.val=v")
+    assert config.data.num_frames == 16
+
+
+def test_a_forced_run_is_what_it_last_went_on_with(runs: Path) -> None:
+    (runs / "mine" / "checkpoints" / "step_00000007.pt").touch()
+    config = options(*TRAINED, f"output_dir={runs}", "data.num_frames=4", "resume=force")
+    begin_or_go_on(config, RunIdentity.of(class_names=["a"], items_per_step=1, data={}), WORLD)
+    checkpoint = runs / "mine" / "checkpoints" / "best.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({**state, "config": OmegaConf.to_yaml(OmegaConf.structured(config))}, checkpoint)
+    assert evaluated("run=mine", f"output_dir={runs}").data.num_frames == 4
+
+
+def test_a_run_that_is_not_there(runs: Path) -> None:
+    with pytest.raises(ValueError, match=r"run=mime: neither mime nor .*mime holds.*did you mean 'mine'\? The runs in"):
+        find_run("mime", output_dir=str(runs))
+    with pytest.raises(ValueError, match="There are no runs in nowhere"):
+        find_run("mime", output_dir="nowhere")
+
+
+def test_a_run_without_checkpoint(runs: Path) -> None:
+    (runs / "mine" / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(ValueError, match="mine has no checkpoint yet: train it first, or give checkpoint=PATH"):
+        best_checkpoint(runs / "mine")
+
+
+def test_no_file_at_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"checkpoint=gone\.pt: there is no such file; give a file of weights, or run="
+    ):
+        evaluated("+experiment=k400_mvitv2_s", "checkpoint=gone.pt", "data.source.val=v")
+
+
+def test_nothing_given() -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate is given: give run=NAME_OR_PATH, or checkpoint=PATH"):
+        evaluated()
+
+
+def test_an_option_of_another_version_is_named(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = runs / "mine" / "checkpoints" / "best.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    text = state["config"].replace("  num_frames: 8\n", "  num_frames: 8\n  from_the_future: 1\n")
+    torch.save({**state, "config": text}, checkpoint)
+    assert evaluated("run=mine", f"output_dir={runs}").data.num_frames == 8
+    assert "['data.from_the_future'] are unknown to this version and left out" in caplog.text

@@ -1,0 +1,134 @@
+"""README and docs: every command composes, every link leads somewhere."""
+
+import re
+import shlex
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from torchvision.models.video import MViT_V2_S_Weights
+
+from mvit_video.config import Train, config_dir, register
+from mvit_video.config.registry import SCHEMAS
+from mvit_video.convert import parse_arguments
+from mvit_video.runs import main as list_runs
+from tests.conftest import options
+from tests.paths import ROOT
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+# The commands that take options, and the file of conf/ that they compose.
+COMPOSED = {"train": "config", "evaluate": "evaluate", "preview": "preview", "prepare": "prepare", "plan": "plan"}
+
+
+def blocks(page: Path) -> list[str]:
+    """The commands of a page that stand in blocks, a line each."""
+    text = page.read_text(encoding="utf-8")
+    return "".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S)).replace("\\\n", " ").splitlines()
+
+
+def inline(page: Path) -> list[str]:
+    """What a page shows as code within its sentences and tables."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    return [code.replace("\\|", "|") for code in re.findall(r"`([^`\n]+)`", text)]
+
+
+def commands(lines: list[str]) -> list[list[str]]:
+    """The words of every `python -m mvit_video.COMMAND ...`, from the name of the command on, each command once."""
+    found = (re.match(r"python -m mvit_video\.(\w+)(?: (.*))?$", line.strip()) for line in lines)
+    words = [(match[1], *shlex.split(match[2] or "", comments=True)) for match in found if match]
+    return [list(one) for one in dict.fromkeys(words) if "..." not in one]
+
+
+@pytest.mark.parametrize("words", [w for w in commands(blocks(README)) if w[0] in COMPOSED], ids=" ".join)
+def test_the_commands_of_the_readme_compose(words: list[str]) -> None:
+    sweep = "--multirun" in words
+    overrides = [word.split(",")[0] if sweep else word for word in words[1:] if not word.startswith("--")]
+    if any(word.startswith("run=") for word in overrides):  # what has no value here comes from the run
+        register()
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            compose(COMPOSED[words[0]], overrides=overrides)
+    else:
+        options(*overrides, config_name=COMPOSED[words[0]])
+
+
+def test_other_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    others = [words for words in commands(blocks(README) + inline(README)) if words[0] in ("convert", "runs")]
+    assert len(others) >= 4
+    for command, *words in others:
+        if command == "convert":
+            parse_arguments(words)
+        else:
+            list_runs(words)  # there are no runs here; what it does not understand raises SystemExit
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in ("options.md", "extending.md")], ids=lambda page: page.name
+)
+def test_options_that_a_page_names_exist(page: Path) -> None:
+    known = {
+        f"{entry.group.replace('/', '.')}.{field.name}"
+        for entry in SCHEMAS
+        if entry.group
+        for field in fields(entry.schema)
+    }
+    known |= {
+        f"{field.name}.{option.name}"
+        for field in fields(Train)
+        if is_dataclass(field.type)
+        for option in fields(field.type)
+    }
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment", "data_statistics"}
+    named = {
+        key
+        for line in [*inline(page), *blocks(page)]
+        for key in re.findall(r"(?<![\w./-])((?:" + "|".join(groups) + r")\.[a-z_][\w.]*)=", line)
+    }
+    assert not {key for key in named - known if not key.startswith("launcher.sbatch.")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_choices_that_a_page_names_exist(page: Path) -> None:
+    folders = (ROOT / "conf", ROOT / "examples" / "rating" / "conf")
+    known = {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}
+    known |= {f"{entry.group}/{entry.name}" for entry in SCHEMAS if entry.group}
+    groups = "|".join({*(choice.rpartition("/")[0] for choice in known if "/" in choice)})
+    chosen = {
+        f"{group}/{name}"
+        for line in [*inline(page), *blocks(page)]
+        for group, name in re.findall(rf"(?<![\w./-])\+?({groups})=([a-z]\w+)", line)
+    }
+    assert not chosen - known
+
+
+def test_the_readme_begins_with_own_videos() -> None:
+    first = commands(blocks(README))[0]
+    assert first[0] == "preview" and "+experiment=finetune_folder" in first
+
+
+def test_the_weights_to_start_from_exist() -> None:
+    assert MViT_V2_S_Weights.KINETICS400_V1.url.endswith(".pth")
+
+
+@lru_cache
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may end in."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name} links to {target}"
