@@ -1,4 +1,4 @@
-"""Accuracies: top-k, weighted running means, and scores of the views of every video combined as published."""
+"""Accuracies: top-k, mean-class accuracy, F1, their confidence intervals, and scores of views combined as published."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,11 @@ import torch
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+
+RESAMPLES = 1000
+"""Resamples of a bootstrap: the ends of a 95 % interval are the 25th value from either side."""
+_DRAWS_AT_ONCE = 2_000_000  # videos drawn before their counts are taken, which bounds the memory
+_LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # what a probability that is zero in float32 counts as in a loss
 
 
 class ViewScoresState(TypedDict):
@@ -50,6 +55,99 @@ def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Te
         )
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
     return (best == labels[:, None]).any(dim=1)
+
+
+def mean_class_accuracy(right: npt.ArrayLike, total: npt.ArrayLike) -> float:
+    """Mean over the classes of the share of their videos that are right, in per cent: every class counts the same.
+
+    Args:
+        right: (C,) videos of each class that were named rightly.
+        total: (C,) videos of each class; classes without videos are left out of the mean.
+
+    Returns:
+        NaN if no class has a video.
+    """
+    rights, totals = np.asarray(right, np.float64), np.asarray(total, np.float64)
+    known = totals > 0
+    return 100.0 * float((rights[known] / totals[known]).mean()) if known.any() else math.nan
+
+
+def macro_f1(labels: npt.ArrayLike, predictions: npt.ArrayLike, *, num_classes: int) -> float:
+    """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN), in per cent.
+
+    Classes that have no video and that no video is taken for are left out of the mean.
+
+    Args:
+        labels: (N,) class indices.
+        predictions: (N,) class indices, -1 for a video without prediction, which its class misses.
+        num_classes: C.
+
+    Returns:
+        NaN if there is no video.
+    """
+    true, predicted = np.asarray(labels, np.int64), np.asarray(predictions, np.int64)
+    both = np.bincount(true[true == predicted], minlength=num_classes)
+    sums = np.bincount(true, minlength=num_classes) + np.bincount(predicted[predicted >= 0], minlength=num_classes)
+    known = sums > 0
+    return 100.0 * float((2 * both[known] / sums[known]).mean()) if known.any() else math.nan
+
+
+def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """Average precision of one class: sum over the ranks of (recall gained) * precision; NaN without a positive.
+
+    Videos of equal score share a rank. Not interpolated: the definition of scikit-learn's
+    `average_precision_score`.
+
+    Args:
+        scores: (N,), higher for what is more likely of the class; -inf for a video that could not be read.
+        positive: bool (N,), whether each is of the class.
+
+    Returns:
+        From 0 to 1.
+    """
+    values, right = np.asarray(scores, np.float64), np.asarray(positive, np.bool_)
+    if not right.any():
+        return math.nan
+    order = np.argsort(-values, kind="stable")
+    values, right = values[order], right[order]
+    ends = np.append(values[1:] != values[:-1], True)  # of each rank
+    found = np.cumsum(right)[ends]
+    precision = found / (np.flatnonzero(ends) + 1)
+    return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+
+
+def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int = 0) -> dict[str, list[float]]:
+    """95 % confidence intervals of accuracies: what they would be on other test videos of the same kind.
+
+    The percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): as many videos
+    are drawn from the set with replacement, RESAMPLES times; the interval runs from the 2.5th to the 97.5th percentile
+    of the accuracies. It supposes that videos are independent of one another, which takes of one recording are not. It
+    has no width where all videos are right or all are wrong, and it is too narrow for a few dozen videos.
+
+    Args:
+        correct: bool (N,), whether each video was named rightly.
+        labels: (N,) class indices; a class that a resample lacks is left out of its mean over classes.
+        seed: of the resamples, so that the same results give the same interval.
+
+    Returns:
+        [low, high] in per cent: "video_top1" over the videos, "mean_class_top1" see `mean_class_accuracy`.
+    """
+    right, classes = np.asarray(correct, np.bool_), np.unique(np.asarray(labels), return_inverse=True)[1]
+    videos, num_classes = len(right), int(classes.max()) + 1
+    rng = np.random.default_rng(seed)
+    over_videos: list[npt.NDArray[np.float64]] = []
+    over_classes: list[npt.NDArray[np.float64]] = []
+    rows = max(1, _DRAWS_AT_ONCE // max(videos, num_classes))
+    for first in range(0, RESAMPLES, rows):
+        count = min(rows, RESAMPLES - first)
+        drawn = rng.integers(videos, size=(count, videos))
+        cells = classes[drawn] + num_classes * np.arange(count)[:, None]
+        total = np.bincount(cells.ravel(), minlength=count * num_classes).reshape(count, num_classes)
+        good = np.bincount(cells[right[drawn]], minlength=count * num_classes).reshape(count, num_classes)
+        over_videos.append(good.sum(1) / videos)
+        over_classes.append((good / np.maximum(total, 1)).sum(1) / (total > 0).sum(1))
+    named = {"video_top1": np.concatenate(over_videos), "mean_class_top1": np.concatenate(over_classes)}
+    return {name: [100.0 * float(end) for end in np.quantile(means, (0.025, 0.975))] for name, means in named.items()}
 
 
 class RunningMean:
@@ -188,6 +286,16 @@ class ViewScores:
         counts = np.bincount(cells, minlength=self.num_classes**2)
         return counts.reshape(self.num_classes, self.num_classes).astype(np.int64)
 
+    def log_loss(self, labels: npt.ArrayLike) -> float:
+        """Mean over the views with scores of -log p(label), the cross entropy; NaN if no view has scores.
+
+        A probability that is zero in float32 counts as the least normal one, 1.2e-38.
+        """
+        videos, views = np.nonzero(self._scored)
+        targets = self._checked_labels(labels)[videos]
+        probabilities = self._probabilities[videos, views, targets].astype(np.float64)
+        return float(-np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).mean()) if len(videos) else math.nan
+
     def merge(self, other: "ViewScores") -> None:
         """Take over what another rank saw. A view both have counts once (this one's) and adds to `duplicates`."""
         mine = (self.num_videos, self.num_views, self.num_classes)
@@ -225,13 +333,44 @@ class ViewScores:
         scores.duplicates = state["duplicates"]
         return scores
 
-    def results(
-        self, labels: npt.ArrayLike, class_names: Sequence[str], *, ks: Sequence[int] = (1, 5)
-    ) -> dict[str, float | int | Mapping[str, float | None]]:
-        """The accuracies of the whole set, ready for JSON.
+    def metrics(self, labels: npt.ArrayLike, *, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+        """The numbers of the whole set, one each.
 
         Accuracies are per cent of ALL videos and views: one that could not be read counts as wrong, so that a copy of
         the data set with broken files cannot look better than a whole one; num_failed says how many videos those are.
+
+        Args:
+            labels: (num_videos,) class indices.
+            ks: the k of top-k.
+
+        Returns:
+            clip_top{k} (each view on its own) and video_top{k} (views summed) for k in `ks`; mean_class_top1 and
+            macro_f1 of the videos (see the functions of these names); loss, the mean log loss of the views that could
+            be read; num_videos; num_failed, videos without a readable view.
+
+        Raises:
+            ValueError: if views are missing.
+        """
+        labels = self._checked_labels(labels)
+        self.check_complete()
+        accuracies: dict[str, float] = {}
+        for k in ks:
+            accuracies[f"clip_top{k}"] = 100.0 * float(self.clip_topk(labels, k).mean())
+            accuracies[f"video_top{k}"] = 100.0 * float(self.video_topk(labels, k).mean())
+        right, total = self._counts(labels)
+        return {
+            **accuracies,
+            "mean_class_top1": mean_class_accuracy(right, total),
+            "macro_f1": macro_f1(labels, self.predictions(), num_classes=self.num_classes),
+            "loss": self.log_loss(labels),
+            "num_videos": self.num_videos,
+            "num_failed": int(self.failed_videos().sum()),
+        }
+
+    def results(
+        self, labels: npt.ArrayLike, class_names: Sequence[str], *, ks: Sequence[int] = (1, 5)
+    ) -> dict[str, float | int | list[float] | Mapping[str, float | None] | None]:
+        """The numbers of the whole set and of each class, ready for JSON.
 
         Args:
             labels: (num_videos,) class indices.
@@ -239,45 +378,53 @@ class ViewScores:
             ks: the k of top-k.
 
         Returns:
-            clip_top{k} (each view on its own) and video_top{k} (views summed) for k in `ks`; num_videos; num_views, the
-            views counted in all, = num_videos * views_per_video; num_failed, videos without a readable view;
-            num_failed_views; per_class, class name -> video-level top-1, None for a class without videos.
+            What `metrics` gives, loss None instead of NaN; video_top1_ci95 and mean_class_top1_ci95, [low, high] (see
+            `bootstrap_ci95`); num_views, the views counted in all, = num_videos * views_per_video; num_failed_views;
+            per_class, class name -> video-level top-1, None for a class without videos; per_class_count, class name ->
+            number of videos.
 
         Raises:
             ValueError: if views are missing, or the names do not fit.
         """
         labels = self._checked_labels(labels)
-        if len(set(class_names)) != self.num_classes or len(class_names) != self.num_classes:
-            raise ValueError(
-                f"{len(class_names)} class names, {len(set(class_names))} of them different: "
-                f"{self.num_classes} classes need as many different names"
-            )
+        check_class_names(class_names, self.num_classes)
+        numbers = self.metrics(labels, ks=ks)
+        intervals = bootstrap_ci95(self.video_topk(labels, 1), labels)
+        counts = np.bincount(labels, minlength=self.num_classes)
+        return {
+            **{name: None if math.isnan(value) else value for name, value in numbers.items()},
+            **{f"{name}_ci95": interval for name, interval in intervals.items()},
+            "num_views": self._scored.size,
+            "views_per_video": self.num_views,
+            "num_failed_views": int(self._failed.sum()),
+            "per_class": self._per_class(labels, class_names),
+            "per_class_count": {name: int(count) for name, count in zip(class_names, counts, strict=True)},
+        }
+
+    def scored_views(self) -> tuple[IntArray, FloatArray]:
+        """(n,) video of each view that has scores, and its probabilities (n, num_classes)."""
+        videos, views = np.nonzero(self._scored)
+        return videos.astype(np.int64), self._probabilities[videos, views]
+
+    def check_complete(self) -> None:
+        """Raise ValueError if a view neither has scores nor has failed."""
         missing = self.missing()
         if len(missing):
             raise ValueError(
                 f"{len(missing)} of {self._scored.size} views were never scored, the first is video {missing[0, 0]}, "
                 f"view {missing[0, 1]}: every view must be scored or marked as failed before results are reported"
             )
-        accuracies: dict[str, float] = {}
-        for k in ks:
-            accuracies[f"clip_top{k}"] = 100.0 * float(self.clip_topk(labels, k).mean())
-            accuracies[f"video_top{k}"] = 100.0 * float(self.video_topk(labels, k).mean())
-        return {
-            **accuracies,
-            "num_videos": self.num_videos,
-            "num_views": self._scored.size,
-            "views_per_video": self.num_views,
-            "num_failed": int(self.failed_videos().sum()),
-            "num_failed_views": int(self._failed.sum()),
-            "per_class": self._per_class(labels, class_names),
-        }
 
     def _per_class(self, labels: IntArray, class_names: Sequence[str]) -> dict[str, float | None]:
-        total = np.bincount(labels, minlength=self.num_classes)
-        right = np.bincount(labels[self.video_topk(labels, 1)], minlength=self.num_classes)
+        right, total = self._counts(labels)
         return {
             name: 100.0 * float(right[i]) / float(total[i]) if total[i] else None for i, name in enumerate(class_names)
         }
+
+    def _counts(self, labels: IntArray) -> tuple[IntArray, IntArray]:
+        """(num_classes,) videos of each class that are right, and all of them."""
+        right = np.bincount(labels[self.video_topk(labels, 1)], minlength=self.num_classes)
+        return right, np.bincount(labels, minlength=self.num_classes)
 
     def _first_arrivals(self, videos: IntArray, views: IntArray) -> BoolArray:
         """(N,) which of the keys are new, to this object and within the call; counts the others as duplicates."""
@@ -302,6 +449,15 @@ class ViewScores:
         if len(checked) != self.num_videos:
             raise ValueError(f"{len(checked)} labels given for {self.num_videos} videos: one label per video is needed")
         return checked
+
+
+def check_class_names(class_names: Sequence[str], num_classes: int) -> None:
+    """Raise ValueError unless there is one name per class, all different."""
+    if len(set(class_names)) != num_classes or len(class_names) != num_classes:
+        raise ValueError(
+            f"{len(class_names)} class names, {len(set(class_names))} of them different: "
+            f"{num_classes} classes need as many different names"
+        )
 
 
 def _indices(values: npt.ArrayLike, *, size: int, what: str) -> IntArray:

@@ -88,6 +88,25 @@ def motion_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
     ]
 
 
+def few_videos(root: Path, output: Path, *more: str, videos: int = 4) -> Sequence[str]:
+    """Overrides for runs on the first videos of the tiny motion set alone, all of them in each step."""
+    listing = output / "few.csv"
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    lines = (root / "train.csv").read_text().splitlines()[:videos]
+    listing.write_text("\n".join(lines) + "\n")
+    plain = [o for o in motion_overrides(root, output) if not o.startswith("data.source.")]
+    return [
+        *plain,
+        "data/source=list",
+        f"data.source.train={listing}",
+        f"data.source.val={listing}",
+        f"data.source.root={root}",
+        f"data.source.class_names_file={root / 'classes.txt'}",
+        f"trainer.batch_size={videos}",
+        *more,
+    ]
+
+
 # Sixteen times fewer pixels, for runs whose clips may be of any size.
 SMALL_CLIPS = ("data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]")
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from mvit_video.metrics import RunningMean, ViewScores, topk_correct
+from mvit_video.metrics import (
+    RunningMean,
+    ViewScores,
+    average_precision,
+    bootstrap_ci95,
+    macro_f1,
+    mean_class_accuracy,
+    topk_correct,
+)
 
 NAMES = ("a", "b", "c")
 # Two views each of four videos with labels 0, 1, 2, 2. The last video could not be read at all; of the third, view 0.
@@ -65,6 +73,12 @@ def test_running_mean_is_weighted():
 
 def test_results():
     results = filled().results(LABELS, NAMES, ks=(1, 2))
+    intervals = [results.pop(name) for name in ("video_top1_ci95", "mean_class_top1_ci95")]
+    assert all(0 <= low < 50.0 < high <= 100 for low, high in intervals)
+    # F1 of a: one right, one false; b: none right; c: one right, one missed.
+    assert results.pop("macro_f1") == pytest.approx(100 * (2 / 3 + 0 + 2 / 3) / 3)
+    right = (0.9, 0.4, 0.4, 0.45, 0.9)
+    assert results.pop("loss") == pytest.approx(-np.mean(np.log(right)), rel=1e-6)
     assert results == {
         "clip_top1": 37.5,
         "clip_top2": 62.5,
@@ -76,6 +90,8 @@ def test_results():
         "num_failed": 1,
         "num_failed_views": 3,
         "per_class": {"a": 100.0, "b": 0.0, "c": 50.0},
+        "per_class_count": {"a": 1, "b": 1, "c": 2},
+        "mean_class_top1": 50.0,
     }
     json.dumps(results)
 
@@ -205,3 +221,70 @@ def test_bad_labels_and_names_are_refused():
         filled().results(LABELS, ("a", "b", "b"))
     with pytest.raises(ValueError, match="num_views 0"):
         ViewScores(num_videos=1, num_views=0, num_classes=1)
+
+
+def test_every_class_counts_the_same_in_the_mean_over_classes() -> None:
+    """Nine videos of one class and one of another: always answering the first is no better than chance."""
+    scores = ViewScores(num_videos=10, num_views=1, num_classes=3)
+    scores.add(np.arange(10), np.zeros(10, int), np.tile([0.8, 0.1, 0.1], (10, 1)))
+    labels = [0] * 9 + [1]
+    numbers = scores.metrics(labels)
+    assert (numbers["video_top1"], numbers["mean_class_top1"]) == (90.0, 50.0)  # no video of class 2: not in the mean
+    assert numbers["macro_f1"] == pytest.approx(100 * (18 / 19 + 0) / 2)
+    assert scores.results(labels, NAMES)["per_class_count"] == {"a": 9, "b": 1, "c": 0}
+
+
+def test_f1_and_mean_class_accuracy_against_literals() -> None:
+    """By hand: F1 of 4/8, 2/5, 4/6 and 0 of 1; a fifth class that nothing is of or taken for does not count."""
+    labels, predictions = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3], [0, 0, 1, 2, 1, 0, 2, 2, 1, 0]
+    assert macro_f1(labels, predictions, num_classes=5) == pytest.approx(100 * (1 / 2 + 2 / 5 + 2 / 3 + 0) / 4)
+    assert mean_class_accuracy([2, 1, 2, 0, 0], [4, 2, 3, 1, 0]) == pytest.approx(100 * (1 / 2 + 1 / 2 + 2 / 3 + 0) / 4)
+    assert macro_f1([0, 1], [-1, 1], num_classes=2) == 50.0  # a video without prediction is missed by its class
+
+
+def test_the_bootstrap_interval_is_that_of_the_binomial() -> None:
+    """400 videos, 320 right: 80 % with a standard error of 2."""
+    correct = np.arange(400) % 5 != 0
+    intervals = bootstrap_ci95(correct, np.arange(400) % 2)
+    assert intervals["video_top1"] == pytest.approx([80 - 1.96 * 2, 80 + 1.96 * 2], abs=0.6)
+    assert intervals["mean_class_top1"] == pytest.approx([80 - 1.96 * 2, 80 + 1.96 * 2], abs=0.6)
+    assert bootstrap_ci95(correct, np.arange(400) % 2) == intervals
+    assert bootstrap_ci95(correct, np.arange(400) % 2, seed=1) != intervals
+
+
+def test_the_interval_of_the_mean_over_classes_is_wide_where_a_class_is_small() -> None:
+    labels = np.array([0] * 396 + [1] * 4)
+    correct = np.array([True] * 396 + [True, True, False, False])
+    intervals = bootstrap_ci95(correct, labels)
+    assert intervals["video_top1"][1] - intervals["video_top1"][0] < 2
+    low, high = intervals["mean_class_top1"]
+    assert low < 62 and high > 88
+
+
+def test_a_bootstrap_in_parts_is_that_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    correct, labels = np.arange(30) % 3 > 0, np.arange(30) % 4
+    whole = bootstrap_ci95(correct, labels)
+    monkeypatch.setattr("mvit_video.metrics._DRAWS_AT_ONCE", 70)
+    assert bootstrap_ci95(correct, labels) == whole
+
+
+def test_the_loss_without_readable_views_is_null_in_results() -> None:
+    scores = ViewScores(num_videos=1, num_views=1, num_classes=2)
+    scores.mark_failed([0], [0])
+    assert math.isnan(scores.metrics([0])["loss"])
+    assert scores.results([0], ["x", "y"])["loss"] is None
+    certain = ViewScores(num_videos=1, num_views=1, num_classes=2)
+    certain.add([0], [0], [[1.0, 0.0]])
+    assert certain.metrics([1])["loss"] == pytest.approx(87.3365, abs=1e-3)  # finite
+
+
+def test_average_precision_by_hand() -> None:
+    # Found at ranks 1, 3 and 4 of 5.
+    ranked = [True, False, True, True, False]
+    assert average_precision([0.9, 0.8, 0.7, 0.6, 0.5], ranked) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert average_precision([5, 3, 4], [True, False, True]) == 1.0
+    # Equal scores share a rank, in whatever order they come.
+    assert average_precision([1, 1, 1, 1], [True, False, False, False]) == 0.25
+    assert average_precision([1, 1, 0], [False, True, True]) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert average_precision([-math.inf, 1.0], [True, False]) == 0.5
+    assert math.isnan(average_precision([1.0, 2.0], [False, False]))

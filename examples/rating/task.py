@@ -35,6 +35,7 @@ class Rating:
         LEARNING_RATE_PANEL,
         throughput_panel(sample),
     )
+    eval_metrics = ("error", "within_half", "num_failed")
     best_metric = "within_half"
 
     def __init__(self, *, class_names: Sequence[str], normalization: Normalization) -> None:

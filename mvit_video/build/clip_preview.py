@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,14 +19,15 @@ from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.tasks.clip_preview import class_clips, evaluation_views, training_clips
+from mvit_video.tasks.multilabel import targets_of
 
 logger = logging.getLogger(__name__)
 
 FRAME_NUMBERS = "below each picture: the number of its frame in the file, from 0"
 
 
-def preview_sections(config: Preview, source: Source) -> list[Section]:
-    """Training clips and test views, as many as asked for.
+def preview_sections(config: Preview, source: Source, *, multi_label: bool = False) -> list[Section]:
+    """Training clips and test views, as many as asked for; of videos with several classes, if `multi_label`.
 
     Raises:
         ValueError: a split is not configured, or its files are not as they should be.
@@ -33,9 +35,10 @@ def preview_sections(config: Preview, source: Source) -> list[Section]:
     """
     sections = []
     if config.clips:
-        sections.append(_training(config, read_manifest(config, source, "train")))
+        sections.append(_training(config, read_manifest(config, source, "train", multi_label=multi_label)))
     if config.videos:
-        sections.append(_test(config, read_manifest(config, source, config.split)))  # type: ignore[arg-type]
+        split: Any = config.split
+        sections.append(_test(config, read_manifest(config, source, split, multi_label=multi_label)))
     return sections
 
 
@@ -45,10 +48,13 @@ def _training(config: Preview, manifest: Manifest) -> Section:
         config = replace(config, augment=replace(config.augment, mix_prob=0.0))
     rank = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
     loader = build_train_loader(config, manifest, rank)
+    targets = None if manifest.label_sets is None else targets_of(manifest, smoothing=config.augment.smoothing)
     normalization, mixing = build_normalization(config.data), build_mixing(config)
     if config.per_class:
         logger.info("reading a training clip of each of %d classes", manifest.num_classes)
-        clips, failures = class_clips(loader, normalization=normalization, mixing=mixing, step=config.step)
+        clips, failures = class_clips(
+            loader, normalization=normalization, mixing=mixing, step=config.step, targets_of=targets
+        )
         heading = f"{config.name}: a training clip of each class"
     else:
         logger.info("reading %d training clips from step %d on", config.clips, config.step)
@@ -59,6 +65,7 @@ def _training(config: Preview, manifest: Manifest) -> Section:
             seed=config.seed,
             step=config.step,
             count=config.clips,
+            targets_of=targets,
         )
         heading = f"{config.name}: training clips from step {config.step} on"
     batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} clips (videos x copies)"

@@ -219,6 +219,8 @@ def trainer_options(config: Train, loader: TrainBatches, world: World) -> Traine
         compile=trainer.compile,
         stall_timeout_s=trainer.stall_timeout_s,
         collective_timeout_s=trainer.collective_timeout_s,
+        best_metric=trainer.best_metric,
+        early_stopping=trainer.early_stopping,
     )
 
 

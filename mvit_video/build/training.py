@@ -25,6 +25,7 @@ from mvit_video.build.common import (
 )
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import Train
 from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
@@ -60,6 +61,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     if config.weights is not None:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
+    choose_trained_part(config, model)
     settle_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     _say_batch(config, loader, world)
@@ -75,6 +77,11 @@ def _train(config: Train, world: World) -> dict[str, float]:
     begin_or_go_on(config, identity, world)
     tracker = build_tracker(config, task, world, total_steps=options.last_step)
     validate = None
+    if val_split is None and config.trainer.early_stopping is not None:
+        raise ValueError(
+            f"trainer.early_stopping={config.trainer.early_stopping}: counts validations, and the data source has no "
+            "validation split; give one (data.source.val or data.holdout), or set trainer.early_stopping=null"
+        )
     if val_split is not None:
         validate = build_validate(config, task, builder.validation(config, val_split, world), world)
     trainer = Trainer(
@@ -96,7 +103,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     with tracker:
         if world.is_main:
             append_event(config.run_dir, "steps", total=options.last_step)
-        if trainer.resume() and trainer.step >= options.last_step and not trainer.unvalidated:
+        if trainer.resume() and trainer.complete:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return {}
         with explained(config, world, items=loader.num_items):

@@ -1,6 +1,8 @@
 """From options to objects for the classification of videos."""
 
+import logging
 from collections.abc import Sequence
+from typing import Literal
 
 from mvit_video.build.clip_preview import preview_sections
 from mvit_video.build.clips import (
@@ -8,6 +10,7 @@ from mvit_video.build.clips import (
     build_mixing,
     build_normalization,
     build_train_loader,
+    class_weights_text,
     read_manifest,
 )
 from mvit_video.build.run_identity import DataRecord
@@ -20,11 +23,20 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
-from mvit_video.tasks.classification import Classification, ViewEvaluation
+from mvit_video.tasks.classification import Classification, ViewEvaluation, balanced_class_weights
+
+logger = logging.getLogger(__name__)
 
 
 class VideoClassification:
-    """A `TaskBuilder`: see task_builder.py."""
+    """A `TaskBuilder`: see task_builder.py.
+
+    Args:
+        class_weights: weights of the classes in the loss; "balanced": see tasks.classification.balanced_class_weights.
+    """
+
+    def __init__(self, class_weights: Literal["none", "balanced"] = "none") -> None:
+        self.class_weights = class_weights
 
     def read_split(
         self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
@@ -42,6 +54,8 @@ class VideoClassification:
 
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
+        if self.class_weights == "balanced":
+            logger.info("%s", class_weights_text(split, balanced_class_weights(split.counts())))
         return build_train_loader(config, split, world)
 
     def task(self, config: Train, split: Manifest) -> Classification:
@@ -50,6 +64,7 @@ class VideoClassification:
             class_names=split.class_names,
             normalization=build_normalization(config.data),
             mixing=build_mixing(config),
+            class_weights=balanced_class_weights(split.counts()) if self.class_weights == "balanced" else None,
         )
 
     def validation(self, config: Train, split: Manifest, world: World) -> ViewEvaluation:

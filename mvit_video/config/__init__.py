@@ -31,7 +31,7 @@ from mvit_video.config.sources import (
     MotionSource,
     Ssv2Source,
 )
-from mvit_video.config.task import VideoClassification
+from mvit_video.config.task import VideoClassification, VideoMultilabel
 from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
 
@@ -63,6 +63,7 @@ __all__ = [
     "Train",
     "Trainer",
     "VideoClassification",
+    "VideoMultilabel",
     "config_dir",
     "register",
 ]

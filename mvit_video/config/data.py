@@ -72,6 +72,12 @@ class Data:
     video_time_limit_s: float | None = option(
         120.0, above=0, neutral=True, help="a video that takes longer counts as broken (backend pyav); null: no limit"
     )
+    sampling_weights: str = option(
+        "natural",
+        choices=("natural", "balanced", "square_root"),
+        help="how often an epoch draws a video: all alike, classes equally often, or in between (uneven classes); a "
+        "table's weights multiply",
+    )
     prefetch: int = option(2, at_least=1, neutral=True, help="batches each loader process works ahead")
     worker_timeout_s: float = option(
         300.0,

@@ -34,7 +34,7 @@ from mvit_video.config.table_sources import (
     TableSource,
     Ucf101Source,
 )
-from mvit_video.config.task import VideoClassification
+from mvit_video.config.task import VideoClassification, VideoMultilabel
 from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
 
@@ -61,6 +61,7 @@ SCHEMAS = (
     Registered(None, "prepare_schema", Prepare),
     Registered(None, "plan_schema", Plan),
     Registered("task", "video_classification", VideoClassification),
+    Registered("task", "video_multilabel", VideoMultilabel),
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
     Registered("data", "data_schema", Data),

@@ -80,6 +80,13 @@ class Train:
                 f"augment.jitter={self.augment.jitter}: no short side may be under "
                 f"data.crop_size={self.data.crop_size}; raise the jitter or lower the crop"
             )
+        if self.optim.frozen == "backbone" and self.weights is None and type(self) is Train:
+            yield "optim.frozen=backbone: is for starting from weights; give weights=PATH, or set optim.frozen=none"
+        if self.optim.frozen == "backbone" and self.trainer.strategy == "fsdp":
+            yield (
+                "optim.frozen=backbone with trainer.strategy=fsdp: fsdp divides gradients and the optimizer's state, "
+                "of which a frozen backbone has none; set trainer.strategy=ddp"
+            )
         if self.optim.layer_decay < 1 and self.weights is None and type(self) is Train:
             yield (
                 f"optim.layer_decay={self.optim.layer_decay}: is for starting from weights; give weights=PATH, "

@@ -60,6 +60,15 @@ class Trainer:
     )
     checkpoint_async: bool = option(True, neutral=True, help="write checkpoints while training goes on")
     keep_last: int = option(2, at_least=1, neutral=True, help="newest checkpoints that are kept, besides the best")
+    best_metric: str | None = option(
+        None, help="number of a validation by which best.pt is chosen: loss, mean_class_top1, ...; null: the task's own"
+    )
+    early_stopping: int | None = option(
+        None,
+        at_least=1,
+        neutral=True,
+        help="end after so many validations in a row that do not improve best_metric; null: train to the last epoch",
+    )
     log_every: int = option(10, at_least=1, neutral=True, help="steps from one log line to the next")
     stall_timeout_s: float = option(
         1800.0,

@@ -125,7 +125,7 @@ class Scorer(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """The numbers of a validation, which are logged; the task's `best_metric` is among them."""
+        """The numbers of a validation, which are logged: those that the task's `eval_metrics` names."""
         ...
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +166,8 @@ class Task(Protocol):
         sample: what the model sees of an item, in the singular: "clip".
         metrics: what a step reports besides the loss.
         panels: what curves.png shows.
-        best_metric: of a validation, by which the best checkpoint is chosen; higher is better.
+        eval_metrics: names of the numbers that a scorer's `metrics()` gives.
+        best_metric: the one of them by which the best checkpoint is chosen unless the run names another.
     """
 
     class_names: Sequence[str]
@@ -174,6 +175,7 @@ class Task(Protocol):
     sample: str
     metrics: Sequence[LoggedMetric]
     panels: Sequence[Panel]
+    eval_metrics: Sequence[str]
     best_metric: str
 
     def train_inputs(self, batch: Any, *, seed: int) -> Inputs:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,13 +25,17 @@ from mvit_video.engine.checkpoints import (
     save_shards,
     whole_weights,
 )
+from mvit_video.engine.early_stopping import BestScore, EarlyStopping
 from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker
+from mvit_video.models.lora import adapter_state, load_with_adapters, plain_state_dict
+from mvit_video.optim import frozen_to_eval
 from mvit_video.runtime import interruption
 from mvit_video.runtime.env import step_seed
 from mvit_video.runtime.interruption import Interrupted, StallWatchdog
+from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +65,8 @@ class TrainerOptions:
     checkpoint_async: bool = True
     stall_timeout_s: float = 0.0
     collective_timeout_s: float = 600.0
+    best_metric: str | None = None
+    early_stopping: int | None = None
 
     @property
     def last_step(self) -> int:
@@ -118,7 +125,10 @@ class Trainer:
         self.identity = identity
         self.options = options
         self.step = 0
-        self.best = self._best_before = float("-inf")
+        metric = best_metric_of(task, options.best_metric)
+        self.best = BestScore(metric)
+        self._best_before = self.best.value
+        self.early_stopping = EarlyStopping(metric, patience=options.early_stopping)
         self._buckets_arranged = False
         self.unvalidated = False  # an epoch has ended whose validation is still to come
         self.stop_vote = StopVote(world, timeout_s=options.collective_timeout_s)
@@ -140,11 +150,40 @@ class Trainer:
             if self.unvalidated:
                 metrics = self.end_epoch()
             batches = self.loader.batches(self.step)
-            while self.step < self.options.last_step:
+            while not self.complete:
                 self.train_epoch(batches)
                 metrics = self.end_epoch() or metrics
         self.tracker.plot_curves()
+        if self.early_stopping.is_due:
+            self._record_early_stop()
         return metrics
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        ended = self.step >= self.options.last_step or self.early_stopping.is_due
+        return ended and not self.unvalidated
+
+    def _record_early_stop(self) -> None:
+        stopping = self.early_stopping
+        logger.info(
+            "stopped early after step %d of %d: %s has not been better than %.4g for %d validations in a row; "
+            "trainer.early_stopping=null goes on to the end",
+            self.step,
+            self.options.last_step,
+            stopping.best.metric,
+            stopping.best.value,
+            stopping.without_improvement,
+        )
+        if self.world.is_main:
+            append_event(
+                self.run_dir,
+                "stopped_early",
+                step=self.step,
+                metric=stopping.best.metric,
+                best=stopping.best.value if math.isfinite(stopping.best.value) else None,
+                validations=stopping.without_improvement,
+            )
 
     def end_epoch(self) -> dict[str, float]:
         """Validate and save where that is due; the metrics of the validation.
@@ -160,6 +199,8 @@ class Trainer:
             self.save({})
             metrics = self.evaluate(self.validate)
             self.unvalidated = False
+            self.early_stopping.update(metrics[self.early_stopping.best.metric])
+            ended = ended or self.early_stopping.is_due
         if ended or self.options.checkpoint_every is None or metrics:
             self.save(metrics, wait=ended)
         return metrics
@@ -171,6 +212,7 @@ class Trainer:
         monitor, window = LossMonitor(), Window()
         vote_ends = self.step
         self.forward.train()
+        frozen_to_eval(self.model)
         while self.step < end:
             self.stall_watchdog.beat(f"waiting for the {self.task.sample}s of step {self.step + 1}")
             if self.step == vote_ends:
@@ -286,15 +328,19 @@ class Trainer:
             "format": 1,
             "step": self.step,
             "epoch": self.step / self.loader.steps_per_epoch,
-            "model": self.model.state_dict(),
+            "model": plain_state_dict(self.model),
+            "adapters": adapter_state(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.average is None else self.average.module.state_dict(),
+            "ema": None if self.average is None else plain_state_dict(self.average.module),
+            "ema_adapters": None if self.average is None else adapter_state(self.average.module),
             "ema_updates": 0 if self.average is None else self.average.updates,
             "config": self.config_text,
             "run": self.identity,
             "class_names": list(self.task.class_names),
             "metrics": metrics,
-            "best": self.best,
+            "best": self.best.value,
+            "best_metric": self.best.metric,
+            "early_stopping": self.early_stopping.state(),
             "unvalidated": self.unvalidated,
             "failed": sorted(self.failed),
         }
@@ -309,12 +355,12 @@ class Trainer:
         """
         self.writer.close()  # all ranks know now whether the one before could be written
         if self.writer.lost_best:
-            self.best, self.writer.lost_best = self._best_before, False
-        score = metrics.get(self.task.best_metric)
-        is_best = score is not None and score > self.best
+            self.best.value, self.writer.lost_best = self._best_before, False
+        score = metrics.get(self.best.metric)
+        is_best = score is not None and self.best.is_better(score)
         if is_best:
             assert score is not None
-            self._best_before, self.best = self.best, score
+            self._best_before, self.best.value = self.best.value, score
         if self.world.is_main or self.sharding:
             state = self.state(metrics)
             if is_best and self.sharding:
@@ -346,12 +392,20 @@ class Trainer:
         state = load_latest(self.run_dir / "checkpoints", world=self.world, layout=layout)
         if state is None:
             return False
-        self.model.load_state_dict(state["model"])
+        load_with_adapters(self.model, state["model"], state.get("adapters"))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.module.load_state_dict(state["ema"] or state["model"])
+            kind = "ema" if state["ema"] else "model"
+            adapters = state.get("ema_adapters" if state["ema"] else "adapters")
+            load_with_adapters(self.average.module, state[kind], adapters)
             self.average.updates = state["ema_updates"]
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        if state.get("best_metric", self.task.best_metric) == self.best.metric:
+            self.best.value = state["best"]
+        else:
+            logger.info("best.pt is chosen anew, by %s from here on", self.best.metric)
+        if "early_stopping" in state:
+            self.early_stopping.load(state["early_stopping"])
         self.failed = set(state["failed"])
         self.unvalidated = bool(state.get("unvalidated", False))
         logger.info("resumed %s at step %d of %d", self.run_dir, self.step, self.options.last_step)
@@ -412,6 +466,22 @@ class Trainer:
                 f"failed_{self.task.item}s": len(self.failed),
             },
         )
+
+
+def best_metric_of(task: Task, chosen: str | None) -> str:
+    """The number of a validation by which checkpoints are compared.
+
+    Raises:
+        ValueError: the task's validations have no such number.
+    """
+    if chosen is None:
+        return task.best_metric
+    if chosen not in task.eval_metrics:
+        raise ValueError(
+            f"trainer.best_metric={chosen}: a validation of this task has no such number; its numbers are "
+            f"{', '.join(task.eval_metrics)}"
+        )
+    return chosen
 
 
 class Window:

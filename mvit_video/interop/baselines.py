@@ -51,6 +51,10 @@ class Baseline(nn.Module):
             return self.network(clips)
         return self.network([clips.index_select(2, self.slow_indices), clips])
 
+    def layer_ids(self) -> dict[str, int]:
+        """Depth of every parameter: the number of its block, 0 for the stem; the head has the highest."""
+        return {name: int(name.split(".")[2]) for name, _ in self.named_parameters()}
+
 
 def slow_pathway_indices(num_frames: int, *, alpha: int) -> torch.Tensor:
     """Frames of the clip that SlowFast's slow pathway sees, int64 (num_frames // alpha,).

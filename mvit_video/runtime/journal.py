@@ -7,6 +7,7 @@ Events, besides `time` (seconds since 1970):
 | `submit` | `job` | the command that submits a cluster job |
 | `start` | `job`, `restart`, `nodes`, and `ranks` (cluster) or `pid` (here) | whatever starts an attempt |
 | `steps` | `total`: optimizer steps of the whole training | the training |
+| `stopped_early` | `step`, `metric`, `best`, `validations`: without improvement | the training |
 | `end` | `job`, `restart`, `status`, `cause` | whatever sees an attempt end |
 
 `job` is a cluster's job id or "local"; `status` is one of `ENDINGS`.

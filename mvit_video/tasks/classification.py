@@ -5,7 +5,7 @@ sum of its views' probabilities (utils/meters.py, DATA.ENSEMBLE_METHOD sum).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from mvit_video.metrics import ViewScores, ViewScoresState
 from mvit_video.runtime.env import rng_for, write_text
 from mvit_video.tasks.confusion import plot_confusion
 
+VALIDATION_METRICS = ("video_top1", "video_top5", "mean_class_top1", "macro_f1", "loss", "num_videos", "num_failed")
 DRAW_MIXING = 1  # what the mixing draw of a batch is for, the first part of its key
 
 
@@ -55,12 +56,32 @@ class Normalization:
         )
 
 
+def balanced_class_weights(counts: Sequence[int]) -> list[float]:
+    """videos / (classes * videos of the class), over the classes that have videos; 0 for the others.
+
+    The mean over the videos of their classes' weights is 1, so that the learning rate means the same with them.
+    """
+    present = sum(count > 0 for count in counts)
+    return [sum(counts) / (present * count) if count else 0.0 for count in counts]
+
+
 def mixed_batch(
-    batch: Batch, *, normalization: Normalization, mixing: Mixing, seed: int
+    batch: Batch,
+    *,
+    normalization: Normalization,
+    mixing: Mixing,
+    seed: int,
+    targets_of: Callable[[Batch], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, MixDraw]:
     """What a training step gives the model for a batch on its device, and what it is compared with.
 
     The mixing draw depends on the run's seed and on the batch's place in the epoch alone.
+
+    Args:
+        batch: on its device.
+        normalization, mixing: of the task.
+        seed: of the run.
+        targets_of: gives float32 (B, num_classes) targets of a batch before mixing; None: those of its labels.
 
     Returns:
         Mixed clips, float (B, 3, T, H, W); float32 (B, num_classes) targets; and what was drawn.
@@ -68,7 +89,9 @@ def mixed_batch(
     clips = normalization(batch)
     rng = rng_for(DRAW_MIXING, seed, batch.epoch, batch.position)
     draw = mixing.draw(rng, height=clips.shape[-2], width=clips.shape[-1])
-    return *mixing.apply(clips, batch.labels, draw), draw
+    if targets_of is None:
+        return *mixing.apply(clips, batch.labels, draw), draw
+    return *mixing.mix(clips, targets_of(batch), draw), draw
 
 
 class Classification:
@@ -78,6 +101,7 @@ class Classification:
         class_names: in the order of the model's outputs.
         normalization: makes the model's input.
         mixing: mixup, cutmix and label smoothing of training batches.
+        class_weights: of the training loss, one per class; None: 1 for all.
     """
 
     item = "video"
@@ -103,9 +127,18 @@ class Classification:
         LEARNING_RATE_PANEL,
         throughput_panel(sample),
     )
+    eval_metrics: Sequence[str] = VALIDATION_METRICS
     best_metric = "video_top1"
 
-    def __init__(self, *, class_names: Sequence[str], normalization: Normalization, mixing: Mixing) -> None:
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        normalization: Normalization,
+        mixing: Mixing,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.class_names = list(class_names)
         self.normalization = normalization
         self.mixing = mixing
@@ -118,7 +151,8 @@ class Classification:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> StepLoss:
         """Cross entropy of logits (B, num_classes), and the share of samples whose largest target they name."""
         correct = (outputs.detach().argmax(1) == targets.argmax(1)).float().mean()
-        return StepLoss(soft_cross_entropy(outputs.float(), targets), {"top1": correct})
+        loss = soft_cross_entropy(outputs.float(), targets, class_weights=self.class_weights)
+        return StepLoss(loss, {"top1": correct})
 
     def eval_inputs(self, batch: Batch) -> tuple[torch.Tensor]:
         """Normalised clips, float (B, 3, T, H, W)."""
@@ -201,9 +235,12 @@ class ViewScorer:
         self.scores.merge(ViewScores.from_state(state))
 
     def metrics(self) -> dict[str, float]:
-        """Video-level top-1 and top-5 (per cent), and how many videos they are of."""
-        results = self.scores.results(self.manifest.labels, self.manifest.class_names)
-        return {key: float(results[key]) for key in ("video_top1", "video_top5", "num_videos", "num_failed")}  # type: ignore[arg-type]
+        """Accuracies of videos and classes (per cent), the clips' mean log loss, and how many videos they are of.
+
+        The loss of training clips is not the same quantity: it has mixed and smoothed targets.
+        """
+        numbers = self.scores.metrics(self.manifest.labels)
+        return {name: numbers[name] for name in VALIDATION_METRICS}
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         """Write results.json, predictions.jsonl and confusion.png, each beside and renamed; the results.
@@ -222,11 +259,15 @@ class ViewScorer:
 
     def summary(self, results: Mapping[str, Any]) -> str:
         """Accuracies and counts in one line."""
+        low, high = results["video_top1_ci95"]
+        class_low, class_high = results["mean_class_top1_ci95"]
         return (
             f"{results['num_videos']} videos, {results['num_views']} views: "
             f"clip top-1 {results['clip_top1']:.2f}, top-5 {results['clip_top5']:.2f}; "
-            f"video top-1 {results['video_top1']:.2f}, top-5 {results['video_top5']:.2f}; "
-            f"{results['num_failed']} unreadable"
+            f"video top-1 {results['video_top1']:.2f} (95 % interval {low:.1f} to {high:.1f}), "
+            f"top-5 {results['video_top5']:.2f}; "
+            f"mean over classes {results['mean_class_top1']:.2f} ({class_low:.1f} to {class_high:.1f}), "
+            f"macro F1 {results['macro_f1']:.2f}; {results['num_failed']} unreadable"
         )
 
 

@@ -6,11 +6,12 @@ from the same loader, `Normalization` and `mixed_batch` that a training step use
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from mvit_video.data.augmentation.mixing import MixDraw, Mixing
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, collate
@@ -35,9 +36,22 @@ def shown(clips: torch.Tensor, normalization: Normalization) -> Pictures:
 
 
 def training_clips(
-    loader: TrainLoader, *, normalization: Normalization, mixing: Mixing, seed: int, step: int, count: int
+    loader: TrainLoader,
+    *,
+    normalization: Normalization,
+    mixing: Mixing,
+    seed: int,
+    step: int,
+    count: int,
+    targets_of: Callable[[Batch], torch.Tensor] | None = None,
 ) -> tuple[list[Item], list[tuple[str, str]]]:
     """The first `count` clips from optimizer step `step` on, and (path, reason) of the videos that were replaced.
+
+    Args:
+        loader: of a training.
+        normalization, mixing, targets_of: see classification.mixed_batch.
+        seed: of the run.
+        step, count: where to begin, and how many clips.
 
     Raises:
         VideoDecodeError: a video and all its replacements are unreadable.
@@ -47,7 +61,9 @@ def training_clips(
     for number, made in enumerate(loader.batches(step)):
         failures.update(made.failures)
         batch = made.to(_CPU)
-        inputs, targets, draw = mixed_batch(batch, normalization=normalization, mixing=mixing, seed=seed)
+        inputs, targets, draw = mixed_batch(
+            batch, normalization=normalization, mixing=mixing, seed=seed, targets_of=targets_of
+        )
         pictures = shown(inputs, normalization)
         for row in range(min(len(pictures), count - len(clips))):
             at = step + number // loader.accumulate
@@ -58,7 +74,12 @@ def training_clips(
 
 
 def class_clips(
-    loader: TrainLoader, *, normalization: Normalization, mixing: Mixing, step: int
+    loader: TrainLoader,
+    *,
+    normalization: Normalization,
+    mixing: Mixing,
+    step: int,
+    targets_of: Callable[[Batch], torch.Tensor] | None = None,
 ) -> tuple[list[Item], list[tuple[str, str]]]:
     """A clip of each class, by class, and (path, reason) of the videos that could not be read.
 
@@ -69,6 +90,7 @@ def class_clips(
         normalization: from a batch to the model's input.
         mixing: with probability 0, for a clip has no partner here.
         step: optimizer step that tells the epoch.
+        targets_of: see classification.mixed_batch.
     """
     epoch = step // loader.steps_per_epoch
     labels = loader.dataset.manifest.labels
@@ -83,7 +105,9 @@ def class_clips(
         if made.failures:
             continue  # what took its place may be of another class
         batch = made.to(_CPU)
-        inputs, targets, draw = mixed_batch(batch, normalization=normalization, mixing=mixing, seed=loader.seed)
+        inputs, targets, draw = mixed_batch(
+            batch, normalization=normalization, mixing=mixing, seed=loader.seed, targets_of=targets_of
+        )
         item = _training_clip(loader, batch, 0, step, draw, targets[0], shown(inputs, normalization)[0])
         clips[label] = dataclasses.replace(item, position=f"epoch {epoch}, place {position} in its order")
         if len(clips) == loader.dataset.manifest.num_classes:
@@ -105,15 +129,18 @@ def _training_clip(
 ) -> Item:
     dataset = loader.dataset
     names = dataset.manifest.class_names
-    own, partner = int(batch.labels[row]), len(batch.labels) - 1 - row
-    title = class_text(names, own)
+    partner = len(batch.labels) - 1 - row
+    title = classes_text(dataset.manifest, int(batch.videos[row]))
     if draw.mode != "none":
-        other = class_text(names, int(batch.labels[partner]))
+        other = classes_text(dataset.manifest, int(batch.videos[partner]))
         title = f"{draw.mode}  {draw.lam:.2f} {title}  +  {1 - draw.lam:.2f} {other}"
     video, copy = int(batch.videos[row]), int(batch.views[row])
     position = batch.position + row // dataset.repeats
+    draw_key = int(loader.order(batch.epoch)[position])
+    if draw_key % len(dataset) != video:  # it could not be read, and this one took its place
+        draw_key = video
     copies = f", copy {copy + 1} of {dataset.repeats}" if dataset.repeats > 1 else ""
-    info, numbers = _frames_of_clip(dataset, batch.epoch, video)
+    info, numbers = _frames_of_clip(dataset, batch.epoch, draw_key)
     return Item(
         title=title,
         target=target_text(names, targets),
@@ -144,14 +171,14 @@ def evaluation_views(
 
 
 def _failed_clip(dataset: EvalDataset, batch: Batch, video: int) -> Item:
-    name = class_text(dataset.manifest.class_names, int(batch.labels[0]))
+    name = classes_text(dataset.manifest, video)
     position_text = f"video {video} of the split"
     reason = "; ".join(reason for _, reason in batch.failures)
     return Item(title=name, target=name, path=batch.paths[0], position=position_text, pictures=None, problem=reason)
 
 
 def _views_of_video(dataset: EvalDataset, batch: Batch, video: int, pictures: Pictures) -> Iterator[Item]:
-    name = class_text(dataset.manifest.class_names, int(batch.labels[0]))
+    name = classes_text(dataset.manifest, video)
     info, numbers = _frames_of_views(dataset, video)
     for number, view in enumerate(pictures):
         temporal, spatial = view_of(number, dataset.spatial_views)
@@ -175,11 +202,11 @@ def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:
     return ("top", "middle", "bottom")[spatial] if portrait else ("left", "centre", "right")[spatial]
 
 
-def _frames_of_clip(dataset: TrainDataset, epoch: int, video: int) -> tuple[VideoInfo | None, tuple[int, ...]]:
+def _frames_of_clip(dataset: TrainDataset, epoch: int, draw: int) -> tuple[VideoInfo | None, tuple[int, ...]]:
     """A video that was read before, and the frames drawn for its clip; none if it can no longer be read."""
     try:
-        with VideoReader(dataset.manifest.location(video), backend=dataset.backend) as reader:
-            return reader.info, tuple(dataset.frame_numbers(epoch, video, reader))
+        with VideoReader(dataset.manifest.location(draw % len(dataset)), backend=dataset.backend) as reader:
+            return reader.info, tuple(dataset.frame_numbers(epoch, draw, reader))
     except VideoDecodeError as error:
         logger.warning(_STAY_UNKNOWN, error.path, error.reason)
         return None, ()
@@ -198,6 +225,12 @@ def _frames_of_views(dataset: EvalDataset, video: int) -> tuple[VideoInfo | None
 def class_text(names: Sequence[str], label: int) -> str:
     """A class by name and number."""
     return f"{shorten(names[label], NAME_LENGTH)} ({label})"
+
+
+def classes_text(manifest: Manifest, video: int) -> str:
+    """The class of a video, or its classes."""
+    labels = [manifest.labels[video]] if manifest.label_sets is None else manifest.label_sets[video]
+    return ", ".join(class_text(manifest.class_names, label) for label in labels)
 
 
 def target_text(names: Sequence[str], targets: torch.Tensor) -> str:

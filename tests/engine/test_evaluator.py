@@ -26,7 +26,11 @@ def test_results_on_disk(motion_root: Path, trained: Path) -> None:
     results = build.evaluate(evaluate_options(*small_overrides(motion_root, trained)))
     folder = trained / "tiny/evaluation"
     assert json.loads((folder / "results.json").read_text()) == results
-    assert {"clip_top1", "clip_top5", "video_top1", "video_top5"} <= set(results)
+    assert {"clip_top1", "clip_top5", "video_top1", "video_top5", "macro_f1", "loss"} <= set(results)
+    assert results["mean_class_top1"] == pytest.approx(results["video_top1"])  # two videos a class
+    assert set(results["per_class_count"].values()) == {2}
+    low, high = results["video_top1_ci95"]
+    assert 0 <= low <= results["video_top1"] <= high <= 100
     assert (results["num_videos"], results["num_views"], results["num_failed"]) == (16, 48, 0)
     assert set(results["per_class"]) == set((motion_root / "classes.txt").read_text().split())
     assert np.mean(list(results["per_class"].values())) == pytest.approx(results["video_top1"])

@@ -118,6 +118,10 @@ class Mixing:
                 f"clips of {clips.dtype}: only normalised, floating point clips are mixed; normalise them first"
             )
         targets = smoothed_one_hot(labels, num_classes=self.num_classes, smoothing=self.smoothing)
+        return self.mix(clips, targets, draw)
+
+    def mix(self, clips: torch.Tensor, targets: torch.Tensor, draw: MixDraw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix clips (B, C, T, H, W) and any targets (B, num_classes) as drawn; the inputs are left unchanged."""
         if draw.mode == "none":
             return clips, targets
         # The labels weigh as much as the clips do: lambda is the same number for both.
@@ -151,12 +155,21 @@ def smoothed_one_hot(labels: torch.Tensor, *, num_classes: int, smoothing: float
     return targets.scatter_(1, labels[:, None], 1.0 - smoothing + off)
 
 
-def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of -sum(targets * log_softmax(logits)), in float32 whatever the logits' precision.
+def smoothed_multi_hot(targets: torch.Tensor, *, smoothing: float) -> torch.Tensor:
+    """Targets (B, classes) of 0 and 1, each of them moved by `smoothing` / 2 towards the other."""
+    return targets * (1.0 - smoothing) + 0.5 * smoothing
+
+
+def soft_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, *, class_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the batch of -sum(weights * targets * log_softmax(logits)), float32 whatever the logits' precision.
 
     Args:
         logits: (B, classes).
         targets: floating point (B, classes), rows adding up to 1.
+        class_weights: (classes,); None: 1 for all. The mean is over the batch, not over the weights in it, so that the
+            gradient of a sample does not depend on what else is in its batch.
 
     Raises:
         ValueError: the shapes differ.
@@ -166,4 +179,6 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
             f"logits {tuple(logits.shape)} with targets {tuple(targets.shape)}: both must be (batch, classes); "
             "build the model and the mixing with the same num_classes"
         )
+    if class_weights is not None:
+        targets = targets * class_weights.to(targets.device)
     return F.cross_entropy(logits.float(), targets.float())

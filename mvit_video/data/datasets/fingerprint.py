@@ -4,6 +4,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+import numpy as np
+
 from mvit_video.data.datasets.manifest import Manifest
 
 # Before each part that a plain manifest does not have. It is no length of a text, so that no part passes for another.
@@ -14,8 +16,8 @@ def fingerprint(manifest: Manifest) -> str:
     """Digest of class names, and of the names and labels of all videos, in order; 16 hexadecimal digits.
 
     Names count from the folder that all videos share, so that a data set may be moved. The files are not read: a video
-    that was replaced by another of the same name has the same fingerprint. Segments, groups, several labels a video and
-    the frame rate of folders of pictures count where there are any. Weights do not count, for no run uses them.
+    that was replaced by another of the same name has the same fingerprint. Segments, groups, weights, several labels a
+    video and the frame rate of folders of pictures count where there are any.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in manifest.class_names:
@@ -36,6 +38,8 @@ def _further_parts(manifest: Manifest) -> Iterator[bytes]:
     if manifest.groups is not None:
         yield _PART + _bytes("groups")
         yield from map(_bytes, manifest.groups)
+    if manifest.weights is not None:
+        yield _PART + _bytes("weights") + np.asarray(list(manifest.weights), "<f8").tobytes()
     if manifest.label_sets is not None:
         yield _PART + _bytes("label sets")
         for labels in manifest.label_sets:

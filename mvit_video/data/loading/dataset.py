@@ -110,44 +110,48 @@ class TrainDataset(Dataset[Sample]):
         return self.decoding.backend
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """The sample of key (epoch, position in the epoch's order, index of the video).
+        """The sample of key (epoch, position in the epoch's order, draw).
+
+        A draw is the index of a video, plus the number of videos for each time the epoch has drawn it before: the same
+        video then gives another clip.
 
         Raises:
             VideoDecodeError: when the video and all its replacements are unreadable.
         """
-        epoch, position, index = key
+        epoch, position, draw = key
         failures: list[tuple[str, str]] = []
         for _ in range(MAX_REPLACEMENTS):
             try:
-                frames = self._clip(epoch, index)
+                frames = self._clip(epoch, draw)
             except VideoDecodeError as error:
                 failures.append((error.path, error.reason))
-                index = self._replacement(epoch, index, len(failures))
+                draw = self._replacement(epoch, draw, len(failures))
                 continue
-            return self._augmented(frames, epoch, position, index, failures)
+            return self._augmented(frames, epoch, position, draw, failures)
         raise VideoDecodeError(
             failures[0][0],
             f"{failures[0][1]}; {MAX_REPLACEMENTS - 1} replacements failed too, the last {failures[-1][0]}: "
             f"{failures[-1][1]}. Check the folder of the videos",
         )
 
-    def frame_numbers(self, epoch: int, index: int, video: VideoReader) -> list[int]:
-        """The frames of `video`, number `index` of the set, that its clip of an epoch is made of."""
-        rng = np.random.default_rng([self.seed, epoch, index, DRAW_CLIP])
-        frames = self.decoding.frames(video, self.manifest.segment(index))
+    def frame_numbers(self, epoch: int, draw: int, video: VideoReader) -> list[int]:
+        """The frames of `video` that the clip of a draw of an epoch is made of; see `__getitem__`."""
+        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_CLIP])
+        frames = self.decoding.frames(video, self.manifest.segment(draw % len(self.manifest)))
         clip = self.sampler.train(len(frames), video.info.fps, rng, times=_times(video, self.sampler, frames))
         return [frames[place] for place in clip]
 
-    def _clip(self, epoch: int, index: int) -> Frames:
+    def _clip(self, epoch: int, draw: int) -> Frames:
+        index = draw % len(self.manifest)
         with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
-            return self.decoding.read(video, self.frame_numbers(epoch, index, video))
+            return self.decoding.read(video, self.frame_numbers(epoch, draw, video))
 
-    def _replacement(self, epoch: int, index: int, attempt: int) -> int:
-        rng = np.random.default_rng([self.seed, epoch, index, DRAW_REPLACEMENT, attempt])
+    def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
+        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
         return int(rng.integers(len(self.manifest)))
 
     def _augmented(
-        self, frames: Frames, epoch: int, position: int, index: int, failures: list[tuple[str, str]]
+        self, frames: Frames, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
     ) -> Sample:
         height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
         # The frames are brought to the decoder's size once; each view is drawn for that.
@@ -155,10 +159,11 @@ class TrainDataset(Dataset[Sample]):
         views: list[ViewDraw] = []
         seeds: list[int] = []
         for repeat in range(self.repeats):
-            rng = np.random.default_rng([self.seed, epoch, index, DRAW_AUGMENT, repeat])
+            rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, repeat])
             views.append(self.transform.draw(*decoded, rng))
             seeds.append(int(rng.integers(2**62)))
         clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
+        index = draw % len(self.manifest)
         return Sample(
             clips=clips,
             label=self.manifest.labels[index],

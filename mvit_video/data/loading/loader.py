@@ -1,8 +1,8 @@
 """Batches of samples, in an order that every number of ranks, workers and restarts agrees on.
 
-The order of an epoch is a permutation drawn from (seed, epoch). A step takes the next `world_size * accumulate` batches
-of it: forward pass `a` of rank `r` gets the batch at place `a * world_size + r`. So one rank accumulating two batches
-sees, step by step, what two ranks see with one batch each.
+The order of an epoch is a permutation drawn from (seed, epoch), of all videos or of those that weights draw. A step
+takes the next `world_size * accumulate` batches of it: forward pass `a` of rank `r` gets the batch at place
+`a * world_size + r`. So one rank accumulating two batches sees, step by step, what two ranks see with one batch each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from mvit_video.data.datasets.shards import shard_order
 from mvit_video.data.loading import shared_memory
 from mvit_video.data.loading.batch import Batch, Sample
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
+from mvit_video.data.loading.draws import drawn_videos
 from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.loading.workers import Workers, pinned
 
@@ -56,6 +57,7 @@ def epoch_order(
     epoch: int,
     shard_of: npt.NDArray[np.integer] | None = None,
     shard_window: int = 16,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Order in which an epoch visits the videos, int64 (num_videos,).
 
@@ -65,7 +67,13 @@ def epoch_order(
         epoch: number of the epoch.
         shard_of: (num_videos,) number of each video's shard, if they lie in shards; see shards.shard_order.
         shard_window: shards read at a time.
+        weights: (num_videos,) how often each is drawn, relative to the others; None: each once. With weights the order
+            holds draws, see draws.drawn_videos: the video is the draw modulo num_videos.
     """
+    if weights is not None:
+        drawn = drawn_videos(weights, seed=seed, epoch=epoch)
+        shards = None if shard_of is None else shard_of[drawn % num_videos]
+        return drawn[epoch_order(num_videos, seed=seed, epoch=epoch, shard_of=shards, shard_window=shard_window)]
     if shard_of is not None:
         return shard_order(shard_of, seed=seed, epoch=epoch, window=shard_window)
     return np.random.default_rng([seed, epoch]).permutation(num_videos)
@@ -126,6 +134,7 @@ class TrainLoader:
         seed: key of the order, with the epoch.
         loading: how batches are made beside the training process.
         shard_window: shards read at a time, if the videos lie in shards.
+        weights: (videos,) how often an epoch draws each, relative to the others; None: each once.
 
     Raises:
         ValueError: when the set is smaller than one step.
@@ -142,6 +151,7 @@ class TrainLoader:
         seed: int,
         loading: LoaderOptions,
         shard_window: int = 16,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -151,6 +161,7 @@ class TrainLoader:
         self.seed = seed
         self.loading = loading
         self.shard_window = shard_window
+        self.weights = weights
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"the training split has {len(dataset)} videos, fewer than one step takes: {batch_size} videos x "
@@ -178,17 +189,18 @@ class TrainLoader:
         return self.loading.batches(self.dataset, self._keys(start_step))
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Numbers of the videos in the order in which an epoch visits them, int64 (num_items,)."""
+        """Draws of an epoch, see `epoch_order`, (videos,)."""
         return epoch_order(
             len(self.dataset),
             seed=self.seed,
             epoch=epoch,
             shard_of=self.dataset.manifest.shard_of,
             shard_window=self.shard_window,
+            weights=self.weights,
         )
 
     def _keys(self, start_step: int) -> Iterator[list[TrainKey]]:
-        """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, index)."""
+        """The batches of this rank from a step on, epoch after epoch: keys (epoch, position, draw)."""
         epoch, step = divmod(start_step, self.steps_per_epoch)
         while True:
             order = self.order(epoch)

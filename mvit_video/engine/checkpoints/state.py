@@ -10,6 +10,8 @@ The state in a checkpoint is a dict of tensors, numbers, strings, lists and dict
     ema        state dict of the averaged model (that of torch's AveragedModel, or of the model inside it), or None
     config     the resolved configuration as YAML text
     metrics    name -> number, the latest
+    adapters   of LoRA, and the weights below them, which `model` holds merged; None for a model without (also
+               ema_adapters)
     ...        whatever else the trainer needs to go on
 """
 

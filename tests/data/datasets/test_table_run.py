@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mvit_video import build
-from mvit_video.build.clips import read_manifest
+from mvit_video.build.clips import build_train_loader, read_manifest
 from mvit_video.build.common import build_source
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.distributed.process_group import World
@@ -37,16 +37,19 @@ def test_a_run_trains_on_segments_and_validates_on_a_part_held_out(motion_root: 
     assert metrics["num_failed"] == 0
 
 
-def test_what_a_training_does_not_do_yet_is_said(
+def test_the_weights_of_a_table_are_used_and_several_labels_need_their_task(
     motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    lines = "\n".join(f"{path},{name},2" for path, name in rows(motion_root))
+    lines = "\n".join(f"{path},{name},{number % 2}" for number, (path, name) in enumerate(rows(motion_root)))
     write(tmp_path / "table.csv", f"path,label,weight\n{lines}\n")
     config = options(*overrides(motion_root, tmp_path))
-    with caplog.at_level(logging.WARNING):
-        read_manifest(config, build_source(config.data, world), "train")
-    assert "the weights are not used, every video is drawn alike" in caplog.text
+    manifest = read_manifest(config, build_source(config.data, world), "train")
+    with caplog.at_level(logging.INFO):
+        loader = build_train_loader(config, manifest, world)
+    assert "data.sampling_weights=natural, times the table's weights" in caplog.text
+    drawn = [draw % 32 for _ in range(loader.steps_per_epoch) for _, _, draw in next(loader._keys(0))]
+    assert all(manifest.weights[video] == 1 for video in drawn)
     config = options(*overrides(motion_root, tmp_path, "data.source.label_separator='|'"))
-    with pytest.raises(ValueError, match=r"table\.csv \(train\) has several labels a video, and the loss and scores"):
+    with pytest.raises(ValueError, match=r"has several labels a video.*task=video_multilabel"):
         read_manifest(config, build_source(config.data, world), "train")
