@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mvit_video.engine.task import Task
 from mvit_video.runtime.run_record import lower_is_better
 
 
@@ -60,3 +61,19 @@ class EarlyStopping:
         """Go on from a checkpoint; another metric starts anew."""
         if state["metric"] == self.best.metric:
             self.best.value, self.without_improvement = state["best"], state["without_improvement"]
+
+
+def best_metric_of(task: Task, chosen: str | None) -> str:
+    """The number of a validation by which checkpoints are compared.
+
+    Raises:
+        ValueError: the task's validations have no such number.
+    """
+    if chosen is None:
+        return task.best_metric
+    if chosen not in task.eval_metrics:
+        raise ValueError(
+            f"trainer.best_metric={chosen}: a validation of this task has no such number; its numbers are "
+            f"{', '.join(task.eval_metrics)}"
+        )
+    return chosen

@@ -25,7 +25,7 @@ from mvit_video.engine.checkpoints import (
     save_shards,
     whole_weights,
 )
-from mvit_video.engine.early_stopping import BestScore, EarlyStopping
+from mvit_video.engine.early_stopping import BestScore, EarlyStopping, best_metric_of
 from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
@@ -466,22 +466,6 @@ class Trainer:
                 f"failed_{self.task.item}s": len(self.failed),
             },
         )
-
-
-def best_metric_of(task: Task, chosen: str | None) -> str:
-    """The number of a validation by which checkpoints are compared.
-
-    Raises:
-        ValueError: the task's validations have no such number.
-    """
-    if chosen is None:
-        return task.best_metric
-    if chosen not in task.eval_metrics:
-        raise ValueError(
-            f"trainer.best_metric={chosen}: a validation of this task has no such number; its numbers are "
-            f"{', '.join(task.eval_metrics)}"
-        )
-    return chosen
 
 
 class Window:

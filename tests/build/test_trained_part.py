@@ -1,6 +1,9 @@
 """Training a part of a model, from options to checkpoints that any tool loads."""
 
+import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from mvit_video import build, models
 from mvit_video.engine.checkpoints import load_checkpoint
 from mvit_video.engine.tracking import read_metrics
 from tests.conftest import evaluate_options, few_videos, options
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +75,13 @@ def test_a_linear_probe_trains_the_head_alone(motion_root: Path, start: Path, tm
 def test_what_does_not_go_together_is_refused(motion_root: Path, tmp_path: Path, more: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         options(*few_videos(motion_root, tmp_path, *more))
+
+
+def test_two_ranks_train_the_same_part_on_the_same_draws_and_stop_together(motion_root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.build.partial_ranks", str(motion_root), str(tmp_path / "ranks")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["codes"] == [0, 0, 0]
+    assert found["steps"] == [2, 2]
+    assert found["difference"] < 2e-5 < 1e-4 < found["moved"]

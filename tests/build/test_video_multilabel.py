@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from mvit_video import build
 from mvit_video.build.common import build_source, build_task_builder
+from mvit_video.config import Preview
 from mvit_video.data.augmentation.mixing import Mixing
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.manifest import Manifest
@@ -162,3 +163,26 @@ def test_batches_of_a_table_have_the_targets_of_their_rows(motion_root: Path, tm
 def test_several_labels_with_the_task_of_one_are_refused_with_the_way_out(motion_root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"several labels a video.*or train with task=video_multilabel"):
         build.train(options(*table(motion_root, tmp_path, "task=video_classification")))
+
+
+def test_a_preview_names_all_classes_and_the_frames_of_each_draw(motion_root: Path, tmp_path: Path) -> None:
+    more = [*table(motion_root, tmp_path), "clips=8", "videos=1", "split=val"]
+    rows = (tmp_path / "table.csv").read_text().splitlines()
+    weights = ["weight", "8", *["1"] * (len(rows) - 2)]
+    (tmp_path / "table.csv").write_text("".join(f"{row},{weight}\n" for row, weight in zip(rows, weights)))
+    config = options(*more, config_name="preview")
+    assert isinstance(config, Preview)
+    builder, world = build_task_builder(config), World(rank=0, size=1, device=CPU)
+    source = build_source(config.data, world)
+    training, test = builder.preview(config, source)
+    assert all("group" in item.title and "," in item.title for item in (*training.items, *test.items))
+    split = builder.read_split(config, source, "train")
+    loader = builder.train_loader(config, split, world)
+    draws = [int(draw) for draw in loader.order(0)]
+    assert [item.path for item in training.items] == [split.paths[draw % 8] for draw in draws]
+    again = [item.frames for item, draw in zip(training.items, draws) if draw % 8 == 0]
+    assert len(again) in (4, 5) and len(set(again)) > 1  # drawn 8 / 15 of the time, each time another clip
+    dataset = loader.dataset
+    for item, draw in zip(training.items, draws):
+        with dataset.decoding.open(split, draw % 8) as video:
+            assert list(item.frames) == dataset.frame_numbers(0, draw, video)

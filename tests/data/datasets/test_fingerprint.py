@@ -33,7 +33,6 @@ def test_the_fingerprint_of_a_list_of_files_stays() -> None:
 def test_the_folder_and_the_source_do_not_count(manifest: Manifest) -> None:
     moved = [path.replace("/data/", "/mnt/elsewhere/") for path in manifest.paths]
     assert not changed(manifest, paths=moved, source="other.csv", left_out={"hidden": ("._a.mp4",)})
-    assert not changed(manifest, weights=FloatArrayView([1.0, 2.0, 3.0]))
 
 
 @BOTH
@@ -43,6 +42,14 @@ def test_names_labels_and_order_count(manifest: Manifest) -> None:
     assert changed(manifest, paths=["/data/cat/a.mp4", "/data/cat/c.mp4", "/data/dog/a.mp4"])
     assert fingerprint(manifest.subset(np.array([1, 0, 2]))) != fingerprint(manifest)
     assert fingerprint(manifest.subset(np.array([0, 1]))) != fingerprint(manifest)
+
+
+@BOTH
+def test_weights_count_because_epochs_draw_by_them(manifest: Manifest) -> None:
+    assert changed(manifest, weights=FloatArrayView([1.0, 2.0, 3.0]))
+    weighted = replace(manifest, weights=FloatArrayView([1.0, 2.0, 3.0]))
+    assert changed(weighted, weights=FloatArrayView([3.0, 2.0, 1.0]))
+    assert not changed(weighted, weights=FloatArrayView([1.0, 2.0, 3.0]))
 
 
 @BOTH
