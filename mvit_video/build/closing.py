@@ -2,9 +2,9 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from mvit_video.config import Train
+from mvit_video.engine.early_stopping import BestScore
 from mvit_video.engine.tracking import read_metrics
 
 
@@ -36,13 +36,12 @@ def evaluate_command(config: Train) -> str:
 
 def _best(metrics: Path, name: str) -> str:
     records = read_metrics(metrics) if metrics.exists() else []
-    best: tuple[float, Any] | None = None
+    best, step = BestScore(name), None
     for record in records:
         value = record.get(name)
-        # The first of equals is the one whose checkpoint is kept as the best.
-        if record.get("kind") == "eval" and isinstance(value, int | float) and (best is None or value > best[0]):
-            best = value, record["step"]
-    return "unknown, there was no validation" if best is None else f"{name} {best[0]:.4g} after step {best[1]:,}"
+        if record.get("kind") == "eval" and isinstance(value, int | float) and best.is_better(value):
+            best.value, step = float(value), record["step"]
+    return "unknown, there was no validation" if step is None else f"{name} {best.value:.4g} after step {step:,}"
 
 
 def _weights(folder: Path) -> Path:

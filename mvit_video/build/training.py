@@ -109,7 +109,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
         with explained(config, world, items=loader.num_items):
             metrics = trainer.fit()
     if world.is_main:
-        logger.info("%s", closing_summary(config, best_metric=task.best_metric))
+        logger.info("%s", closing_summary(config, best_metric=config.trainer.best_metric or task.best_metric))
     return metrics
 
 
