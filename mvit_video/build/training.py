@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mvit_video.build.batch import step_batch
-from mvit_video.build.batch_size import settle_batch_size
+from mvit_video.build.batch_size import choose_batch_size
 from mvit_video.build.closing import closing_summary
 from mvit_video.build.common import (
     build_average,
@@ -25,8 +25,10 @@ from mvit_video.build.common import (
 )
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import Train
+from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.evaluator import score
@@ -53,16 +55,13 @@ def train(config: Train) -> dict[str, float]:
 def _train(config: Train, world: World) -> dict[str, float]:
     builder = build_task_builder(config)
     source = build_source(config.data, world)
-    train_split = builder.read_split(config, source, "train")
-    val_split = None
-    if source.has("val"):
-        val_split = builder.read_split(config, source, "val", class_names=builder.class_names(train_split))
+    train_split, val_split = _splits(config, builder, source)
     model = build_model(config).to(world.device)
     if config.weights is not None:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
     choose_trained_part(config, model)
-    settle_batch_size(config, builder, model, world)
+    choose_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     _say_batch(config, loader, world)
     task = builder.task(config, train_split)
@@ -71,19 +70,13 @@ def _train(config: Train, world: World) -> dict[str, float]:
     average = build_average(config, model)
     sharding = build_sharding(config, model, average, world)
     data = {"train": builder.record(train_split)}
+    validate = None
     if val_split is not None:
         data["val"] = builder.record(val_split)
+        validate = build_validate(config, task, builder.validation(config, val_split, world), world)
     identity = RunIdentity.of(class_names=task.class_names, items_per_step=loader.items_per_step, data=data)
     begin_or_go_on(config, identity, world)
     tracker = build_tracker(config, task, world, total_steps=options.last_step)
-    validate = None
-    if val_split is None and config.trainer.early_stopping is not None:
-        raise ValueError(
-            f"trainer.early_stopping={config.trainer.early_stopping}: counts validations, and the data source has no "
-            "validation split; give one (data.source.val or data.holdout), or set trainer.early_stopping=null"
-        )
-    if val_split is not None:
-        validate = build_validate(config, task, builder.validation(config, val_split, world), world)
     trainer = Trainer(
         model=model,
         task=task,
@@ -111,6 +104,23 @@ def _train(config: Train, world: World) -> dict[str, float]:
     if world.is_main:
         logger.info("%s", closing_summary(config, best_metric=config.trainer.best_metric or task.best_metric))
     return metrics
+
+
+def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, Any]:
+    """The training and the validation split, the latter None if there is none; labels go by the training's classes.
+
+    Raises:
+        ValueError: an option needs validations, and there is no split for them.
+    """
+    train_split = builder.read_split(config, source, "train")
+    if source.has("val"):
+        return train_split, builder.read_split(config, source, "val", class_names=builder.class_names(train_split))
+    if config.trainer.early_stopping is not None:
+        raise ValueError(
+            f"trainer.early_stopping={config.trainer.early_stopping}: counts validations, and the data source has no "
+            "validation split; give one (data.source.val or data.holdout), or set trainer.early_stopping=null"
+        )
+    return train_split, None
 
 
 def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
