@@ -46,7 +46,7 @@ class Room:
     text: str
 
 
-def choose_batch_size(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> None:
+def resolve_batch_size(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> None:
     """Replace `trainer.batch_size=auto` by a number, the same on all ranks. A run that goes on keeps its own.
 
     Raises:
@@ -64,8 +64,8 @@ def choose_batch_size(config: Train, builder: TaskBuilder, model: nn.Module, wor
     choose_batch_size(config, builder, model, processes=world.size, room=smallest, bf16=bf16)
 
 
-def settle_without_ranks(config: Train, builder: TaskBuilder, *, processes: int) -> None:
-    """What `choose_batch_size` would come to on this machine, for a command that trains nothing and has no model."""
+def resolve_without_ranks(config: Train, builder: TaskBuilder, *, processes: int) -> None:
+    """What `resolve_batch_size` would come to on this machine, for a command that trains nothing and has no model."""
     if config.trainer.batch_size != AUTO:
         return
     recorded = _recorded(config.run_dir)
@@ -95,7 +95,7 @@ def choose_batch_size(
         bf16: computed in bf16.
 
     Raises:
-        ValueError: as `choose_batch_size` does.
+        ValueError: as `resolve_batch_size` does.
     """
     trainer = config.trainer
     if not isinstance(model, MViT):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from mvit_video.build.batch_size import settle_without_ranks
+from mvit_video.build.batch_size import resolve_without_ranks
 from mvit_video.build.common import build_source, build_task_builder
 from mvit_video.config import Preview
 from mvit_video.distributed.process_group import World
@@ -29,7 +29,7 @@ def preview(config: Preview) -> list[Path]:
         torch.set_num_threads(config.trainer.threads)
     source = build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
     builder = build_task_builder(config)
-    settle_without_ranks(here, builder, processes=config.processes)
+    resolve_without_ranks(here, builder, processes=config.processes)
     sections = builder.preview(here, source)
     look = Look(frames=config.frames, scale=config.scale, animate=config.animate)
     folder = Path(config.out) if config.out else config.run_dir / "preview"

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from mvit_video.build.batch import step_batch
-from mvit_video.build.batch_size import choose_batch_size
+from mvit_video.build.batch_size import resolve_batch_size
 from mvit_video.build.closing import closing_summary
 from mvit_video.build.common import (
     build_average,
@@ -61,7 +61,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
         rule: Any = config.image_to_video
         load_weights(model, config.weights, new_head=True, image_to_video=rule)
     choose_trained_part(config, model)
-    choose_batch_size(config, builder, model, world)
+    resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     _say_batch(config, loader, world)
     task = builder.task(config, train_split)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mvit_video import build
 from mvit_video.build import batch_size
-from mvit_video.build.batch_size import Room, choose_batch_size, room_on
+from mvit_video.build.batch_size import Room, choose_batch_size, resolve_batch_size, room_on
 from mvit_video.build.common import build_model, build_task_builder
 from mvit_video.build.plan import print_plan
 from mvit_video.config import Plan, Train
@@ -143,7 +143,7 @@ def test_a_run_keeps_the_batch_size_it_began_with(
 
 def test_a_number_is_left_alone() -> None:
     config = options("+experiment=motion_mvitv2", "trainer.batch_size=3")
-    choose_batch_size(config, build_task_builder(config), nn.Identity(), WORLD)
+    resolve_batch_size(config, build_task_builder(config), nn.Identity(), WORLD)
     assert config.trainer.batch_size == 3
 
 
