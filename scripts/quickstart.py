@@ -10,9 +10,9 @@ from pathlib import Path
 RUN = Path("runs/quickstart")
 
 
-def command(module: str, *options: str) -> list[str]:
-    """A command of the package on the quickstart's run."""
-    return [sys.executable, "-m", module, "+experiment=motion_mvitv2", "name=quickstart", *machine_options(), *options]
+def train(*options: str) -> None:
+    """Train on the embedded set, or go on with it."""
+    run("mvit_video.train", "+experiment=motion_mvitv2", f"name={RUN.name}", *machine_options(), *options)
 
 
 def machine_options() -> list[str]:
@@ -28,10 +28,11 @@ def machine_options() -> list[str]:
     return ["launcher.processes=2", "trainer.batch_size=8", "trainer.num_workers=0", "trainer.threads=1"]
 
 
-def evaluate(frame_order: str, *options: str) -> dict[str, float]:
-    """Accuracies of the trained weights on frames in the given order."""
+def evaluate(frame_order: str) -> dict[str, float]:
+    """Accuracies of the last weights on frames in the given order; all other options are the run's."""
     folder = RUN / f"evaluation_{frame_order}" if frame_order != "forward" else RUN / "evaluation"
-    run(command("mvit_video.evaluate", f"frame_order={frame_order}", f"checkpoint={newest()}", *options))
+    words = (f"run={RUN}", f"checkpoint={newest()}", f"frame_order={frame_order}", f"output={folder}")
+    run("mvit_video.evaluate", *words, *machine_options())
     return json.loads((folder / "results.json").read_text())
 
 
@@ -49,9 +50,9 @@ def reversed_share() -> float:
     return 100 * sum(row.get("predicted") == partner[row["label"]] for row in rows) / len(rows)
 
 
-def run(arguments: list[str]) -> None:
-    """Run a command; end with its exit code if it fails."""
-    code = subprocess.run(arguments).returncode
+def run(module: str, *words: str) -> None:
+    """Run a command of the package; end with its exit code if it fails."""
+    code = subprocess.run([sys.executable, "-m", module, *words]).returncode
     if code:
         sys.exit(code)
 
@@ -59,11 +60,11 @@ def run(arguments: list[str]) -> None:
 def main(options: list[str]) -> None:
     """Train, evaluate, report."""
     started = time.monotonic()
-    run(command("mvit_video.train", *options))
+    train(*options)
     trained = time.monotonic()
-    forward = evaluate("forward", *options)
-    shuffled = evaluate("shuffled", *options)
-    evaluate("reversed", *options)
+    forward = evaluate("forward")
+    shuffled = evaluate("shuffled")
+    evaluate("reversed")
     seconds = [round(t) for t in (trained - started, time.monotonic() - trained)]
     scores = (forward["video_top1"], forward["clip_top1"], shuffled["video_top1"], reversed_share())
     print(f"""
