@@ -11,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import mvit_video
 from mvit_video.build.common import build_model, build_source, build_task_builder, load_weights, process_group_of
-from mvit_video.config import Evaluate
+from mvit_video.build.run_identity import DataRecord
+from mvit_video.config import Data, Evaluate
+from mvit_video.data.datasets.splits import SplitSource
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import is_folder_of_shards, load_checkpoint
 from mvit_video.engine.checkpoints.files import sha256_of
@@ -34,9 +36,13 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
     if not (Path(checkpoint).is_file() or is_folder_of_shards(Path(checkpoint))):
         raise FileNotFoundError(f"no checkpoint at {checkpoint}: train {config.name} first, or give checkpoint=PATH")
     builder = build_task_builder(config)
-    source = build_source(config.data, world)
     trained = training_state_of(Path(checkpoint))
+    if trained.get("class_names") and config.split != "train":
+        forget_training_split(config.data)
+    source = build_source(config.data, world)
     split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
+    if isinstance(source, SplitSource) and config.split != "train":
+        check_held_out(builder.record(split), trained.get("run"))
     model = build_model(config).to(world.device)
     load_weights(model, checkpoint, new_head=False, use_ema=config.use_ema)
     evaluation = builder.evaluation(config, split, world, frame_order=config.frame_order)  # type: ignore[arg-type]
@@ -75,11 +81,46 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
 _NOT_PROTOCOL = ("environment", "mvit_video")
 
 
+def forget_training_split(data: Data) -> None:
+    """Leave the training split of a source unread: the classes are the checkpoint's, and its files may be gone.
+
+    Where the validation is cut off the training split, that is needed all the same.
+    """
+    if data.holdout is not None or data.folds is not None:
+        return
+    source = data.source
+    if isinstance(source, dict):
+        if source.get("train") is not None and (source.get("val") or source.get("test")):
+            source["train"] = None
+    elif getattr(source, "train", None) is not None and (source.val or source.test):
+        source.train = None
+
+
+def check_held_out(now: DataRecord, run: Mapping[str, Any] | None) -> None:
+    """Refuse a validation split that is cut off other videos than in training: some of it was trained on.
+
+    Args:
+        now: the split that would be evaluated.
+        run: the record of the run in the checkpoint.
+
+    Raises:
+        ValueError: it is another one than the run validated on.
+    """
+    before = (run or {}).get("data", {}).get("val")
+    if before is not None and before["fingerprint"] != now.fingerprint:
+        raise ValueError(
+            f"the validation split is cut off the training videos, which have changed since: {before['items']} were "
+            f"held out ({before['fingerprint']}), now it would be {now.items} others ({now.fingerprint}), and the model was "
+            "trained on some of them. Put the training videos back as they were, or evaluate videos that were never "
+            "trained on: data.holdout=null data.folds=null data.source.val=PATH"
+        )
+
+
 def training_state_of(checkpoint: Path) -> dict[str, Any]:
-    """Step and class names that a checkpoint of a training holds; empty for other weights."""
+    """Step, class names and record of the run that a checkpoint of a training holds; empty for other weights."""
     if is_folder_of_shards(checkpoint):
         state = load_checkpoint(checkpoint)
-        return {"step": state["step"], "class_names": state.get("class_names") or None}
+        return {"step": state["step"], "class_names": state.get("class_names") or None, "run": state.get("run")}
     return dict(read_weights_file(checkpoint).training)
 
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 _FORMAT = 1
+_CLASSES = "classes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,12 @@ def _begin_or_go_on(config: Train, identity: RunIdentity) -> str | None:
     differences = _differences(folder, config, identity)
     if not differences:
         return None
+    if any(name == _CLASSES for name, _, _ in differences) and config.resume == "force":
+        return (
+            f"{folder} holds a model of other classes ({next(f'{b} -> {a}' for n, b, a in differences if n == _CLASSES)}), "
+            "whose outputs would stand for the wrong names: resume=force cannot change that. Start a run of its own from "
+            f"the weights: name=ANOTHER_NAME weights={folder / 'checkpoints' / 'best.pt'}, or restore the classes' names"
+        )
     lines = "\n".join(f"  {name}: {before} -> {now}" for name, before, now in differences)
     if config.resume != "force":
         return (
@@ -160,9 +167,7 @@ def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[t
     if before["class_names"] != now.class_names:
         gone = [name for name in before["class_names"] if name not in now.class_names]
         new = [name for name in now.class_names if name not in before["class_names"]]
-        found.append(
-            ("classes", f"without {gone}" if gone else "the same names", f"with {new}" if new else "reordered")
-        )
+        found.append((_CLASSES, f"without {gone}" if gone else "the same names", f"with {new}" if new else "reordered"))
     for split, record in before["data"].items():
         mine = now.data.get(split)
         if mine is None:

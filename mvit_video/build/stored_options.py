@@ -43,6 +43,8 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
     if config.checkpoint is None:
         return
     stored = _options_of(Path(config.checkpoint), run_dir)
+    if stored is not None and OmegaConf.is_missing(config, "name"):
+        config.name = stored["name"]
     if stored is None:
         logger.info("%s holds no options of a training: all of them are those of this command", config.checkpoint)
         return
@@ -76,18 +78,31 @@ def _say(config: DictConfig, stored: Mapping[str, Any], experiment: Mapping[str,
 
 def _run_dir(config: DictConfig) -> Path | None:
     """The directory of the run that is asked for; None for weights alone."""
+    path = None if config.checkpoint is None else Path(config.checkpoint)
+    holder = None if path is None else _run_that_holds(path)
     if config.run is not None:
-        return find_run(config.run, output_dir=config.output_dir)
-    if config.checkpoint is not None:
-        path = Path(config.checkpoint)
-        if (path / "config.yaml").is_file():
+        run_dir = find_run(config.run, output_dir=config.output_dir)
+        if holder is not None and holder.resolve() != run_dir.resolve():
+            raise ValueError(
+                f"run={config.run} with checkpoint={config.checkpoint}: the checkpoint is of another run, {holder}; give "
+                "one of the two"
+            )
+        if path is not None and path == holder:
             config.checkpoint = None
-            return path
-        return None
+        return run_dir
+    if path is not None:
+        if path == holder:
+            config.checkpoint = None
+        return holder
     if OmegaConf.is_missing(config, "name"):
         raise ValueError("nothing to evaluate is given: give run=NAME_OR_PATH, or checkpoint=PATH of a file of weights")
     folder = Path(config.output_dir) / config.name
     return folder if (folder / "config.yaml").is_file() else None
+
+
+def _run_that_holds(path: Path) -> Path | None:
+    """The directory of a run that is `path`, or that has its checkpoint at `path`."""
+    return next((folder for folder in (path, path.parent.parent) if (folder / "config.yaml").is_file()), None)
 
 
 def find_run(run: str, *, output_dir: str) -> Path:

@@ -43,6 +43,10 @@ class TaskBuilder(Protocol):
         """What a split is, for the record of the run."""
         ...
 
+    def shared(self, train: Any, other: Any) -> Sequence[str]:
+        """The items of another split that are in the training split, too."""
+        ...
+
     def train_loader(self, config: Train, split: Any, world: World) -> TrainBatches:
         """Endless training batches of this rank."""
         ...

@@ -114,7 +114,15 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
     """
     train_split = builder.read_split(config, source, "train")
     if source.has("val"):
-        return train_split, builder.read_split(config, source, "val", class_names=builder.class_names(train_split))
+        val_split = builder.read_split(config, source, "val", class_names=builder.class_names(train_split))
+        shared = builder.shared(train_split, val_split)
+        if shared:
+            logger.warning(
+                "%d of the validation's files are trained on, too, so that its accuracy says nothing about new ones: %s",
+                len(shared),
+                ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""),
+            )
+        return train_split, val_split
     if config.trainer.early_stopping is not None:
         raise ValueError(
             f"trainer.early_stopping={config.trainer.early_stopping}: counts validations, and the data source has no "

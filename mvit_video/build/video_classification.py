@@ -52,6 +52,11 @@ class VideoClassification:
         """Where the videos were listed, how many they are, and the digest of their names and labels."""
         return DataRecord(source=split.source, items=len(split), fingerprint=fingerprint(split))
 
+    def shared(self, train: Manifest, other: Manifest) -> Sequence[str]:
+        """The files, or segments of files, that both splits list."""
+        trained = {(path, train.segment(index)) for index, path in enumerate(train.paths)}
+        return [path for index, path in enumerate(other.paths) if (path, other.segment(index)) in trained]
+
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
         if self.class_weights == "balanced":

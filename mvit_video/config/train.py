@@ -74,7 +74,12 @@ class Train:
         return set()
 
     def problems(self) -> Iterator[str]:
-        """Rules between the values of two groups."""
+        """The rule of the name, and rules between the values of two groups."""
+        if self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name:
+            yield (
+                f"name={self.name!r}: names a folder in output_dir={self.output_dir}; it must be a plain name without "
+                "slashes, such as birds. Another place is output_dir=PATH"
+            )
         if self.augment.crop == "jitter" and min(self.augment.jitter) < self.data.crop_size:
             yield (
                 f"augment.jitter={self.augment.jitter}: no short side may be under "

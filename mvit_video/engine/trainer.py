@@ -400,10 +400,12 @@ class Trainer:
             load_with_adapters(self.average.module, state[kind], adapters)
             self.average.updates = state["ema_updates"]
         self.step = state["step"]
-        if state.get("best_metric", self.task.best_metric) == self.best.metric:
-            self.best.value = state["best"]
-        else:
+        if state.get("best_metric", self.task.best_metric) != self.best.metric:
             logger.info("best.pt is chosen anew, by %s from here on", self.best.metric)
+        elif _validated_on(state.get("run")) not in (None, _validated_on(self.identity)):
+            logger.warning("the validation split is another one than before: best.pt is chosen anew from here on")
+        else:
+            self.best.value = state["best"]
         if "early_stopping" in state:
             self.early_stopping.load(state["early_stopping"])
         self.failed = set(state["failed"])
@@ -466,6 +468,12 @@ class Trainer:
                 f"failed_{self.task.item}s": len(self.failed),
             },
         )
+
+
+def _validated_on(run: Mapping[str, Any] | None) -> str | None:
+    """The fingerprint of the validation split in the record of a run."""
+    fingerprint: str | None = (run or {}).get("data", {}).get("val", {}).get("fingerprint")
+    return fingerprint
 
 
 class Window:

@@ -137,3 +137,10 @@ def test_an_option_that_is_new_since_counts_as_its_default(begun: Path) -> None:
     start(begun)
     with pytest.raises(ValueError, match=r"trainer\.ema_decay: null -> 0\.9"):
         start(begun, "trainer.ema_decay=0.9")
+
+
+@pytest.mark.parametrize("names", [["cat", "hound"], ["dog", "cat"]])
+def test_other_classes_are_refused_with_force_too(begun: Path, names: list[str]) -> None:
+    """The outputs would stand for the wrong names."""
+    with pytest.raises(ValueError, match=r"(?s)a model of other classes.*force cannot change that.*weights=.*best\.pt"):
+        start(begun, "resume=force", identity=replace(IDENTITY, class_names=names))

@@ -146,3 +146,19 @@ def test_an_option_of_another_version_is_named(runs: Path, caplog: pytest.LogCap
     torch.save({**state, "config": text}, checkpoint)
     assert evaluated("run=mine", f"output_dir={runs}").data.num_frames == 8
     assert "['data.from_the_future'] are unknown to this version and left out" in caplog.text
+
+
+def test_a_checkpoint_alone_has_the_name_of_its_run(runs: Path, tmp_path: Path) -> None:
+    assert checked(evaluated(f"checkpoint={runs}/mine/checkpoints/best.pt")).run_dir == runs / "mine"
+    (tmp_path / "elsewhere").mkdir()
+    alone = (runs / "mine" / "checkpoints" / "best.pt").rename(tmp_path / "elsewhere" / "weights.pt")
+    assert checked(evaluated(f"checkpoint={alone}")).name == "mine"
+
+
+def test_the_checkpoint_of_another_run_is_refused(runs: Path) -> None:
+    (runs / "other").mkdir()
+    (runs / "other" / "config.yaml").touch()
+    for checkpoint in ("other", "other/checkpoints/best.pt"):
+        with pytest.raises(ValueError, match=r"run=mine with checkpoint=.*: the checkpoint is of another run, .*other"):
+            evaluated("run=mine", f"output_dir={runs}", f"checkpoint={runs}/{checkpoint}")
+    assert evaluated("run=mine", f"output_dir={runs}", f"checkpoint={runs}/mine").checkpoint.endswith("best.pt")

@@ -148,3 +148,28 @@ def test_a_finished_run_is_left_as_it_is(runs: Path, videos: Path, caplog: pytes
     assert build.train(options(*training_words(videos, runs))) == {}
     assert "is complete at step 3" in caplog.text
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_training_folder_need_not_be_there(runs: Path, copy_of: Path) -> None:
+    """The classes are the checkpoint's."""
+    words = [f"data.source.train={copy_of}/gone", f"data.source.val={copy_of}/val", f"output={copy_of}/out"]
+    assert evaluate("run=own", f"output_dir={runs}", *words)["num_videos"] == 6
+
+
+def test_a_held_out_part_of_changed_videos_is_refused(videos: Path, copy_of: Path, tmp_path: Path) -> None:
+    """The cut would hold out videos that the model was trained on."""
+    words = [word for word in training_words(copy_of, tmp_path) if "source.val" not in word]
+    build.train(options(*words, "data.holdout=0.34", "trainer.max_steps=1"))
+    assert evaluate("run=own", f"output_dir={tmp_path}", "split=val")["num_videos"] == 3
+    for number, file in enumerate(sorted((videos / "val").rglob("*.mp4"))):
+        shutil.copy(file, copy_of / "train" / "apple" / f"new{number}.mp4")
+    with pytest.raises(ValueError, match=r"(?s)3 were held out .*now it would be \d+ others.*data\.source\.val=PATH"):
+        evaluate("run=own", f"output_dir={tmp_path}", "split=val")
+    words = ["data.holdout=null", f"data.source.val={videos}/val", "split=val"]
+    assert evaluate("run=own", f"output_dir={tmp_path}", *words)["num_videos"] == 6
+
+
+def test_training_on_what_is_validated_is_said(videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = [*training_words(videos, tmp_path), f"data.source.val={videos}/train", "trainer.max_steps=1"]
+    build.train(options(*words))
+    assert "12 of the validation's files are trained on, too" in caplog.text

@@ -187,3 +187,9 @@ def test_the_yaml_files_of_a_wheel_and_of_a_checkout(tmp_path: Path, monkeypatch
     for folder in (tmp_path / "conf", tmp_path / "mvit_video/conf"):
         folder.mkdir(parents=True)
         assert config.config_dir() == str(folder)
+
+
+@pytest.mark.parametrize("name", ["''", ".", "..", "a/b", "../out"])
+def test_a_name_is_one_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="it must be a plain name without slashes, such as birds"):
+        options(MOTION, f"name={name}")

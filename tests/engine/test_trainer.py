@@ -207,3 +207,22 @@ def test_a_baseline_trains_and_evaluates_in_the_same_pipeline(motion_root: Path,
     build.train(options(*overrides, "trainer.max_steps=1"))
     results = build.evaluate(evaluate_options(*overrides))
     assert results["num_views"] == 48
+
+
+def test_another_validation_split_begins_the_best_anew(
+    motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was best on other videos says nothing about these."""
+    words = [*small_overrides(motion_root, tmp_path), "data/source=list", "schedule.epochs=2", "trainer.batch_size=16"]
+    words = [word for word in words if not word.startswith("data.source.")]
+    lines = (motion_root / "test.csv").read_text().splitlines(keepends=True)
+    words += [f"data.source.train={motion_root}/train.csv", f"data.source.val={tmp_path}/val.csv"]
+    words += [f"data.source.root={motion_root}", f"data.source.class_names_file={motion_root}/classes.txt"]
+    (tmp_path / "val.csv").write_text("".join(lines))
+    build.train(options(*words, "trainer.max_steps=2"))
+    best = tmp_path / "tiny" / "checkpoints" / "best.json"
+    assert json.loads(best.read_text())["step"] == 2
+    (tmp_path / "val.csv").write_text("".join(lines[:3]))
+    build.train(options(*words, "resume=force"))
+    assert "the validation split is another one than before: best.pt is chosen anew" in caplog.text
+    assert json.loads(best.read_text())["step"] == 4

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -46,15 +47,20 @@ def label_table(
         ValueError: a class that is used is not in `new`; the text has both lists and the nearest names.
     """
     names = checked_names(new, "class names")
-    place = {name: index for index, name in enumerate(names)}
+    place = {_composed(name): index for index, name in enumerate(names)}
     used = np.unique(labels).tolist()
-    unknown = [old[label] for label in used if old[label] not in place]
+    unknown = [old[label] for label in used if _composed(old[label]) not in place]
     if unknown:
         raise ValueError(unknown_classes(source, unknown, [old[label] for label in used], names))
     table = np.full(len(old), -1, np.int64)
     for label in used:
-        table[label] = place[old[label]]
+        table[label] = place[_composed(old[label])]
     return table
+
+
+def _composed(name: str) -> str:
+    """The name as most systems write it: a copy from a Mac may have its accents apart from their letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def unknown_classes(source: str, unknown: Sequence[str], used: Sequence[str], known: Sequence[str]) -> str:

@@ -167,6 +167,36 @@ class Manifest:
         entries = set(self.paths) if self.segments is None else set(zip(self.paths, self.segments))
         return len(self.paths) - len(entries)
 
+    def conflicting(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(path, class names) of the entries whose file, or segment of it, is there under several classes."""
+        if self.label_sets is not None or not self.num_duplicates():
+            return []
+        labels: dict[tuple[str, Segment], set[int]] = {}
+        for index, (path, label) in enumerate(zip(self.paths, self.labels, strict=True)):
+            labels.setdefault((path, self.segment(index)), set()).add(label)
+        return [
+            (path, tuple(self.class_names[label] for label in sorted(several)))
+            for (path, _), several in labels.items()
+            if len(several) > 1
+        ]
+
+
+def say_duplicates(manifest: Manifest) -> None:
+    """Count the entries that repeat an earlier one, and name the videos that are listed under several classes."""
+    if manifest.num_duplicates():
+        logger.info("%s: %d entries repeat a video that is already listed", manifest.source, manifest.num_duplicates())
+    conflicting = manifest.conflicting()
+    if conflicting:
+        path, names = conflicting[0]
+        logger.warning(
+            "%s: %d videos are listed under several classes, and the model is trained on each of them: %s is %s. Correct "
+            "the labels, or state that a video may have several (task=video_multilabel)",
+            manifest.source,
+            len(conflicting),
+            path,
+            " and ".join(names),
+        )
+
 
 def from_list(
     path: PathLike,
@@ -472,6 +502,5 @@ def _assemble(
     paths = tuple(path for path in found if path is not None)
     kept_labels = tuple(label for path, label in zip(found, labels) if path is not None)
     manifest = Manifest(paths, kept_labels, class_names, source, absent)
-    if manifest.num_duplicates():
-        logger.info("%s: %d entries repeat a file that is already listed", source, manifest.num_duplicates())
+    say_duplicates(manifest)
     return manifest

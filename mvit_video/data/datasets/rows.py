@@ -20,7 +20,7 @@ from mvit_video.data.datasets.class_names import checked_names, class_index, num
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut, examples
 from mvit_video.data.datasets.listing import existing
-from mvit_video.data.datasets.manifest import Manifest, Missing, PathLike
+from mvit_video.data.datasets.manifest import Manifest, Missing, PathLike, say_duplicates
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.video.location import is_remote, join_location
 
@@ -116,8 +116,7 @@ def manifest_of_rows(
         label_sets=LabelSetArrayView(sets) if multi_label else None,
         frame_rate=frame_rate,
     )
-    if manifest.num_duplicates():
-        logger.info("%s: %d rows repeat a video that is already listed", source, manifest.num_duplicates())
+    say_duplicates(manifest)
     return manifest
 
 

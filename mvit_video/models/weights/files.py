@@ -61,7 +61,7 @@ class WeightsFile:
         config: the configuration stored beside them, if any.
         averaged: whether the tensors are averaged over the steps of the training.
         notes: what a reader should know: which of two sets of weights this is, and what was left unread.
-        training: of a checkpoint of this project, the step and the class names.
+        training: of a checkpoint of this project, the step, the class names and the record of the run.
     """
 
     tensors: dict[str, Tensor]
@@ -123,7 +123,7 @@ def weights_in(content: Mapping[str, object], *, use_ema: bool = True) -> Weight
     if plain is None and averaged is None:
         return WeightsFile(tensors=_tensors_under(content, None), config=_stored_config(content))
     tensors = {key: _tensors_under(content, key) for key in (plain, averaged) if key is not None}
-    training = {key: content[key] for key in ("step", "class_names") if "format" in content and content.get(key)}
+    training = {key: content[key] for key in ("step", "class_names", "run") if "format" in content and content.get(key)}
     chosen, notes = tensors[plain if plain is not None else averaged], []  # type: ignore[index]
     if plain is None:
         notes.append(f"averaged weights ({averaged}), there are no others")

@@ -16,6 +16,7 @@ from mvit_video.data.datasets.manifest import (
     from_labeled_video_paths,
     from_list,
     from_ssv2_json,
+    say_duplicates,
 )
 from tests.paths import ROOT
 
@@ -182,7 +183,7 @@ def test_list_counts_repeated_files(tmp_path: Path, caplog: pytest.LogCaptureFix
         manifest = from_list(write(tmp_path / "l.csv", "a.mp4 0\na.mp4 1\na.mp4 1\n"), root=tmp_path)
     assert manifest.labels == (0, 1, 1)
     assert manifest.num_duplicates() == 2
-    assert "2 entries repeat a file" in caplog.text
+    assert "2 entries repeat a video" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -486,3 +487,17 @@ def test_ssv2_refuses_broken_json(tmp_path: Path) -> None:
         from_ssv2_json(broken, root=tmp_path, labels_file=labels_file)
     with pytest.raises(ValueError, match=r"none\.json: the file of class names does not exist"):
         from_ssv2_json(write(broken, "[]"), root=tmp_path, labels_file=tmp_path / "none.json")
+
+
+def test_a_video_under_several_classes_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = Manifest(("a.mp4", "b.mp4", "a.mp4", "b.mp4"), (0, 1, 1, 1), ("run", "walk"), "list.csv")
+    say_duplicates(manifest)
+    assert "list.csv: 1 videos are listed under several classes" in caplog.text
+    assert "a.mp4 is run and walk" in caplog.text and "b.mp4" not in caplog.text
+    assert manifest.conflicting() == [("a.mp4", ("run", "walk"))]
+
+
+def test_accents_apart_from_their_letters_make_no_other_class() -> None:
+    """As names of folders copied from a Mac have them."""
+    apart = Manifest(("a.mp4",), (0,), ("Gru\u0308ße",), "val")
+    assert apart.with_classes(("x", "Gr\u00fcße")).labels[0] == 1
