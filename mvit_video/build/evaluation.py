@@ -110,9 +110,9 @@ def check_held_out(now: DataRecord, run: Mapping[str, Any] | None) -> None:
     if before is not None and before["fingerprint"] != now.fingerprint:
         raise ValueError(
             f"the validation split is cut off the training videos, which have changed since: {before['items']} were "
-            f"held out ({before['fingerprint']}), now it would be {now.items} others ({now.fingerprint}), and the model was "
-            "trained on some of them. Put the training videos back as they were, or evaluate videos that were never "
-            "trained on: data.holdout=null data.folds=null data.source.val=PATH"
+            f"held out ({before['fingerprint']}), now it would be {now.items} others ({now.fingerprint}), and the "
+            "model was trained on some of them. Put the training videos back as they were, or evaluate videos that "
+            "were never trained on: data.holdout=null data.folds=null data.source.val=PATH"
         )
 
 

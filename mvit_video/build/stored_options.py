@@ -84,8 +84,8 @@ def _run_dir(config: DictConfig) -> Path | None:
         run_dir = find_run(config.run, output_dir=config.output_dir)
         if holder is not None and holder.resolve() != run_dir.resolve():
             raise ValueError(
-                f"run={config.run} with checkpoint={config.checkpoint}: the checkpoint is of another run, {holder}; give "
-                "one of the two"
+                f"run={config.run} with checkpoint={config.checkpoint}: the checkpoint is of another run, {holder}; "
+                "give one of the two"
             )
         if path is not None and path == holder:
             config.checkpoint = None

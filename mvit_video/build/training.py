@@ -118,7 +118,8 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
         shared = builder.shared(train_split, val_split)
         if shared:
             logger.warning(
-                "%d of the validation's files are trained on, too, so that its accuracy says nothing about new ones: %s",
+                "%d of the validation's files are trained on, too, so that its accuracy says nothing about new ones: "
+                "%s",
                 len(shared),
                 ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""),
             )

@@ -189,8 +189,8 @@ def say_duplicates(manifest: Manifest) -> None:
     if conflicting:
         path, names = conflicting[0]
         logger.warning(
-            "%s: %d videos are listed under several classes, and the model is trained on each of them: %s is %s. Correct "
-            "the labels, or state that a video may have several (task=video_multilabel)",
+            "%s: %d videos are listed under several classes, and the model is trained on each of them: %s is %s. "
+            "Correct the labels, or state that a video may have several (task=video_multilabel)",
             manifest.source,
             len(conflicting),
             path,
