@@ -24,6 +24,14 @@ def checked_names(names: Sequence[str], source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def alike(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of names that differ in upper and lower case or in spaces around them alone: most likely one class."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_composed(name).strip().casefold(), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
 def numbered_names(count: int) -> tuple[str, ...]:
     """What classes are called that have numbers alone."""
     return tuple(f"class {index}" for index in range(count))

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from mvit_video.data.datasets import manifest as read
 from mvit_video.data.datasets.class_folders import folder_class_names, from_folder
-from mvit_video.data.datasets.class_names import listed, read_class_names
+from mvit_video.data.datasets.class_names import alike, listed, read_class_names
 from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.indexed_manifest import from_index
 from mvit_video.data.datasets.left_out import describe_left_out
@@ -253,4 +253,9 @@ def logged(manifest: Manifest, split: Split) -> Manifest:
         level = logging.WARNING if split == "train" else logging.INFO
         texts = (len(empty), manifest.num_classes, listed(empty))
         logger.log(level, "%s split: %d of %d classes have no video: %s", split, *texts)
+    if split == "train":
+        for group in alike(manifest.class_names):
+            logger.warning(
+                "%s split: these are different classes, for names count as written: %s", split, listed(group)
+            )
     return manifest

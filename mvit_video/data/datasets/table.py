@@ -6,6 +6,7 @@ named in the log. A row with start or end is a segment of a longer video.
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -222,6 +223,15 @@ class ReadTable:
         unused = [name for name in table.columns if name not in columns.values()]
         if unused:
             logger.info("%s: columns that are not used: %s", table.source, ", ".join(unused))
+            segments = [name for name in unused if re.search(r"start|end|begin|stop|frame", name.casefold())]
+            if segments and columns["start"] is None and columns["end"] is None:
+                logger.warning(
+                    "%s: %s looks like a part of a video, and whole videos are taken: times in seconds are read from "
+                    "the columns data.source.start_column=... and data.source.end_column=...; frame numbers are not "
+                    "read",
+                    table.source,
+                    " and ".join(segments),
+                )
         parser = _RowParser(columns, options.label_separator)
         rows = tuple(parser.parsed(row) for row in table.rows)
         return cls(table, columns, rows, parser.multi_label)

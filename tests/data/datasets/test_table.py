@@ -241,3 +241,16 @@ def test_the_options_of_a_table() -> None:
     overrides = ("+experiment=finetune_folder", "data=table", "data.source.table=t.csv", "weights=w.pt", "name=x")
     for result in (options(*overrides), evaluate_options(*overrides)):
         assert (result.data.source.table, result.data.source.root) == ("t.csv", None)
+
+
+def test_what_looks_like_segments_and_is_not_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    table(tmp_path, "path,label,start_frame,end_frame\na.mp4,x,0,9\nb.mp4,y,3,8\n").manifest("train")
+    assert "start_frame and end_frame looks like a part of a video, and whole videos are taken" in caplog.text
+
+
+def test_classes_that_differ_in_case_alone_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    manifest = table(tmp_path, "path,label\na.mp4,run\nb.mp4,Run\nc.mp4,walk\n").manifest("train")
+    assert manifest.num_classes == 3
+    assert "train split: these are different classes, for names count as written: 'Run', 'run'" in caplog.text
