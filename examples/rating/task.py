@@ -17,7 +17,7 @@ from mvit_video.data.loading.batch import Batch, FrameOrder
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
-from mvit_video.runtime.env import write_text
+from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import Normalization, ViewEvaluation
 
 

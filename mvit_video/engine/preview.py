@@ -28,7 +28,7 @@ from mvit_video.engine.contact_sheet import (
     shorten,
     spread,
 )
-from mvit_video.runtime.env import write_text
+from mvit_video.runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 

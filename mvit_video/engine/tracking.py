@@ -17,7 +17,7 @@ from rich.table import Column
 
 # TensorBoard and matplotlib take seconds to import: only the process that uses them does.
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Panel, plot_curves
-from mvit_video.runtime.env import write_text
+from mvit_video.runtime.files import write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from mvit_video.runtime.cores import usable_cores
-from mvit_video.runtime.files import write_text as write_text
 
 # Distribution names on the package index of the libraries whose versions decide what a run computes.
 _LIBRARIES = {

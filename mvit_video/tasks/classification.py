@@ -23,7 +23,8 @@ from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
 from mvit_video.metrics import ViewScores, ViewScoresState
-from mvit_video.runtime.env import rng_for, write_text
+from mvit_video.runtime.env import rng_for
+from mvit_video.runtime.files import write_text
 from mvit_video.tasks.confusion import plot_confusion
 
 VALIDATION_METRICS = ("video_top1", "video_top5", "mean_class_top1", "macro_f1", "loss", "num_videos", "num_failed")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
 from PIL import Image
 
 from mvit_video.build.clip_preview import augment_text, clip_text
+from mvit_video.build.common import build_model
 from mvit_video.build.preview import preview
 from mvit_video.config import Augment, Data, Preview
 from mvit_video.engine.contact_sheet import Layout
@@ -76,10 +78,13 @@ def test_one_kind_only(motion_root, tmp_path) -> None:
 
 
 def test_no_model_is_built(motion_root, tmp_path, monkeypatch) -> None:
-    from mvit_video.build import common
+    from mvit_video import models
 
-    monkeypatch.setattr(common, "build_model", None)
-    preview(preview_options(*motion_overrides(motion_root, tmp_path, "clips=1", "videos=0", "data.num_classes=null")))
+    monkeypatch.setattr(models, "create_model", None)  # what model._target_ names, whoever asks for it
+    overrides = motion_overrides(motion_root, tmp_path, "clips=1", "videos=0", "data.num_classes=null")
+    assert "train_01.png" in [path.name for path in preview(preview_options(*overrides))]
+    with pytest.raises(InstantiationException, match="Expected a callable target"):
+        build_model(preview_options(*overrides))
 
 
 @pytest.mark.parametrize(
