@@ -123,12 +123,20 @@ def norm_linears(
 
 
 def _chunks(rows: Tensor, width: int) -> list[slice]:
-    """Equal slices of the rows, of at most CHUNK_VALUES values at `width` columns; all of them but on an eager CPU."""
+    """Equal slices of the rows, of at most CHUNK_VALUES values at `width` columns; all of them but on an eager CPU.
+
+    Fake tensors hold no values: in slices they would only be a thousand times the operations to count.
+    """
     count = rows.shape[0]
-    if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_fake():
         return [slice(0, count)]
     step = -(-count // -(-count * width // CHUNK_VALUES)) if count else 1
     return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _is_fake() -> bool:
+    """Whether operations make fake tensors now; asked so, because importing their module takes a second."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def _mlp(rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
