@@ -43,9 +43,12 @@ def _restore_random_state() -> Iterator[None]:
     torch.set_rng_state(states[2])
 
 
+_register_once = functools.cache(register)
+
+
 def options(*overrides: str, config_name: str = "config") -> Train:
     """The checked options of a command line."""
-    register()
+    _register_once()
     with initialize_config_dir(config_dir(), version_base="1.3"):
         return to_object(compose(config_name, overrides=list(overrides)))
 
