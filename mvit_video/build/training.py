@@ -25,6 +25,7 @@ from mvit_video.build.common import (
 )
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import Train
@@ -59,7 +60,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     model = build_model(config).to(world.device)
     if config.weights is not None:
         rule: Any = config.image_to_video
-        load_weights(model, config.weights, new_head=True, image_to_video=rule)
+        load_weights(model, weights_file(config.weights), new_head=True, image_to_video=rule)
     choose_trained_part(config, model)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)

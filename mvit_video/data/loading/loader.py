@@ -165,8 +165,9 @@ class TrainLoader:
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"the training split has {len(dataset)} videos, fewer than one step takes: {batch_size} videos x "
-                f"{world_size} processes x {accumulate} accumulated = {self.items_per_step}. Lower trainer.batch_size "
-                "or trainer.accumulate"
+                f"{world_size} processes x {accumulate} forward passes of a step "
+                f"(trainer.accumulate) = {self.items_per_step}. Lower trainer.batch_size"
+                + (", or trainer.accumulate" if accumulate > 1 else "")
             )
 
     @property

@@ -76,8 +76,8 @@ def test_back_into_a_model(run, tmp_path):
 def test_the_newest_where_there_is_no_best(run, tmp_path):
     for name in ("best.pt", "best.json"):
         (run / "checkpoints" / name).unlink()
-    assert find_checkpoint(run).name == "step_00000002.pt"
-    assert find_checkpoint(run / "checkpoints").name == "step_00000002.pt"
+    assert find_checkpoint(run)[0].name == "step_00000002.pt"
+    assert find_checkpoint(run / "checkpoints")[0].name == "step_00000002.pt"
     with pytest.raises(CheckpointError, match="has no complete checkpoint"):
         find_checkpoint(tmp_path)
 
