@@ -122,13 +122,13 @@ def weights_file(place: str) -> str:
     """
     path = Path(place)
     if not path.exists():
-        raise ValueError(f"{place}: there is no such file or run; relative paths are taken from {Path.cwd()}")
+        raise ValueError(f"weights={place}: there is no such file or run; relative paths are taken from {Path.cwd()}")
     if not _is_folder_of_run(path):
         return place
     run_dir = _run_that_holds(path)
     if run_dir is None:
         raise ValueError(
-            f"{place}: is a folder, and holds no config.yaml of a run; give a file of weights, or runs/NAME"
+            f"weights={place}: is a folder, and holds no config.yaml of a run; give a file of weights, or runs/NAME"
         )
     return str(best_checkpoint(run_dir))
 

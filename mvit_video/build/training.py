@@ -54,13 +54,14 @@ def train(config: Train) -> dict[str, float]:
 
 
 def _train(config: Train, world: World) -> dict[str, float]:
+    weights = None if config.weights is None else weights_file(config.weights)
     builder = build_task_builder(config)
     source = build_source(config.data, world)
     train_split, val_split = _splits(config, builder, source)
     model = build_model(config).to(world.device)
-    if config.weights is not None:
+    if weights is not None:
         rule: Any = config.image_to_video
-        load_weights(model, weights_file(config.weights), new_head=True, image_to_video=rule)
+        load_weights(model, weights, new_head=True, image_to_video=rule)
     choose_trained_part(config, model)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)

@@ -38,6 +38,7 @@ def test_without_validation(tmp_path: Path) -> None:
     text = closing_summary(Train(name="a", output_dir=str(tmp_path)), best_metric="video_top1")
     assert "best     unknown, there was no validation\n" in text
     assert f"weights  {tmp_path}/a/checkpoints\n" in text
+    assert text.endswith(f"run=a output_dir={tmp_path} data.source.val=PATH")  # what to evaluate it on is not known
 
 
 def test_the_best_of_all_validations_counts(tmp_path: Path) -> None:

@@ -501,3 +501,23 @@ def test_accents_apart_from_their_letters_make_no_other_class() -> None:
     """As names of folders copied from a Mac have them."""
     apart = Manifest(("a.mp4",), (0,), ("Gru\u0308ße",), "val")
     assert apart.with_classes(("x", "Gr\u00fcße")).labels[0] == 1
+
+
+def test_relative_paths_are_found_beside_the_list_where_none_is_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "set" / "a" / "v.mp4").touch()
+    (tmp_path / "set" / "list.csv").write_text("a/v.mp4 0\n")
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert from_list("set/list.csv").paths == ("set/a/v.mp4",)
+    assert f"taken from its own folder, for none of them leads anywhere from the current one, {tmp_path}" in caplog.text
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "v.mp4").touch()
+    assert from_list("set/list.csv").paths == ("a/v.mp4",)
+    with pytest.raises(ValueError, match="do not exist under elsewhere"):  # a given root is the only place
+        from_list("set/list.csv", root="elsewhere")
+    (tmp_path / "set" / "list.csv").write_text("b/v.mp4 0\n")
+    with pytest.raises(ValueError, match=rf"do not exist under the current folder \({tmp_path}\), nor beside the list"):
+        from_list("set/list.csv")
