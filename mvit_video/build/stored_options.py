@@ -223,7 +223,7 @@ def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, g
         return
     started = place.parents[len(output.parts)]
     moved = []
-    for name in source:
+    for name in map(str, source):
         value = source[name]
         if (
             not isinstance(value, str)

@@ -1,5 +1,6 @@
 """An evaluation takes its options from the run or the checkpoint; the command line changes single ones, and says so."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,7 @@ def test_weights_may_be_those_of_a_run(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_says_which_checkpoint_is_taken(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     evaluated("run=mine", f"output_dir={runs}")
     assert "its best checkpoint is taken, best.pt" in caplog.text
 
@@ -189,6 +191,7 @@ def test_converted_weights_hold_no_way_to_read_videos(tmp_path: Path) -> None:
 def test_relative_places_of_a_run_are_found_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "v").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -166,7 +166,7 @@ def test_scores_of_different_validation_sets_are_kept_apart(tmp_path: Path, caps
         (folder / "run.json").write_text(json.dumps({"data": {"val": data}}))
     text = shown(capsys, tmp_path, "--best", "video_top1")
     head, first, second = text.split("\n\n")
-    assert "measured on 2 sets of videos, and scores of different sets do not compare" in lines_of(head)
+    assert "measured on 2 sets of videos, and scores of different sets do not compare" in head
     assert first.startswith("on val, 40 items of a/val (f1):") and second.startswith("on val, 40 items of b/val (f2):")
     assert [line.split()[0] for line in first.splitlines()[2:]] == ["a", "c"]
     assert [line.split()[0] for line in second.splitlines()[2:]] == ["b"]

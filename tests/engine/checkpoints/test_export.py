@@ -55,7 +55,7 @@ def test_the_best_weights_of_a_run(run, tmp_path, capsys, options, seed, average
     assert (about["step"], about["averaged"], about["names"], about["format"]) == ("1", averaged, "mvit_video", "pt")
     stored = json.loads(about["config"])["model"]
     assert (stored["_target_"], stored["drop_path"]) == ("mvit_video.models.MViTConfig", 0.3)
-    assert f"{run / 'checkpoints' / 'best.pt'}: " in capsys.readouterr().out
+    assert f"{run / 'checkpoints' / 'best.pt'} (the best of the run): " in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "run"]
 
 
