@@ -132,8 +132,8 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
             "validation split; give one (data.source.val or data.holdout), or set trainer.early_stopping=null"
         )
     logger.warning(
-        "there is no validation split: nothing is measured during the training, and its newest checkpoint is the one that "
-        "counts. data.source.val=PATH gives one, data.holdout=0.2 holds one out"
+        "there is no validation split: nothing is measured during the training, and its newest checkpoint counts. "
+        "data.source.val=PATH gives one, data.holdout=0.2 holds one out"
     )
     return train_split, None
 

@@ -82,6 +82,15 @@ def listed_files(
     return wanted, found
 
 
+def absent_text(root: str | None, *, all_of_them: bool) -> tuple[str, str]:
+    """Where listed files were looked for, and the way out, for an error about those that are not there."""
+    if not root:
+        place = f"the current folder ({os.getcwd()}), nor beside the list"
+    else:
+        place = root if is_remote(root) or os.path.isabs(root) else f"{root} (from {os.getcwd()})"
+    return place, "check root" if all_of_them else "check root, or leave them out with data.source.missing=skip"
+
+
 def existing(paths: Sequence[str], *, folders: bool = False) -> list[str | None]:
     """Each path, or None if there is no such file; lists each parent folder once. URLs are taken at their word.
 

@@ -27,7 +27,7 @@ from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut
 from mvit_video.data.datasets.list_file import EMPTY_LIST, bad_line, parse_list
-from mvit_video.data.datasets.listing import listed_files, read_json, read_text, scan, videos_by_stem
+from mvit_video.data.datasets.listing import absent_text, listed_files, read_json, read_text, scan, videos_by_stem
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
 from mvit_video.video.location import VideoLocation
@@ -497,8 +497,8 @@ def _assemble(
     absent = tuple(name for name, path in zip(listed, found) if path is None)
     if absent and (missing == "error" or len(absent) == len(listed)):
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        way_out = "check root" if len(absent) == len(listed) else "check root, or pass missing='skip' to leave them out"
-        place = f"the current folder ({os.getcwd()}), nor beside the list" if root is None else os.fspath(root)
+        base = None if root is None else os.fspath(root)
+        place, way_out = absent_text(base, all_of_them=len(absent) == len(listed))
         raise ValueError(
             f"{source}: {len(absent)} of {len(listed)} listed videos do not exist under {place}: {shown}; {way_out}"
         )

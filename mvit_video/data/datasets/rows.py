@@ -19,7 +19,7 @@ from mvit_video.data.datasets.array_views import FloatArrayView
 from mvit_video.data.datasets.class_names import checked_names, class_index, numbered_names
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut, examples
-from mvit_video.data.datasets.listing import listed_files
+from mvit_video.data.datasets.listing import absent_text, listed_files
 from mvit_video.data.datasets.manifest import Manifest, Missing, PathLike, say_duplicates
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.video.location import is_remote
@@ -195,11 +195,9 @@ def _absent(
     gone = [(row, path) for row, path, there in zip(rows, paths, found) if there is None]
     if gone and (missing == "error" or len(gone) == len(rows)):
         shown = examples((f"{path} ({row.place})" for row, path in gone), 5)
-        way_out = "check root" if len(gone) == len(rows) else "check root, or leave them out with missing=skip"
+        place, way_out = absent_text(base, all_of_them=len(gone) == len(rows))
         raise ValueError(
-            f"{source}: {len(gone)} of {len(rows)} listed videos do not exist under "
-            f"{base or f'the current folder ({os.getcwd()}), nor beside the list'}: "
-            f"{shown}; {way_out}"
+            f"{source}: {len(gone)} of {len(rows)} listed videos do not exist under {place}: {shown}; {way_out}"
         )
     if gone:
         logger.warning("%s: left out %d of %d rows whose files do not exist", source, len(gone), len(rows))

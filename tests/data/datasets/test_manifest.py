@@ -248,7 +248,7 @@ def test_missing_videos_are_an_error_with_count_and_first_names(tmp_path: Path) 
     (tmp_path / "v0.mp4").mkdir()  # a folder is no video file
     source = write(tmp_path / "l.csv", "a.mp4 0\n" + "".join(f"v{i}.mp4 0\n" for i in range(7)))
     first = ", ".join(re.escape(f"{tmp_path}/v{i}.mp4") for i in range(5))
-    message = rf"7 of 8 listed videos do not exist under .*: {first}, \.\.\.; check root, or pass missing='skip'"
+    message = rf"7 of 8 listed videos do not exist under .*: {first}, \.\.\.; check root, or leave them out with data\.source\.missing=skip"
     with pytest.raises(ValueError, match=message):
         from_list(source, root=tmp_path)
 
@@ -417,7 +417,7 @@ def test_kinetics_refuses_unknown_class_and_names_the_near_one(tmp_path: Path) -
         (HEADER + "archery,aaaaaaaaaaa,5\n", r"k\.csv:2: time_start '5' or time_end '' is no number"),
         (
             HEADER + "archery,aaaaaaaaaaa,5,15,train\nzumba,bbbbbbbbbbb,5,15,train\n",
-            r"1 of 2 listed videos do not exist under .*bbbbbbbbbbb_000005_000015; .*missing='skip'",
+            r"1 of 2 listed videos do not exist under .*bbbbbbbbbbb_000005_000015; .*missing=skip",
         ),
     ],
 )
