@@ -248,7 +248,8 @@ def test_missing_videos_are_an_error_with_count_and_first_names(tmp_path: Path) 
     (tmp_path / "v0.mp4").mkdir()  # a folder is no video file
     source = write(tmp_path / "l.csv", "a.mp4 0\n" + "".join(f"v{i}.mp4 0\n" for i in range(7)))
     first = ", ".join(re.escape(f"{tmp_path}/v{i}.mp4") for i in range(5))
-    message = rf"7 of 8 listed videos do not exist under .*: {first}, \.\.\.; check root, or leave them out with data\.source\.missing=skip"
+    way_out = r"check root, or leave them out with data\.source\.missing=skip"
+    message = rf"7 of 8 listed videos do not exist under .*: {first}, \.\.\.; {way_out}"
     with pytest.raises(ValueError, match=message):
         from_list(source, root=tmp_path)
 
