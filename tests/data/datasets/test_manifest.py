@@ -517,7 +517,9 @@ def test_relative_paths_are_found_beside_the_list_where_none_is_in_the_current_f
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "v.mp4").touch()
     assert from_list("set/list.csv").paths == ("a/v.mp4",)
-    with pytest.raises(ValueError, match="do not exist under elsewhere"):  # a given root is the only place
+    with pytest.raises(
+        ValueError, match=rf"do not exist under elsewhere \(from {tmp_path}\)"
+    ):  # a given root is the only place
         from_list("set/list.csv", root="elsewhere")
     (tmp_path / "set" / "list.csv").write_text("b/v.mp4 0\n")
     with pytest.raises(ValueError, match=rf"do not exist under the current folder \({tmp_path}\), nor beside the list"):
