@@ -85,6 +85,9 @@ def _run_dir(config: DictConfig) -> Path | None:
     holder = None if path is None else _run_that_holds(path)
     if config.run is not None:
         run_dir = find_run(config.run, output_dir=config.output_dir)
+        if path is not None and not path.exists():
+            path = next((place for place in (run_dir / path, run_dir / "checkpoints" / path) if place.exists()), path)
+            config.checkpoint, holder = str(path), _run_that_holds(path)
         if holder is not None and holder.resolve() != run_dir.resolve():
             raise ValueError(
                 f"run={config.run} with checkpoint={config.checkpoint}: the checkpoint is of another run, {holder}; "
@@ -211,34 +214,29 @@ def _follow_data(config: DictConfig, stored: Mapping[str, Any]) -> None:
 def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, given: Iterable[str]) -> None:
     """Where the run's relative paths to its data lead nowhere from here, take them from where the run was started.
 
-    That folder follows from a relative `output_dir`: the run lies in <folder>/<output_dir>/<name>.
+    What the command line gives, a path or a whole source, is its own.
     """
-    output, source = Path(str(stored.get("output_dir", "runs"))), config.data.source
-    place = run_dir.resolve()
-    if (
-        output.is_absolute()
-        or not isinstance(source, DictConfig)
-        or place.parts[-1 - len(output.parts) : -1] != output.parts
-    ):
+    started, source = _folder_of_start(stored, run_dir), config.data.source
+    if started is None or not isinstance(source, DictConfig) or {"data", "data.source"} & set(given):
         return
-    started = place.parents[len(output.parts)]
     moved = []
-    for name in map(str, source):
+    for name in (str(name) for name in source if not OmegaConf.is_missing(source, name)):
         value = source[name]
-        if (
-            not isinstance(value, str)
-            or f"data.source.{name}" in given
-            or os.path.isabs(value)
-            or os.path.exists(value)
-        ):
-            continue
-        if (started / value).exists():
+        own = isinstance(value, str) and f"data.source.{name}" not in given and not os.path.isabs(value)
+        if own and not os.path.exists(value) and (started / value).exists():
             source[name] = str(started / value)
             moved.append(f"data.source.{name}")
-    if moved and "root" in source and source.root is None:
-        source.root = str(started)
     if moved:
         logger.info("%s: relative, and taken from %s, where the run was started", ", ".join(moved), started)
+
+
+def _folder_of_start(stored: Mapping[str, Any], run_dir: Path) -> Path | None:
+    """The folder that a run was started in: it lies in <folder>/<output_dir>/<name>. None if that cannot be told."""
+    output, place = Path(str(stored.get("output_dir", "runs"))), run_dir.resolve()
+    parts = output.parts
+    if output.is_absolute() or place.parts[-1 - len(parts) : -1] != parts:
+        return None
+    return place.parents[len(parts)]
 
 
 def _select(values: Any, key: str) -> Any:

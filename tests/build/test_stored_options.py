@@ -205,3 +205,11 @@ def test_relative_places_of_a_run_are_found_from_elsewhere(
     assert (source.val, source.train) == (str(tmp_path / "v"), "t")  # t is nowhere
     assert f"data.source.val: relative, and taken from {tmp_path}, where the run was started" in caplog.text
     assert evaluated("run=../runs/mine", "data.source.val=v").data.source.val == "v"  # the command line's own
+    other = evaluated("run=../runs/mine", "data/source=ssv2", "data.source.val=v").data.source
+    assert other.val == "v" and OmegaConf.is_missing(other, "root")
+
+
+@pytest.mark.parametrize("place", ["best.pt", "checkpoints/best.pt"])
+def test_a_checkpoint_is_found_in_the_run(runs: Path, place: str) -> None:
+    config = evaluated("run=mine", f"output_dir={runs}", f"checkpoint={place}")
+    assert config.checkpoint == f"{runs}/mine/checkpoints/best.pt"
