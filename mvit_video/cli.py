@@ -1,5 +1,6 @@
 """What the commands share: compose the options with Hydra, check them, print them, and say plainly what is wrong."""
 
+import io
 import logging
 import os
 import re
@@ -18,14 +19,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mvit_video.config import Train, config_dir, register
-from mvit_video.config.check import explain, to_object
+from mvit_video.config.check import to_object
 from mvit_video.config.help import help_text
+from mvit_video.config.mistakes import explain
 from mvit_video.config.summary import Composed, summary_text
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.output import write_out
 
 logger = logging.getLogger(__name__)
 ALL_OPTIONS = "MVIT_VIDEO_ALL_OPTIONS"  # set in the environment: every option is printed, as YAML
+_FULL_ERROR = "HYDRA_FULL_ERROR=1 before the command shows where that came from"
 _HELP = {"--help", "-h"}
 _MULTIRUN = {"--multirun", "-m"}
 
@@ -57,8 +60,14 @@ def run_command(
     if wants_help:
         sys.argv = [word for word in sys.argv if word not in _HELP | _MULTIRUN]
 
+    refusals = _Refusals()
+
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
+        with refusals.over():
+            work(config)
+
+    def work(config: DictConfig) -> None:
         if wants_help:
             code = write_out(help_text(config) + "\n", sys.stdout)
             if code:
@@ -87,15 +96,54 @@ def run_command(
             logger.warning("interrupted%s", f"; {interrupted}" if interrupted else "")
             sys.exit(130)
 
-    try:
-        with _sweep():
-            compose()
-    except SystemExit as stop:
-        # Hydra prints what it refused and exits; add the known options and the nearest name.
-        hint = explain(stop.__context__) if stop.code and stop.__context__ else None
-        if hint:
-            print(hint, file=sys.stderr)
-        raise
+    with _sweep(), refusals:
+        compose()
+
+
+class _Refusals:
+    """Holds back what Hydra prints while it composes options, to say it in plain words where it refuses them.
+
+    HYDRA_FULL_ERROR=1 makes Hydra raise instead, and nothing is held back.
+    """
+
+    def __init__(self) -> None:
+        self._stderr = sys.stderr
+        self._held = io.StringIO()
+        self._composing = False
+
+    def __enter__(self) -> None:
+        self._stderr = sys.stderr
+        self._hold()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        text = ""
+        if self._composing and isinstance(error, SystemExit) and error.code:
+            text = self._in_plain_words(error)
+        self._release(instead=text)
+
+    @contextmanager
+    def over(self) -> Iterator[None]:
+        """The options are composed: what is printed now is the command's."""
+        self._release()
+        yield
+        self._hold()  # the next combination of a sweep is composed
+
+    def _hold(self) -> None:
+        self._held, self._composing = io.StringIO(), True
+        sys.stderr = self._held
+
+    def _release(self, *, instead: str = "") -> None:
+        if self._composing:
+            self._composing, sys.stderr = False, self._stderr
+            sys.stderr.write(instead or self._held.getvalue())
+
+    def _in_plain_words(self, stop: SystemExit) -> str:
+        """What was refused; empty where Hydra's own words will do."""
+        if stop.__context__ is not None:
+            text = explain(stop.__context__, _overrides(sys.argv, all=True))
+            return f"{text}\n{_FULL_ERROR}\n" if text else ""
+        lines = self._held.getvalue().strip().splitlines()  # of the parser of flags, which lists all flags first
+        return f"{lines[-1]}\nOptions are given as key=value; --help lists them\n" if lines else ""
 
 
 def _given_keys() -> list[str]:
@@ -181,8 +229,9 @@ def name_suffix(chosen: Sequence[Override]) -> str:
     return "".join(f"-{re.sub(r'[^A-Za-z0-9.-]+', '_', word).strip('_')}" for word in words)
 
 
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    return [word for word in arguments[1:] if "=" in word and not word.startswith("-")]
+def _overrides(arguments: Sequence[str], *, all: bool = False) -> list[str]:
+    """The words that set options; with `all`, also those that Hydra cannot read as such."""
+    return [word for word in arguments[1:] if (all or "=" in word) and not word.startswith("-")]
 
 
 @contextmanager

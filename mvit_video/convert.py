@@ -1,7 +1,8 @@
 """Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|mvit_video`.
 
-IN may also be a run, of which the best checkpoint is taken; OUT with the ending .safetensors holds weights alone, with
-the model's configuration and the names of the classes as text beside them.
+IN may also be the directory of a run: its best checkpoint is taken, or the newest of a run without validation. OUT with
+the ending .safetensors holds weights alone, with the model's configuration and the names of the classes as text beside
+them.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import ast
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,7 @@ def convert(arguments: argparse.Namespace) -> str:
     from mvit_video.models.weights.files import read_weights_file
     from mvit_video.models.weights.loading import load_checkpoint_model
 
-    checkpoint = find_checkpoint(arguments.input)
+    checkpoint, which = find_checkpoint(arguments.input)
     with _readable(checkpoint, arguments.output) as path:
         file = read_weights_file(path, use_ema=not arguments.no_ema)
         model, report = load_checkpoint_model(
@@ -94,21 +95,26 @@ def convert(arguments: argparse.Namespace) -> str:
         if arguments.output.suffix == SAFETENSORS:
             _write_safetensors(model, arguments.to, beside, about=_about(file))
         else:
-            _write_torch(model, arguments.to, beside)
+            _write_torch(model, arguments.to, beside, training=file.training)
         os.replace(beside, arguments.output)
     finally:
         beside.unlink(missing_ok=True)
     config = model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    names = file.training.get("class_names")
+    kept = arguments.output.suffix == SAFETENSORS or arguments.to == "mvit_video"
+    lost = "" if kept or not names else "; the names of the classes are left out: this container has no place for them"
     return (
-        f"{checkpoint}: {report.format}, {report}\n"
+        f"{checkpoint}{which}: {report.format}, {report}\n"
         f"{arguments.output}: {arguments.to}, {len(model.state_dict())} tensors, {parameters:,} parameters, "
-        f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes"
+        f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes{lost}"
     )
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: Path) -> tuple[Path, str]:
     """The file that `path` names; of a run, or its folder of checkpoints, the best checkpoint, else the newest.
+
+    Besides, which of a run's checkpoints it is, in words for people; empty for a file that was named.
 
     Raises:
         CheckpointError: a folder without checkpoints.
@@ -116,13 +122,13 @@ def find_checkpoint(path: Path) -> Path:
     from mvit_video.engine.checkpoints import CheckpointError, is_folder_of_shards, latest_checkpoint
 
     if not path.is_dir() or is_folder_of_shards(path):
-        return path
+        return path, ""
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     best = folder / "best.pt"
     found = best if best.is_file() else latest_checkpoint(folder)
     if found is None:
         raise CheckpointError(f"{path} has no complete checkpoint: name a file, or the folder of a run that has one")
-    return found
+    return found, " (the best of the run)" if found == best else " (the newest of the run, which has no validation)"
 
 
 @contextmanager
@@ -155,11 +161,16 @@ def _about(file: "WeightsFile") -> dict[str, str]:
     return about
 
 
-def _write_torch(model: "MViT", target: "TargetFormat", path: Path) -> None:
+def _write_torch(
+    model: "MViT", target: "TargetFormat", path: Path, *, training: Mapping[str, object] | None = None
+) -> None:
     from mvit_video.engine.checkpoints.files import write_torch
     from mvit_video.models.weights.loading import checkpoint_content
 
-    write_torch(path, checkpoint_content(model, target))
+    content = checkpoint_content(model, target)
+    if target == "mvit_video" and training:
+        content |= {key: training[key] for key in ("step", "class_names") if key in training}
+    write_torch(path, content)
 
 
 def _write_safetensors(model: "MViT", target: "TargetFormat", path: Path, *, about: dict[str, str]) -> None:

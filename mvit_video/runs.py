@@ -251,10 +251,20 @@ def _json(value: Any) -> str:
 
 def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours: bool) -> str:
     ranked = best_runs(folder, metric)
+    groups: dict[str | None, list[tuple[str, Score]]] = {}
+    for name, score in ranked:
+        groups.setdefault(score.fingerprint, []).append((name, score))
     if as_json:
         return "".join(_json({"name": name, "metric": metric, **asdict(score)}) + "\n" for name, score in ranked)
     order = "the smallest first" if lower_is_better(metric) else "the largest first"
-    return f"{metric}, {order}\n" + render(_BEST_COLUMNS, ranked, width=width, colours=colours)
+    tables = [render(_BEST_COLUMNS, items, width=width, colours=colours) for items in groups.values()]
+    if len(groups) == 1:
+        return f"{metric}, {order}\n{tables[0]}"
+    text = f"{metric}, {order}; measured on {len(groups)} sets of videos, and scores of different sets do not compare\n"
+    for (fingerprint, items), table in zip(groups.items(), tables):
+        where = "a set that is not recorded" if fingerprint is None else f"{items[0][1].split} ({fingerprint})"
+        text += f"\non {where}:\n{table}"
+    return text
 
 
 def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str:

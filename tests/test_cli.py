@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from mvit_video.cli import name_suffix, run_command
 from mvit_video.config import Train, config_dir
@@ -117,6 +118,12 @@ def test_names_of_a_sweep_can_be_typed(overrides: list[str], suffix: str) -> Non
         ([MOTION, "data/source=lst"], "data/source=lst: unknown; did you mean 'list'?"),
         (["+experimnt=motion_mvitv2"], "experimnt: unknown option; did you mean the group 'experiment'?"),
         ([MOTION, "optm.lr=1"], "optm: unknown option; did you mean 'optim'?"),
+        ([MOTION, "modle=x3d_s"], "modle: unknown option; did you mean 'model'?"),
+        ([MOTION, "data/sorce=list"], "data/sorce: unknown; did you mean 'data/source'? The groups are: experiment"),
+        (
+            [MOTION, "optim.crop_size=96"],
+            "optim.crop_size: unknown option; there is model.crop_size and data.crop_size. The options are: ",
+        ),
     ],
 )
 def test_the_nearest_name_is_given(
@@ -127,9 +134,65 @@ def test_the_nearest_name_is_given(
     assert stop.value.code == 1
     text = said(capsys)
     assert message in text
-    hints = [line for line in text.splitlines() if ": unknown" in line]
-    assert len(hints) == 1
-    assert "_schema" not in hints[0]
+    assert "_schema" not in text
+    if "experimnt" not in arguments[0]:  # a group added with a plus is composed, and refused by the check
+        assert text.splitlines()[1:] == ["HYDRA_FULL_ERROR=1 before the command shows where that came from"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("experiment=motion_mvitv2", "experiment=motion_mvitv2: is written with a plus: +experiment=motion_mvitv2"),
+        ("optim.lr=fast", "optim.lr=fast: must be a number (above 0); it is: peak learning rate"),
+        ("data.num_frames=2.5", "data.num_frames=2.5: must be a whole number (at least 1); it is: frames of a clip"),
+        ("optim.betas=3", "optim.betas=3: must be a list of numbers in brackets (two values"),
+        ("trainer.compile=maybe", "trainer.compile=maybe: must be true or false"),
+        ("seed=null", "seed=null: must be a whole number"),
+        ("data.num_classes=many", "data.num_classes=many: must be a whole number, or null (at least 1)"),
+        ("optim=3", "optim=3: optim is a group of options; The choices are: adamw, sgd"),
+        ("weights", "weights: options are given as key=value, without spaces around the sign"),
+        ("name=a=b", "name=a=b: the value holds characters that have a meaning here"),
+        ("data.group_pattern=_(x)_", "other kind: \"data.group_pattern='_(x)_'\""),
+        ("+experiment=ssv2_mvitv2_s", "two experiments are given; give one"),
+        ("+model=x3d_s", "+model=...: model has a choice already, which model=..., without the plus, replaces"),
+        ("+optim.lr=1", "+optim.lr=...: the option is there already; leave the plus out: optim.lr=..."),
+        ("~nothing", "~nothing: there is no such option to leave out"),
+        ("trainer.batch_size=1,2", "trainer.batch_size=1,2: several values are a sweep, which needs --multirun; a l"),
+        ("--nothing", "unrecognized arguments: --nothing"),
+    ],
+)
+def test_what_hydra_refuses_is_said_in_plain_words(
+    command: Command, capsys: pytest.CaptureFixture[str], word: str, message: str
+) -> None:
+    """The message, and nothing of Hydra's own."""
+    with pytest.raises(SystemExit):
+        command(*([] if word.startswith("experiment=") else [MOTION]), word)
+    lines = said(capsys).splitlines()
+    assert len(lines) == 2 and message in lines[0]
+
+
+def test_a_later_combination_of_a_sweep_is_explained_too(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("--multirun", MOTION, "optim.lr=1e-3,fast")
+    text = said(capsys)
+    assert "optim.lr=fast: must be a number" in text and "Error merging" not in text
+
+
+def test_hydras_own_words_are_there_for_whoever_wants_them(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(HydraException, match=r"Error merging override optim\.lr=fast"):
+        command(MOTION, "optim.lr=fast")
+
+
+def test_a_mistake_of_the_program_is_shown_as_it_is(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    def job(options: Train) -> None:
+        raise KeyError("of the program")
+
+    with pytest.raises(SystemExit):
+        command(MOTION)
+        run_command("config", job)
+    text = said(capsys)
+    assert "Traceback" in text and "KeyError: 'of the program'" in text
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in Path(config_dir()).glob("*.yaml")))

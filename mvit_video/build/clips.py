@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvit_video.build.batch import step_batch
+from mvit_video.build.class_weights import shortened
 from mvit_video.build.common import pair
 from mvit_video.config import Data, Train
 from mvit_video.data.augmentation.mixing import Mixing
@@ -22,7 +23,6 @@ from mvit_video.distributed.process_group import World
 from mvit_video.tasks.classification import Normalization, ViewEvaluation
 
 logger = logging.getLogger(__name__)
-_CLASSES_SHOWN = 50
 
 
 def read_manifest(
@@ -131,19 +131,7 @@ def draws_text(manifest: Manifest, weights: npt.NDArray[np.float64], *, sampling
     counts, draws = manifest.counts(), expected_draws(manifest, weights)
     rows = [f"{name} {draws[i]:.1f} of {counts[i]}" for i, name in enumerate(manifest.class_names)]
     origin = f"data.sampling_weights={sampling}" + ("" if manifest.weights is None else ", times the table's weights")
-    return f"an epoch draws videos of each class so often ({origin}): {_shortened(rows)}"
-
-
-def class_weights_text(manifest: Manifest, weights: Sequence[float]) -> str:
-    """How many videos each class has, and its weight in the loss."""
-    counts = manifest.counts()
-    rows = [f"{name} {weights[i]:.3g} ({counts[i]} videos)" for i, name in enumerate(manifest.class_names)]
-    return f"weights of the classes in the loss: {_shortened(rows)}"
-
-
-def _shortened(rows: Sequence[str]) -> str:
-    shown = rows[:_CLASSES_SHOWN]
-    return ", ".join(shown) + (f" and {len(rows) - len(shown)} more classes" if len(rows) > len(shown) else "")
+    return f"an epoch draws videos of each class so often ({origin}): {shortened(rows)}"
 
 
 def build_loading(config: Train, world: World) -> LoaderOptions:

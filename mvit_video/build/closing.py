@@ -16,12 +16,13 @@ def closing_summary(config: Train, *, best_metric: str) -> str:
         best_metric: by which the best checkpoint is chosen.
     """
     folder = config.run_dir
+    validated = (folder / "checkpoints" / "best.pt").is_file()
     rows = [
         ("best", _best(folder / "metrics.jsonl", best_metric)),
         ("weights", str(_weights(folder / "checkpoints"))),
         ("curves", str(folder / "curves.png")),
         ("options", str(folder / "config.yaml")),
-        ("next", evaluate_command(config)),
+        ("next", evaluate_command(config) + ("" if validated else " data.source.val=PATH")),
     ]
     return f"{config.name} is trained:\n" + "\n".join(f"  {name:<8} {text}" for name, text in rows)
 

@@ -89,12 +89,29 @@ def plan_activations(config: Train, builder: TaskBuilder, model: nn.Module, worl
 
 
 def _instantiate(options: Any) -> Any:
-    """What the options' `_target_` makes of them; its own ValueError, not Hydra's wrapping of it."""
+    """What the options' `_target_` makes of them; its own ValueError, not Hydra's wrapping of it.
+
+    Raises:
+        ValueError: of the target; or there is no such target, or it does not take these arguments.
+    """
     try:
         return instantiate(options, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError):
-            raise ValueError(str(error.__cause__)) from error
+        cause = error.__cause__
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
+        given = options if isinstance(options, dict) else vars(options)
+        if isinstance(cause, ImportError):
+            reason = str(cause).strip().splitlines()[-1]
+            raise ValueError(
+                f"_target_: {given.get('_target_')} cannot be imported ({reason}). Python looks in the current folder, "
+                "in PYTHONPATH and among the installed packages: correct the name, or run from the folder that holds it"
+            ) from error
+        if isinstance(cause, TypeError):
+            names = ", ".join(str(name) for name in given if name != "_target_") or "none"
+            raise ValueError(
+                f"{given.get('_target_')}: {cause}; the arguments that the options give are: {names}"
+            ) from error
         raise
 
 

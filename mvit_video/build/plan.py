@@ -16,6 +16,7 @@ from mvit_video.build import common
 from mvit_video.build.batch import step_batch
 from mvit_video.build.batch_size import AUTO, Room, choose_batch_size, training_state
 from mvit_video.config import Plan
+from mvit_video.config.mistakes import choices_of
 from mvit_video.distributed.process_group import World
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
@@ -74,12 +75,12 @@ def print_plan(config: Plan) -> None:
     console.print("A prediction from data sheets and assumptions; docs/scaling.md has the formulas.")
     if chosen.memory > USABLE * machine.memory:
         logger.warning(
-            "%.1f GB per %s do not fit into %.0f %% of the %.0f GB of %s. Ways out: %s",
+            "%.1f GB per %s do not fit into %.0f %% of the %.0f GB of %s. Ways out on this one: %s",
             chosen.memory / GB,
             _unit(config),
             100 * USABLE,
             machine.memory / GB,
-            machine.name,
+            _machine_text(config),
             "; ".join(ways_out(config, machine, work, measured, chosen.ranks)),
         )
 
@@ -132,12 +133,13 @@ def measure(config: Plan) -> tuple[Measured, MViT]:
     with torch.device("meta"):
         model = common.build_model(config)
     if not isinstance(model, MViT):
-        raise ValueError(f"model={config.model.name}: plans are made for MViT models only")
+        name = getattr(config.model, "name", None) or type(model).__name__
+        raise ValueError(f"model={name}: plans are made for MViT models only")
     model = model.to_empty(device="cpu").train()
     builder = common.build_task_builder(config)
     if config.trainer.batch_size == AUTO:
         memory = config.machine.memory_gb
-        room = Room(size=USABLE * memory * GB, text=f"{USABLE:.0%} of the {memory:g} GB of {config.machine.name}")
+        room = Room(size=USABLE * memory * GB, text=f"{USABLE:.0%} of the {memory:g} GB of {_machine_text(config)}")
         choose_batch_size(config, builder, model, processes=_ranks(config), room=room, bf16=_bf16(config))
     shape = builder.input_shape(config, model.config)
     with torch.autocast("cpu", torch.bfloat16) if _bf16(config) else nullcontext():
@@ -309,6 +311,11 @@ def scaling(config: Plan, machine: Machine, work: Workload) -> Table:
         )
         ranks = machine.ranks_per_node if ranks == 1 and machine.ranks_per_node > 1 else ranks * 2
     return table
+
+
+def _machine_text(config: Plan) -> str:
+    """The machine that is reckoned with, and how to choose another."""
+    return f"{config.machine.name} (another: machine=..., one of {', '.join(choices_of('machine'))})"
 
 
 def _launch_bound(work: Workload, machine: Machine) -> bool:

@@ -101,12 +101,12 @@ def _begin_or_go_on(config: Train, identity: RunIdentity) -> str | None:
     differences = _differences(folder, config, identity)
     if not differences:
         return None
-    if any(name == _CLASSES for name, _, _ in differences) and config.resume == "force":
+    if any(name == _CLASSES for name, _, _ in differences):
         return (
-            f"{folder} holds a model of other classes "
-            f"({next(f'{b} -> {a}' for n, b, a in differences if n == _CLASSES)}), whose outputs would stand for the "
-            "wrong names: resume=force cannot change that. Start a run of its own from the weights: "
-            f"name=ANOTHER_NAME weights={folder / 'checkpoints' / 'best.pt'}, or restore the classes' names"
+            f"{folder} holds a model of other classes: "
+            f"{next(f'{b} -> {a}' for n, b, a in differences if n == _CLASSES)}. Its outputs would stand for the wrong "
+            "names, and resume=force cannot change that. Start a run of its own from the weights: "
+            f"name=ANOTHER_NAME weights={folder}, or restore the classes' names"
         )
     lines = "\n".join(f"  {name}: {before} -> {now}" for name, before, now in differences)
     if config.resume != "force":

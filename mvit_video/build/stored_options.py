@@ -5,6 +5,7 @@ frames, another size, another order of classes. So it takes them from the run, a
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
         for key in keys:
             OmegaConf.update(config, key, _select(composed, key), merge=False, force_add=True)
         _follow_data(config, stored)
+        if run_dir is not None:
+            _find_places(config, stored, run_dir, given)
     _say(config, stored, composed if "experiment" in given else None)
 
 
@@ -82,16 +85,19 @@ def _run_dir(config: DictConfig) -> Path | None:
     holder = None if path is None else _run_that_holds(path)
     if config.run is not None:
         run_dir = find_run(config.run, output_dir=config.output_dir)
+        if path is not None and not path.exists():
+            path = next((place for place in (run_dir / path, run_dir / "checkpoints" / path) if place.exists()), path)
+            config.checkpoint, holder = str(path), _run_that_holds(path)
         if holder is not None and holder.resolve() != run_dir.resolve():
             raise ValueError(
                 f"run={config.run} with checkpoint={config.checkpoint}: the checkpoint is of another run, {holder}; "
                 "give one of the two"
             )
-        if path is not None and path == holder:
+        if _is_folder_of_run(path):
             config.checkpoint = None
         return run_dir
     if path is not None:
-        if path == holder:
+        if holder is not None and _is_folder_of_run(path):
             config.checkpoint = None
         return holder
     if OmegaConf.is_missing(config, "name"):
@@ -100,9 +106,34 @@ def _run_dir(config: DictConfig) -> Path | None:
     return folder if (folder / "config.yaml").is_file() else None
 
 
+def _is_folder_of_run(path: Path | None) -> bool:
+    """Whether it is the folder of a run, or of its checkpoints, and not one checkpoint."""
+    return path is not None and path.is_dir() and not is_folder_of_shards(path)
+
+
 def _run_that_holds(path: Path) -> Path | None:
-    """The directory of a run that is `path`, or that has its checkpoint at `path`."""
-    return next((folder for folder in (path, path.parent.parent) if (folder / "config.yaml").is_file()), None)
+    """The directory of a run that is `path`, or that has its checkpoint or all its checkpoints at `path`."""
+    folders = (path, path.parent, path.parent.parent) if path.is_dir() else (path, path.parent.parent)
+    return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
+
+
+def weights_file(place: str) -> str:
+    """A file of weights, or, for the directory of a run, its best or newest checkpoint.
+
+    Raises:
+        ValueError: there is nothing there, or the run has no checkpoint.
+    """
+    path = Path(place)
+    if not path.exists():
+        raise ValueError(f"weights={place}: there is no such file or run; relative paths are taken from {Path.cwd()}")
+    if not _is_folder_of_run(path):
+        return place
+    run_dir = _run_that_holds(path)
+    if run_dir is None:
+        raise ValueError(
+            f"weights={place}: is a folder, and holds no config.yaml of a run; give a file of weights, or runs/NAME"
+        )
+    return str(best_checkpoint(run_dir))
 
 
 def find_run(run: str, *, output_dir: str) -> Path:
@@ -116,7 +147,10 @@ def find_run(run: str, *, output_dir: str) -> Path:
             return folder
     known = sorted(path.parent.name for path in Path(output_dir).glob("*/config.yaml"))
     hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"There are no runs in {output_dir}"
-    raise ValueError(f"run={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run. {hint}")
+    raise ValueError(
+        f"run={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run; relative paths are "
+        f"taken from {Path.cwd()}. {hint}"
+    )
 
 
 def best_checkpoint(run_dir: Path) -> Path:
@@ -127,11 +161,12 @@ def best_checkpoint(run_dir: Path) -> Path:
     """
     best = run_dir / "checkpoints" / "best.pt"
     if best.is_file():
+        logger.info("%s: its best checkpoint is taken, %s", run_dir, best.name)
         return best
     newest = latest_checkpoint(run_dir / "checkpoints")
     if newest is None:
         raise ValueError(f"{run_dir} has no checkpoint yet: train it first, or give checkpoint=PATH")
-    logger.info("%s was never validated: its newest checkpoint counts, %s", run_dir, newest.name)
+    logger.info("%s was never validated: its newest checkpoint is taken, %s", run_dir, newest.name)
     return newest
 
 
@@ -140,7 +175,10 @@ def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None
     if is_folder_of_shards(checkpoint):
         text: str | None = load_checkpoint(checkpoint)["config"]
     elif not checkpoint.is_file():
-        raise ValueError(f"checkpoint={checkpoint}: there is no such file; give a file of weights, or run=NAME")
+        raise ValueError(
+            f"checkpoint={checkpoint}: there is no such file; give a file of weights, or run=NAME; relative paths are "
+            f"taken from {Path.cwd()}"
+        )
     else:
         held = read_weights_file(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
@@ -148,7 +186,8 @@ def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None
         return None
     source = OmegaConf.load(run_dir / "config.yaml") if text is None and run_dir else OmegaConf.create(text)
     options: Any = OmegaConf.to_container(source)
-    return options if isinstance(options, dict) else None
+    # Weights that convert wrote hold the model's configuration alone, which is no way to read videos.
+    return options if isinstance(options, dict) and "data" in options else None
 
 
 def _put(config: DictConfig, key: str, value: Any) -> None:
@@ -170,6 +209,34 @@ def _follow_data(config: DictConfig, stored: Mapping[str, Any]) -> None:
     for name in _SHARED_WITH_DATA:
         if name in model and name in config.model and model[name] == data.get(name):
             config.model[name] = config.data[name]
+
+
+def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, given: Iterable[str]) -> None:
+    """Where the run's relative paths to its data lead nowhere from here, take them from where the run was started.
+
+    What the command line gives, a path or a whole source, is its own.
+    """
+    started, source = _folder_of_start(stored, run_dir), config.data.source
+    if started is None or not isinstance(source, DictConfig) or {"data", "data.source"} & set(given):
+        return
+    moved = []
+    for name in (str(name) for name in source if not OmegaConf.is_missing(source, name)):
+        value = source[name]
+        own = isinstance(value, str) and f"data.source.{name}" not in given and not os.path.isabs(value)
+        if own and not os.path.exists(value) and (started / value).exists():
+            source[name] = str(started / value)
+            moved.append(f"data.source.{name}")
+    if moved:
+        logger.info("%s: relative, and taken from %s, where the run was started", ", ".join(moved), started)
+
+
+def _folder_of_start(stored: Mapping[str, Any], run_dir: Path) -> Path | None:
+    """The folder that a run was started in: it lies in <folder>/<output_dir>/<name>. None if that cannot be told."""
+    output, place = Path(str(stored.get("output_dir", "runs"))), run_dir.resolve()
+    parts = output.parts
+    if output.is_absolute() or place.parts[-1 - len(parts) : -1] != parts:
+        return None
+    return place.parents[len(parts)]
 
 
 def _select(values: Any, key: str) -> Any:

@@ -25,6 +25,7 @@ from mvit_video.build.common import (
 )
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import Train
@@ -53,13 +54,14 @@ def train(config: Train) -> dict[str, float]:
 
 
 def _train(config: Train, world: World) -> dict[str, float]:
+    weights = None if config.weights is None else weights_file(config.weights)
     builder = build_task_builder(config)
     source = build_source(config.data, world)
     train_split, val_split = _splits(config, builder, source)
     model = build_model(config).to(world.device)
-    if config.weights is not None:
+    if weights is not None:
         rule: Any = config.image_to_video
-        load_weights(model, config.weights, new_head=True, image_to_video=rule)
+        load_weights(model, weights, new_head=True, image_to_video=rule)
     choose_trained_part(config, model)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
@@ -129,6 +131,10 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
             f"trainer.early_stopping={config.trainer.early_stopping}: counts validations, and the data source has no "
             "validation split; give one (data.source.val or data.holdout), or set trainer.early_stopping=null"
         )
+    logger.warning(
+        "there is no validation split: nothing is measured during the training, and its newest checkpoint counts. "
+        "data.source.val=PATH gives one, data.holdout=0.2 holds one out"
+    )
     return train_split, None
 
 

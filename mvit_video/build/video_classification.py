@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
+from mvit_video.build.class_weights import Weighting, weights_by_name, weights_text
 from mvit_video.build.clip_preview import preview_sections
 from mvit_video.build.clips import (
     build_evaluation,
     build_mixing,
     build_normalization,
     build_train_loader,
-    class_weights_text,
     read_manifest,
 )
 from mvit_video.build.run_identity import DataRecord
@@ -32,10 +31,11 @@ class VideoClassification:
     """A `TaskBuilder`: see task_builder.py.
 
     Args:
-        class_weights: weights of the classes in the loss; "balanced": see tasks.classification.balanced_class_weights.
+        class_weights: weights of the classes in the loss; "balanced": see tasks.classification.balanced_class_weights;
+            or by name, 1 for the others.
     """
 
-    def __init__(self, class_weights: Literal["none", "balanced"] = "none") -> None:
+    def __init__(self, class_weights: Weighting = "none") -> None:
         self.class_weights = class_weights
 
     def read_split(
@@ -59,8 +59,9 @@ class VideoClassification:
 
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
-        if self.class_weights == "balanced":
-            logger.info("%s", class_weights_text(split, balanced_class_weights(split.counts())))
+        weights = self._class_weights(split)
+        if weights is not None:
+            logger.info("weights of the classes in the loss: %s", weights_text(split, weights))
         return build_train_loader(config, split, world)
 
     def task(self, config: Train, split: Manifest) -> Classification:
@@ -69,8 +70,14 @@ class VideoClassification:
             class_names=split.class_names,
             normalization=build_normalization(config.data),
             mixing=build_mixing(config),
-            class_weights=balanced_class_weights(split.counts()) if self.class_weights == "balanced" else None,
+            class_weights=self._class_weights(split),
         )
+
+    def _class_weights(self, split: Manifest) -> Sequence[float] | None:
+        """One weight per class; None for 1 each. ValueError for a name that is no class."""
+        if self.class_weights == "balanced":
+            return balanced_class_weights(split.counts())
+        return weights_by_name(self.class_weights, split.class_names, option="task.class_weights")
 
     def validation(self, config: Train, split: Manifest, world: World) -> ViewEvaluation:
         """Validation during training: the centre clip and crop of every video, the same each time."""

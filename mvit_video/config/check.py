@@ -1,7 +1,7 @@
 """From a composed config to plain dataclasses, refusing what cannot work before any data is read.
 
-Hydra refuses mistyped keys and wrong types by itself (see the schemas); here its messages get the way out, and values
-of the right type that no run can use are named with the rule they break. Every rule stands in the schemas: this module
+Hydra refuses mistyped keys and wrong types by itself (see the schemas, and mistakes.py for the words); here values of
+the right type that no run can use are named with the rule they break. Every rule stands in the schemas: this module
 walks them and knows no option.
 """
 
@@ -9,13 +9,10 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from mvit_video.config.help import SCHEMA_SUFFIX
+from mvit_video.config.mistakes import group_names, option_names
 from mvit_video.config.nearest import did_you_mean, nearest
-from mvit_video.config.registry import SCHEMAS
 from mvit_video.config.rules import HasProblems, rule_of
 from mvit_video.config.train import Train
 
@@ -74,34 +71,6 @@ def impossible(options: Any, prefix: str = "") -> Iterator[str]:
         yield from options.problems()
 
 
-def explain(error: BaseException) -> str | None:
-    """What to do about a config Hydra refused, or None if its own message says enough."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmegaConfBaseException | MissingConfigException):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, MissingConfigException):
-        return _explain_missing(cause)
-    if not isinstance(cause, ConfigKeyError | ConfigAttributeError) or cause.full_key is None:
-        return None
-    schema = cause.object_type
-    if not (isinstance(schema, type) and is_dataclass(schema)):
-        return None
-    return f"{cause.full_key}: unknown option; {did_you_mean(str(cause.key), _names(schema))}"
-
-
-def _explain_missing(error: MissingConfigException) -> str | None:
-    """Experiments, and options of a group, that there are instead of the one asked for."""
-    if error.missing_cfg_file is None or not error.options:
-        return None
-    group, _, name = error.missing_cfg_file.rpartition("/")
-    known = [known for known in error.options if not known.endswith(SCHEMA_SUFFIX)]
-    return f"{group}={name}: unknown; {did_you_mean(name, known, kind=f'choices for {group}')}"
-
-
-def _names(schema: type) -> list[str]:
-    return [declared.name for declared in fields(schema) if not declared.name.startswith("_")]
-
-
 def _unknown_keys(config: DictConfig, prefix: str) -> Iterator[str]:
     """Keys added with `+` to a group that has a schema: Hydra lets those through."""
     schema = OmegaConf.get_type(config)
@@ -110,9 +79,9 @@ def _unknown_keys(config: DictConfig, prefix: str) -> Iterator[str]:
         name = str(key)
         if schema is not None and known is not None and name not in known:
             # A `+group=choice` whose group is mistyped looks like an option, too.
-            groups = () if prefix else ("experiment", *sorted({entry.group for entry in SCHEMAS if entry.group}))
+            groups = () if prefix else group_names()
             near = nearest(name, (*groups, *known))
             group = f"did you mean the group '{near}'?" if near in groups and near not in known else ""
-            yield f"{prefix}{name}: unknown option; {group or did_you_mean(name, _names(schema))}"
+            yield f"{prefix}{name}: unknown option; {group or did_you_mean(name, option_names(schema))}"
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             yield from _unknown_keys(config[key], f"{prefix}{name}.")

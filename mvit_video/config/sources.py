@@ -11,6 +11,7 @@ from mvit_video.config.rules import option
 SPLITS = ("train", "val", "test")
 _MISSING_FILES = "what to do about listed videos that do not exist: stop, or train without them and say how many"
 _FRAME_RATE = "frames per second of videos that are folders of numbered pictures; null: there are none"
+_ROOT = "folder that relative paths start from; null: the current one, or the list's where none of the files is there"
 _CLASS_NAMES = "file with one class name a line, in the order of the labels"
 
 
@@ -22,7 +23,7 @@ class ListSource:
     train: str | None = option(None, help="the training list")
     val: str | None = option(None, help="the validation list")
     test: str | None = option(None, help="the test list; null: the validation list")
-    root: str | None = option(None, help="folder that relative paths start from; null: the current one")
+    root: str | None = option(None, help=_ROOT)
     separator: str = option(" ", help="what stands between path and label")
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
     num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
@@ -82,7 +83,7 @@ class LabeledVideoPathsSource:
     train: str | None = option(None, help="the training list or folder")
     val: str | None = option(None, help="the validation list or folder")
     test: str | None = option(None, help="the test list or folder; null: that of the validation")
-    root: str | None = option(None, help="folder that relative paths start from; null: the current one")
+    root: str | None = option(None, help=_ROOT)
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
     num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
     missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)

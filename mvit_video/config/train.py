@@ -27,7 +27,10 @@ class Train:
     )
     output_dir: str = option("runs", neutral=True, help="folder of all runs")
     seed: int = option(0, help="seed of everything random: first weights, order, augmentation, dropout")
-    weights: str | None = option(None, help="weights to start from; the class head may differ; null: random ones")
+    weights: str | None = option(
+        None,
+        help="weights to start from: a file, or the directory of a run; the class head may differ; null: random ones",
+    )
     image_to_video: str | None = option(
         None, choices=("published", "corrected"), help="how image weights become a video model's; see README, Weights"
     )

@@ -310,7 +310,8 @@ def forecast(work: Workload, machine: Machine, *, ranks: int, strategy: Strategy
     if per_step > work.videos:
         raise ValueError(
             f"a step on {ranks} ranks takes {per_step} videos, and there are {work.videos}: lower trainer.batch_size, "
-            "trainer.accumulate or nodes"
+            f"trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: another machine=..., or "
+            "machine.ranks_per_node=1"
         )
     compute, step = compute_s(work, machine), compute_s(work, machine)
     exchanges: list[Exchange] = []

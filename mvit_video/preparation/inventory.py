@@ -1,17 +1,18 @@
-"""From the splits' manifests to the files there are: each once, with its size and time, whatever lists it."""
+"""From the splits' manifests to the files there are: each once, with its size and time, whatever lists it.
 
-import logging
+A folder of pictures counts as a file: its size is that of its pictures, its time that of the newest.
+"""
+
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import WHOLE, Segment
 from mvit_video.preparation.journal import FileState
-from mvit_video.video.location import VideoLocation
-
-logger = logging.getLogger(__name__)
+from mvit_video.video.location import PICTURE_EXTENSIONS, VideoLocation
 
 _THREADS = 32  # a network file system answers many at a time
 
@@ -35,13 +36,31 @@ class InventoryItem:
         """Bytes; 0 for a file that cannot be found."""
         return 0 if self.state is None else self.state.size
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of pictures."""
+        return self.location.frame_rate is not None
+
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """A line of a split: which item, of which class."""
+    """A line of a split.
+
+    Attributes:
+        item: which file.
+        label: its class, the first one where it has several.
+        segment: the stretch of the file that it is.
+        labels: all its classes.
+        row: its place in the manifest.
+        frames: its frames, once its file was read; None until then.
+    """
 
     item: int
     label: int
+    segment: Segment = WHOLE
+    labels: tuple[int, ...] = ()
+    row: int = 0
+    frames: range | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +84,7 @@ def take_inventory(manifests: Mapping[str, Manifest], *, limit: int | None = Non
     Args:
         manifests: by the splits' names.
         limit: take so many entries of each split, spread evenly over it; None for all.
-
-    Raises:
-        ValueError: a manifest holds what an index cannot: segments, several labels a video, folders of pictures.
     """
-    for split, manifest in manifests.items():
-        _check_kind(split, manifest)
-        _say_what_is_lost(split, manifest)
     places: dict[tuple[str, int], int] = {}
     locations: list[VideoLocation] = []
     entries: dict[str, tuple[SplitEntry, ...]] = {}
@@ -84,31 +97,12 @@ def take_inventory(manifests: Mapping[str, Manifest], *, limit: int | None = Non
                 places[key] = len(locations)
                 whole = location.start == 0 and (location.size is None or location.mtime_ns is not None)
                 # A whole file is looked at as it is now; only a stretch of a larger one has a size of its own.
-                locations.append(VideoLocation(location.name, location.url) if whole else _without_index(location))
-            listed.append(SplitEntry(places[key], manifest.labels[index]))
+                locations.append(_whole(location) if whole else _without_index(location))
+            label = manifest.labels[index]
+            labels = (label,) if manifest.label_sets is None else manifest.label_sets[index]
+            listed.append(SplitEntry(places[key], label, manifest.segment(index), labels, index))
         entries[split] = tuple(listed)
     return Inventory(tuple(look_up(locations)), entries, dict(manifests))
-
-
-def _check_kind(split: str, manifest: Manifest) -> None:
-    """Refuse what would be lost in the index."""
-    kinds = {
-        "segments of videos": manifest.segments,
-        "several labels a video": manifest.label_sets,
-        "folders of pictures": manifest.frame_rate,
-    }
-    for kind, values in kinds.items():
-        if values is not None:
-            raise ValueError(
-                f"split {split}: {manifest.source} has {kind}, which an index cannot hold; train from it as it is, "
-                "without preparing it"
-            )
-
-
-def _say_what_is_lost(split: str, manifest: Manifest) -> None:
-    lost = [name for name in ("groups", "weights") if getattr(manifest, name) is not None]
-    if lost:
-        logger.warning("split %s: the index will not hold the %s of %s", split, " and ".join(lost), manifest.source)
 
 
 def evenly_spaced(count: int, limit: int | None) -> Sequence[int]:
@@ -126,11 +120,13 @@ def look_up(locations: Sequence[VideoLocation]) -> list[InventoryItem]:
 
 def _look_up(location: VideoLocation) -> InventoryItem:
     if location.remote:
-        return _look_up_remote(location)
+        return _look_up_remote(replace(location, frame_rate=None))  # folders of pictures are local
     try:
         file_stat = os.stat(location.url)
     except (OSError, ValueError) as error:
         return InventoryItem(location, None, getattr(error, "strerror", None) or str(error))
+    if location.frame_rate is not None and stat.S_ISDIR(file_stat.st_mode):
+        return InventoryItem(location, _folder_state(location.url, file_stat.st_mtime_ns))
     if not stat.S_ISREG(file_stat.st_mode):
         return InventoryItem(
             location, None, "is a directory" if stat.S_ISDIR(file_stat.st_mode) else "is not a regular file"
@@ -138,8 +134,20 @@ def _look_up(location: VideoLocation) -> InventoryItem:
     size = file_stat.st_size if location.size is None else location.size
     path = os.path.abspath(location.url)
     return InventoryItem(
-        location, FileState(name=path, start=location.start, size=size, mtime_ns=file_stat.st_mtime_ns)
+        replace(location, frame_rate=None),
+        FileState(name=path, start=location.start, size=size, mtime_ns=file_stat.st_mtime_ns),
     )
+
+
+def _folder_state(folder: str, mtime_ns: int) -> FileState:
+    """The identity of a folder of pictures: their bytes in all, and the newest of their times and its own."""
+    size = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(PICTURE_EXTENSIONS):
+                picture = entry.stat()
+                size, mtime_ns = size + picture.st_size, max(mtime_ns, picture.st_mtime_ns)
+    return FileState(name=os.path.abspath(folder), size=size, mtime_ns=mtime_ns)
 
 
 def _look_up_remote(location: VideoLocation) -> InventoryItem:
@@ -154,6 +162,10 @@ def _look_up_remote(location: VideoLocation) -> InventoryItem:
         except Exception as error:  # every file system raises errors of its own
             return InventoryItem(location, None, str(error) or type(error).__name__)
     return InventoryItem(location, FileState(name=location.url, start=location.start, size=size, mtime_ns=0))
+
+
+def _whole(location: VideoLocation) -> VideoLocation:
+    return VideoLocation(location.name, location.url, frame_rate=location.frame_rate)
 
 
 def _without_index(location: VideoLocation) -> VideoLocation:

@@ -86,7 +86,12 @@ class Record:
     @property
     def frame_index(self) -> FrameIndex:
         """The index of a file that has one."""
-        return decode_frame_index(base64.b64decode(self.frames))
+        return decode_frame_index(self.encoded_frames)
+
+    @property
+    def encoded_frames(self) -> bytes:
+        """The same as `encode_frame_index` made it."""
+        return base64.b64decode(self.frames)
 
     def covers(self, verify: Verify) -> bool:
         """Whether this is as much as reading with `verify` would tell: what cannot be indexed cannot be decoded."""

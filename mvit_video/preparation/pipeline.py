@@ -86,6 +86,7 @@ def prepare_data_set(
     start = time.monotonic()
     logger.info("looking up %s", count_text(sum(map(len, manifests.values())), "video"))
     data = take_inventory(manifests, limit=plan.limit)
+    _check_kinds(data, plan)
     _check_folders(data, plan)
     plan.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -167,6 +168,22 @@ def _reencoding(data: Inventory, plan: PreparePlan, stack: ExitStack) -> Reencod
     return ReencodeStage(
         data.items, targets, journal, encoding=plan.encoding, options=options, keep=plan.keep, folder=plan.encode_folder
     )
+
+
+def _check_kinds(data: Inventory, plan: PreparePlan) -> None:
+    """Refuse what folders of pictures cannot become."""
+    folders = [item.location.name for item in data.items if item.is_folder]
+    wanted = [
+        (plan.shards, "shards.enabled=true", "a member of a shard is one file"),
+        (plan.encoding, "reencode.enabled=true", "video files alone are re-encoded"),
+    ]
+    for chosen, option, rule in wanted:
+        if chosen is not None and folders:
+            raise ValueError(
+                f"{option}: {count_text(len(folders), 'video')}, the first {folders[0]}, are folders of pictures, and "
+                f"{rule}; leave the option out to index the folders where they are, or make a video file of each "
+                "(ffmpeg -framerate RATE -i %05d.jpg) and prepare those"
+            )
 
 
 def _check_folders(data: Inventory, plan: PreparePlan) -> None:

@@ -120,6 +120,12 @@ def _split(name: str, statistics: Statistics) -> str:
     lines.append(f"{statistics['listed']} listed, {statistics['usable']} usable ({statuses}).")
     if statistics["left_out"]:
         lines.append(f"Not used: {describe_left_out(statistics['left_out'])}.")
+    if statistics["segments"]:
+        lines.append(f"{count_text(statistics['segments'], 'segment')} of {count_text(statistics['files'], 'file')}.")
+    if statistics["labels"] is not None:
+        lines.append(f"{count_text(statistics['labels'], 'label')} in all: a video may have several.")
+    if statistics["frame_rate"] is not None:
+        lines.append(f"Folders of pictures are videos of {statistics['frame_rate']:g} frames/s.")
     if statistics["listed_more_than_once"]:
         lines.append(f"{statistics['listed_more_than_once']} entries repeat a file that is listed before.")
     lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]
@@ -159,7 +165,8 @@ def _problems(found: Sequence[Statistics]) -> str:
         return "None.\n"
     rows = ["| split | status | file | reason |", "|---|---|---|---|"]
     for problem in found[:_SHOWN]:
-        cells = (problem["split"], problem["status"], f"`{problem['path']}`", problem["reason"])
+        segment = f" {problem['segment']}" if "segment" in problem else ""
+        cells = (problem["split"], problem["status"], f"`{problem['path']}`{segment}", problem["reason"])
         rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(rows) + _rest(len(found), "problems")
 
@@ -193,7 +200,8 @@ def _short(statistics: Statistics) -> str:
 
 
 def _named(video: Statistics) -> str:
-    return f"{video['split']} `{video['path']}` ({video['class']})"
+    segment = f" {video['segment']}" if "segment" in video else ""
+    return f"{video['split']} `{video['path']}`{segment} ({video['class']})"
 
 
 def _rest(total: int, key: str) -> str:

@@ -6,15 +6,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import mvit_video
 from mvit_video.data.datasets.index_file import DIGEST_BYTES, IndexedVideo, write_index
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segment
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import statistics
 from mvit_video.preparation.inventory import Inventory, SplitEntry
 from mvit_video.preparation.journal import Record, Status
 from mvit_video.preparation.output_paths import common_folder, is_within
 from mvit_video.preparation.report import markdown
+from mvit_video.preparation.segment_frames import SplitFrames, split_frames
 from mvit_video.preparation.split_packing import PackedSplit
 from mvit_video.preparation.statistics import Statistics
 from mvit_video.runtime.files import write_text
@@ -55,12 +59,12 @@ def write_results(
     Raises:
         ValueError: no split has a usable video; the report is written nevertheless.
     """
-    usable = {split: [e for e in entries if records[e.item].status in keep] for split, entries in data.entries.items()}
+    usable = {split: split_frames(entries, records, keep=keep) for split, entries in data.entries.items()}
     indexes = {}
-    for split, entries in usable.items():
-        if entries:
+    for split, frames in usable.items():
+        if frames.usable:
             path = out / f"{split}.index"
-            _write_split(path, split, data, records, entries, None if packed is None else packed[split])
+            _write_split(path, split, data, records, frames, None if packed is None else packed[split])
             indexes[split] = str(path)
     report = _report(data, records, usable, packed, indexes, sampler=sampler, effort=effort)
     write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -75,30 +79,41 @@ def _write_split(
     split: str,
     data: Inventory,
     records: Mapping[int, Record],
-    entries: Sequence[SplitEntry],
+    frames: SplitFrames,
     packed: PackedSplit | None,
 ) -> None:
+    manifest, entries = data.manifests[split], frames.usable
     kept = {entry.item for entry in entries}
-    left_out = [
-        (data.items[entry.item].location.name, records[entry.item].reason)
-        for entry in data.entries[split]
-        if entry.item not in kept
-    ]
-    left_out += [(name, "no such file") for name in data.manifests[split].missing]
-    names = data.manifests[split].class_names
+    if packed is None and any(_is_stretch(data, records, item) for item in kept):
+        packed = _in_place(data, entries)
+    root: str | None = None
     if packed is not None:
-        shards = [_from(path.parent, shard) for shard in packed.shards]
-        videos = _members(entries, records, packed)
-        write_index(path, videos, class_names=names, root=None, shards=shards, left_out=left_out)
-        return
-    stretches = [data.items[item].location for item in sorted(kept) if _is_stretch(data, records, item)]
-    if stretches:
-        _write_stretches(path, data, records, entries, names, left_out)
-        return
-    root = common_folder([records[item].file.name for item in kept])
-    inside = is_within(root, path.parent)
-    videos = _files(entries, records, base=str(path.parent.absolute()) if inside else None)
-    write_index(path, videos, class_names=names, root=None if inside else root, left_out=left_out)
+        videos = _members(manifest, entries, records, packed)
+    else:
+        root = common_folder([records[item].file.name for item in kept])
+        inside = is_within(root, path.parent)
+        videos = _files(manifest, entries, records, base=str(path.parent.absolute()) if inside else None)
+        root = None if inside else root
+    write_index(
+        path,
+        videos,
+        class_names=manifest.class_names,
+        root=root,
+        shards=[] if packed is None else [_from(path.parent, shard) for shard in packed.shards],
+        left_out=_left_out(split, data, records, frames),
+        frame_rate=manifest.frame_rate,
+    )
+
+
+def _left_out(split: str, data: Inventory, records: Mapping[int, Record], frames: SplitFrames) -> list[tuple[str, str]]:
+    """(path, reason) of what the split lists and the index does not hold."""
+    kept = {entry.row for entry in frames.usable}
+    pairs = []
+    for entry in data.entries[split]:
+        if entry.row not in kept:
+            reason = frames.empty.get(entry.row) or records[entry.item].reason
+            pairs.append((data.items[entry.item].location.name, reason))
+    return pairs + [(name, "no such file") for name in data.manifests[split].missing]
 
 
 def _is_stretch(data: Inventory, records: Mapping[int, Record], item: int) -> bool:
@@ -107,7 +122,29 @@ def _is_stretch(data: Inventory, records: Mapping[int, Record], item: int) -> bo
     return records[item].written is None and (location.start > 0 or location.size is not None)
 
 
-def _files(entries: Sequence[SplitEntry], records: Mapping[int, Record], *, base: str | None) -> Iterator[IndexedVideo]:
+class _Row(TypedDict):
+    """What an index keeps of a row beside its file."""
+
+    label: int
+    segment: Segment | None
+    labels: Sequence[int] | None
+    group: str | None
+    weight: float | None
+
+
+def _row(manifest: Manifest, entry: SplitEntry) -> _Row:
+    return _Row(
+        label=entry.label,
+        segment=None if manifest.segments is None else entry.segment,
+        labels=None if manifest.label_sets is None else entry.labels,
+        group=None if manifest.groups is None else manifest.groups[entry.row],
+        weight=None if manifest.weights is None else manifest.weights[entry.row],
+    )
+
+
+def _files(
+    manifest: Manifest, entries: Sequence[SplitEntry], records: Mapping[int, Record], *, base: str | None
+) -> Iterator[IndexedVideo]:
     """Videos that are files; relative to `base` if there is one."""
     for entry in entries:
         record = records[entry.item]
@@ -115,16 +152,16 @@ def _files(entries: Sequence[SplitEntry], records: Mapping[int, Record], *, base
         name = state.name if base is None else os.path.relpath(state.name, base)
         yield IndexedVideo(
             path=name,
-            label=entry.label,
             size=state.size,
             mtime_ns=None if is_remote(name) else state.mtime_ns,
-            frames=record.frame_index,
+            frames=record.encoded_frames,
             digest=_digest(record),
+            **_row(manifest, entry),
         )
 
 
 def _members(
-    entries: Sequence[SplitEntry], records: Mapping[int, Record], packed: PackedSplit
+    manifest: Manifest, entries: Sequence[SplitEntry], records: Mapping[int, Record], packed: PackedSplit
 ) -> Iterator[IndexedVideo]:
     """Videos in the shards that were written."""
     for entry in entries:
@@ -132,25 +169,18 @@ def _members(
         shard, start, name = packed.places[entry.item]
         yield IndexedVideo(
             path=name,
-            label=entry.label,
             size=record.file.size,
             mtime_ns=None,
-            frames=record.frame_index,
+            frames=record.encoded_frames,
             digest=_digest(record),
             shard=shard,
             start=start,
+            **_row(manifest, entry),
         )
 
 
-def _write_stretches(
-    path: Path,
-    data: Inventory,
-    records: Mapping[int, Record],
-    entries: Sequence[SplitEntry],
-    class_names: Sequence[str],
-    left_out: Sequence[tuple[str, str]],
-) -> None:
-    """Index a source of shards anew, its videos where they are."""
+def _in_place(data: Inventory, entries: Sequence[SplitEntry]) -> PackedSplit:
+    """Where the videos of a source of shards are already."""
     shards = sorted({data.items[entry.item].location.url for entry in entries})
     places: dict[int, tuple[int, int, str]] = {}
     for entry in entries:
@@ -160,9 +190,7 @@ def _write_stretches(
             location.start,
             location.name.removeprefix(location.url + "/"),
         )
-    videos = _members(entries, records, PackedSplit(tuple(shards), places))
-    named = [_from(path.parent, shard) for shard in shards]
-    write_index(path, videos, class_names=class_names, root=None, shards=named, left_out=left_out)
+    return PackedSplit(tuple(shards), places)
 
 
 def _from(folder: Path, place: str) -> str:
@@ -179,7 +207,7 @@ def _digest(record: Record) -> bytes:
 def _report(
     data: Inventory,
     records: Mapping[int, Record],
-    usable: Mapping[str, Sequence[SplitEntry]],
+    usable: Mapping[str, SplitFrames],
     packed: Mapping[str, PackedSplit] | None,
     indexes: Mapping[str, str],
     *,
@@ -201,7 +229,7 @@ def _report(
         "known": effort.known,
         "seconds": round(effort.seconds, 1),
         "splits": {split: statistics.split_statistics(split, data, records, usable[split]) for split in data.entries},
-        "problems": statistics.problems(data, records),
+        "problems": statistics.problems(data, records, usable),
         "duplicates": statistics.duplicates(data, records),
         "near_duplicates": statistics.near_duplicates(data, records),
         "short": statistics.short_videos(data, records, usable, sampler),

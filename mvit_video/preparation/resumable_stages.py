@@ -55,7 +55,7 @@ class ScanStage:
         self._verify: Verify = verify
         for place, item in enumerate(items):
             record = _absent(item, verify) if item.state is None else journal.find(item.state)
-            if record is not None and record.covers(verify) and not _again(record, options):
+            if record is not None and _stands_for(record, item, verify) and not _again(record, options):
                 self.records[place] = record
             elif item.state is not None:
                 self.todo.append(place)
@@ -194,6 +194,12 @@ def _work(
             if outcome.failure:
                 logger.warning("%s: %s", outcome.task, outcome.reason)
             progress.advance(size_of[place])
+
+
+def _stands_for(record: Record, item: InventoryItem, verify: Verify) -> bool:
+    """Whether a record of the same bytes says all that reading them would: folders have no frame rate of their own."""
+    same_rate = not item.is_folder or not record.frames or record.fps == item.location.frame_rate
+    return same_rate and record.covers(verify)
 
 
 def _again(record: Record, options: WorkerOptions) -> bool:

@@ -1,17 +1,21 @@
 """Reading one file and checking it: what a worker process does."""
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import av
+import numpy as np
+from PIL import Image
 
 from mvit_video.preparation import perceptual_hash
 from mvit_video.preparation.full_decode import decode_all, open_packets
 from mvit_video.preparation.journal import FileState, Record, Verify, index_fields
 from mvit_video.preparation.truncation import missing_bytes
-from mvit_video.video.byte_source import ByteSource, locate
+from mvit_video.video.backends.frame_folder import FrameFolderDecoder
+from mvit_video.video.byte_source import ByteSource, Deadline, locate
 from mvit_video.video.container import too_large
 from mvit_video.video.index import FrameIndex, VideoDecodeError
 from mvit_video.video.index_builder import build_index
@@ -42,9 +46,12 @@ def scan_file(task: ScanTask) -> Record:
     start = time.monotonic()
     record = Record(state=task.state, verify=task.verify, status="ok")
     try:
-        source = locate(task.location)
-        record = replace(record, digest=digest(source))
-        record = _read(source, record, task.max_pixels)
+        if task.location.frame_rate is not None:
+            record = _read_folder(task, record)
+        else:
+            source = locate(task.location)
+            record = replace(record, digest=digest(source))
+            record = _read(source, record, task.max_pixels)
     except (VideoDecodeError, OSError) as error:
         record = replace(record, status="broken", reason=_reason(error))
     return replace(record, seconds=round(time.monotonic() - start, 4))
@@ -70,6 +77,38 @@ def _read(source: ByteSource, record: Record, max_pixels: int) -> Record:
         signature=signed,
         **index_fields(index),
     )
+
+
+def _read_folder(task: ScanTask, record: Record) -> Record:
+    """Read a folder of pictures: all their bytes for the digest, and, if asked to, decode each of them."""
+    location = task.location
+    assert location.frame_rate is not None
+    folder = FrameFolderDecoder(
+        location.name,
+        location.url,
+        frame_rate=location.frame_rate,
+        max_pixels=task.max_pixels,
+        deadline=Deadline(location.name, None),
+    )
+    sha = hashlib.sha256()
+    for name in folder.pictures:
+        with open(os.path.join(location.url, name), "rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest())
+    record = replace(record, digest=sha.hexdigest(), container="pictures", **index_fields(folder.frame_index))
+    if record.verify == "decode":
+        record = replace(record, signature=_look_at_pictures(folder))
+    return record
+
+
+def _look_at_pictures(folder: FrameFolderDecoder) -> str:
+    """Decode every picture; the signature. Raises VideoDecodeError where one does not decode."""
+    wanted = perceptual_hash.signature_frames(folder.info.num_frames)
+    hashes: dict[int, int] = {}
+    for number in range(folder.info.num_frames):
+        picture = folder.picture(number)
+        if number in wanted:
+            hashes[number] = perceptual_hash.difference_hash(np.asarray(Image.fromarray(picture).convert("L")))
+    return perceptual_hash.to_text([hashes[number] for number in wanted])
 
 
 def look_at_all(reader: PacketReader, index: FrameIndex) -> str:

@@ -12,27 +12,28 @@ from mvit_video.preparation.duplicates import RULE, look_alikes, same_bytes
 from mvit_video.preparation.inventory import Inventory, SplitEntry
 from mvit_video.preparation.journal import Record
 from mvit_video.preparation.perceptual_hash import from_texts
+from mvit_video.preparation.segment_frames import SplitFrames
 
 Statistics = dict[str, Any]
 MOST_SHOWN = 10_000  # of any list in report.json
 _DURATIONS = (1, 2, 5, 10, 20, 60, 300)  # s, edges of the histogram
 
 
-def split_statistics(
-    split: str, data: Inventory, records: Mapping[int, Record], usable: Sequence[SplitEntry]
-) -> Statistics:
-    """Counts and distributions of one split.
+def split_statistics(split: str, data: Inventory, records: Mapping[int, Record], frames: SplitFrames) -> Statistics:
+    """Counts and distributions of one split; durations and frames are those of segments where entries are such.
 
     Args:
         records: by item.
-        usable: entries that the index holds.
+        frames: entries that the index holds.
     """
-    manifest, entries = data.manifests[split], data.entries[split]
-    counts = np.bincount([entry.label for entry in usable], minlength=manifest.num_classes)
+    manifest, entries, usable = data.manifests[split], data.entries[split], frames.usable
+    counts = np.bincount([label for entry in usable for label in entry.labels], minlength=manifest.num_classes)
     kept = [records[entry.item] for entry in usable]
-    statuses: Counter[str] = Counter(records[entry.item].status for entry in entries)
+    files = [records[item] for item in sorted({entry.item for entry in usable})]
+    durations = [duration(entry, records[entry.item]) for entry in usable]
+    statuses = Counter(_status(entry, records, frames) for entry in entries)
     statuses += Counter(missing=len(manifest.missing))
-    repeated = len(entries) - len({entry.item for entry in entries})
+    repeated = len(entries) - len({(entry.item, entry.segment) for entry in entries})
     return {
         "source": manifest.source,
         "listed": len(manifest) + len(manifest.missing),
@@ -42,19 +43,38 @@ def split_statistics(
         "left_out": {reason: list(names[:MOST_SHOWN]) for reason, names in manifest.left_out.items()},
         "listed_more_than_once": repeated,
         "classes": _class_statistics(counts, manifest.class_names),
-        "hours": sum(record.duration for record in kept) / 3600,
-        "bytes": sum(record.file.size for record in kept),
-        "duration_s": quantiles([record.duration for record in kept]),
-        "duration_histogram": histogram([record.duration for record in kept], _DURATIONS),
-        "frames": quantiles([record.num_frames for record in kept]),
+        "files": len(files),
+        "segments": sum(not entry.segment.whole for entry in usable),
+        "frame_rate": manifest.frame_rate,
+        "labels": None if manifest.label_sets is None else sum(len(entry.labels) for entry in usable),
+        "hours": sum(durations) / 3600,
+        "bytes": sum(record.file.size for record in files),
+        "duration_s": quantiles(durations),
+        "duration_histogram": histogram(durations, _DURATIONS),
+        "frames": quantiles([frame_count(entry, records[entry.item]) for entry in usable]),
         "fps": quantiles([record.fps for record in kept]),
         "fps_histogram": most_common(f"{record.fps:.4g}" for record in kept),
-        "file_bytes": quantiles([record.file.size for record in kept]),
+        "file_bytes": quantiles([record.file.size for record in files]),
         "short_side": quantiles([min(record.height, record.width) for record in kept]),
         "sizes": most_common(f"{record.width}x{record.height}" for record in kept),
         "codecs": most_common(record.codec for record in kept),
         "containers": most_common(record.container for record in kept),
     }
+
+
+def frame_count(entry: SplitEntry, record: Record) -> int:
+    """Frames of an entry: of its segment, or of the whole file."""
+    return record.num_frames if entry.frames is None else len(entry.frames)
+
+
+def duration(entry: SplitEntry, record: Record) -> float:
+    """Seconds of an entry."""
+    return record.duration if entry.segment.whole or not record.fps else frame_count(entry, record) / record.fps
+
+
+def _status(entry: SplitEntry, records: Mapping[int, Record], frames: SplitFrames) -> str:
+    """That of the file; "empty" for a segment without a frame of a file that is in order."""
+    return "empty" if entry.row in frames.empty else records[entry.item].status
 
 
 def _class_statistics(counts: np.ndarray, names: Sequence[str]) -> Statistics:
@@ -92,37 +112,29 @@ def most_common(values: Iterable[str], number: int = 12) -> dict[str, int]:
     return shown | ({"others": rest} if rest else {})
 
 
-def problems(data: Inventory, records: Mapping[int, Record]) -> list[Statistics]:
+def problems(data: Inventory, records: Mapping[int, Record], frames: Mapping[str, SplitFrames]) -> list[Statistics]:
     """Every entry that is not simply sound, with the reason."""
     found = []
     for split, entries in data.entries.items():
-        names = data.manifests[split].class_names
         for entry in entries:
-            record = records[entry.item]
-            if record.status != "ok":
-                found.append(
-                    {
-                        "split": split,
-                        "path": data.items[entry.item].location.name,
-                        "class": names[entry.label],
-                        "status": record.status,
-                        "reason": record.reason,
-                    }
-                )
+            status = _status(entry, records, frames[split])
+            if status != "ok":
+                reason = frames[split].empty.get(entry.row) or records[entry.item].reason
+                found.append(_named(data, split, entry) | {"status": status, "reason": reason})
         for path in data.manifests[split].missing:
             found.append({"split": split, "path": path, "class": "", "status": "missing", "reason": "no such file"})
     return found
 
 
 def duplicates(data: Inventory, records: Mapping[int, Record]) -> Statistics:
-    """Files with the same bytes, within and across splits."""
+    """Files, or segments of files, with the same bytes, within and across splits."""
     entries = [(split, entry) for split, listed in data.entries.items() for entry in listed]
-    groups = same_bytes([records[entry.item].digest for _, entry in entries])
+    groups = same_bytes([_content(entry, records[entry.item]) for _, entry in entries])
     shown: list[Statistics] = []
     for group in groups:
         members = [entries[place] for place in group]
         splits = {split for split, _ in members}
-        classes = {data.manifests[split].class_names[entry.label] for split, entry in members}
+        classes = {_classes(data, split, entry) for split, entry in members}
         shown.append(
             {
                 "across_splits": len(splits) > 1,
@@ -140,6 +152,11 @@ def duplicates(data: Inventory, records: Mapping[int, Record]) -> Statistics:
     }
 
 
+def _content(entry: SplitEntry, record: Record) -> str:
+    """What entries with equal contents share; empty where the file could not be read."""
+    return record.digest and record.digest + ("" if entry.segment.whole else f" {entry.segment}")
+
+
 def near_duplicates(data: Inventory, records: Mapping[int, Record]) -> Statistics:
     """Videos of different splits that look the same without having the same bytes."""
     splits = list(data.entries)
@@ -152,7 +169,7 @@ def near_duplicates(data: Inventory, records: Mapping[int, Record]) -> Statistic
 
 
 def _look_alikes_between(data: Inventory, records: Mapping[int, Record], first: str, second: str) -> list[Statistics]:
-    known = [[e for e in data.entries[split] if records[e.item].signature] for split in (first, second)]
+    known = [_once_a_file(data.entries[split], records) for split in (first, second)]
     words = [from_texts([records[e.item].signature for e in entries]) for entries in known]
     seconds = [[records[e.item].duration for e in entries] for entries in known]
     found = []
@@ -163,22 +180,35 @@ def _look_alikes_between(data: Inventory, records: Mapping[int, Record], first: 
     return found
 
 
+def _once_a_file(entries: Sequence[SplitEntry], records: Mapping[int, Record]) -> list[SplitEntry]:
+    """The first entry of each file that has a signature, which is one of the whole file."""
+    first: dict[int, SplitEntry] = {}
+    for entry in entries:
+        if records[entry.item].signature:
+            first.setdefault(entry.item, entry)
+    return list(first.values())
+
+
 def _named(data: Inventory, split: str, entry: SplitEntry) -> Statistics:
-    name = data.manifests[split].class_names[entry.label]
-    return {"split": split, "path": data.items[entry.item].location.name, "class": name}
+    named = {"split": split, "path": data.items[entry.item].location.name, "class": _classes(data, split, entry)}
+    return named if entry.segment.whole else named | {"segment": str(entry.segment)}
+
+
+def _classes(data: Inventory, split: str, entry: SplitEntry) -> str:
+    return ", ".join(data.manifests[split].class_names[label] for label in entry.labels)
 
 
 def short_videos(
-    data: Inventory, records: Mapping[int, Record], usable: Mapping[str, Sequence[SplitEntry]], sampler: ClipSampler
+    data: Inventory, records: Mapping[int, Record], usable: Mapping[str, SplitFrames], sampler: ClipSampler
 ) -> Statistics:
     """Videos that have fewer frames than a clip spans: their last frame is repeated (mode "span"), or frames are."""
     found = []
-    for split, entries in usable.items():
-        for entry in entries:
+    for split, frames in usable.items():
+        for entry in frames.usable:
             record = records[entry.item]
-            needed = frames_needed(sampler, record.fps)
-            if record.num_frames < needed:
-                found.append(_named(data, split, entry) | {"frames": record.num_frames, "needed": round(needed, 1)})
+            needed, held = frames_needed(sampler, record.fps), frame_count(entry, record)
+            if held < needed:
+                found.append(_named(data, split, entry) | {"frames": held, "needed": round(needed, 1)})
     return {"rule": span_rule(sampler), "videos": len(found), "list": found[:MOST_SHOWN]}
 
 

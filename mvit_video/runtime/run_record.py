@@ -28,7 +28,8 @@ class RunSummary:
         top1: best video accuracy so far, percent.
         clips_per_s: over the last logged window.
         eta_s: seconds left at the speed of the last steps, for a run that is running.
-        restarts: how often it was started again.
+        restarts: how often it went on after it had stopped; attempts that were refused, and those that found it done,
+            do not count.
         job: id of its last cluster job, or "local".
     """
 
@@ -52,11 +53,15 @@ class Score:
         value: of the metric.
         step: optimizer step of the validation; None for an evaluation.
         source: "validation", or the folder of the evaluation, such as "evaluation".
+        fingerprint: of the split that it was measured on; None where that is not recorded.
+        split: that split, in words.
     """
 
     value: float
     step: int | None
     source: str
+    fingerprint: str | None = None
+    split: str = ""
 
 
 def run_dirs(folder: Path) -> list[Path]:
@@ -94,7 +99,7 @@ def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSum
         top1=max(accuracies) if accuracies else None,
         clips_per_s=trained[-1].get("clips_per_s") if trained else None,
         eta_s=time_left(trained, total) if state == "running" else None,
-        restarts=max(0, sum(event["event"] == "start" for event in events) - 1),
+        restarts=count_restarts(events),
         job=jobs[-1] if jobs else "",
     )
 
@@ -116,6 +121,30 @@ def attempts_made(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
             continue
         kept.append(event)
     return kept[::-1] if any(event["event"] == "start" for event in kept) else list(events)
+
+
+def count_restarts(events: Sequence[Mapping[str, Any]]) -> int:
+    """How often a run went on after it had stopped.
+
+    Not counted: attempts that failed before they came to train, and those that found the run done.
+
+    Args:
+        events: of the attempts that were made, see `attempts_made`.
+    """
+    attempts: list[list[Mapping[str, Any]]] = []
+    for event in events:
+        if event["event"] == "start":
+            attempts.append([])
+        if attempts:
+            attempts[-1].append(event)
+    real, done = 0, False
+    for attempt in attempts:
+        kinds = {event["event"] for event in attempt}
+        ends = [event["status"] for event in attempt if event["event"] == "end"]
+        came_to_train = "steps" in kinds or not ({"failed", "refused"} & set(ends))
+        real += came_to_train and (not done or "forced" in kinds)
+        done = done or "done" in ends
+    return max(0, real - 1)
 
 
 def _attempt(event: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -213,20 +242,43 @@ def run_scores(run_dir: Path) -> dict[str, Score]:
     folder with a results.json in the run directory.
     """
     scores: dict[str, Score] = {}
+    split = _split_of(validation_data(run_dir), "val")
     for record in read_validations(run_dir):
-        for metric, value in _numbers(record, without=("step", "time")):
+        for metric, value in _metrics(record):
             sign = -1 if lower_is_better(metric) else 1
             if metric not in scores or sign * value > sign * scores[metric].value:
-                scores[metric] = Score(value, record.get("step"), "validation")
+                scores[metric] = Score(value, record.get("step"), "validation", *split)
     for path in sorted(run_dir.glob("*/results.json")):
         results = json.loads(path.read_text("utf-8"))
-        for metric, value in _numbers(results, without=("step",)):
-            scores[f"{path.parent.name}/{metric}"] = Score(value, None, path.parent.name)
+        split = _split_of(results.get("data"), str(results.get("split", "")))
+        for metric, value in _metrics(results):
+            scores[f"{path.parent.name}/{metric}"] = Score(value, None, path.parent.name, *split)
     return scores
 
 
-def _numbers(record: Mapping[str, Any], *, without: Sequence[str]) -> Iterator[tuple[str, float]]:
+def validation_data(run_dir: Path) -> Mapping[str, Any] | None:
+    """What the run was last recorded to validate on; None where there is no record, or no validation."""
+    records = sorted(run_dir.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
+    path = records[-1] if records else run_dir / "run.json"
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    data: Mapping[str, Any] | None = record.get("data", {}).get("val")
+    return data
+
+
+def _split_of(data: Any, name: str) -> tuple[str | None, str]:
+    """The fingerprint of a split, and the split in words."""
+    if not isinstance(data, Mapping):
+        return None, ""
+    return data.get("fingerprint"), f"{name}, {data.get('items')} items of {data.get('source')}"
+
+
+# Numbers beside the metrics of a validation or evaluation: its protocol.
+_PROTOCOL = ("step", "time", "temporal_views", "spatial_views", "views_per_video", "short_side", "crop_size")
+
+
+def _metrics(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The metrics of a record: its numbers, without counts and what else says how it was measured."""
     for key, value in record.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if number and key not in without:
+        if number and key not in _PROTOCOL and not key.startswith("num_"):
             yield key, float(value)

@@ -64,7 +64,7 @@ def queue_states() -> dict[str, tuple[str, str]]:
         return {}
     done = _squeue("-u", getpass.getuser(), "-r", "-o", "%A|%i|%T|%r")
     if done.returncode:
-        raise RuntimeError(f"squeue fails: {done.stderr.strip()}")
+        raise RuntimeError(f"squeue fails: {_reason(done)}")
     states = {}
     for line in done.stdout.splitlines():
         raw, shown, state, reason = line.split("|", 3)
@@ -84,8 +84,14 @@ def job_state(job: str) -> str | None:
     if done.returncode:
         if "invalid job id" in done.stderr.lower():
             return None
-        raise RuntimeError(f"squeue fails: {done.stderr.strip()}")
+        raise RuntimeError(f"squeue fails: {_reason(done)}")
     return next(iter(done.stdout.split()), None)
+
+
+def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+    """Why it failed, in one line: where the controller is out of reach, the last of several lines tells."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit status {done.returncode}"
 
 
 def _squeue(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -45,6 +45,18 @@ def targets_of(manifest: Manifest, *, smoothing: float) -> Callable[[Batch], tor
     return targets
 
 
+def balanced_pos_weight(counts: Sequence[int], *, videos: int) -> list[float]:
+    """Videos without a class / videos with it, so that both weigh alike in its loss (torch.nn.BCEWithLogitsLoss).
+
+    1 for a class that all videos have, or none.
+
+    Args:
+        counts: videos with each class.
+        videos: in all.
+    """
+    return [(videos - count) / count if 0 < count < videos else 1.0 for count in counts]
+
+
 class MultiLabel:
     """The task of naming all classes of a clip; a `Task` of engine/task.py.
 
@@ -52,6 +64,7 @@ class MultiLabel:
         manifest: of the training videos, whose classes these are.
         normalization: makes the model's input.
         mixing: mixup, cutmix and label smoothing of training batches; clips are mixed with their targets.
+        pos_weight: of the training loss, one per class, for the class being there; None: 1 for all.
     """
 
     item = "video"
@@ -76,7 +89,15 @@ class MultiLabel:
     eval_metrics: Sequence[str] = ("map", "loss", "num_videos", "num_failed")
     best_metric = "map"
 
-    def __init__(self, manifest: Manifest, *, normalization: Normalization, mixing: Mixing) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        normalization: Normalization,
+        mixing: Mixing,
+        pos_weight: Sequence[float] | None = None,
+    ) -> None:
+        self.pos_weight = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float32)
         self.class_names = list(manifest.class_names)
         self.normalization = normalization
         self.mixing = mixing
@@ -91,7 +112,8 @@ class MultiLabel:
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> StepLoss:
         """Binary cross-entropy of logits (B, num_classes), the mean over clips and classes."""
-        return StepLoss(F.binary_cross_entropy_with_logits(outputs.float(), targets))
+        weight = None if self.pos_weight is None else self.pos_weight.to(outputs.device)
+        return StepLoss(F.binary_cross_entropy_with_logits(outputs.float(), targets, pos_weight=weight))
 
     def eval_inputs(self, batch: Batch) -> tuple[torch.Tensor]:
         """Normalised clips, float (B, 3, T, H, W)."""

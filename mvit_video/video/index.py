@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+_TIME_ROUNDING = 0.5e-6  # s
 UNREACHABLE = -1  # anchor of a packet that no key frame precedes
 
 
@@ -197,6 +198,10 @@ class FrameIndex:
             return None
         return FrameTimes(Fraction(*self.time_base), self.stamps[self.order], self.durations[self.order])
 
+    def seconds_shown(self) -> npt.NDArray[np.float64]:
+        """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""
+        return seconds_shown(self.info, self.times())
+
     def seek_times(self) -> npt.NDArray[np.int64] | None:
         """int64 (packets,): what to ask a demuxer for to get there; None if there is no seeking."""
         return np.arange(len(self.anchor), dtype=np.int64) if self.numbered else self.stamps
@@ -205,6 +210,34 @@ class FrameIndex:
         """Whether the picture at `position` may be damaged, given the packets that did not decode cleanly."""
         first = int(self.anchor[position])
         return any(first <= b <= position and (b == position or not self.droppable[b]) for b in bad)
+
+
+def seconds_shown(info: VideoInfo, times: FrameTimes | None) -> npt.NDArray[np.float64]:
+    """Seconds from the first frame to each, float64 (num_frames,); by the rate where no times are known."""
+    if times is None:
+        return np.arange(info.num_frames) / info.fps
+    return (times.stamps - times.stamps[0]) * float(times.unit)
+
+
+def frames_between(seconds: npt.NDArray[np.float64], start_s: float, end_s: float) -> range:
+    """The frames that are shown at or after `start_s` and before `end_s`.
+
+    Args:
+        seconds: when each frame is shown, from the first on; at least one.
+        start_s: seconds from the first frame.
+        end_s: likewise; beyond the end, or inf, for all frames from `start_s` on.
+
+    Raises:
+        ValueError: there is no such frame; the text says so, for the caller to say of which video.
+    """
+    # Times are products of floats; half a microsecond is less than any two frames are apart.
+    first, last = np.searchsorted(seconds, np.array([start_s, end_s]) - _TIME_ROUNDING).tolist()
+    if first >= last:
+        where = f"has no frame from {start_s:g} s to {end_s:g} s"
+        if first >= len(seconds):
+            raise ValueError(f"{where}: its last frame is shown at {seconds[-1]:.6g} s")
+        raise ValueError(f"{where}: the next one is shown at {seconds[first]:.6g} s")
+    return range(first, last)
 
 
 @dataclass(frozen=True)

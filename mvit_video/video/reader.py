@@ -33,7 +33,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, overload
 
-import numpy as np
 import torch
 
 from mvit_video.video.backends.decord_decoder import DecordDecoder
@@ -41,7 +40,7 @@ from mvit_video.video.backends.frame_folder import FrameFolderDecoder
 from mvit_video.video.backends.pyav_decoder import PyAVDecoder
 from mvit_video.video.backends.torchcodec_decoder import TorchCodecDecoder
 from mvit_video.video.byte_source import Deadline, locate
-from mvit_video.video.index import FrameIndex, FrameTimes, Orientation, VideoDecodeError, VideoInfo
+from mvit_video.video.index import FrameIndex, FrameTimes, Orientation, VideoDecodeError, VideoInfo, frames_between
 from mvit_video.video.location import VideoLocation
 from mvit_video.video.pictures import Box, Canvas, RgbCanvas, YuvCanvas
 from mvit_video.video.yuv import YuvFrames
@@ -64,7 +63,6 @@ Backend = Literal["pyav", "decord", "torchcodec"]
 Layout = Literal["rgb", "yuv420"]
 BACKENDS: tuple[Backend, ...] = ("pyav", "decord", "torchcodec")
 MAX_PIXELS = 8192 * 4320  # 8K cinema; a hostile header must not cost a worker its memory
-_TIME_ROUNDING = 0.5e-6  # s
 Path = str | os.PathLike[str]
 
 
@@ -172,14 +170,10 @@ class VideoReader:
         if not isinstance(self._decoder, PyAVDecoder | FrameFolderDecoder):
             raise ValueError("segments of videos are read by the backend 'pyav' alone; set data.backend=pyav")
         times = self._decoder.seconds_shown()
-        # Times are products of floats; half a microsecond is less than any two frames are apart.
-        first, last = np.searchsorted(times, np.array([start_s, end_s]) - _TIME_ROUNDING).tolist()
-        if first >= last:
-            where = f"has no frame from {start_s:g} s to {end_s:g} s"
-            if first >= len(times):
-                raise VideoDecodeError(self._decoder.name, f"{where}: its last frame is shown at {times[-1]:.6g} s")
-            raise VideoDecodeError(self._decoder.name, f"{where}: the next one is shown at {times[first]:.6g} s")
-        return range(first, last)
+        try:
+            return frames_between(times, start_s, end_s)
+        except ValueError as error:
+            raise VideoDecodeError(self._decoder.name, str(error)) from None
 
     def read(
         self,

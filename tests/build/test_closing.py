@@ -3,11 +3,14 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mvit_video import build
 from mvit_video.build.closing import closing_summary, evaluate_command
+from mvit_video.build.training import _splits
 from mvit_video.config import Train
 from mvit_video.engine.tracking import read_metrics
 from tests.conftest import motion_overrides, options
@@ -38,6 +41,7 @@ def test_without_validation(tmp_path: Path) -> None:
     text = closing_summary(Train(name="a", output_dir=str(tmp_path)), best_metric="video_top1")
     assert "best     unknown, there was no validation\n" in text
     assert f"weights  {tmp_path}/a/checkpoints\n" in text
+    assert text.endswith(f"run=a output_dir={tmp_path} data.source.val=PATH")  # what to evaluate it on is not known
 
 
 def test_the_best_of_all_validations_counts(tmp_path: Path) -> None:
@@ -55,3 +59,10 @@ def test_the_next_command_can_be_typed() -> None:
     assert evaluate_command(Train(name="my birds", output_dir="a b")) == (
         "python -m mvit_video.evaluate 'run=my birds' 'output_dir=a b'"
     )
+
+
+def test_a_training_without_validation_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    builder: Any = SimpleNamespace(read_split=lambda *arguments: "videos")
+    source: Any = SimpleNamespace(has=lambda split: False)
+    assert _splits(options("+experiment=motion_mvitv2"), builder, source) == ("videos", None)
+    assert "there is no validation split: nothing is measured during the training" in caplog.text

@@ -244,6 +244,23 @@ def test_an_impossible_model_is_refused_in_the_models_own_words() -> None:
         build_model(options("+experiment=motion_mvitv2", "model.patch_kernel=[1,7]"))
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"_target_": "tests.nowhere.Net"}, r"_target_: tests\.nowhere\.Net cannot be imported \(.*PYTHONPATH.* corre"),
+        (
+            {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1, "depth": 3},
+            r"torch\.nn\.Linear: .*'depth'; the arguments that the options give are: in_features, out_features, depth",
+        ),
+    ],
+)
+def test_an_own_model_that_cannot_be_made_is_refused_plainly(own: dict[str, Any], message: str) -> None:
+    config = options("+experiment=motion_mvitv2")
+    config.model = own
+    with pytest.raises(ValueError, match=message):
+        build_model(config)
+
+
 @pytest.mark.parametrize("model", list_baselines())
 def test_baselines_run_in_the_same_pipeline(model: str) -> None:
     config = options(f"model={model}", "name=baseline", *KINETICS)

@@ -142,5 +142,5 @@ def test_an_option_that_is_new_since_counts_as_its_default(begun: Path) -> None:
 @pytest.mark.parametrize("names", [["cat", "hound"], ["dog", "cat"]])
 def test_other_classes_are_refused_with_force_too(begun: Path, names: list[str]) -> None:
     """The outputs would stand for the wrong names."""
-    with pytest.raises(ValueError, match=r"(?s)a model of other classes.*force cannot change that.*weights=.*best\.pt"):
+    with pytest.raises(ValueError, match=r"(?s)a model of other classes.*force cannot change that.*weights="):
         start(begun, "resume=force", identity=replace(IDENTITY, class_names=names))

@@ -1,5 +1,6 @@
 """An evaluation takes its options from the run or the checkpoint; the command line changes single ones, and says so."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
-from mvit_video.build.stored_options import best_checkpoint, find_run, take_stored_options
+from mvit_video.build.stored_options import best_checkpoint, find_run, take_stored_options, weights_file
 from mvit_video.config import Evaluate, config_dir, register
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
@@ -53,13 +54,14 @@ def checked(config: DictConfig) -> Evaluate:
     return result
 
 
-@pytest.mark.parametrize("how", ["run", "path", "checkpoint", "folder", "name"])
+@pytest.mark.parametrize("how", ["run", "path", "checkpoint", "folder", "checkpoints", "name"])
 def test_everything_comes_from_the_run(runs: Path, how: str) -> None:
     words = {
         "run": ["run=mine", f"output_dir={runs}"],
         "path": [f"run={runs}/mine"],
         "checkpoint": [f"checkpoint={runs}/mine/checkpoints/best.pt", "name=x"],
         "folder": [f"checkpoint={runs}/mine"],
+        "checkpoints": [f"checkpoint={runs}/mine/checkpoints"],
         "name": ["name=mine", f"output_dir={runs}"],
     }[how]
     config = checked(evaluated(*words))
@@ -162,3 +164,52 @@ def test_the_checkpoint_of_another_run_is_refused(runs: Path) -> None:
         with pytest.raises(ValueError, match=r"run=mine with checkpoint=.*: the checkpoint is of another run, .*other"):
             evaluated("run=mine", f"output_dir={runs}", f"checkpoint={runs}/{checkpoint}")
     assert evaluated("run=mine", f"output_dir={runs}", f"checkpoint={runs}/mine").checkpoint.endswith("best.pt")
+
+
+def test_weights_may_be_those_of_a_run(runs: Path, tmp_path: Path) -> None:
+    best = runs / "mine" / "checkpoints" / "best.pt"
+    assert weights_file(str(runs / "mine")) == weights_file(str(best.parent)) == weights_file(str(best)) == str(best)
+    with pytest.raises(ValueError, match=r"gone: there is no such file or run; relative paths are taken from /"):
+        weights_file("gone")
+    with pytest.raises(ValueError, match=r"is a folder, and holds no config\.yaml of a run"):
+        weights_file(str(tmp_path))
+
+
+def test_a_run_says_which_checkpoint_is_taken(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    evaluated("run=mine", f"output_dir={runs}")
+    assert "its best checkpoint is taken, best.pt" in caplog.text
+
+
+def test_converted_weights_hold_no_way_to_read_videos(tmp_path: Path) -> None:
+    text = '{"model": {"_target_": "mvit_video.models.MViTConfig"}}'
+    torch.save({"model": {"w": torch.ones(1)}, "config": text}, tmp_path / "w.pt")
+    config = evaluated("+experiment=k400_mvitv2_s", f"checkpoint={tmp_path}/w.pt", "data.source.val=v")
+    assert config.name == "k400_mvitv2_s" and config.data.num_frames == 16
+
+
+def test_relative_places_of_a_run_are_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "v").mkdir()
+    monkeypatch.chdir(tmp_path)
+    begin_or_go_on(options(*TRAINED), RunIdentity.of(class_names=["a"], items_per_step=1, data={}), WORLD)
+    folder = tmp_path / "runs" / "mine" / "checkpoints"
+    folder.mkdir()
+    torch.save({"format": 1, "step": 1, "model": {"w": torch.ones(1)}, "class_names": ["a"]}, folder / "best.pt")
+    assert evaluated("run=mine").data.source.val == "v"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source = evaluated("run=../runs/mine").data.source
+    assert (source.val, source.train) == (str(tmp_path / "v"), "t")  # t is nowhere
+    assert f"data.source.val: relative, and taken from {tmp_path}, where the run was started" in caplog.text
+    assert evaluated("run=../runs/mine", "data.source.val=v").data.source.val == "v"  # the command line's own
+    other = evaluated("run=../runs/mine", "data/source=ssv2", "data.source.val=v").data.source
+    assert other.val == "v" and OmegaConf.is_missing(other, "root")
+
+
+@pytest.mark.parametrize("place", ["best.pt", "checkpoints/best.pt"])
+def test_a_checkpoint_is_found_in_the_run(runs: Path, place: str) -> None:
+    config = evaluated("run=mine", f"output_dir={runs}", f"checkpoint={place}")
+    assert config.checkpoint == f"{runs}/mine/checkpoints/best.pt"

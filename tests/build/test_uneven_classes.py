@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mvit_video.build.class_weights import weights_by_name
 from mvit_video.build.clips import build_train_loader
 from mvit_video.build.common import build_source, build_task_builder
 from mvit_video.data.augmentation.mixing import soft_cross_entropy
@@ -78,3 +79,37 @@ def test_the_weighted_loss_of_mixed_targets() -> None:
     logits, targets = torch.zeros(1, 2), torch.tensor([[0.25, 0.75]])
     loss = soft_cross_entropy(logits, targets, class_weights=torch.tensor([2.0, 4.0]))
     assert float(loss) == pytest.approx((2 * 0.25 + 4 * 0.75) * 0.693147, rel=1e-5)
+
+
+def test_class_weights_by_name(motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (motion_root / "classes.txt").read_text().split()[:2]
+    names = f"data.source.class_names_file={motion_root}/classes.txt"
+    config = options(*uneven(motion_root, tmp_path, names, f"task.class_weights={{{second}:2.5}}"))
+    builder = build_task_builder(config)
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    split = builder.read_split(config, build_source(config.data, world), "train")
+    with caplog.at_level(logging.INFO):
+        builder.train_loader(config, split, world)
+    assert f"{first} 1 (7 videos), {second} 2.5 (1 videos)" in caplog.text
+    assert builder.task(config, split).class_weights.tolist() == [1, 2.5, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_weight_for_no_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task\.class_weights: no class is called 'jmp'; did you mean 'jump'"):
+        weights_by_name({"jmp": 2}, ["run", "jump"], option="task.class_weights")
+    assert weights_by_name({7: 2}, ["5", "7"], option="x") == [1, 2]  # a command line reads numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("balance", "task.class_weights=balance: must be none, balanced, or weights by class"),
+        ("{run:0}", "the weight of 'run' is 0; it must be a number above 0"),
+        ("{run:much}", "the weight of 'run' is much; it must be a number above 0"),
+        ("{}", "names no class"),
+        ("null", "task.class_weights=None: must be"),
+    ],
+)
+def test_impossible_weights_are_refused_before_any_data_is_read(value: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options("+experiment=motion_mvitv2", f"task.class_weights={value}")

@@ -1,6 +1,7 @@
 """Videos with two classes each, from a table to average precisions."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mvit_video.data.loading.batch import Batch
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.tasks.classification import Normalization
-from mvit_video.tasks.multilabel import MultiLabel, MultiLabelScorer
+from mvit_video.tasks.multilabel import MultiLabel, MultiLabelScorer, balanced_pos_weight
 from tests.conftest import evaluate_options, motion_overrides, options
 
 CPU = torch.device("cpu")
@@ -186,3 +187,42 @@ def test_a_preview_names_all_classes_and_the_frames_of_each_draw(motion_root: Pa
     for item, draw in zip(training.items, draws):
         with dataset.decoding.open(split, draw % 8) as video:
             assert list(item.frames) == dataset.frame_numbers(0, draw, video)
+
+
+def test_classes_weigh_as_their_absence_does_when_balanced() -> None:
+    assert balanced_pos_weight([2, 1, 0, 4], videos=4) == [1, 3, 1, 1]
+    weighted = MultiLabel(
+        manifest(),
+        normalization=Normalization(mean=[0.5] * 3, std=[0.5] * 3),
+        mixing=Mixing(num_classes=3, mixup_alpha=0.0, cutmix_alpha=0.0, smoothing=0.0),
+        pos_weight=[2.0, 1.0, 1.0],
+    )
+    logits, targets = torch.randn(4, 3), torch.rand(4, 3)
+    weight = torch.tensor([2.0, 1.0, 1.0])
+    expected = -(weight * targets * F.logsigmoid(logits) + (1 - targets) * F.logsigmoid(-logits)).mean()
+    torch.testing.assert_close(weighted.loss(logits, targets).loss, expected)
+
+
+@pytest.mark.parametrize("value", ["balanced", "{group 0:3}"])
+def test_pos_weight_of_the_options(
+    motion_root: Path, tmp_path: Path, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = options(*table(motion_root, tmp_path, f"task.pos_weight={value}"))
+    builder = build_task_builder(config)
+    world = World(rank=0, size=1, device=CPU)
+    split = builder.read_split(config, build_source(config.data, world), "train")
+    with caplog.at_level(logging.INFO):
+        builder.train_loader(config, split, world)
+    place = split.class_names.index("group 0")
+    count = split.counts()[place]
+    expected = (len(split) - count) / count if value == "balanced" else 3
+    assert f"group 0 {expected:.3g} ({count} videos)" in caplog.text
+    assert float(builder.task(config, split).pos_weight[place]) == pytest.approx(expected)
+
+
+def test_pos_weight_for_no_class_is_refused(motion_root: Path, tmp_path: Path) -> None:
+    config = options(*table(motion_root, tmp_path, "task.pos_weight={group 9:3}"))
+    builder = build_task_builder(config)
+    split = builder.read_split(config, build_source(config.data, World(rank=0, size=1, device=CPU)), "train")
+    with pytest.raises(ValueError, match=r"task\.pos_weight: no class is called 'group 9'; did you mean 'group "):
+        builder.task(config, split)

@@ -70,7 +70,8 @@ def test_l_that_does_not_fit(capsys: pytest.CaptureFixture[str], caplog: pytest.
     assert found["parameters"] == "213.39 M"
     assert found["sent"] == "1493.7 MB per GPU"
     said = caplog.text
-    assert re.search(r"148\.0 GB per GPU do not fit into 90 % of the 141 GB of h200", said)
+    assert re.search(r"148\.0 GB per GPU do not fit into 90 % of the 141 GB of h200 \(another: machine=\.\.\.", said)
+    assert "one of a100, cpu, h100, h100_ethernet, h200)" in said
     assert re.search(r"model\.activation_budget_gb=123\.4 \(recomputes \d+ of 48 blocks, \d+% of the forward", said)
     assert re.search(r"trainer\.batch_size=8(?! trainer\.accumulate)", said)  # accumulation makes up for it
     assert "trainer.strategy=fsdp" not in said  # its saving would not be enough
@@ -164,6 +165,10 @@ def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
 def test_other_models_are_refused() -> None:
     with pytest.raises(ValueError, match="model=slow_r50: plans are made for MViT models only"):
         measure(plan_options(*MOTION, "model=slow_r50", "optim.no_decay=[]"))
+    own = plan_options(*MOTION, "optim.no_decay=[]")
+    own.model = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
+    with pytest.raises(ValueError, match="model=Linear: plans are made for MViT models only"):
+        measure(own)
 
 
 def test_an_unknown_machine_is_refused_with_those_that_are_known() -> None:

@@ -35,12 +35,13 @@ def test_slurm_that_does_not_answer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool = tmp_path / "squeue"
-    tool.write_text("#!/bin/sh\necho 'cannot contact controller' >&2\nexit 1\n")
+    tool.write_text("#!/bin/sh\nprintf 'squeue: error: no DNS\\n\\ncannot contact controller\\n' >&2\nexit 1\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert runs.main([str(write_run(tmp_path))]) == 0
     shown = capsys.readouterr()
-    assert "squeue fails: cannot contact controller; what follows is from the run directories alone" in shown.err
+    told = "squeue fails: cannot contact controller; what follows is from the run directories alone\n"
+    assert shown.err == told
     assert "30/100" in shown.out
 
 
@@ -153,7 +154,34 @@ def test_the_best_runs_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[
         "value": 61.5,
         "step": 10,
         "source": "validation",
+        "fingerprint": None,
+        "split": "",
     }
+
+
+def test_scores_of_different_validation_sets_are_kept_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, fingerprint in (("a", "f1"), ("b", "f2"), ("c", "f1")):
+        folder = write_run(tmp_path, name) / name
+        data = {"source": f"{name}/val", "items": 40, "fingerprint": fingerprint}
+        (folder / "run.json").write_text(json.dumps({"data": {"val": data}}))
+    text = shown(capsys, tmp_path, "--best", "video_top1")
+    head, first, second = text.split("\n\n")
+    assert "measured on 2 sets of videos, and scores of different sets do not compare" in head
+    assert first.startswith("on val, 40 items of a/val (f1):") and second.startswith("on val, 40 items of b/val (f2):")
+    assert [line.split()[0] for line in first.splitlines()[2:]] == ["a", "c"]
+    assert [line.split()[0] for line in second.splitlines()[2:]] == ["b"]
+    (tmp_path / "b" / "run.2.json").write_text(json.dumps({"data": {"val": {"fingerprint": "f1", "items": 40}}}))
+    assert "sets of videos" not in shown(capsys, tmp_path, "--best", "video_top1")
+
+
+def test_counts_and_the_protocol_are_no_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path) / "s" / "evaluation"
+    folder.mkdir()
+    results = {"video_top1": 50.0, "num_videos": 8, "views_per_video": 5, "crop_size": 224, "temporal_views": 5}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert runs.main([str(tmp_path), "--best", "evaluation/num_videos"]) == 1
+    text = capsys.readouterr().err
+    assert text.endswith("known are evaluation/video_top1, video_top1\n")
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

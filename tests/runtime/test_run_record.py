@@ -12,6 +12,7 @@ from mvit_video.runtime.run_record import (
     RunSummary,
     Score,
     attempts_made,
+    count_restarts,
     run_dirs,
     run_scores,
     run_state,
@@ -124,3 +125,28 @@ def test_scores_of_validations_and_evaluations(tmp_path: Path) -> None:
         "evaluation/video_top1": Score(70.5, None, "evaluation"),
         "evaluation_shuffled/video_top1": Score(20.0, None, "evaluation_shuffled"),
     }
+
+
+START, STEPS = event("start", "local"), {"event": "steps", "total": 100}
+
+
+def end(status: str) -> dict[str, Any]:
+    return event("end", "local", status=status, cause="")
+
+
+@pytest.mark.parametrize(
+    ("events", "restarts"),
+    [
+        ([], 0),
+        ([START, STEPS], 0),
+        ([START, STEPS, end("saved"), START], 1),  # it is starting just now
+        ([START, STEPS, START, STEPS], 1),  # killed without a word
+        ([START, STEPS, end("failed"), START, STEPS, end("done")], 1),
+        ([START, STEPS, end("done"), START, STEPS, end("done"), START, STEPS, end("done")], 0),
+        ([START, STEPS, end("saved"), START, end("failed"), START, STEPS], 1),  # refused for other options between
+        ([START, end("failed"), START, STEPS], 0),
+        ([START, STEPS, end("done"), START, {"event": "forced"}, STEPS, end("done")], 1),
+    ],
+)
+def test_restarts_are_those_that_went_on(events: list[dict[str, Any]], restarts: int) -> None:
+    assert count_restarts(events) == restarts

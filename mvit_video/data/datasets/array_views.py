@@ -103,8 +103,15 @@ class TextArrayView(ArrayView[str]):
 
     def __init__(self, values: Iterable[str]) -> None:
         parts = [value.encode("utf-8", TEXT_ERRORS) for value in values]
-        self._text = b"".join(parts)
+        self._text: bytes | memoryview = b"".join(parts)
         self._ends = np.fromiter(accumulate(map(len, parts), initial=0), np.int64, len(parts) + 1)
+
+    @classmethod
+    def of_buffer(cls, text: bytes | memoryview, ends: npt.NDArray[np.int64]) -> "TextArrayView":
+        """Strings that lie in a buffer already, and where each of them begins there: (strings + 1,)."""
+        view = cls([])
+        view._text, view._ends = text, ends
+        return view
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -101,8 +101,8 @@ def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
     near = difflib.get_close_matches(name, indices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"{place}: unknown class {name!r}{hint}, not among the {len(indices)} known classes; correct the name, or add "
-        "it to the training split or the file of class names"
+        f"{place}: unknown class {name!r}{hint}, not among the known ones: {listed([*indices])}; correct the name, or "
+        "add it to the training split or the file of class names"
     )
 
 

@@ -4,13 +4,16 @@ Opening it takes the same few milliseconds for ten videos as for a million, apar
 checksums, and all processes of a machine share its pages. What belongs to one video is decoded when it is asked for.
 
     head (64 bytes)   magic, format version, length of the file, place, length and checksum of the header
-    frames            a frame index per video (index_encoding), each with its own checksum
+    frames            a frame index per file (index_encoding), each with its own checksum; segments of a file share it
     paths             UTF-8, a checksum for each in the columns
-    columns           one array per field, little endian
+    columns           one array per field, little endian; some are there only where a data set has what they hold
     left out          JSON: [path, reason] of the videos that the split lists and the index does not hold
     header            JSON: classes, root, shards; place, type and checksum of each column
 
 Paths are kept relative to the root, shards relative to the folder of the index, so that both may move as a whole.
+
+A data set of whole files with one label each is written as version 1. One with segments, several labels a video,
+groups, weights or folders of pictures is version 2: programs that would take it for whole files refuse it.
 """
 
 import json
@@ -22,18 +25,21 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, NoReturn, TypedDict
+from typing import Any, BinaryIO, Final, NoReturn, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.array_views import TEXT_ERRORS, ArrayView
+from mvit_video.data.datasets.array_views import TEXT_ERRORS, ArrayView, FloatArrayView, TextArrayView
+from mvit_video.data.datasets.label_sets import LabelSetArrayView
+from mvit_video.data.datasets.segments import Segment, Segments
 from mvit_video.runtime.files import replacing
 from mvit_video.video.index import FrameIndex, VideoInfo
 from mvit_video.video.index_encoding import decode_frame_index, encode_frame_index
 from mvit_video.video.location import VideoLocation, join_location
 
-VERSION: Final = 1
+PLAIN_VERSION: Final = 1  # whole files with one label each
+VERSION: Final = 2
 NO_SHARD: Final = -1
 DIGEST_BYTES: Final = 16
 _MAGIC = b"\x89mvitidx"  # the first byte keeps it from passing for text
@@ -53,6 +59,14 @@ _COLUMNS: dict[str, str] = {
     "path_crc": "<u4",
     "digest": f"V{DIGEST_BYTES}",
 }
+# Of a data set that has them.
+_MORE_COLUMNS: dict[str, str] = {
+    "frames_end": "<i8",  # where segments of one file share its frame index
+    "segment": "<f8",  # two values a row: start and end
+    "labels_at": "<i8",
+    "group_at": "<i8",
+    "weight": "<f8",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,10 @@ class IndexedVideo:
         digest: 16 bytes that equal contents share.
         shard: number of its shard, NO_SHARD for a file of its own.
         start: its first byte in the shard.
+        segment: the stretch of the file that it is; all rows with one path and place have one frame index.
+        labels: all its classes, where videos may have several.
+        group: what it belongs to, where that is known.
+        weight: how often it is drawn, where that is stated.
     """
 
     path: str
@@ -78,6 +96,10 @@ class IndexedVideo:
     digest: bytes
     shard: int = NO_SHARD
     start: int = 0
+    segment: Segment | None = None
+    labels: Sequence[int] | None = None
+    group: str | None = None
+    weight: float | None = None
 
 
 class _Section(TypedDict):
@@ -94,6 +116,9 @@ class _Header(TypedDict):
     columns: dict[str, _Section]
     paths_at: int
     left_out: _Section
+    frame_rate: NotRequired[float | None]
+    label_sets: NotRequired[_Section]  # all labels, one set behind the other
+    groups: NotRequired[_Section]
 
 
 def write_index(
@@ -104,6 +129,7 @@ def write_index(
     root: str | None,
     shards: Sequence[str] = (),
     left_out: Sequence[tuple[str, str]] = (),
+    frame_rate: float | None = None,
 ) -> None:
     """Write an index; a file that is there already is replaced once the new one is complete.
 
@@ -115,15 +141,17 @@ def write_index(
             index's folder; None stands for that folder.
         shards: the tar files, relative to the index's folder, or absolute paths or URLs.
         left_out: (path, reason) of videos that the split lists and the index does not hold.
+        frame_rate: of videos that are folders of pictures, frames per second; None where there are none.
 
     Raises:
-        ValueError: no videos, a label or shard out of range, or some videos in shards and some not.
+        ValueError: no videos, a label or shard out of range, or some videos in shards and some not; segments, several
+            labels, groups or weights of some videos only.
     """
     with replacing(path) as beside, open(beside, "wb") as file:
         writer = _Writer(file, os.fspath(path), num_classes=len(class_names), num_shards=len(shards), root=root)
         for video in videos:
             writer.add(video)
-        writer.finish(class_names=class_names, shards=shards, left_out=left_out)
+        writer.finish(class_names=class_names, shards=shards, left_out=left_out, frame_rate=frame_rate)
 
 
 class _Writer:
@@ -135,21 +163,29 @@ class _Writer:
         self._limits = {"label": (num_classes, "classes"), "shard": (num_shards, "shards")}
         self._root = root
         self._paths = bytearray()
-        self._columns = {key: array({"<i4": "i", "<u4": "I"}.get(kind, "q")) for key, kind in _COLUMNS.items()}
+        kinds = {"<i4": "i", "<u4": "I", "<f8": "d"}
+        self._columns: dict[str, array[Any]] = {
+            key: array(kinds.get(kind, "q")) for key, kind in {**_COLUMNS, **_MORE_COLUMNS}.items()
+        }
         self._digests = bytearray()
+        self._label_sets, self._groups = array("i"), bytearray()
+        self._placed: dict[tuple[str, int, int], tuple[int, int]] = {}  # frame indexes of files that have segments
+        self._shared = False
         file.write(bytes(_HEAD_BYTES))
 
     def add(self, video: IndexedVideo) -> None:
         """Append a video. ValueError if it cannot be indexed."""
         self._check(video)
         raw = self._relative(video.path).encode("utf-8", TEXT_ERRORS)
+        first, end = self._place_frames(video)
         row = {
             "label": video.label,
             "size": video.size,
             "mtime_ns": _NO_MTIME if video.mtime_ns is None else video.mtime_ns,
             "shard": video.shard,
             "start": video.start,
-            "frames_at": self._file.tell(),
+            "frames_at": first,
+            "frames_end": end,
             "path_at": len(self._paths),
             "path_crc": zlib.crc32(raw),
         }
@@ -157,30 +193,64 @@ class _Writer:
             self._columns[key].append(value)
         self._paths += raw
         self._digests += video.digest
+        self._add_more(video)
+
+    def _place_frames(self, video: IndexedVideo) -> tuple[int, int]:
+        """Where the frame index of a video begins and ends; that of a file with segments is written once."""
+        key = (video.path, video.shard, video.start)
+        if key in self._placed:
+            self._shared = True
+            return self._placed[key]
+        first = self._file.tell()
         self._file.write(video.frames if isinstance(video.frames, bytes) else encode_frame_index(video.frames))
+        place = first, self._file.tell()
+        if video.segment is not None:
+            self._placed[key] = place
+        return place
+
+    def _add_more(self, video: IndexedVideo) -> None:
+        if video.segment is not None:
+            self._columns["segment"].extend(video.segment)
+        if video.labels is not None:
+            self._columns["labels_at"].append(len(self._label_sets))
+            self._label_sets.extend(video.labels)
+        if video.group is not None:
+            self._columns["group_at"].append(len(self._groups))
+            self._groups += video.group.encode("utf-8", TEXT_ERRORS)
+        if video.weight is not None:
+            self._columns["weight"].append(video.weight)
 
     def _relative(self, path: str) -> str:
         return path.removeprefix(os.path.join(self._root, "")) if self._root else path
 
     def _check(self, video: IndexedVideo) -> None:
         for key, (limit, what) in self._limits.items():
-            value = getattr(video, key)
-            if not 0 <= value < limit and (key, value) != ("shard", NO_SHARD):
-                raise ValueError(f"{video.path}: {key} {value} is out of range: the index has {limit} {what}")
+            values = [getattr(video, key), *((video.labels or ()) if key == "label" else ())]
+            for value in values:
+                if not 0 <= value < limit and (key, value) != ("shard", NO_SHARD):
+                    raise ValueError(f"{video.path}: {key} {value} is out of range: the index has {limit} {what}")
         if video.shard == NO_SHARD and self._limits["shard"][0]:
             raise ValueError(f"{video.path}: is in no shard; the videos of an index are all in shards, or none is")
         assert len(video.digest) == DIGEST_BYTES, f"{video.path}: digest of {len(video.digest)} bytes"
 
-    def finish(self, *, class_names: Sequence[str], shards: Sequence[str], left_out: Sequence[tuple[str, str]]) -> None:
+    def finish(
+        self,
+        *,
+        class_names: Sequence[str],
+        shards: Sequence[str],
+        left_out: Sequence[tuple[str, str]],
+        frame_rate: float | None,
+    ) -> None:
         """Write what follows the videos, and the head. ValueError if there are none."""
         count = len(self._columns["label"])
         if not count:
             raise ValueError(f"{self._name}: no videos to index; {len(left_out)} were left out")
+        more = self._more_columns(count)
         self._columns["frames_at"].append(self._file.tell())
         self._columns["path_at"].append(len(self._paths))
         paths_at = self._put(self._paths)["at"]
         columns = {}
-        for key, kind in _COLUMNS.items():
+        for key, kind in {**_COLUMNS, **more}.items():
             raw = self._digests if key == "digest" else np.asarray(self._columns[key]).astype(kind).tobytes()
             columns[key] = self._put(raw)
         header = _Header(
@@ -192,12 +262,33 @@ class _Writer:
             paths_at=paths_at,
             left_out=self._put(_to_json([list(pair) for pair in left_out])),
         )
+        if more or frame_rate is not None:
+            header["frame_rate"] = frame_rate
+            header["label_sets"] = self._put(np.asarray(self._label_sets).astype("<i4").tobytes())
+            header["groups"] = self._put(self._groups)
         section = self._put(_to_json(header))
         rest = _HEAD_REST.pack(self._file.tell(), section["at"], section["bytes"], section["crc"])
+        version = VERSION if "frame_rate" in header else PLAIN_VERSION
         self._file.seek(0)
-        self._file.write(_HEAD.pack(_MAGIC, VERSION, zlib.crc32(rest)) + rest)
+        self._file.write(_HEAD.pack(_MAGIC, version, zlib.crc32(rest)) + rest)
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _more_columns(self, count: int) -> dict[str, str]:
+        """Those that this data set has, ended where they need an end. ValueError if some videos alone have one."""
+        held = {key: len(self._columns[key]) // (2 if key == "segment" else 1) for key in _MORE_COLUMNS}
+        held["frames_end"] = count * self._shared
+        for key, number in held.items():
+            if number not in (0, count):
+                what = {"labels_at": "list of labels", "group_at": "group"}.get(key, key)
+                raise ValueError(
+                    f"{self._name}: {number} of {count} videos have a {what}; give all of them one, or none"
+                )
+        if held["labels_at"]:
+            self._columns["labels_at"].append(len(self._label_sets))
+        if held["group_at"]:
+            self._columns["group_at"].append(len(self._groups))
+        return {key: kind for key, kind in _MORE_COLUMNS.items() if held[key]}
 
     def _put(self, raw: bytes | bytearray) -> _Section:
         self._file.write(bytes(-self._file.tell() % 8))  # arrays in place
@@ -226,6 +317,7 @@ class IndexFile:
         shards: places of the shards.
         digests: uint8 (videos, 16); equal rows stand for equal contents.
         paths: what to call each video to people: its path, or "shard.tar/member".
+        segments, label_sets, groups, weights, frame_rate: those of the manifest; None where it has none.
 
     Raises:
         ValueError: the file does not exist, is no index, of another version, or damaged.
@@ -238,7 +330,8 @@ class IndexFile:
         header, self._checksum = self._header()
         if expected is not None and expected != self._checksum:
             self._refuse("was replaced by another index since the run began", "start again")
-        self._columns = {key: self._column(key, header) for key in _COLUMNS}
+        more = [key for key in _MORE_COLUMNS if key in header["columns"]]
+        self._columns = {key: self._column(key, header) for key in (*_COLUMNS, *more)}
         self._left_out_at = header["left_out"]
         self._paths_at = header["paths_at"]
         self.class_names = tuple(header["class_names"])
@@ -248,6 +341,23 @@ class IndexFile:
         self.labels: npt.NDArray[np.int32] = self._columns["label"]
         self.shard_of: npt.NDArray[np.int32] | None = self._columns["shard"] if self.shards else None
         self.paths: ArrayView[str] = _Names(self)
+        self._read_more(header)
+
+    def _read_more(self, header: _Header) -> None:
+        """What data sets of whole files with one label each do not have."""
+        columns = self._columns
+        self.frame_rate = header.get("frame_rate")
+        self.segments = Segments(columns["segment"]) if "segment" in columns else None
+        self.weights = FloatArrayView(columns["weight"]) if "weight" in columns else None
+        self.label_sets: LabelSetArrayView | None = None
+        if "labels_at" in columns:
+            values = np.frombuffer(self._section(header["label_sets"], "list of labels"), "<i4")
+            self.label_sets = LabelSetArrayView.of_arrays(values, columns["labels_at"])
+        self.groups: TextArrayView | None = None
+        if "group_at" in columns:
+            self.groups = TextArrayView.of_buffer(
+                self._section(header["groups"], "list of groups"), columns["group_at"]
+            )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, root: str | None = None) -> "IndexFile":
@@ -274,6 +384,8 @@ class IndexFile:
         """The frame index of a video."""
         index = self._row(index)
         first, end = self._columns["frames_at"][index : index + 2]
+        if "frames_end" in self._columns:
+            end = self._columns["frames_end"][index]
         try:
             return decode_frame_index(memoryview(self._bytes)[first:end])
         except ValueError as error:
@@ -295,6 +407,7 @@ class IndexFile:
             size=row["size"],
             mtime_ns=None if row["mtime_ns"] == _NO_MTIME else row["mtime_ns"],
             index=self.frames(index),
+            frame_rate=self.frame_rate,
         )
 
     def name(self, index: int) -> str:
@@ -333,8 +446,9 @@ class IndexFile:
         magic, version, checksum = _HEAD.unpack_from(self._bytes)
         if magic != _MAGIC:
             self._refuse("is no index", "give the path of an index that mvit_video.prepare wrote")
-        if version != VERSION:
-            self._refuse(f"is an index of version {version}, this program reads version {VERSION}")
+        if version not in (PLAIN_VERSION, VERSION):
+            known = f"versions {PLAIN_VERSION} and {VERSION}"
+            self._refuse(f"is an index of version {version}, this program reads {known}")
         rest = self._bytes[_HEAD.size : _HEAD.size + _HEAD_REST.size]
         if zlib.crc32(rest) != checksum:
             self._refuse("its first bytes are damaged")
@@ -346,7 +460,9 @@ class IndexFile:
 
     def _column(self, key: str, header: _Header) -> npt.NDArray[Any]:
         section = header["columns"][key]
-        values = np.frombuffer(self._section(section, f"column {key!r}"), _COLUMNS[key])
+        values = np.frombuffer(self._section(section, f"column {key!r}"), {**_COLUMNS, **_MORE_COLUMNS}[key])
+        if key == "segment":
+            values = values.reshape(-1, 2)
         assert len(values) == header["videos"] + key.endswith("_at"), key
         return values
 

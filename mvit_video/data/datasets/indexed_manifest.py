@@ -13,6 +13,8 @@ from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.manifest import Manifest, PathLike
 from mvit_video.video.location import VideoLocation
 
+_MORE = ("segments", "groups", "weights", "label_sets")  # columns that not every data set has
+
 
 @dataclass(frozen=True)
 class IndexedManifest(Manifest):
@@ -30,13 +32,18 @@ class IndexedManifest(Manifest):
     def of(cls, index: IndexFile) -> "IndexedManifest":
         """The manifest of an open index."""
         left_out = tuple(path for path, _ in index.left_out)
-        return cls(index.paths, IntArrayView(index.labels), index.class_names, index.path, left_out, index=index)
+        more = {name: getattr(index, name) for name in (*_MORE, "frame_rate")}
+        return cls(
+            index.paths, IntArrayView(index.labels), index.class_names, index.path, left_out, index=index, **more
+        )
 
     def __reduce__(self) -> "tuple[Callable[..., IndexedManifest], tuple[Any, ...]]":
         """A spawned worker maps the file, it is not sent the columns; but for those that differ from the file's."""
-        if self.rows is None and self.class_names == self.index.class_names and self.groups is None:
+        as_written = all(getattr(self, name) is getattr(self.index, name) for name in _MORE)
+        if self.rows is None and self.class_names == self.index.class_names and as_written:
             return IndexedManifest.of, (self.index,)
         own = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("paths", "index")}
+        own["groups"] = None if self.groups is None else tuple(self.groups)  # those of a file do not travel
         return _remade, (self.index, own)
 
     @property

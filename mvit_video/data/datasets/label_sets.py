@@ -22,6 +22,13 @@ class LabelSetArrayView(ArrayView[tuple[int, ...]]):
         self._ends = np.fromiter(accumulate(map(len, rows), initial=0), np.int64, len(rows) + 1)
         self._values = np.fromiter(chain.from_iterable(rows), np.int64, int(self._ends[-1]))
 
+    @classmethod
+    def of_arrays(cls, values: npt.NDArray[np.integer], ends: npt.NDArray[np.int64]) -> "LabelSetArrayView":
+        """Sets that are arrays already: all labels behind one another, and where each set begins, (videos + 1,)."""
+        view = cls([])
+        view._values, view._ends = values.astype(np.int64, copy=False), ends
+        return view
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 

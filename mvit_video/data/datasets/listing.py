@@ -4,10 +4,13 @@ Everything that is not as it should be is a ValueError with the path, the rule a
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 
-from mvit_video.video.location import is_remote
+from mvit_video.video.location import is_remote, join_location
+
+logger = logging.getLogger(__name__)
 
 
 def read_text(source: str, what: str) -> str:
@@ -48,6 +51,44 @@ def videos_by_stem(entries: Iterable[os.DirEntry[str]], extensions: Sequence[str
             candidate = (ranks[extension.lower()], entry.path)
             found[stem] = min(candidate, found.get(stem, candidate))
     return {stem: path for stem, (_, path) in found.items()}
+
+
+def listed_files(
+    paths: Sequence[str], *, source: str, root: str | None, folders: bool = False
+) -> tuple[list[str], list[str | None]]:
+    """The files that a list names: where they should be, and each that is there, None for the others.
+
+    Relative paths start from `root`; without one from the current folder, or, if none of the files is there, from the
+    folder of the list.
+
+    Args:
+        paths: as they are listed.
+        source: the list.
+        root: folder or URL; None if none is given.
+        folders: see `existing`.
+    """
+    wanted = [join_location(root or "", path) for path in paths]
+    found = existing(wanted, folders=folders)
+    if root is None and not any(found):
+        beside = [join_location(os.path.dirname(source), path) for path in paths]
+        found_beside = existing(beside, folders=folders)
+        if any(found_beside):
+            logger.info(
+                "%s: its paths are taken from its own folder, for none of them leads anywhere from the current one, %s",
+                source,
+                os.getcwd(),
+            )
+            return beside, found_beside
+    return wanted, found
+
+
+def absent_text(root: str | None, *, all_of_them: bool) -> tuple[str, str]:
+    """Where listed files were looked for, and the way out, for an error about those that are not there."""
+    if not root:
+        place = f"the current folder ({os.getcwd()}), nor beside the list"
+    else:
+        place = root if is_remote(root) or os.path.isabs(root) else f"{root} (from {os.getcwd()})"
+    return place, "check root" if all_of_them else "check root, or leave them out with data.source.missing=skip"
 
 
 def existing(paths: Sequence[str], *, folders: bool = False) -> list[str | None]:

@@ -27,10 +27,10 @@ from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut
 from mvit_video.data.datasets.list_file import EMPTY_LIST, bad_line, parse_list
-from mvit_video.data.datasets.listing import existing, read_json, read_text, scan, videos_by_stem
+from mvit_video.data.datasets.listing import absent_text, listed_files, read_json, read_text, scan, videos_by_stem
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
-from mvit_video.video.location import VideoLocation, join_location
+from mvit_video.video.location import VideoLocation
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,8 @@ def from_list(
 
     Args:
         path: the list, UTF-8.
-        root: folder that relative paths start from; by default the current folder.
+        root: folder that relative paths start from; by default the current folder, or that of the list where none of
+            the files is there.
         separator: between the fields; " " stands for any run of spaces and tabs.
         class_names_file: one name per line, or a JSON object from name to index; by default the
             sorted names, or "class 0", "class 1", ... for numbers.
@@ -388,8 +389,12 @@ def _from_rows(
         if label >= len(names):
             raise ValueError(f"{source}:{line}: {_range_message(label, len(names))}")
         labels.append(label)
-    listed = [join_location(os.fspath(root or ""), path) for _, path, _ in rows]
-    found = existing(listed, folders=frame_rate is not None)
+    listed, found = listed_files(
+        [path for _, path, _ in rows],
+        source=source,
+        root=None if root is None else os.fspath(root),
+        folders=frame_rate is not None,
+    )
     manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
     return replace(manifest, frame_rate=frame_rate)
 
@@ -492,8 +497,8 @@ def _assemble(
     absent = tuple(name for name, path in zip(listed, found) if path is None)
     if absent and (missing == "error" or len(absent) == len(listed)):
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        way_out = "check root" if len(absent) == len(listed) else "check root, or pass missing='skip' to leave them out"
-        place = "the current folder" if root is None else os.fspath(root)
+        base = None if root is None else os.fspath(root)
+        place, way_out = absent_text(base, all_of_them=len(absent) == len(listed))
         raise ValueError(
             f"{source}: {len(absent)} of {len(listed)} listed videos do not exist under {place}: {shown}; {way_out}"
         )

@@ -19,10 +19,10 @@ from mvit_video.data.datasets.array_views import FloatArrayView
 from mvit_video.data.datasets.class_names import checked_names, class_index, numbered_names
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut, examples
-from mvit_video.data.datasets.listing import existing
+from mvit_video.data.datasets.listing import absent_text, listed_files
 from mvit_video.data.datasets.manifest import Manifest, Missing, PathLike, say_duplicates
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
-from mvit_video.video.location import is_remote, join_location
+from mvit_video.video.location import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def manifest_of_rows(
         rows: at least one.
         class_names: the classes, in the order of their numbers; see `names_of_labels`.
         source: the annotation, for people.
-        root: folder or URL that relative paths start from; by default the current folder.
+        root: folder or URL that relative paths start from; by default the current folder, or that of the annotation
+            where none of the files is there.
         missing: whether a file that does not exist is an error, or its rows are left out.
         beyond: whether a segment that ends more than a second beyond its video is an error, or is cut to the video's
             end (and left out if nothing remains). Known from the headers of the local files.
@@ -89,10 +90,9 @@ def manifest_of_rows(
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
     if beyond not in ("error", "cut"):
         raise ValueError(f"beyond={beyond!r} must be 'error' or 'cut'")
-    base = "" if root is None else os.fspath(root)
-    paths = [join_location(base, row.path) for row in rows]
-    found = existing(paths, folders=frame_rate is not None)
-    absent = _absent(rows, paths, found, source=source, base=base, missing=missing)
+    base = None if root is None else os.fspath(root)
+    paths, found = listed_files([row.path for row in rows], source=source, root=base, folders=frame_rate is not None)
+    absent = _absent(rows, paths, found, source=source, base=base or "", missing=missing)
     kept = [(row, path) for row, path in zip(rows, found) if path is not None]
     reasons = dict(left_out or {})
     if any(not row.segment.whole for row, _ in kept):
@@ -195,10 +195,9 @@ def _absent(
     gone = [(row, path) for row, path, there in zip(rows, paths, found) if there is None]
     if gone and (missing == "error" or len(gone) == len(rows)):
         shown = examples((f"{path} ({row.place})" for row, path in gone), 5)
-        way_out = "check root" if len(gone) == len(rows) else "check root, or leave them out with missing=skip"
+        place, way_out = absent_text(base, all_of_them=len(gone) == len(rows))
         raise ValueError(
-            f"{source}: {len(gone)} of {len(rows)} listed videos do not exist under {base or 'the current folder'}: "
-            f"{shown}; {way_out}"
+            f"{source}: {len(gone)} of {len(rows)} listed videos do not exist under {place}: {shown}; {way_out}"
         )
     if gone:
         logger.warning("%s: left out %d of %d rows whose files do not exist", source, len(gone), len(rows))

@@ -20,6 +20,7 @@ from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
 from mvit_video.data.loading.draws import drawn_videos
 from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.loading.workers import Workers, pinned
+from mvit_video.runtime.formatting import count_text
 
 TrainKey = tuple[int, int, int]
 
@@ -163,10 +164,12 @@ class TrainLoader:
         self.shard_window = shard_window
         self.weights = weights
         if self.steps_per_epoch == 0:
+            processes = count_text(world_size, "process")
+            passes = "" if accumulate == 1 else f" x {accumulate} forward passes a step (trainer.accumulate)"
             raise ValueError(
-                f"the training split has {len(dataset)} videos, fewer than one step takes: {batch_size} videos x "
-                f"{world_size} processes x {accumulate} accumulated = {self.items_per_step}. Lower trainer.batch_size "
-                "or trainer.accumulate"
+                f"the training split has {count_text(len(dataset), 'video')}, fewer than one step takes: "
+                f"{count_text(batch_size, 'video')} x {processes}{passes} = {self.items_per_step}. Lower "
+                "trainer.batch_size" + (" or trainer.accumulate" if accumulate > 1 else "")
             )
 
     @property

@@ -1,5 +1,6 @@
 """Reading files of weights: tensors and the configuration stored beside them, never an object that could run code."""
 
+import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -61,7 +62,8 @@ class WeightsFile:
         config: the configuration stored beside them, if any.
         averaged: whether the tensors are averaged over the steps of the training.
         notes: what a reader should know: which of two sets of weights this is, and what was left unread.
-        training: of a checkpoint of this project, the step, the class names and the record of the run.
+        training: of a checkpoint of this project, the step, the class names and the record of the run; of weights that
+            were converted from one, the first two.
     """
 
     tensors: dict[str, Tensor]
@@ -122,8 +124,10 @@ def weights_in(content: Mapping[str, object], *, use_ema: bool = True) -> Weight
     plain, averaged = _keys_of_weights(content)
     if plain is None and averaged is None:
         return WeightsFile(tensors=_tensors_under(content, None), config=_stored_config(content))
+    config = _stored_config(content)
     tensors = {key: _tensors_under(content, key) for key in (plain, averaged) if key is not None}
-    training = {key: content[key] for key in ("step", "class_names", "run") if "format" in content and content.get(key)}
+    ours = "format" in content or (config is not None and config.kind == "mvit_video")
+    training = {key: content[key] for key in ("step", "class_names", "run") if ours and content.get(key)}
     chosen, notes = tensors[plain if plain is not None else averaged], []  # type: ignore[index]
     if plain is None:
         notes.append(f"averaged weights ({averaged}), there are no others")
@@ -143,7 +147,7 @@ def weights_in(content: Mapping[str, object], *, use_ema: bool = True) -> Weight
         notes.append(f"plain weights ({plain}), not the averaged ones ({averaged}) beside them")
     return WeightsFile(
         tensors=chosen,
-        config=_stored_config(content),
+        config=config,
         averaged=averaged is not None and (use_ema or plain is None),
         notes=notes,
         training=training,
@@ -313,7 +317,7 @@ def check_is_file(path: Path) -> None:
 
 
 def _load_safetensors(path: Path) -> dict[str, object]:
-    """The tensors, and, in a file that convert wrote, the configuration of the model, as a checkpoint has them."""
+    """The tensors, and, in a file that convert wrote, the model's configuration, the step and the classes' names."""
     try:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
@@ -325,9 +329,10 @@ def _load_safetensors(path: Path) -> dict[str, object]:
             about = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
-    if "config" in about:
-        return {"model": tensors, "config": about["config"]}
-    return dict(tensors)
+    if "config" not in about:
+        return dict(tensors)
+    training = {key: json.loads(about[key]) for key in ("step", "class_names") if key in about}
+    return {"model": tensors, "config": about["config"], **training}
 
 
 def _refused(error: Exception) -> str | None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mvit_video.video.byte_source import Deadline
 from mvit_video.video.container import too_large
-from mvit_video.video.index import Orientation, VideoDecodeError, VideoInfo
+from mvit_video.video.index import FrameIndex, Orientation, VideoDecodeError, VideoInfo
 from mvit_video.video.location import PICTURE_EXTENSIONS
 from mvit_video.video.pictures import Canvas, rgb_frame
 
@@ -32,6 +32,9 @@ class FrameFolderDecoder:
         max_pixels: larger pictures are refused before they are decoded.
         deadline: when to give up; looked at between pictures.
 
+    Attributes:
+        pictures: names of the files, in the order of their numbers.
+
     Raises:
         VideoDecodeError: no pictures, or not numbered without gaps, or the first cannot be opened.
     """
@@ -44,12 +47,30 @@ class FrameFolderDecoder:
         self._folder = folder
         self._max_pixels = max_pixels
         self._deadline = deadline
-        self._files = self._numbered()
+        self.pictures = self._numbered()
         self.coded = self._size_of_first()
         height, width = self.coded
-        count = len(self._files)
-        codec = os.path.splitext(self._files[0])[1][1:].lower()
+        count = len(self.pictures)
+        codec = os.path.splitext(self.pictures[0])[1][1:].lower()
         self.info = VideoInfo(count, frame_rate, height, width, codec, count / frame_rate)
+
+    @property
+    def frame_index(self) -> FrameIndex:
+        """The frames, in the form that files have: there are no packets."""
+        none = np.zeros(0, np.int32)
+        return FrameIndex(
+            info=self.info,
+            stream=0,
+            order=None,
+            anchor=none,
+            droppable=none.astype(bool),
+            shown=none.astype(bool),
+            stamps=None,
+            corrupt=(),
+            size=self.coded,
+            orientation=self.orientation,
+            damage="",
+        )
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -62,7 +83,7 @@ class FrameFolderDecoder:
         """Draw frames (frame -> row of the canvas). Raises VideoDecodeError, which names the file."""
         for frame in sorted(rows):
             self._deadline.check()
-            canvas.draw(rgb_frame(self._decoded(self._files[frame])), rows[frame])
+            canvas.draw(rgb_frame(self.picture(frame)), rows[frame])
 
     def _numbered(self) -> list[str]:
         """Names of the pictures in the order of their numbers."""
@@ -91,21 +112,22 @@ class FrameFolderDecoder:
 
     def _size_of_first(self) -> tuple[int, int]:
         try:
-            with Image.open(os.path.join(self._folder, self._files[0])) as picture:
+            with Image.open(os.path.join(self._folder, self.pictures[0])) as picture:
                 width, height = picture.size
         except _ERRORS as error:
-            raise self._broken(self._files[0], error) from error
+            raise self._broken(self.pictures[0], error) from error
         if height * width > self._max_pixels:
             raise too_large(self.name, height, width, self._max_pixels)
         return height, width
 
-    def _decoded(self, name: str) -> npt.NDArray[np.uint8]:
-        """A picture, uint8 (H, W, 3)."""
+    def picture(self, frame: int) -> npt.NDArray[np.uint8]:
+        """A picture, uint8 (H, W, 3). Raises VideoDecodeError, which names the file."""
+        name = self.pictures[frame]
         try:
             with Image.open(os.path.join(self._folder, name)) as picture:
                 width, height = picture.size
                 if (height, width) != self.coded:
-                    first = f"{self._files[0]} has {self.coded[1]}x{self.coded[0]}"
+                    first = f"{self.pictures[0]} has {self.coded[1]}x{self.coded[0]}"
                     raise VideoDecodeError(self.name, f"{name} has {width}x{height} pixels, {first}")
                 return np.asarray(picture.convert("RGB"))
         except _ERRORS as error:

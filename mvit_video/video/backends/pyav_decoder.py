@@ -20,6 +20,7 @@ from mvit_video.video.index import (
     VideoDecodeError,
     VideoInfo,
     plan,
+    seconds_shown,
 )
 from mvit_video.video.index_builder import KEYS_TO_TRY, build_index
 from mvit_video.video.packets import OutOfStepError, PacketReader, read_ahead
@@ -149,10 +150,7 @@ class PyAVDecoder:
 
     def seconds_shown(self) -> npt.NDArray[np.float64]:
         """Seconds from the first frame to each, float64 (num_frames,); by the rate where the file states no times."""
-        times = self.times()
-        if times is None:
-            return np.arange(self.index.info.num_frames) / self.index.info.fps
-        return (times.stamps - times.stamps[0]) * float(times.unit)
+        return seconds_shown(self.index.info, self.times())
 
     def times(self) -> FrameTimes | None:
         """When the frames are shown. Raises VideoDecodeError if they have to be looked up, and cannot be."""

@@ -14,6 +14,7 @@ from mvit_video.data.datasets import index_file
 from mvit_video.data.datasets.index_file import IndexedVideo, IndexFile, write_index
 from mvit_video.data.datasets.indexed_manifest import IndexedManifest, from_index
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import Segment
 from mvit_video.data.datasets.sources import IndexSource
 from mvit_video.video.index_encoding import encode_frame_index
 from tests.video.test_index_encoding import assert_same, frame_index
@@ -237,9 +238,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_another_version_is_named(tmp_path: Path) -> None:
     place = written(tmp_path / "train.index")
     data = bytearray(place.read_bytes())
-    data[8:12] = struct.pack("<I", 2)
+    data[8:12] = struct.pack("<I", 3)
     place.write_bytes(data)
-    with pytest.raises(ValueError, match=r"train\.index: is an index of version 2, this program reads version 1; prep"):
+    with pytest.raises(
+        ValueError, match=r"train\.index: is an index of version 3, this program reads versions 1 and 2; prep"
+    ):
         IndexFile.open(place)
 
 
@@ -352,3 +355,35 @@ def test_the_header_is_readable(tmp_path: Path) -> None:
     assert zlib.crc32(data[at : at + size]) == crc
     header = json.loads(data[at : at + size])
     assert (header["videos"], header["root"], header["class_names"]) == (3, "/videos", list(NAMES))
+
+
+def test_a_plain_index_stays_readable_for_earlier_programs(tmp_path: Path) -> None:
+    plain = written(tmp_path / "plain.index").read_bytes()
+    more = written(tmp_path / "more.index", videos=[video(0, group="g")]).read_bytes()
+    assert (plain[8], more[8]) == (1, 2)
+    assert json.loads(plain[plain.index(b'{"videos"') :]).keys().isdisjoint(("frame_rate", "groups"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segment": Segment(0, 1)}, "1 of 2 videos have a segment; give all of them one, or none"),
+        ({"labels": [0, 1]}, "1 of 2 videos have a list of labels"),
+        ({"group": "g"}, "1 of 2 videos have a group"),
+        ({"weight": 0.5}, "1 of 2 videos have a weight"),
+        ({"labels": [0, 3]}, "label 3 is out of range: the index has 3 classes"),
+    ],
+)
+def test_what_some_videos_alone_have_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        written(tmp_path / "train.index", videos=[video(0, **change), video(1)])
+
+
+def test_damaged_groups_and_labels_are_noticed(tmp_path: Path) -> None:
+    videos = [video(number, group=f"group{number}", labels=[2, 1]) for number in range(3)]
+    place = written(tmp_path / "train.index", videos=videos)
+    assert IndexFile.open(place).label_sets == ((2, 1),) * 3
+    data = place.read_bytes()
+    place.write_bytes(data.replace(b"group1", b"group7"))
+    with pytest.raises(ValueError, match=r"train\.index: its list of groups is damaged; prepare the data set again"):
+        IndexFile.open(place)

@@ -248,7 +248,8 @@ def test_missing_videos_are_an_error_with_count_and_first_names(tmp_path: Path) 
     (tmp_path / "v0.mp4").mkdir()  # a folder is no video file
     source = write(tmp_path / "l.csv", "a.mp4 0\n" + "".join(f"v{i}.mp4 0\n" for i in range(7)))
     first = ", ".join(re.escape(f"{tmp_path}/v{i}.mp4") for i in range(5))
-    message = rf"7 of 8 listed videos do not exist under .*: {first}, \.\.\.; check root, or pass missing='skip'"
+    way_out = r"check root, or leave them out with data\.source\.missing=skip"
+    message = rf"7 of 8 listed videos do not exist under .*: {first}, \.\.\.; {way_out}"
     with pytest.raises(ValueError, match=message):
         from_list(source, root=tmp_path)
 
@@ -393,7 +394,7 @@ def test_kinetics_splits_share_class_names(tmp_path: Path) -> None:
 def test_kinetics_refuses_unknown_class_and_names_the_near_one(tmp_path: Path) -> None:
     source = write(tmp_path / "val.csv", HEADER + "archery,aaaaaaaaaaa,5,15,val\nridding a bike,bbbbbbbbbbb,5,15,val\n")
     message = (
-        r"val\.csv:3: unknown class 'ridding a bike' \(did you mean 'riding a bike'\?\), not among the 2 known classes"
+        r"val\.csv:3: unknown class 'ridding a bike' \(did you mean 'riding a bike'\?\), not among the known ones: '"
     )
     with pytest.raises(ValueError, match=message):
         from_kinetics_csv(source, root=tmp_path, class_names=("archery", "riding a bike"))
@@ -417,7 +418,7 @@ def test_kinetics_refuses_unknown_class_and_names_the_near_one(tmp_path: Path) -
         (HEADER + "archery,aaaaaaaaaaa,5\n", r"k\.csv:2: time_start '5' or time_end '' is no number"),
         (
             HEADER + "archery,aaaaaaaaaaa,5,15,train\nzumba,bbbbbbbbbbb,5,15,train\n",
-            r"1 of 2 listed videos do not exist under .*bbbbbbbbbbb_000005_000015; .*missing='skip'",
+            r"1 of 2 listed videos do not exist under .*bbbbbbbbbbb_000005_000015; .*missing=skip",
         ),
     ],
 )
@@ -501,3 +502,25 @@ def test_accents_apart_from_their_letters_make_no_other_class() -> None:
     """As names of folders copied from a Mac have them."""
     apart = Manifest(("a.mp4",), (0,), ("Gru\u0308ße",), "val")
     assert apart.with_classes(("x", "Gr\u00fcße")).labels[0] == 1
+
+
+def test_relative_paths_are_found_beside_the_list_where_none_is_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "set" / "a" / "v.mp4").touch()
+    (tmp_path / "set" / "list.csv").write_text("a/v.mp4 0\n")
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert from_list("set/list.csv").paths == ("set/a/v.mp4",)
+    assert f"taken from its own folder, for none of them leads anywhere from the current one, {tmp_path}" in caplog.text
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "v.mp4").touch()
+    assert from_list("set/list.csv").paths == ("a/v.mp4",)
+    with pytest.raises(
+        ValueError, match=rf"do not exist under elsewhere \(from {tmp_path}\)"
+    ):  # a given root is the only place
+        from_list("set/list.csv", root="elsewhere")
+    (tmp_path / "set" / "list.csv").write_text("b/v.mp4 0\n")
+    with pytest.raises(ValueError, match=rf"do not exist under the current folder \({tmp_path}\), nor beside the list"):
+        from_list("set/list.csv")

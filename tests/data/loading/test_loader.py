@@ -85,6 +85,10 @@ def test_a_step_larger_than_the_set_is_refused(manifest: Manifest) -> None:
         ValueError, match=r"32 videos, fewer than one step takes: 3 videos x 4 processes .* = 36.* Lower"
     ):
         loader(manifest, world_size=4, accumulate=3)
+    with pytest.raises(
+        ValueError, match=r"32 videos, .*: 40 videos x 1 process = 40\. Lower trainer\.batch_size$"
+    ):  # no word of an accumulation that there is none of
+        loader(manifest, batch_size=40)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

@@ -11,6 +11,7 @@ from mvit_video.convert import find_checkpoint, main
 from mvit_video.engine.checkpoints import CheckpointError, save_checkpoint
 from mvit_video.models import from_checkpoint, load_weights
 from mvit_video.models.mvit.network import MViT
+from mvit_video.models.weights.files import read_weights_file
 from mvit_video.models.weights.loading import checkpoint_content
 from tests.models.helpers import randomised, small_config
 
@@ -54,7 +55,7 @@ def test_the_best_weights_of_a_run(run, tmp_path, capsys, options, seed, average
     assert (about["step"], about["averaged"], about["names"], about["format"]) == ("1", averaged, "mvit_video", "pt")
     stored = json.loads(about["config"])["model"]
     assert (stored["_target_"], stored["drop_path"]) == ("mvit_video.models.MViTConfig", 0.3)
-    assert f"{run / 'checkpoints' / 'best.pt'}: " in capsys.readouterr().out
+    assert f"{run / 'checkpoints' / 'best.pt'} (the best of the run): " in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "run"]
 
 
@@ -76,8 +77,8 @@ def test_back_into_a_model(run, tmp_path):
 def test_the_newest_where_there_is_no_best(run, tmp_path):
     for name in ("best.pt", "best.json"):
         (run / "checkpoints" / name).unlink()
-    assert find_checkpoint(run).name == "step_00000002.pt"
-    assert find_checkpoint(run / "checkpoints").name == "step_00000002.pt"
+    assert find_checkpoint(run)[0].name == "step_00000002.pt"
+    assert find_checkpoint(run / "checkpoints")[0].name == "step_00000002.pt"
     with pytest.raises(CheckpointError, match="has no complete checkpoint"):
         find_checkpoint(tmp_path)
 
@@ -107,3 +108,28 @@ def test_other_containers_need_to_be_named(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(run), str(tmp_path / "out.pt")])
     assert "required: --to {pyslowfast,torchvision,pytorchvideo,mvit_video}" in capsys.readouterr().err
+
+
+def test_it_says_which_checkpoint_of_a_run_it_takes(run, tmp_path, capsys):
+    out = str(tmp_path / "out.safetensors")
+    main([str(run), out])
+    assert "best.pt (the best of the run): " in capsys.readouterr().out
+    for name in ("best.pt", "best.json"):
+        (run / "checkpoints" / name).unlink()
+    main([str(run), out])
+    assert "step_00000002.pt (the newest of the run, which has no validation): " in capsys.readouterr().out
+    main([str(run / "checkpoints" / "step_00000001.pt"), out])
+    assert "step_00000001.pt: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "out.pt"])
+def test_the_names_of_the_classes_stay_with_the_weights(run, tmp_path, name):
+    main([str(run), str(tmp_path / name), "--to", "mvit_video"])
+    assert read_weights_file(tmp_path / name).training == {"step": 1, "class_names": NAMES}
+    main([str(tmp_path / name), str(tmp_path / "again.pt"), "--to", "mvit_video"])
+    assert read_weights_file(tmp_path / "again.pt").training["class_names"] == NAMES
+
+
+def test_a_container_without_a_place_for_names_is_said(run, tmp_path, capsys):
+    main([str(run), str(tmp_path / "out.pth"), "--to", "torchvision"])
+    assert "the names of the classes are left out: this container has no place for them" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+"""Weights of classes that options give by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from mvit_video.config.nearest import did_you_mean
+from mvit_video.data.datasets.manifest import Manifest
+
+Weighting = Literal["none", "balanced"] | Mapping[str, float]
+_CLASSES_SHOWN = 50
+
+
+def weights_by_name(given: Weighting, class_names: Sequence[str], *, option: str) -> list[float] | None:
+    """One weight per class, 1 for those that are not given; None where no weights are given by name.
+
+    Args:
+        given: the option's value.
+        class_names: of the training.
+        option: what it is called on the command line.
+
+    Raises:
+        ValueError: a name is no class.
+    """
+    if isinstance(given, str):
+        return None
+    by_name = {str(name): float(weight) for name, weight in given.items()}  # a command line reads 7 as a number
+    for name in by_name:
+        if name not in class_names:
+            raise ValueError(
+                f"{option}: no class is called {name!r}; {did_you_mean(name, class_names, kind='classes')}"
+            )
+    return [by_name.get(name, 1.0) for name in class_names]
+
+
+def weights_text(manifest: Manifest, weights: Sequence[float]) -> str:
+    """The weight of each class, and how many videos it has."""
+    counts = manifest.counts()
+    rows = [f"{name} {weights[i]:.3g} ({counts[i]} videos)" for i, name in enumerate(manifest.class_names)]
+    return shortened(rows)
+
+
+def shortened(rows: Sequence[str]) -> str:
+    """Some of many classes, in a line."""
+    shown = rows[:_CLASSES_SHOWN]
+    return ", ".join(shown) + (f" and {len(rows) - len(shown)} more classes" if len(rows) > len(shown) else "")
