@@ -1,5 +1,6 @@
 """What a training says at its end: the best result, where everything is, and what to type next."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def closing_summary(config: Train, *, best_metric: str) -> str:
         ("options", str(folder / "config.yaml")),
         ("next", evaluate_command(config)),
     ]
+    if config.data.folds is not None:
+        rows.append(("folds", folds_command(config)))
     return f"{config.name} is trained:\n" + "\n".join(f"  {name:<8} {text}" for name, text in rows)
 
 
@@ -31,6 +34,16 @@ def evaluate_command(config: Train) -> str:
     words = ["python", "-m", "mvit_video.evaluate", f"run={config.name}"]
     if config.output_dir != Train.output_dir:
         words.append(f"output_dir={config.output_dir}")
+    return shlex.join(words)
+
+
+def folds_command(config: Train) -> str:
+    """The command that sums up the folds of the run, as it is typed in a shell."""
+    # The last number of the name is the fold's in a sweep (birds-fold-0), and in most names that people give.
+    pattern = re.sub(rf"(?<!\d){config.data.fold}(?=\D*$)", "*", config.name)
+    words = ["python", "-m", "mvit_video.runs", "--folds", pattern]
+    if config.output_dir != Train.output_dir:
+        words.insert(3, config.output_dir)
     return shlex.join(words)
 
 
