@@ -163,15 +163,17 @@ def _changes(audited: Audited) -> list[Difference]:
 
 def _number_section(audited: Audited, numbers: Mapping[str, Measured]) -> Section:
     scored = audited.scored
+    folders = [folder for folder, _, _ in scored.evaluations]
     again = numbers.get("again", numbers["forward"])
     shown = [one for key, one in numbers.items() if key not in ("seen", "unseen")]
     verdict = number_verdict(numbers["forward"], numbers.get("logged"), again, metric=scored.metric)
     lines = page.number_lines(shown, metric=scored.metric)
-    if scored.protocol != scored.validation_protocol:
+    if len({scored.validation_protocol, *(one.protocol for one in shown)}) > 1:
+        others = [f"{one.name} {one.protocol}" for key, one in numbers.items() if key == "forward" or key in folders]
         lines += [
             "",
-            f"Two protocols are in use: a validation during training takes {scored.validation_protocol} of each video, "
-            f"a test {scored.protocol} (temporal x spatial). Compare numbers of one protocol only.",
+            "Compare numbers of one protocol only (temporal x spatial views): a validation during training takes "
+            f"{scored.validation_protocol} of each video, {', '.join(others)}.",
         ]
     return Section(title="How exact is the number?", verdict=verdict, lines=lines)
 

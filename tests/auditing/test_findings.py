@@ -125,7 +125,12 @@ def test_everything_that_is_wrong_with_classes_is_named() -> None:
     )  # fmt: skip
     verdict = label_verdict(found, split="val")
     assert verdict.level == "bad"
-    for text in ("1 class without a training video: 'late'", "'Wren' and 'wren'", "no video at all: 'none'", "11 times"):
+    for text in (
+        "1 class without a training video: 'late'",
+        "'Wren' and 'wren'",
+        "no video at all: 'none'",
+        "11 times",
+    ):
         assert text in verdict.text
 
 
