@@ -39,8 +39,9 @@ def evaluate_command(config: Train) -> str:
 
 def folds_command(config: Train) -> str:
     """The command that sums up the folds of the run, as it is typed in a shell."""
-    # The last number of the name is the fold's in a sweep (birds-fold-0), and in most names that people give.
-    pattern = re.sub(rf"(?<!\d){config.data.fold}(?=\D*$)", "*", config.name)
+    # A sweep calls its runs birds-fold-0; else the last number of the name is taken for the fold's.
+    own = rf"(?<=fold-){config.data.fold}(?!\d)" if "fold-" in config.name else rf"(?<!\d){config.data.fold}(?=\D*$)"
+    pattern = re.sub(own, "*", config.name)
     words = ["python", "-m", "mvit_video.runs", "--folds", pattern]
     if config.output_dir != Train.output_dir:
         words.insert(3, config.output_dir)
