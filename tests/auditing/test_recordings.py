@@ -9,7 +9,7 @@ import torch
 
 from mvit_video.auditing import recordings
 from mvit_video.auditing.fingerprints import Fingerprints, fingerprint_frames, fingerprints, frame_places
-from mvit_video.auditing.recordings import Comparison, Groups, compare, nearest, num_blocks, video_similarity
+from mvit_video.auditing.recordings import Comparison, Groups, compare, nearest, num_blocks, pair_similarity
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments
 from mvit_video.video.reader import VideoReader
@@ -20,6 +20,13 @@ from tests.paths import SHARED_CLIPS
 def looked_at(paths: Sequence[Path | str], **more: object) -> Fingerprints:
     manifest = Manifest([str(path) for path in paths], [0] * len(paths), ("a",), "here", **more)  # type: ignore[arg-type]
     return fingerprints(manifest, frames=5, time_limit_s=None, threads=1, on_progress=lambda done: None)
+
+
+def similarities(first: Fingerprints, second: Fingerprints) -> np.ndarray:
+    """Of every video with every other."""
+    a, b = np.indices((len(first.numbers), len(second.numbers))).reshape(2, -1)
+    found = pair_similarity(first.values.float()[a], second.values.float()[b])
+    return found.view(len(first.numbers), -1).numpy()
 
 
 def compared(prints: Fingerprints, first_part: int) -> Comparison:
@@ -40,7 +47,7 @@ def takes(tmp_path_factory: pytest.TempPathFactory) -> Fingerprints:
 
 
 def test_takes_are_near_and_other_scenes_are_far(takes: Fingerprints) -> None:
-    similarity = video_similarity(takes.values.float(), takes.values.float()).numpy()
+    similarity = similarities(takes, takes)
     same = np.zeros_like(similarity, bool)
     np.fill_diagonal(same, True)
     for place, of in ((6, 0), (7, 1), (8, 2)):
@@ -73,9 +80,9 @@ def test_one_frame_in_common_is_no_take(takes: Fingerprints) -> None:
     """Such as a title card that two videos begin with."""
     one, other = takes.values[3].clone(), takes.values[4].clone()
     other[0] = one[0]
-    assert float(video_similarity(one[None].float(), other[None].float())) < 0.75
+    assert float(pair_similarity(one[None].float(), other[None].float())) < 0.75
     other[1] = one[1]
-    assert float(video_similarity(one[None].float(), other[None].float())) > 0.99
+    assert float(pair_similarity(one[None].float(), other[None].float())) > 0.99
 
 
 def test_pictures_without_structure_are_near_nothing() -> None:
@@ -136,7 +143,7 @@ def test_real_clips_are_far_from_each_other_and_near_to_their_parts() -> None:
     names = sorted(path for path in SHARED_CLIPS.iterdir() if path.suffix in (".mp4", ".mkv", ".avi"))
     whole = looked_at(names)
     halves = looked_at([*names, *names], segments=Segments([(0.0, 3.0)] * len(names) + [(3.0, 6.0)] * len(names)))
-    similarity = video_similarity(whole.values.float(), halves.values.float()).numpy()
+    similarity = similarities(whole, halves)
     same = np.tile(np.eye(len(names), dtype=bool), 2)
     assert similarity[same].min() > 0.75
     assert similarity[~same].max() < 0.6
