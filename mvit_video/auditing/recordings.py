@@ -11,8 +11,8 @@ from mvit_video.auditing.fingerprints import Fingerprints
 
 MATCHING_FRAMES = 2  # one frame alone may be a title card
 NEAREST = 5  # videos of the other split that are named for one video
-# Of the threshold: what is farther apart by whole pictures is not compared by their cuts. Crops by 8 % of each side were
-# at 0.40 and above, where the default asks for 0.3; half a per cent of the pairs of different scenes reach that.
+# Of the threshold: what is farther apart by whole pictures is not compared by their cuts. Crops by 8 % of each side
+# were at 0.40 and above, where the default asks for 0.3; half a per cent of the pairs of different scenes reach that.
 COARSE = 0.4
 _BLOCK = 192  # videos compared with as many at a time
 _PAIRS = 512  # that are compared by all cuts at a time
