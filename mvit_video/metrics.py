@@ -150,6 +150,39 @@ def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int =
     return {name: [100.0 * float(end) for end in np.quantile(means, (0.025, 0.975))] for name, means in named.items()}
 
 
+def bootstrap_mean_ci95(
+    values: npt.ArrayLike, groups: npt.ArrayLike | None = None, *, seed: int = 0
+) -> tuple[float, float]:
+    """95 % confidence interval of a mean over videos, by the percentile bootstrap of `bootstrap_ci95`.
+
+    Args:
+        values: (N,) of each video: 1 for right and 0 for wrong, or the difference of two such.
+        groups: (N,) equal for videos that belong together, takes of one recording. Whole groups are drawn then, as many
+            as there are, so that videos which are no evidence apart from each other do not count as such. None: each
+            video by itself.
+        seed: of the resamples.
+
+    Returns:
+        (low, high), in the unit of the values.
+
+    Raises:
+        ValueError: no values.
+    """
+    numbers = np.asarray(values, np.float64)
+    if not len(numbers):
+        raise ValueError("no values: the interval of a mean needs at least one video")
+    keys = np.arange(len(numbers)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums, counts = np.bincount(keys, weights=numbers), np.bincount(keys)
+    rng = np.random.default_rng(seed)
+    means: list[npt.NDArray[np.float64]] = []
+    rows = max(1, _DRAWS_AT_ONCE // len(sums))
+    for first in range(0, RESAMPLES, rows):
+        drawn = rng.integers(len(sums), size=(min(rows, RESAMPLES - first), len(sums)))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return float(low), float(high)
+
+
 class RunningMean:
     """Weighted mean of the values seen so far; NaN before the first."""
 

@@ -1,7 +1,8 @@
-"""List and compare runs: `python -m mvit_video.runs [FOLDER]`, `--best METRIC`, `--diff RUN RUN`."""
+"""List and compare runs: `python -m mvit_video.runs [FOLDER]`, `--best METRIC`, `--diff RUN RUN`, `--folds NAME`."""
 
 import argparse
 import difflib
+import fnmatch
 import io
 import json
 import os
@@ -18,6 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mvit_video.config.identity import neutral_options
+from mvit_video.runtime.fold_record import (
+    FoldScore,
+    FoldSummary,
+    fold_score,
+    metric_of,
+    summarize_folds,
+    videos_of_all_folds,
+)
 from mvit_video.runtime.output import write_out
 from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, run_dirs, run_scores, summarize_run
 from mvit_video.runtime.slurm import queue_states
@@ -241,12 +251,150 @@ def _show_diff(folder: Path, names: Sequence[str], *, as_json: bool, width: int,
     return "\n".join(text)
 
 
+# ---- the folds of one data set
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The runs of folds that belong together.
+
+    Attributes:
+        metric: of their numbers.
+        scores: of each run, by fold.
+        missing: the folds without a finished run, with the reason.
+        left_out: runs that have the name but are of no fold.
+        summaries: over the finished ones.
+    """
+
+    metric: str
+    scores: list[FoldScore]
+    missing: dict[int, str]
+    left_out: list[str]
+    summaries: list[FoldSummary]
+
+
+def find_folds(folder: Path, pattern: str, queue: Mapping[str, tuple[str, str]]) -> Folds:
+    """The runs of folds whose names match a pattern, or begin with a name.
+
+    Raises:
+        ValueError: there are none; two are of one fold; or they differ in more than the fold.
+    """
+    wild = any(sign in pattern for sign in "*?[")
+    named = [
+        path
+        for path in run_dirs(folder)
+        if (fnmatch.fnmatch(path.name, pattern) if wild else path.name.startswith(pattern))
+        and (path / "config.yaml").is_file()
+    ]
+    options = {path: _flat(OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))) for path in named}
+    runs = {path: held for path, held in options.items() if held.get("data.folds", "null") != "null"}
+    if not runs:
+        raise ValueError(
+            f"no run in {folder} whose name {'matches' if wild else 'begins with'} {pattern!r} is of a fold: train "
+            "with data.folds=5 data.fold=0, then 1, 2 ... (--multirun with data.fold=0,1,2,3,4 trains all)"
+        )
+    _refuse_mixture(runs)
+    metric = metric_of(list(runs))
+    scores = [fold_score(path, int(held["data.fold"]), metric, queue) for path, held in runs.items()]
+    scores.sort(key=lambda score: score.fold)
+    count = int(next(iter(runs.values()))["data.folds"])
+    by_fold = {score.fold: score for score in scores}
+    missing = {
+        fold: f"{by_fold[fold].name} is {by_fold[fold].state}" if fold in by_fold else "no run"
+        for fold in range(count)
+        if fold not in by_fold or by_fold[fold].state != "done" or by_fold[fold].last is None
+    }
+    left_out = [path.name for path in named if path not in runs]
+    finished = [score for score in scores if score.fold not in missing]
+    return Folds(metric, scores, missing, left_out, summarize_folds(finished, metric) if finished else [])
+
+
+def _refuse_mixture(runs: Mapping[Path, Mapping[str, str]]) -> None:
+    """Refuse runs that differ in more than the fold, and two of one fold."""
+    (first, expected), *others = runs.items()
+    skipped = ("name", "data.fold", *(name for name in neutral_options() if name != "data.source"))
+
+    def counts(name: str) -> bool:
+        return not any(name == one or name.startswith(f"{one}.") for one in skipped)
+
+    for path, held in others:
+        different = [one for one in _differences(expected, held, without=skipped) if counts(one.name)]
+        if different:
+            listed = "\n".join(f"  {one.name}: {one.first} -> {one.second}" for one in different)
+            raise ValueError(
+                f"{first.name} and {path.name} differ in more than the fold, and their mean would mean nothing:\n"
+                f"{listed}\nGive a pattern that holds the runs of one experiment alone, such as 'NAME-fold-*'"
+            )
+    seen: dict[str, str] = {}
+    for path, held in runs.items():
+        if held["data.fold"] in seen:
+            raise ValueError(
+                f"{seen[held['data.fold']]} and {path.name} are both of fold {held['data.fold']}; give a pattern that "
+                "holds one run of each fold"
+            )
+        seen[held["data.fold"]] = path.name
+    totals = {path.name: total for path in runs if (total := videos_of_all_folds(path)) is not None}
+    if len(set(totals.values())) > 1:
+        listed = ", ".join(f"{name}: {total}" for name, total in totals.items())
+        raise ValueError(
+            f"the data set has changed between the folds (videos for training and validation: {listed}), so that their "
+            "parts are not parts of one set; train the folds again on the same videos"
+        )
+
+
+_FOLD_COLUMNS = (
+    Column("fold", lambda score: str(score.fold), right=True),
+    Column("run", lambda score: score.name, wraps=True),
+    Column("state", lambda score: score.state),
+    Column("videos", lambda score: str(score.videos), right=True, optional=2),
+    Column("last", lambda score: _optional(score.last, ".2f"), right=True),
+    Column("best", lambda score: _optional(score.best, ".2f"), right=True, optional=1),
+    Column("evaluation", lambda score: _optional(score.evaluation, ".2f"), right=True, optional=3),
+)
+
+
+def _show_folds(folder: Path, pattern: str, *, as_json: bool, width: int, colours: bool) -> str:
+    found = find_folds(folder, pattern, _queue())
+    if as_json:
+        return _json(asdict(found)) + "\n"
+    lines = [f"{found.metric} of each fold: at the last validation, at the best one, and by `evaluate`"]
+    text = lines[0] + "\n" + render(_FOLD_COLUMNS, found.scores, width=width, colours=colours)
+    if found.missing:
+        text += "missing: " + "; ".join(f"fold {fold} ({why})" for fold, why in found.missing.items()) + "\n"
+    if found.left_out:
+        text += f"of no fold, left out: {', '.join(found.left_out)}\n"
+    for one in found.summaries:
+        deviation = "" if one.deviation is None else f", standard deviation {one.deviation:.2f}"
+        text += f"{one.measured}: mean {one.mean:.2f}{deviation}"
+        if one.pooled is not None and one.interval is not None:
+            low, high = one.interval
+            text += f"; {one.pooled:.2f} % of all {one.videos} videos, 95 % interval {low:.1f} to {high:.1f}"
+        text += "\n"
+    if found.summaries:
+        text += "Each video is tested once, by the model that was not trained on it" + (
+            ", but for those of the missing folds.\n" if found.missing else ".\n"
+        )
+        text += (
+            "`best`, and an evaluation of best.pt, were chosen on the videos they are tested on: they are too high.\n"
+        )
+    return text
+
+
 # ---- the command
 
 
 def _json(value: Any) -> str:
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
+
+
+def _queue() -> Mapping[str, tuple[str, str]]:
+    """States of cluster jobs; none where SLURM does not answer."""
+    try:
+        return queue_states()
+    except RuntimeError as error:  # SLURM's tools are here, SLURM is not: the runs' own files still tell most
+        print(f"{error}; what follows is from the run directories alone", file=sys.stderr)
+        return {}
 
 
 def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours: bool) -> str:
@@ -269,11 +417,7 @@ def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours:
 
 def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str:
     directories = run_dirs(folder)
-    try:
-        queue = queue_states()
-    except RuntimeError as error:  # SLURM's tools are here, SLURM is not: the runs' own files still tell most
-        print(f"{error}; what follows is from the run directories alone", file=sys.stderr)
-        queue = {}
+    queue = _queue()
     runs: list[RunSummary] = [summarize_run(path, queue) for path in directories]
     if as_json:
         return "".join(_json(asdict(run)) + "\n" for run in runs)
@@ -289,6 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--best", metavar="METRIC", help="runs by the best value of a metric, such as video_top1")
     mode.add_argument("--diff", nargs=2, metavar="RUN", help="options, versions and code in which two runs differ")
+    mode.add_argument("--folds", metavar="NAME", help="runs of folds: pattern ('birds-fold-*') or beginning of names")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table: one object per run")
     options = parser.parse_args(arguments)
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -300,6 +445,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.diff:
             text = _show_diff(options.folder, options.diff, **layout)
+        elif options.folds:
+            text = _show_folds(options.folder, options.folds, **layout)
         elif options.best:
             text = _show_best(options.folder, options.best, **layout)
         else:

@@ -12,6 +12,7 @@ from mvit_video.metrics import (
     ViewScores,
     average_precision,
     bootstrap_ci95,
+    bootstrap_mean_ci95,
     macro_f1,
     mean_class_accuracy,
     topk_correct,
@@ -259,6 +260,23 @@ def test_the_interval_of_the_mean_over_classes_is_wide_where_a_class_is_small() 
     assert intervals["video_top1"][1] - intervals["video_top1"][0] < 2
     low, high = intervals["mean_class_top1"]
     assert low < 62 and high > 88
+
+
+def test_the_interval_of_a_mean_counts_groups_as_one() -> None:
+    right = np.arange(400) < 300
+    apart = bootstrap_mean_ci95(100 * right)
+    assert apart == pytest.approx(bootstrap_ci95(right, np.zeros(400, int))["video_top1"], abs=1)
+    assert bootstrap_mean_ci95(100 * right, np.arange(400)) == apart
+    pairs = bootstrap_mean_ci95(100 * right, np.arange(400) // 2)  # both of a pair are right, or both wrong
+    assert (pairs[1] - pairs[0]) / (apart[1] - apart[0]) == pytest.approx(2**0.5, rel=0.1)
+    assert bootstrap_mean_ci95(100 * right, ["one recording"] * 400) == (75, 75)
+
+
+def test_the_interval_of_a_difference_may_lie_below_zero() -> None:
+    low, high = bootstrap_mean_ci95([-1.0] * 30 + [0.0] * 60 + [1.0] * 10)
+    assert low < -0.2 < high < 0
+    with pytest.raises(ValueError, match="needs at least one video"):
+        bootstrap_mean_ci95([])
 
 
 def test_a_bootstrap_in_parts_is_that_in_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,14 @@ from tests.paths import ROOT
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # The commands that take options, and the file of conf/ that they compose.
-COMPOSED = {"train": "config", "evaluate": "evaluate", "preview": "preview", "prepare": "prepare", "plan": "plan"}
+COMPOSED = {
+    "train": "config",
+    "evaluate": "evaluate",
+    "audit": "audit",
+    "preview": "preview",
+    "prepare": "prepare",
+    "plan": "plan",
+}
 
 
 def blocks(page: Path) -> list[str]:

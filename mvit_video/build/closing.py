@@ -1,5 +1,6 @@
 """What a training says at its end: the best result, where everything is, and what to type next."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def closing_summary(config: Train, *, best_metric: str) -> str:
         ("options", str(folder / "config.yaml")),
         ("next", evaluate_command(config) + ("" if validated else " data.source.val=PATH")),
     ]
+    if config.data.folds is not None:
+        rows.append(("folds", folds_command(config)))
     return f"{config.name} is trained:\n" + "\n".join(f"  {name:<8} {text}" for name, text in rows)
 
 
@@ -32,6 +35,17 @@ def evaluate_command(config: Train) -> str:
     words = ["python", "-m", "mvit_video.evaluate", f"run={config.name}"]
     if config.output_dir != Train.output_dir:
         words.append(f"output_dir={config.output_dir}")
+    return shlex.join(words)
+
+
+def folds_command(config: Train) -> str:
+    """The command that sums up the folds of the run, as it is typed in a shell."""
+    # A sweep calls its runs birds-fold-0; else the last number of the name is taken for the fold's.
+    own = rf"(?<=fold-){config.data.fold}(?!\d)" if "fold-" in config.name else rf"(?<!\d){config.data.fold}(?=\D*$)"
+    pattern = re.sub(own, "*", config.name)
+    words = ["python", "-m", "mvit_video.runs", "--folds", pattern]
+    if config.output_dir != Train.output_dir:
+        words.insert(3, config.output_dir)
     return shlex.join(words)
 
 

@@ -3,22 +3,26 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 import mvit_video
 from mvit_video.build.common import build_model, build_source, build_task_builder, load_weights, process_group_of
 from mvit_video.build.run_identity import DataRecord
-from mvit_video.config import Data, Evaluate
+from mvit_video.build.task_builder import TaskBuilder
+from mvit_video.config import Audit, Data, Evaluate
+from mvit_video.data.datasets.sources import Source
 from mvit_video.data.datasets.splits import SplitSource
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import is_folder_of_shards, load_checkpoint
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
+from mvit_video.engine.task import Evaluation
 from mvit_video.models.weights.files import read_weights_file
 from mvit_video.runtime.env import describe_environment
 
@@ -31,13 +35,56 @@ def evaluate(config: Evaluate) -> dict[str, Any]:
         return _evaluate(config, world)
 
 
-def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was trained, and the split to score with it.
+
+    Attributes:
+        checkpoint: file or folder of the weights.
+        training: step, class names and record of the run that the checkpoint holds; see `training_state_of`.
+        builder: builds the objects of the task.
+        source: the data source.
+        split: what the builder read.
+        model: with the weights, on the world's device.
+    """
+
+    checkpoint: str
+    training: Mapping[str, Any]
+    builder: TaskBuilder
+    source: Source
+    split: Any
+    model: nn.Module
+
+    def about(self, config: Evaluate | Audit) -> dict[str, Any]:
+        """What was scored, for the record."""
+        path = Path(self.checkpoint)
+        return {
+            "checkpoint": self.checkpoint,
+            "weights_sha256": sha256_of(path) if path.is_file() else None,
+            "step": self.training.get("step"),
+            "split": config.split,
+            "data": asdict(self.builder.record(self.split)),
+        }
+
+
+def load_trained(config: Evaluate | Audit, world: World, *, needs_training_split: bool = False) -> Trained:
+    """The model of the options with its weights, and the split.
+
+    Args:
+        config: the options, taken from the run where there is one.
+        world: this process among the others.
+        needs_training_split: read the training split of the source, too.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the split does not belong to the model, or is another one than was held out.
+    """
     checkpoint = config.checkpoint or str(config.run_dir / "checkpoints" / "best.pt")
     if not (Path(checkpoint).is_file() or is_folder_of_shards(Path(checkpoint))):
         raise FileNotFoundError(f"no checkpoint at {checkpoint}: train {config.name} first, or give checkpoint=PATH")
     builder = build_task_builder(config)
     trained = training_state_of(Path(checkpoint))
-    if trained.get("class_names") and config.split != "train":
+    if trained.get("class_names") and config.split != "train" and not needs_training_split:
         forget_training_split(config.data)
     source = build_source(config.data, world)
     split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
@@ -45,34 +92,42 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
         check_held_out(builder.record(split), trained.get("run"))
     model = build_model(config).to(world.device)
     load_weights(model, checkpoint, new_head=False, use_ema=config.use_ema)
-    evaluation = builder.evaluation(config, split, world, frame_order=config.frame_order)  # type: ignore[arg-type]
+    return Trained(checkpoint=checkpoint, training=trained, builder=builder, source=source, split=split, model=model)
+
+
+def score_split(config: Evaluate | Audit, trained: Trained, evaluation: Evaluation, world: World, *, title: str) -> Any:
+    """The scorer of an evaluation on rank 0, None on the others; a bar shows how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not world.is_main) as progress:
-        bar = progress.add_task(f"evaluating {config.split} ({config.frame_order})", total=evaluation.count(world))
-        scorer = score(
-            model,
+        bar = progress.add_task(title, total=evaluation.count(world))
+        return score(
+            trained.model,
             evaluation,
-            task=builder.task(config, split),
+            task=trained.builder.task(config, trained.split),
             world=world,
             bf16=uses_bf16(config.trainer.precision, world.device),  # type: ignore[arg-type]
             on_progress=lambda samples: progress.advance(bar, samples),
         )
+
+
+def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
+    trained = load_trained(config, world)
+    builder, split = trained.builder, trained.split
+    evaluation = builder.evaluation(config, split, world, frame_order=config.frame_order)  # type: ignore[arg-type]
+    title = f"evaluating {config.split} ({config.frame_order})"
+    scorer = score_split(config, trained, evaluation, world, title=title)
     if scorer is None:
         return {}
     default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
     about = {
-        "checkpoint": checkpoint,
-        "weights_sha256": sha256_of(Path(checkpoint)) if Path(checkpoint).is_file() else None,
-        "step": trained.get("step"),
-        "split": config.split,
-        "data": asdict(builder.record(split)),
+        **trained.about(config),
         **evaluation.about(),
         "class_names": list(builder.class_names(split)),
         "mvit_video": mvit_video.__version__,
         "environment": describe_environment(),
     }
     folder = Path(config.output) if config.output else free_folder(config.run_dir / default, about)
-    results = scorer.write(folder, about)
+    results: dict[str, Any] = scorer.write(folder, about)
     logger.info("%s; written to %s", scorer.summary(results), folder)
     return results
 

@@ -10,6 +10,7 @@ An option is one line in the file of its group: `option(default, rule, help=...)
 This package imports neither torch nor the rest of the project, so that `--help` and `--cfg job` answer at once.
 """
 
+from mvit_video.config.audit import Audit
 from mvit_video.config.augment import Augment
 from mvit_video.config.data import Data
 from mvit_video.config.evaluate import Evaluate
@@ -36,6 +37,7 @@ from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
 
 __all__ = [
+    "Audit",
     "Augment",
     "Baseline",
     "Data",

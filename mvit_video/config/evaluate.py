@@ -22,8 +22,8 @@ class Evaluate(Train):
     use_ema: bool = option(True, help="take the averaged weights where the checkpoint holds them")
     frame_order: str = option(
         "forward",
-        choices=("forward", "reversed", "shuffled"),
-        help="order in which the model sees the frames of a clip",
+        choices=("forward", "reversed", "shuffled", "single"),
+        help="order in which the model sees the frames of a clip; single: the middle one again and again",
     )
     split: str = option("test", choices=SPLITS, help="split to evaluate; a source without test split gives validation")
     output: str | None = option(

@@ -7,6 +7,7 @@ from typing import Any
 
 from mvit_video.config.rules import rule_of
 from mvit_video.config.summary import changes
+from mvit_video.config.train import Train
 
 
 def differing_options(options: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -25,6 +26,20 @@ def differing_options(options: Any, before: Mapping[str, Any], now: Mapping[str,
         return {key: _value(values, key, defaults.get(key)) for key in kept}
 
     return changes(chosen(before), chosen(now))
+
+
+def neutral_options() -> list[str]:
+    """Dotted names of the options of a training that do not change its result; a group's name stands for all of it."""
+    return list(_neutral(Train, ""))
+
+
+def _neutral(schema: type, prefix: str) -> Iterator[str]:
+    for declared in fields(schema):
+        rule = rule_of(declared)
+        if rule is not None and rule.neutral:
+            yield f"{prefix}{declared.name}"
+        elif is_dataclass(declared.type):
+            yield from _neutral(declared.type, f"{prefix}{declared.name}.")  # type: ignore[arg-type]
 
 
 def _kept(options: Any, prefix: str) -> Iterator[tuple[str, None]]:

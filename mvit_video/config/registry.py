@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
+from mvit_video.config.audit import Audit
 from mvit_video.config.augment import Augment
 from mvit_video.config.data import Data
 from mvit_video.config.evaluate import Evaluate
@@ -57,6 +58,7 @@ class Registered:
 SCHEMAS = (
     Registered(None, "train_schema", Train),
     Registered(None, "evaluate_schema", Evaluate),
+    Registered(None, "audit_schema", Audit),
     Registered(None, "preview_schema", Preview),
     Registered(None, "prepare_schema", Prepare),
     Registered(None, "plan_schema", Plan),

@@ -125,7 +125,7 @@ def write_preview(folder: Path, sections: Sequence[Section], *, title: str, opti
     folder.mkdir(parents=True, exist_ok=True)
     _warn_of_missing_glyphs(sections)
     earlier = _files_of(folder / "index.md")
-    lines = [f"{INDEX_TITLE} {_escaped(title)}", ""]
+    lines = [f"{INDEX_TITLE} {escaped(title)}", ""]
     written: list[Path] = []
     for section in sections:
         files, text = _write_section(folder, section, look)
@@ -160,7 +160,7 @@ def _files_of(index: Path) -> set[str]:
 
 def _write_section(folder: Path, section: Section, look: Look) -> tuple[list[Path], list[str]]:
     """Write a section's files; they, and its lines of the index."""
-    lines = [f"## {_escaped(section.heading)}", "", *(f"{_escaped(line)}  " for line in section.about), ""]
+    lines = [f"## {escaped(section.heading)}", "", *(f"{escaped(line)}  " for line in section.about), ""]
     written: list[Path] = []
     pages = paginate(section.items, ROWS_PER_SHEET)
     number = 0
@@ -182,7 +182,7 @@ def _write_section(folder: Path, section: Section, look: Look) -> tuple[list[Pat
         lines.append("")
     if section.failures:
         lines += ["Could not be read:", ""]
-        lines += [f"- {_code(path)}: {_escaped(reason)}" for path, reason in section.failures] + [""]
+        lines += [f"- {code(path)}: {escaped(reason)}" for path, reason in section.failures] + [""]
     return written, lines
 
 
@@ -254,19 +254,19 @@ _TABLE_HEAD = [
 
 def _table_row(row: int, item: Item, animation: Path | None) -> str:
     number = str(row) if animation is None else f"[{row}]({animation.name})"
-    file = _code(item.path)
+    file = code(item.path)
     if item.mixed_with:
-        file += f", mixed with {_code(item.mixed_with)}"
-    title = _escaped(item.title) if item.pictures is not None else f"{_escaped(item.title)}: **could not be read**"
+        file += f", mixed with {code(item.mixed_with)}"
+    title = escaped(item.title) if item.pictures is not None else f"{escaped(item.title)}: **could not be read**"
     frames = f"{item.extent}: {', '.join(map(str, item.frames))}" if item.frames else ""
-    return f"| {number} | {title} | {_escaped(item.target)} | {file} | {frames} | {_escaped(item.position)} |"
+    return f"| {number} | {title} | {escaped(item.target)} | {file} | {frames} | {escaped(item.position)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is, in a table too."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", printable(text))
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """A path as code; a backquote or a bar in it would end the code or the cell."""
     return "`" + printable(text).replace("`", "'").replace("|", r"\|") + "`"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mvit_video import build
-from mvit_video.build.closing import closing_summary, evaluate_command
+from mvit_video.build.closing import closing_summary, evaluate_command, folds_command
 from mvit_video.build.training import _splits
 from mvit_video.config import Train
 from mvit_video.engine.tracking import read_metrics
@@ -66,3 +66,22 @@ def test_a_training_without_validation_is_said(caplog: pytest.LogCaptureFixture)
     source: Any = SimpleNamespace(has=lambda split: False)
     assert _splits(options("+experiment=motion_mvitv2"), builder, source) == ("videos", None)
     assert "there is no validation split: nothing is measured during the training" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "fold", "pattern"),
+    [
+        ("birds-fold-0", 0, "'birds-fold-*'"),
+        ("k400-1-fold-1", 1, "'k400-1-fold-*'"),
+        ("birds-fold-3-lr-0.1", 3, "'birds-fold-*-lr-0.1'"),
+        ("fold12", 12, "'fold*'"),
+        ("birds", 0, "birds"),
+    ],
+)
+def test_a_fold_names_the_command_that_sums_up(name: str, fold: int, pattern: str, tmp_path: Path) -> None:
+    config = Train(name=name)
+    config.data.folds, config.data.fold = 20, fold
+    assert folds_command(config) == f"python -m mvit_video.runs --folds {pattern}"
+    config.output_dir = str(tmp_path)
+    assert folds_command(config) == f"python -m mvit_video.runs {tmp_path} --folds {pattern}"
+    assert closing_summary(config, best_metric="video_top1").endswith(f"  folds    {folds_command(config)}")

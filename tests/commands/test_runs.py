@@ -253,3 +253,106 @@ def test_an_unknown_run_is_refused_with_the_nearest(two: Path, capsys: pytest.Ca
     assert "no run 'quickstrat' with a config.yaml, did you mean 'quickstart'?" in capsys.readouterr().err
     assert runs.main([str(two), "--diff", "a", "zzz"]) == 1
     assert f"no run 'zzz' with a config.yaml: give the name of a run in {two}" in capsys.readouterr().err
+
+
+# ---- --folds
+
+
+def write_fold(folder: Path, fold: int, top1: float, *, name: str = "", videos: int = 50, more: str = "") -> Path:
+    """A finished run of one of three folds."""
+    run_dir = folder / (name or f"birds-fold-{fold}")
+    append_event(run_dir, "start", job="local", nodes="n", pid=1, restart=0)
+    append_event(run_dir, "end", job="local", status="done", cause="")
+    (run_dir / "config.yaml").write_text(
+        f"name: {run_dir.name}\noutput_dir: {folder}\ndata:\n  folds: 3\n  fold: {fold}\n  prefetch: {fold + 1}\n"
+        f"  source:\n    train: birds\noptim:\n  lr: 0.1\nlauncher:\n  nodes: {fold}\n{more}"
+    )
+    lines = [
+        {"kind": "eval", "step": 10, "video_top1": top1 + 4, "num_videos": videos},
+        {"kind": "eval", "step": 20, "video_top1": top1, "num_videos": videos},
+    ]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"train": {"items": 150 - videos}, "val": {"items": videos}}
+    (run_dir / "run.json").write_text(json.dumps({"data": data}))
+    return run_dir
+
+
+@pytest.fixture
+def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", "/nowhere")  # no SLURM
+    for fold, top1 in enumerate((70.0, 80.0, 90.0)):
+        write_fold(tmp_path, fold, top1)
+    return tmp_path
+
+
+def test_folds_are_summed_up(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, folds, "--folds", "birds")
+    assert [line.split() for line in text.splitlines()[1:5]] == [
+        ["fold", "run", "state", "videos", "last", "best"],
+        ["0", "birds-fold-0", "done", "50", "70.00", "74.00"],
+        ["1", "birds-fold-1", "done", "50", "80.00", "84.00"],
+        ["2", "birds-fold-2", "done", "50", "90.00", "94.00"],
+    ]
+    expected = (
+        "last validation (1 x 1 view): mean 80.00, standard deviation 10.00; 80.00 % of all 150 videos, 95 % interval "
+        "72.9 to 85.6\n"
+    )
+    assert expected in text and "missing" not in text
+    found = json.loads(shown(capsys, folds, "--folds", "birds-fold-*", "--json"))
+    assert found["summaries"][0]["pooled"] == 80.0 and found["missing"] == {}
+
+
+def test_folds_of_different_sizes_are_pooled_by_their_videos(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fold(folds, 2, 50.0, videos=10)
+    text = shown(capsys, folds, "--folds", "birds")
+    assert "mean 66.67" in text and "72.73 % of all 110 videos" in text  # 35, 40 and 5 are right
+
+
+def test_missing_and_unfinished_folds_are_named(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    append_event(folds / "birds-fold-1", "start", job="local", nodes="n", pid=1, restart=1)
+    append_event(folds / "birds-fold-1", "end", job="local", status="saved", cause="asked to stop")
+    (folds / "birds-fold-2" / "config.yaml").unlink()
+    text = shown(capsys, folds, "--folds", "birds")
+    assert "missing: fold 1 (birds-fold-1 is stopped); fold 2 (no run)" in text
+    assert "mean 70.00; 70.00 % of all 50 videos" in text and "but for those of the missing folds" in text
+
+
+def test_evaluations_of_one_protocol_are_summed_up_too(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold in range(3):
+        folder = folds / f"birds-fold-{fold}" / "evaluation"
+        folder.mkdir()
+        results = {"video_top1": 72.0 + fold, "temporal_views": 5, "spatial_views": 1}
+        (folder / "results.json").write_text(json.dumps(results))
+    text = shown(capsys, folds, "--folds", "birds")
+    assert "evaluation (5 x 1 views): mean 73.00, standard deviation 1.00" in text
+    results = {"video_top1": 74.0, "temporal_views": 3, "spatial_views": 1}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "evaluation (" not in shown(capsys, folds, "--folds", "birds")
+
+
+def test_runs_that_differ_in_more_than_the_fold_are_not_mixed(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folds / "birds-fold-2" / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.1", "lr: 0.2"))
+    assert runs.main([str(folds), "--folds", "birds"]) == 1
+    text = capsys.readouterr().err
+    assert "birds-fold-0 and birds-fold-2 differ in more than the fold" in text and "optim.lr: 0.1 -> 0.2" in text
+    config.write_text(config.read_text().replace("lr: 0.2", "lr: 0.1").replace("train: birds", "train: other"))
+    assert runs.main([str(folds), "--folds", "birds"]) == 1
+    assert "data.source.train: birds -> other" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_fold_and_a_changed_set_are_refused(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = write_fold(folds, 0, 10.0, name="birds2-fold-0")
+    assert runs.main([str(folds), "--folds", "birds"]) == 1
+    assert "birds-fold-0 and birds2-fold-0 are both of fold 0" in capsys.readouterr().err
+    assert runs.main([str(folds), "--folds", "birds-*"]) == 0
+    assert again.name not in capsys.readouterr().out
+    record = folds / "birds-fold-1" / "run.json"
+    record.write_text(json.dumps({"data": {"train": {"items": 101}, "val": {"items": 50}}}))
+    assert runs.main([str(folds), "--folds", "birds-fold"]) == 1
+    assert "the data set has changed between the folds" in capsys.readouterr().err
+
+
+def test_no_run_of_a_fold(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs.main([str(two), "--folds", "a"]) == 1
+    assert "whose name begins with 'a' is of a fold: train with data.folds=5" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import torch
 from mvit_video.data.augmentation.clip_views import ClipSource
 from mvit_video.data.loading.packed_clips import PackedClips
 
-FrameOrder = Literal["forward", "reversed", "shuffled"]
+FrameOrder = Literal["forward", "reversed", "shuffled", "single"]
 
 
 @dataclass

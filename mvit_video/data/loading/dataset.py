@@ -191,7 +191,8 @@ class EvalDataset(Dataset[Sample]):
         decode_short_side: that of the training's transform: frames with a larger short side are resized with
             antialiasing, as they are for training.
         crop_size: side of the square crop, pixels.
-        frame_order: "reversed" or "shuffled" feed the same frames in another order, to see what a model makes of time.
+        frame_order: "reversed" or "shuffled" feed the same frames in another order, "single" the middle one of them
+            again and again, to see what a model makes of time.
         seed: key of the shuffles.
         decoding: how the files are read.
     """
@@ -301,6 +302,8 @@ class EvalDataset(Dataset[Sample]):
         if self.frame_order == "shuffled":
             rng = np.random.default_rng([self.seed, index, view, DRAW_FRAME_ORDER])
             return [frames[place] for place in rng.permutation(len(frames))]
+        if self.frame_order == "single":
+            return [frames[len(frames) // 2]] * len(frames)
         return frames
 
 

@@ -139,6 +139,12 @@ def test_frame_orders_hold_the_same_frames(manifest: Manifest) -> None:
     assert torch.equal(shuffled, eval_dataset(manifest, frame_order="shuffled")[0].clips[0])
 
 
+def test_a_single_frame_is_the_middle_one_of_the_clip(manifest: Manifest) -> None:
+    plain, single = (eval_dataset(manifest, frame_order=order)[0].clips[0] for order in ("forward", "single"))
+    assert single.shape == plain.shape
+    assert torch.equal(single, plain[len(plain) // 2].expand_as(plain))
+
+
 def test_a_broken_evaluation_video_is_failed_not_replaced(manifest: Manifest, tmp_path: Path) -> None:
     sample = eval_dataset(with_broken(manifest, tmp_path / "gone.mp4", 1))[1]
     assert sample.failed

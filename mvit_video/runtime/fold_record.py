@@ -1,0 +1,160 @@
+"""Runs that differ in their fold alone: what each of them measured, and what they come to together."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run
+
+RUN_FILE = "run.json"
+METRICS = ("video_top1", "map")
+_EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldScore:
+    """What one run of a fold measured.
+
+    Attributes:
+        name: of the run.
+        fold: from 0.
+        state: of the run, see run_record; only "done" counts.
+        videos: it was validated on.
+        last: of the metric at its last validation; None where there was none.
+        best: the best of all its validations, at `best_step`.
+        best_step: optimizer step.
+        evaluation: of the metric in the folder `evaluation`; None where there is none.
+        views: of a video there, "5 x 1" for instance.
+    """
+
+    name: str
+    fold: int
+    state: str
+    videos: int
+    last: float | None
+    best: float | None
+    best_step: int | None
+    evaluation: float | None
+    views: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSummary:
+    """What the folds come to by one way of measuring.
+
+    Attributes:
+        measured: how, in words.
+        mean, deviation: over the folds; the deviation (n - 1) is None for one fold.
+        pooled: per cent of all videos that are right; None for a metric that is no share of the videos.
+        interval: 95 %, Wilson's.
+        videos: of all folds.
+    """
+
+    measured: str
+    mean: float
+    deviation: float | None
+    pooled: float | None
+    interval: tuple[float, float] | None
+    videos: int
+
+
+def metric_of(run_dirs: Sequence[Path]) -> str:
+    """The metric that all runs have: accuracy of videos, else mean average precision.
+
+    Raises:
+        ValueError: they have neither, or not the same.
+    """
+    found = [{metric for metric in METRICS for one in read_validations(path) if metric in one} for path in run_dirs]
+    common = [metric for metric in METRICS if any(found) and all(metric in one for one in found if one)]
+    if not common:
+        raise ValueError(
+            f"the runs have no common one of {' and '.join(METRICS)} in their validations; folds are summed up once "
+            "they were validated"
+        )
+    return common[0]
+
+
+def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[str, str]]) -> FoldScore:
+    """What the run of a fold measured so far."""
+    records = [one for one in read_validations(run_dir) if one.get(metric) is not None]
+    sign = 1 if lower_is_better(metric) else -1
+    best = min(records, key=lambda one: sign * one[metric], default=None)
+    evaluation, views = _evaluation(run_dir / _EVALUATION / "results.json", metric)
+    return FoldScore(
+        name=run_dir.name,
+        fold=fold,
+        state=summarize_run(run_dir, queue).state,
+        videos=int(records[-1].get("num_videos", 0)) if records else 0,
+        last=float(records[-1][metric]) if records else None,
+        best=None if best is None else float(best[metric]),
+        best_step=None if best is None else int(best["step"]),
+        evaluation=evaluation,
+        views=views,
+    )
+
+
+def _evaluation(path: Path, metric: str) -> tuple[float | None, str]:
+    if not path.is_file():
+        return None, ""
+    results: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    views = f"{results.get('temporal_views', '?')} x {results.get('spatial_views', '?')}"
+    return results.get(metric), views
+
+
+def summarize_folds(scores: Sequence[FoldScore], metric: str) -> list[FoldSummary]:
+    """By the last validation, and by the evaluation where every fold has one of the same views.
+
+    Args:
+        scores: of the folds that are done, each once.
+        metric: of the values.
+    """
+    summaries = [_summary("last validation (1 x 1 view)", [(one.last, one.videos) for one in scores], metric)]
+    views = {one.views for one in scores}
+    if len(views) == 1 and all(one.evaluation is not None for one in scores):
+        named = f"evaluation ({views.pop()} views)"
+        summaries.append(_summary(named, [(one.evaluation, one.videos) for one in scores], metric))
+    return [one for one in summaries if one is not None]
+
+
+def _summary(measured: str, found: Sequence[tuple[float | None, int]], metric: str) -> FoldSummary | None:
+    rows = [(value, videos) for value, videos in found if value is not None]
+    if not rows:
+        return None
+    values, total = [value for value, _ in rows], sum(videos for _, videos in rows)
+    # An accuracy is a whole number of videos.
+    right = sum(round(value * videos / 100) for value, videos in rows) if metric == "video_top1" else None
+    return FoldSummary(
+        measured=measured,
+        mean=statistics.fmean(values),
+        deviation=statistics.stdev(values) if len(values) > 1 else None,
+        pooled=None if right is None or not total else 100 * right / total,
+        interval=None if right is None or not total else wilson_ci95(right, total),
+        videos=total,
+    )
+
+
+def wilson_ci95(right: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share in per cent: the score interval of Wilson (1927), also for few videos.
+
+    Args:
+        right, total: videos named rightly, and all of them.
+    """
+    z = statistics.NormalDist().inv_cdf(0.975)
+    share = right / total
+    middle = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 100 / (1 + z * z / total)
+    return max(0.0, (middle - half) * scale), min(100.0, (middle + half) * scale)
+
+
+def videos_of_all_folds(run_dir: Path) -> int | None:
+    """Videos for training and for validation together, by the record of a run; None where it has none."""
+    path = run_dir / RUN_FILE
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    return sum(data[split]["items"] for split in ("train", "val") if split in data) or None
