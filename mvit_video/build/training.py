@@ -34,7 +34,7 @@ from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation, Task, TrainBatches
-from mvit_video.engine.tracking import Tracker, console_formats
+from mvit_video.engine.tracking import Tracker, TrackerOptions, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import interruption
 from mvit_video.runtime.journal import append_event
@@ -142,12 +142,19 @@ def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:
     """Where the numbers of the run go."""
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
     return Tracker(
         config.run_dir,
         total_steps=total_steps,
         enabled=world.is_main,
         formats=console_formats({metric.name: metric.console for metric in task.metrics}, task.sample),
         panels=task.panels,
+        trackers=TrackerOptions(
+            names=config.trainer.trackers,
+            project=config.trainer.tracker_project,
+            timeout_s=config.trainer.tracker_timeout_s,
+            options=plain,
+        ),
     )
 
 
