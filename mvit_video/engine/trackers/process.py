@@ -196,7 +196,9 @@ class TrackerProcess:
         try:
             write_text(self._place, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
-            logger.warning("%s: %s could not be written (%s): a resumed run starts a new one", self.name, self._place, error)
+            logger.warning(
+                "%s: %s could not be written (%s): a resumed run starts a new one", self.name, self._place, error
+            )
 
     def _read_place(self) -> dict[str, str]:
         try:
@@ -213,7 +215,9 @@ class TrackerProcess:
     def _lose(self, text: str) -> None:
         if not self._lost:
             self._lost = True
-            logger.warning("%s %s Training is not affected; metrics.jsonl has every number", self.name, text.rstrip(".") + ".")
+            logger.warning(
+                "%s %s Training is not affected; metrics.jsonl has every number", self.name, text.rstrip(".") + "."
+            )
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:
         """End the process and those it started, which are a session of their own."""
