@@ -27,11 +27,16 @@ logger = logging.getLogger(__name__)
 
 def evaluate(config: Evaluate) -> dict[str, Any]:
     """Evaluate a checkpoint as configured and write the results; returns them (on rank 0, else an empty dict)."""
+    return evaluate_to_folder(config)[1]
+
+
+def evaluate_to_folder(config: Evaluate) -> tuple[Path, dict[str, Any]]:
+    """As `evaluate`; the folder of the results, and the results (on other ranks than 0 the run's folder and none)."""
     with process_group_of(config) as world:
         return _evaluate(config, world)
 
 
-def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
+def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
     checkpoint = config.checkpoint or str(config.run_dir / "checkpoints" / "best.pt")
     if not (Path(checkpoint).is_file() or is_folder_of_shards(Path(checkpoint))):
         raise FileNotFoundError(f"no checkpoint at {checkpoint}: train {config.name} first, or give checkpoint=PATH")
@@ -58,7 +63,7 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
             on_progress=lambda samples: progress.advance(bar, samples),
         )
     if scorer is None:
-        return {}
+        return config.run_dir, {}
     default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
     about = {
         "checkpoint": checkpoint,
@@ -74,7 +79,7 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
     folder = Path(config.output) if config.output else free_folder(config.run_dir / default, about)
     results = scorer.write(folder, about)
     logger.info("%s; written to %s", scorer.summary(results), folder)
-    return results
+    return folder, results
 
 
 # What of results.json may differ in the same folder: the rest is the protocol, whose results are not mixed.

@@ -1,6 +1,6 @@
-"""MLflow. Its own environment variables hold: MLFLOW_TRACKING_URI (a server, or a local place), MLFLOW_EXPERIMENT_NAME.
+"""MLflow. Its own environment variables hold: MLFLOW_TRACKING_URI (server or local place), MLFLOW_EXPERIMENT_NAME.
 
-Without MLFLOW_TRACKING_URI the runs go where MLflow puts them by itself, and where `mlflow ui` looks in the same folder.
+Without MLFLOW_TRACKING_URI the runs go where MLflow puts them by itself: `mlflow ui` in the same folder shows them.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The training's end of a tracker's process: nothing here waits for it, until the run has ended.
 
-A tracker talks to a server, starts threads and hooks of its own, and may hang in any of them, also while Python ends. In
-a process of its own it can fail or hang as it likes: the training says so once and goes on.
+A tracker talks to a server, starts threads and hooks of its own, and may hang in any of them, also while Python ends.
+In a process of its own it can fail or hang as it likes: the training says so once and goes on.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The adapters with the real libraries, offline; Trackio's, which needs another Pillow, with its documented interface."""
+"""The adapters with the real libraries, offline; Trackio's, which needs an older Pillow, by its documentation."""
 
 import sys
 import types
