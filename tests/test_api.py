@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import runpy
 import signal
 import subprocess
 import sys
@@ -163,9 +162,3 @@ def test_the_package_brings_nothing_along() -> None:
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match="module 'mvit_video' has no attribute 'trian'"):
         _ = mvit_video.trian  # type: ignore[attr-defined]
-
-
-def test_the_command_still_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", "+experiment=motion_mvitv2", "--help"])
-    runpy.run_module("mvit_video.train", run_name="__main__", alter_sys=True)
-    assert "optim.lr=0.001" in capsys.readouterr().out
