@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mvit_video.engine.trackers.interface import RunInfo
 from mvit_video.engine.tracking import Tracker, TrackerOptions, read_metrics
 from mvit_video.runtime.interruption import Interrupted
 from tests.engine.test_tracking import tracker_for
+from tests.paths import ROOT
 
 OWN = "tests.engine.trackers.own_trackers"
 
@@ -123,6 +125,23 @@ def test_a_training_that_dies_leaves_a_failed_run(tmp_path: Path) -> None:
     child.serve(f"{OWN}.Notes", [{"open": info}, {"log": 1, "values": {"train/loss": 1.0}}], reports.append)
     assert told(tmp_path)[-1] == ["finish", "failed"]
     assert reports[-1] == {"finished": 0}
+
+
+def test_the_tracker_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "trackers.md").read_text(encoding="utf-8")
+    (tmp_path / "tracker_of_the_page.py").write_text(re.findall(r"```python\n(.*?)```", page, flags=re.S)[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    info = {"name": "a", "project": "b", "run_dir": str(tmp_path), "options": {}}
+    messages = [
+        {"open": info},
+        {"log": 1, "values": {"train/loss": 1.0}},
+        {"note": {"best/step": 1}},
+        {"finish": "done"},
+    ]
+    reports: list[Any] = []
+    child.serve("tracker_of_the_page.open_run", [{"open": info}, *said], reports.append)
+    assert reports[0]["opened"]["id"] == "lines.txt" and reports[-1] == {"finished": 0}
+    assert (tmp_path / "lines.txt").read_text() == "1 {'train/loss': 1.0}\n0 {'best/step': 1}\n"
 
 
 def test_trackers_are_for_the_first_rank(tmp_path: Path) -> None:
