@@ -92,12 +92,9 @@ class EvaluationResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers among the results, by name: "video_top1" and so on, accuracies in per cent."""
-        return {
-            name: value
-            for name, value in self.results.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
-        }
+        """The scores and counts among the results: "video_top1", "num_videos" and so on, accuracies in per cent."""
+        found = self.results.items()
+        return {name: value for name, value in found if isinstance(value, float) or name.startswith("num_")}
 
     @property
     def predictions(self) -> list[dict[str, Any]]:

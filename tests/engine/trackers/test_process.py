@@ -132,12 +132,7 @@ def test_the_tracker_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "tracker_of_the_page.py").write_text(re.findall(r"```python\n(.*?)```", page, flags=re.S)[0])
     monkeypatch.syspath_prepend(tmp_path)
     info = {"name": "a", "project": "b", "run_dir": str(tmp_path), "options": {}}
-    messages = [
-        {"open": info},
-        {"log": 1, "values": {"train/loss": 1.0}},
-        {"note": {"best/step": 1}},
-        {"finish": "done"},
-    ]
+    said = [{"log": 1, "values": {"train/loss": 1.0}}, {"note": {"best/step": 1}}, {"finish": "done"}]
     reports: list[Any] = []
     child.serve("tracker_of_the_page.open_run", [{"open": info}, *said], reports.append)
     assert reports[0]["opened"]["id"] == "lines.txt" and reports[-1] == {"finished": 0}
