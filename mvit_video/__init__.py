@@ -1,3 +1,24 @@
-"""Training framework for video recognition with MViTv2 (arXiv 2112.01526)."""
+"""Training framework for video recognition with MViTv2 (arXiv 2112.01526).
+
+`train` and `evaluate` are functions, and the commands `python -m mvit_video.train` and `evaluate`. Nothing is imported
+before it is asked for: `mvit_video.models` needs PyTorch alone.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+__all__ = ["EvaluationResult", "TrainedRun", "__version__", "evaluate", "train"]
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported when it is first asked for."""
+    if name in ("train", "evaluate"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in ("TrainedRun", "EvaluationResult"):
+        return getattr(importlib.import_module(f"{__name__}.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,9 +1,10 @@
-"""Evaluate: `python -m mvit_video.evaluate run=NAME`, or `+experiment=k400_mvitv2_s checkpoint=PATH`."""
+"""Evaluate: `python -m mvit_video.evaluate run=NAME`, or `mvit_video.evaluate("NAME")` in Python."""
 
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from mvit_video import api
 from mvit_video.cli import run_command
 from mvit_video.config import Evaluate
 
@@ -27,6 +28,8 @@ def main() -> None:
     """Entry point of the command."""
     run_command("evaluate", run, adapt=adapt)
 
+
+api.make_callable(__name__, api.evaluate)
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,6 @@
-"""Train: `python -m mvit_video.train +experiment=k400_mvitv2_s`."""
+"""Train: `python -m mvit_video.train +experiment=k400_mvitv2_s`, or `mvit_video.train("k400_mvitv2_s")` in Python."""
 
+from mvit_video import api
 from mvit_video.cli import run_command
 from mvit_video.config import Train
 
@@ -16,6 +17,8 @@ def main() -> None:
     """Entry point of the command."""
     run_command("config", run, interrupted="the same command goes on from the last checkpoint")
 
+
+api.make_callable(__name__, api.train)
 
 if __name__ == "__main__":
     main()

@@ -100,7 +100,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_choices_that_a_page_names_exist(page: Path) -> None:
-    folders = (ROOT / "conf", ROOT / "examples" / "rating" / "conf")
+    folders = (ROOT / "conf", *sorted((ROOT / "examples").glob("*/conf")))
     known = {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}
     known |= {f"{entry.group}/{entry.name}" for entry in SCHEMAS if entry.group}
     groups = "|".join({*(choice.rpartition("/")[0] for choice in known if "/" in choice)})

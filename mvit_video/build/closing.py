@@ -5,8 +5,7 @@ import shlex
 from pathlib import Path
 
 from mvit_video.config import Train
-from mvit_video.engine.early_stopping import BestScore
-from mvit_video.engine.tracking import read_metrics
+from mvit_video.runtime.run_record import best_validation, read_validations
 
 
 def closing_summary(config: Train, *, best_metric: str) -> str:
@@ -19,7 +18,7 @@ def closing_summary(config: Train, *, best_metric: str) -> str:
     folder = config.run_dir
     validated = (folder / "checkpoints" / "best.pt").is_file()
     rows = [
-        ("best", _best(folder / "metrics.jsonl", best_metric)),
+        ("best", _best(folder, best_metric)),
         ("weights", str(_weights(folder / "checkpoints"))),
         ("curves", str(folder / "curves.png")),
         ("options", str(folder / "config.yaml")),
@@ -49,14 +48,9 @@ def folds_command(config: Train) -> str:
     return shlex.join(words)
 
 
-def _best(metrics: Path, name: str) -> str:
-    records = read_metrics(metrics) if metrics.exists() else []
-    best, step = BestScore(name), None
-    for record in records:
-        value = record.get(name)
-        if record.get("kind") == "eval" and isinstance(value, int | float) and best.is_better(value):
-            best.value, step = float(value), record["step"]
-    return "unknown, there was no validation" if step is None else f"{name} {best.value:.4g} after step {step:,}"
+def _best(folder: Path, name: str) -> str:
+    best = best_validation(read_validations(folder), name)
+    return "unknown, there was no validation" if best is None else f"{name} {best.value:.4g} after step {best.step:,}"
 
 
 def _weights(folder: Path) -> Path:

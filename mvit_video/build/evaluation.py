@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 def evaluate(config: Evaluate) -> dict[str, Any]:
     """Evaluate a checkpoint as configured and write the results; returns them (on rank 0, else an empty dict)."""
+    return evaluate_to_folder(config)[1]
+
+
+def evaluate_to_folder(config: Evaluate) -> tuple[Path, dict[str, Any]]:
+    """As `evaluate`; the folder of the results, and the results (on other ranks than 0 the run's folder and none)."""
     with process_group_of(config) as world:
         return _evaluate(config, world)
 
@@ -110,14 +115,14 @@ def score_split(config: Evaluate | Audit, trained: Trained, evaluation: Evaluati
         )
 
 
-def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
+def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
     trained = load_trained(config, world)
     builder, split = trained.builder, trained.split
     evaluation = builder.evaluation(config, split, world, frame_order=config.frame_order)  # type: ignore[arg-type]
     title = f"evaluating {config.split} ({config.frame_order})"
     scorer = score_split(config, trained, evaluation, world, title=title)
     if scorer is None:
-        return {}
+        return config.run_dir, {}
     default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
     about = {
         **trained.about(config),
@@ -129,7 +134,7 @@ def _evaluate(config: Evaluate, world: World) -> dict[str, Any]:
     folder = Path(config.output) if config.output else free_folder(config.run_dir / default, about)
     results: dict[str, Any] = scorer.write(folder, about)
     logger.info("%s; written to %s", scorer.summary(results), folder)
-    return results
+    return folder, results
 
 
 # What of results.json may differ in the same folder: the rest is the protocol, whose results are not mixed.

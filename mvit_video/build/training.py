@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -35,7 +36,7 @@ from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation, Task, TrainBatches
-from mvit_video.engine.tracking import Tracker, console_formats
+from mvit_video.engine.tracking import Tracker, TrackerOptions, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import interruption
 from mvit_video.runtime.journal import append_event
@@ -43,8 +44,26 @@ from mvit_video.runtime.journal import append_event
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        metrics: of the last validation; empty if there was none, or the run was complete before.
+        best_metric: by which the best checkpoint is chosen.
+    """
+
+    metrics: dict[str, float]
+    best_metric: str
+
+
 def train(config: Train) -> dict[str, float]:
     """Train as configured, resuming the run if it exists; the metrics of the last validation."""
+    return train_to_end(config).metrics
+
+
+def train_to_end(config: Train) -> Outcome:
+    """As `train`; how it ended."""
     interruption.install()
     try:
         with process_group_of(config) as world, exclusive_run(config.run_dir, world):
@@ -53,7 +72,7 @@ def train(config: Train) -> dict[str, float]:
         interruption.uninstall()
 
 
-def _train(config: Train, world: World) -> dict[str, float]:
+def _train(config: Train, world: World) -> Outcome:
     weights = None if config.weights is None else weights_file(config.weights)
     builder = build_task_builder(config)
     source = build_source(config.data, world)
@@ -100,12 +119,12 @@ def _train(config: Train, world: World) -> dict[str, float]:
             append_event(config.run_dir, "steps", total=options.last_step)
         if trainer.resume() and trainer.complete:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
-            return {}
+            return Outcome({}, trainer.best.metric)
         with explained(config, world, items=loader.num_items):
             metrics = trainer.fit()
     if world.is_main:
-        logger.info("%s", closing_summary(config, best_metric=config.trainer.best_metric or task.best_metric))
-    return metrics
+        logger.info("%s", closing_summary(config, best_metric=trainer.best.metric))
+    return Outcome(metrics, trainer.best.metric)
 
 
 def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, Any]:
@@ -148,12 +167,19 @@ def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:
     """Where the numbers of the run go."""
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
     return Tracker(
         config.run_dir,
         total_steps=total_steps,
         enabled=world.is_main,
         formats=console_formats({metric.name: metric.console for metric in task.metrics}, task.sample),
         panels=task.panels,
+        trackers=TrackerOptions(
+            names=config.trainer.trackers,
+            project=config.trainer.tracker_project,
+            timeout_s=config.trainer.tracker_timeout_s,
+            options=plain,
+        ),
     )
 
 

@@ -1,9 +1,13 @@
 """Options of the group `trainer`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mvit_video.config.nearest import did_you_mean
 from mvit_video.config.rules import option
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @dataclass
@@ -70,6 +74,17 @@ class Trainer:
         help="end after so many validations in a row that do not improve best_metric; null: train to the last epoch",
     )
     log_every: int = option(10, at_least=1, neutral=True, help="steps from one log line to the next")
+    trackers: list[str] = option(
+        ["tensorboard"],
+        neutral=True,
+        help="where metrics go beside metrics.jsonl: some of tensorboard, wandb, mlflow, trackio, or MODULE.FUNCTION",
+    )
+    tracker_project: str = option(
+        "mvit_video", neutral=True, help="project (MLflow: experiment) under which trackers file the run"
+    )
+    tracker_timeout_s: float = option(
+        60.0, at_least=0, neutral=True, help="the end of a run waits so long for its trackers, all together"
+    )
     stall_timeout_s: float = option(
         1800.0,
         at_least=0,
@@ -80,3 +95,12 @@ class Trainer:
     max_failed: float = option(
         0.01, at_least=0, at_most=1, neutral=True, help="share of unreadable training videos above which the run stops"
     )
+
+    def problems(self) -> Iterator[str]:
+        """Names of trackers, which may also be dotted paths."""
+        for name in self.trackers:
+            if name not in TRACKERS and "." not in name:
+                yield (
+                    f"trainer.trackers={self.trackers}: {name} is unknown; {did_you_mean(name, TRACKERS)}, or the "
+                    "dotted path of a function of your own (docs/extending.md)"
+                )

@@ -1,4 +1,4 @@
-"""Where metrics go on rank 0: metrics.jsonl, TensorBoard, the console, and pictures of the curves."""
+"""Where metrics go on rank 0: metrics.jsonl, the console, pictures of the curves, TensorBoard and other trackers."""
 
 import json
 import logging
@@ -6,9 +6,10 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich
 from rich.console import Console
@@ -17,7 +18,9 @@ from rich.table import Column
 
 # TensorBoard and matplotlib take seconds to import: only the process that uses them does.
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Panel, plot_curves
+from mvit_video.engine.trackers import FinalState, RunInfo, TrackerProcess, end_all
 from mvit_video.runtime.files import write_text
+from mvit_video.runtime.interruption import Interrupted
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -27,6 +30,24 @@ logger = logging.getLogger(__name__)
 Record = dict[str, float | str | None]
 
 _PANELS = (LOSS_PANEL, LEARNING_RATE_PANEL)
+TENSORBOARD = "tensorboard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerOptions:
+    """Which trackers there are beside metrics.jsonl, and what they are told.
+
+    Attributes:
+        names: "tensorboard", and those of engine/trackers.
+        project: under which they file the run.
+        timeout_s: how long the end of a run waits for them.
+        options: of the run, as nested dictionaries.
+    """
+
+    names: Sequence[str] = (TENSORBOARD,)
+    project: str = "mvit_video"
+    timeout_s: float = 60.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def console_formats(metrics: Mapping[str, str], sample: str) -> dict[str, str]:
@@ -50,7 +71,8 @@ class Tracker:
     """Sinks of a run's metrics. Does nothing where it is not enabled, so that every rank can call it.
 
     `metrics.jsonl` holds one JSON object per line: kind ("train" or "eval"), step, time (seconds since 1970) and the
-    values (null for NaN and infinity, which JSON lacks). TensorBoard events lie in `tensorboard/`.
+    values (null for NaN and infinity, which JSON lacks). TensorBoard events lie in `tensorboard/`. A tracker that fails
+    or hangs is said to do so, once, and ends nothing.
 
     Args:
         run_dir: made if it does not exist.
@@ -59,6 +81,7 @@ class Tracker:
         resume_step: what an earlier attempt of the run logged after this step is dropped, as it will be logged again.
         formats: how a step's values are shown, see `console_formats`.
         panels: what curves.png shows.
+        trackers: what goes where beside metrics.jsonl.
         console: where the progress bar goes; by default standard output. Without a terminal, as in a SLURM log, each
             `log_step` gives a plain line through logging instead.
     """
@@ -72,6 +95,7 @@ class Tracker:
         resume_step: int = 0,
         formats: Mapping[str, str] | None = None,
         panels: Sequence[Panel] = _PANELS,
+        trackers: TrackerOptions = TrackerOptions(),
         console: Console | None = None,
     ) -> None:
         self.run_dir = run_dir
@@ -81,10 +105,13 @@ class Tracker:
         self._first_step = resume_step
         self._formats = console_formats({}, "sample") if formats is None else formats
         self._panels = panels
+        self._options = trackers
+        self._trackers: list[TrackerProcess] = []
         self._console = console or rich.get_console()
         self._lines: _Lines | None = None
         self._trouble = False  # the disk refused the last write
         self._writer: SummaryWriter | None = None
+        self._no_tensorboard = False  # it cannot be used here: said already
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._started = 0.0
@@ -104,6 +131,7 @@ class Tracker:
         self._last = _truncate_metrics(self.metrics_path, last_step=self._first_step)
         self._lines = _Lines(self.metrics_path)
         self._writer = self._open_tensorboard(purge_step=self._first_step + 1)
+        self._trackers = self._start_trackers()
         self._started = time.monotonic()
         if self._console.is_terminal:
             self._start_progress()
@@ -132,6 +160,11 @@ class Tracker:
             numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
             logger.info("validation after step %d: %s", step, numbers)
 
+    def log_best(self, step: int, metric: str, value: float) -> None:
+        """Tell the trackers the best validation so far."""
+        for tracker in self._trackers:
+            tracker.note({f"best/{metric}": float(value), "best/step": step})
+
     def plot_curves(self) -> Path:
         """Draw what has been logged so far to `curves.png` in the run directory; its path."""
         path = self.run_dir / "curves.png"
@@ -142,8 +175,12 @@ class Tracker:
                 logger.warning("%s could not be drawn (%s); training goes on", path, error)
         return path
 
-    def close(self) -> None:
-        """Flush and close everything; calling it again does nothing."""
+    def close(self, state: FinalState = "done") -> None:
+        """Flush and close everything; calling it again does nothing.
+
+        Args:
+            state: how the attempt at the run ended.
+        """
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -156,6 +193,8 @@ class Tracker:
         if self._lines is not None:
             self._lines.close()
             self._lines = None
+        trackers, self._trackers = self._trackers, []
+        end_all(trackers, state)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -163,7 +202,17 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close("done" if error is None else "saved" if isinstance(error, Interrupted) else "failed")
+
+    def _start_trackers(self) -> list[TrackerProcess]:
+        info = RunInfo(
+            name=self.run_dir.name,
+            project=self._options.project,
+            run_dir=str(self.run_dir.resolve()),
+            options=self._options.options,
+        )
+        names = [name for name in self._options.names if name != TENSORBOARD]
+        return [TrackerProcess(name, info, timeout_s=self._options.timeout_s) for name in names]
 
     def _record(self, kind: Literal["train", "eval"], step: int, values: Mapping[str, float]) -> bool:
         """Write values to the files; False if this tracker is off or the step is there already."""
@@ -190,9 +239,13 @@ class Tracker:
     def _write(self, record: Record, scalars: Mapping[str, float]) -> None:
         """Write a record to metrics.jsonl and TensorBoard, which is opened anew after it failed."""
         assert self._lines is not None
+        for tracker in self._trackers:
+            tracker.log(int(_number(record, "step")), scalars)
         self._lines.write(json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
         if self._writer is None:
             self._writer = self._open_tensorboard(purge_step=None)
+        if self._writer is None:
+            return
         try:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, int(_number(record, "step")))
@@ -200,10 +253,24 @@ class Tracker:
             self._writer = None  # its thread is dead and its file torn
             raise
 
-    def _open_tensorboard(self, *, purge_step: int | None) -> "SummaryWriter":
-        from torch.utils.tensorboard import SummaryWriter
+    def _open_tensorboard(self, *, purge_step: int | None) -> "SummaryWriter | None":
+        """The writer of TensorBoard events; None where there is to be none.
 
-        return SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=purge_step)
+        Raises:
+            OSError: the disk refuses.
+        """
+        if TENSORBOARD not in self._options.names or self._no_tensorboard:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            return SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=purge_step)
+        except OSError:
+            raise
+        except Exception as error:  # an installation that does not fit; no reason to end a run
+            self._no_tensorboard = True
+            logger.warning("tensorboard could not be started (%s); training goes on without it", error)
+            return None
 
     def _warn(self, error: OSError) -> None:
         """Say once per spell of trouble that metrics are held back."""

@@ -361,6 +361,7 @@ class Trainer:
         if is_best:
             assert score is not None
             self._best_before, self.best.value = self.best.value, score
+            self.tracker.log_best(self.step, self.best.metric, score)
         if self.world.is_main or self.sharding:
             state = self.state(metrics)
             if is_best and self.sharding:

@@ -50,24 +50,35 @@ class BlockGeometry:
     """Widths, strides and nominal grids of one block; see :attr:`MViTConfig.blocks`."""
 
     index: int
+    """Of the block, from 0."""
     stage: int
+    """Of the block, from 0."""
     dim_in: int
+    """Width of the tokens that enter."""
     dim_attn: int
     """Width inside the attention: dim_out when it expands, else dim_in."""
     dim_out: int
+    """Width of the tokens that leave."""
     num_heads: int
+    """Attention heads."""
     stride_q: Triple
+    """Of the pooling of queries; (1, 1, 1) but at the start of a stage."""
     stride_kv: Triple
+    """Of the pooling of keys and values."""
     kernel_q: Triple | None
     """None: queries are neither pooled nor normalised."""
     kernel_kv: Triple | None
+    """None: keys and values are neither pooled nor normalised."""
     grid_in: Triple
     """Tokens (T, H, W) that enter the block at the nominal input size."""
     grid_q: Triple
+    """Queries, and the tokens that leave."""
     grid_kv: Triple
+    """Keys and values."""
     table_rows: Triple
     """Rows of rel_pos_{t,h,w}; 0 where the block has no such table."""
     drop_path: float
+    """Probability that the block's branches are dropped in training."""
 
     @property
     def head_dim(self) -> int:
@@ -85,22 +96,27 @@ class MViTConfig:
     """
 
     depth: int = 16
+    """Blocks, over all stages."""
     embed_dim: int = 96
     """Width of the first stage; every later stage doubles it and the number of heads."""
     num_heads: int = 1
+    """Attention heads of the first stage."""
     stage_starts: tuple[int, ...] = (1, 3, 14)
     """Index of the first block of every stage but the first: there queries are pooled by (1, 2, 2)."""
     num_classes: int = 400
-    """0 builds no head: the model returns the pooled features."""
+    """Logits. 0 builds no head: the model returns the pooled features."""
     num_frames: int = 16
     """Nominal clip length. 1 builds an image model: 2-D stem and 2-D pooling weights."""
     crop_size: int = 224
     """Nominal height and width. Sizes of tables follow it; any other size may be fed at run time."""
     in_channels: int = 3
+    """Channels of the input: 3 for RGB."""
     patch_kernel: Triple = (3, 7, 7)
+    """Kernel of the patch convolution, on time, height and width; odd on every axis."""
     patch_stride: Triple = (2, 4, 4)
+    """Its stride: one token for so many frames, rows and columns."""
     patch_padding: Triple | None = None
-    """None: patch_kernel // 2."""
+    """Its padding. None: patch_kernel // 2."""
     pool_kernel: Triple | None = (3, 3, 3)
     """Kernel of every pooling convolution. None: stride + 1 on strided axes, 1 elsewhere."""
     kv_stride: Triple = (1, 8, 8)
@@ -110,27 +126,35 @@ class MViTConfig:
     pool_all_queries: bool = True
     """Pool (and normalise) queries in every block, not only where they are strided."""
     residual_pooling: bool = True
+    """Add the pooled queries to the output of the attention (v2)."""
     rel_pos: RelativePositions = "spatiotemporal"
+    """Axes that have decomposed relative positions (v2): none, height and width, or time as well."""
     abs_pos: AbsolutePositions = "none"
+    """Absolute position embedding (v1): none, one table of all places, or tables of time and of place that add up."""
     cls_token: bool = True
+    """A class token beside those of the patches."""
     head_pooling: HeadPooling = "cls"
     """Feature for the head: normalised class token, mean of normalised tokens, or normalised mean of tokens."""
     qkv_bias: bool = True
+    """A bias in the linear layers of queries, keys and values."""
     pool_norm_eps: float = 1e-6
     """Added to the variance by the LayerNorm behind a pooling; PyTorchVideo's models have 1e-5."""
     mlp_ratio: float = 4.0
+    """Hidden width of an MLP, relative to its input."""
     drop_path: float = 0.2
     """Rate of the last block; block i has drop_path * i / (depth - 1)."""
     dropout: float = 0.5
     """Dropout before the linear layer of the head."""
     init: Initialisation = "pyslowfast"
-    """See :func:`mvit_video.models.mvit.layers.init_module`."""
+    """How weights are drawn before training; see :func:`mvit_video.models.mvit.layers.init_module`."""
     head_init_scale: float = 1.0
+    """Factor on the first weights of the head's linear layer."""
     attention_form: AttentionForm = "auto"
-    """See :func:`mvit_video.models.mvit.attention.choose_form`."""
+    """How attention is computed, with the same result; see :func:`mvit_video.models.mvit.attention.choose_form`."""
     pooling_form: PoolingForm = "auto"
-    """See :func:`mvit_video.models.kernels.pooling.depthwise_pool`; "auto" is "triton" on CUDA where the kernel takes
-    the tokens (:func:`mvit_video.models.kernels.triton_pool.supports`)."""
+    """How pooling is computed, with the same result; see :func:`mvit_video.models.kernels.pooling.depthwise_pool`.
+    "auto" is "triton" on CUDA where the kernel takes the tokens, see
+    :func:`mvit_video.models.kernels.triton_pool.supports`."""
     activation_checkpointing: bool | int | tuple[int, ...] = False
     """Blocks that keep only their input for the backward pass and are recomputed there: none (False), all (True), the
     first n (a number; early blocks keep most), or those of the given indices."""

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ RANKS_PER_VOTED_STEP = 64
 """Ranks that a vote to stop reaches within one step: there and back some 30 us each over TCP, 4 ms in all."""
 
 _received: list[tuple[signal.Signals, float]] = []
+_handlers_before: dict[signal.Signals, Any] = {}
 _IMPATIENT_S = 2.0  # a launcher may pass one Ctrl-C on several times; a person needs longer for the second
 
 
@@ -40,7 +42,9 @@ def install() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, _receive)
+            before = signal.signal(number, _receive)
+            if before != _receive:
+                _handlers_before[number] = before
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
@@ -51,10 +55,12 @@ def _receive(number: int, frame: FrameType | None) -> None:
 
 
 def uninstall() -> None:
-    """Give the signals their default meaning again and forget what came."""
+    """Give the signals the meaning again that they had before `install`, and forget what came."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            before = _handlers_before.pop(number, default)
+            signal.signal(number, default if before is None else before)  # None: set by other means than Python
     _received.clear()
 
 

@@ -256,6 +256,17 @@ def run_scores(run_dir: Path) -> dict[str, Score]:
     return scores
 
 
+def best_validation(validations: Sequence[Mapping[str, Any]], metric: str) -> Score | None:
+    """The best value of a metric over the validations of a run, the first of equal ones; None if none has it."""
+    best: Score | None = None
+    sign = -1 if lower_is_better(metric) else 1
+    for record in validations:
+        value = record.get(metric)
+        if isinstance(value, int | float) and (best is None or sign * value > sign * best.value):
+            best = Score(float(value), record.get("step"), "validation")
+    return best
+
+
 def validation_data(run_dir: Path) -> Mapping[str, Any] | None:
     """What the run was last recorded to validate on; None where there is no record, or no validation."""
     records = sorted(run_dir.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
