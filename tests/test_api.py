@@ -1,6 +1,7 @@
 """Training and evaluation from Python, without a command line, and `mvit_video.train` as function and as command."""
 
 import inspect
+import json
 import logging
 import signal
 import subprocess
@@ -66,7 +67,8 @@ def test_train_and_evaluate(motion_root: Path, tmp_path: Path, caplog: pytest.Lo
     caplog.set_level(logging.INFO)
     before = signal.signal(signal.SIGUSR2, handler := lambda number, frame: None)
     model = {"_target_": TinyNet, "width": 3, "num_classes": "${data.num_classes}"}
-    run = train("motion_mvitv2", small(motion_root, model=model), name="tiny", output_dir=tmp_path)
+    tracked = {"trainer.trackers": ["tests.engine.trackers.own_trackers.Notes"]}
+    run = train("motion_mvitv2", small(motion_root, model=model, **tracked), name="tiny", output_dir=tmp_path)
     assert signal.signal(signal.SIGUSR2, before) is handler  # handlers of the program are put back
     assert isinstance(run, TrainedRun)
     assert (run.name, run.run_dir, run.best_metric, run.best_step) == ("tiny", tmp_path / "tiny", "video_top1", 2)
@@ -77,6 +79,10 @@ def test_train_and_evaluate(motion_root: Path, tmp_path: Path, caplog: pytest.Lo
     loaded = run.load_model()
     assert isinstance(loaded, TinyNet) and not loaded.training
     assert loaded(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 8)
+    notes = [json.loads(line) for line in (run.run_dir / "notes.jsonl").read_text().splitlines()]
+    assert notes[0][:3] == ["open", "tiny", "mvit_video"] and notes[0][4]["model"]["width"] == 3
+    assert [line[0] for line in notes] == ["open", "log", "log", "log", "note", "finish"]
+    assert notes[-2][1] == {"best/video_top1": run.best, "best/step": 2} and notes[-1][1] == "done"
     result = evaluate(run, {"trainer.eval_batch_size": 4})
     assert isinstance(result, EvaluationResult)
     assert result.metrics["video_top1"] == pytest.approx(run.best)

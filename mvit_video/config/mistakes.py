@@ -36,9 +36,9 @@ def explain(error: BaseException, given: Sequence[str]) -> str | None:
         if isinstance(cause, OverrideParseException):
             return _unreadable(cause)
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and _is_schema(cause.object_type):
-            return _unknown_option(cause)
+            return _file_of(error) + _unknown_option(cause)
         if isinstance(cause, ValidationError) and _is_schema(cause.object_type):
-            return _wrong_type(cause, str(error))
+            return _file_of(error) + _wrong_type(cause, str(error))
     texts = [str(cause) for cause in _chain(error) if isinstance(cause, HydraException | ValueError)]
     return next((text for text in (_other(text, given) for text in texts) if text), None)
 
@@ -47,6 +47,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _file_of(error: BaseException) -> str:
+    """The YAML file in which the mistake is, to begin the message with; empty where it is on the command line."""
+    found = re.match(r"In '(.+?)': \w+ raised while composing", str(error))
+    return f"{found[1]}.yaml: " if found else ""
 
 
 def _is_schema(kind: Any) -> bool:

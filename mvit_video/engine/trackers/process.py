@@ -173,7 +173,7 @@ class TrackerProcess:
             self._opened(report["opened"])
         elif "failed" in report:
             self._finished = True
-            self._lose(f"could not be started: {report['failed']}.{self._advice(report['failed'])}")
+            self._lose(f"could not be started: {report['failed'].rstrip('.')}.{self._advice(report['failed'])}")
         elif "trouble" in report:
             logger.warning(
                 "%s: %s; training goes on, and what it has not taken is offered again. Its output is in %s",
