@@ -1,0 +1,44 @@
+"""The card: what it is, how fast it multiplies and copies, and which versions run on it."""
+
+import importlib.metadata
+import platform
+
+import torch
+
+from gpu.context import Context
+from gpu.workbench import copy_rate, matrix_rate
+
+LIBRARIES = ("torch", "triton", "torchvision", "timm", "av", "numpy")
+
+
+def measure(context: Context) -> None:
+    """Facts for the heading; matrix rate in bf16 and copy bandwidth as rows."""
+    cuda = context.device == "cuda"
+    versions = {"Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    facts: dict[str, object] = {"card": "none", "cores": torch.get_num_threads()}
+    if cuda:
+        properties = torch.cuda.get_device_properties(0)
+        versions |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
+        facts = {
+            "card": properties.name,
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gb": properties.total_memory / 1e9,
+            "capability": torch.cuda.get_device_capability(0),
+        }
+    context.fact(**facts, **versions, versions=list(versions))
+    context.case("rates", {"what": "bf16 matrix product 8192^3, TFLOP/s"}, lambda: rate_row(context, "matrix_tflops"))
+    context.case("rates", {"what": "copy on the card, GB/s read and written"}, lambda: rate_row(context, "copy_gb_s"))
+
+
+def rate_row(context: Context, what: str) -> dict[str, object]:
+    """One rate; also a fact, which other sections divide by."""
+    rate = matrix_rate(context.device) / 1e12 if what == "matrix_tflops" else copy_rate(context.device) / 1e9
+    context.fact(**{what: rate})
+    return {"measured": rate}
+
+
+def version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
