@@ -103,6 +103,6 @@ def named(ways_out: str) -> Iterator[None]:
         if found is None:
             raise
         raise NotDeterministicError(
-            f"{found[1]} has no deterministic form in PyTorch {torch.__version__}, and trainer.deterministic=true takes "
-            f"no other. {ways_out}"
+            f"{found[1]} has no deterministic form in PyTorch {torch.__version__}, and trainer.deterministic=true "
+            f"takes no other. {ways_out}"
         ) from error

@@ -1,8 +1,9 @@
 """Operations and bytes of a training step by kind of kernel, counted from a configuration. Pure arithmetic, bf16.
 
-Two counts of bytes stand side by side. "Least" is what a kind must move if each of its kernels reads its inputs once and
-writes its results once. "As written" follows the eager code pass by pass: casts, copies and sums of its own included.
-Under autocast the stream between the blocks is float32 (F bytes), what enters and leaves matrix products bf16 (E).
+Two counts of bytes stand side by side. "Least" is what a kind must move if each of its kernels reads its inputs once
+and writes its results once. "As written" follows the eager code pass by pass: casts, copies and sums of its own
+included. Under autocast the stream between the blocks is float32 (F bytes), what enters and leaves matrix products bf16
+(E bytes).
 """
 
 from collections.abc import Iterator
@@ -271,7 +272,8 @@ class Card:
 
 
 H100 = Card(matrix=800e12, copy=3.0e12, vector=60e12)
-"""Assumed: what products of 8192^3 and large copies commonly reach on an H100 SXM (data sheet: 989e12, 3.35e12, 67e12)."""
+"""Assumed: what products of 8192^3 and large copies commonly reach on an H100 SXM; its data sheet says 989e12, 3.35e12
+and 67e12."""
 REACHED = {PRODUCTS: 0.7, ATTENTION: 0.45, TERMS: 0.3}
 """Assumed shares of the matrix rate that kernels of a kind reach."""
 REACHED_COPY, REACHED_VECTOR = 0.75, 0.35
@@ -303,7 +305,7 @@ def predictions(preset: str = "mvitv2_s_16x4", batch: int = 16, card: Card = H10
     eager = {kind: expected_s(kind, work[kind], card) for kind in KINDS}
     fused = {kind: expected_s(kind, work[kind], card, fused=True) for kind in KINDS}
     lines = [
-        "| kind of kernel | matrix, TFLOP | other, TFLOP | least, GB | as written, GB | limit, ms | eager, ms | share |",
+        "| kind of kernel | matrix, TFLOP | other, TFLOP | least, GB | written, GB | limit, ms | eager, ms | share |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind in sorted(KINDS, key=lambda kind: -eager[kind]):
@@ -320,8 +322,9 @@ def predictions(preset: str = "mvitv2_s_16x4", batch: int = 16, card: Card = H10
     share = [batch * train_flops(config) / seconds / card.matrix for seconds in total]
     lines += [
         "",
-        f"Share of the matrix rate ({card.matrix / 1e12:.0f} TFLOP/s; a step needs {train_flops(config) / 1e12:.3f} TFLOP "
-        f"a clip): {100 * share[0]:.0f} % at the limit, {100 * share[1]:.0f} % expected of the eager form, "
+        f"Share of the matrix rate ({card.matrix / 1e12:.0f} TFLOP/s; a step needs "
+        f"{train_flops(config) / 1e12:.3f} TFLOP a clip): "
+        f"{100 * share[0]:.0f} % at the limit, {100 * share[1]:.0f} % expected of the eager form, "
         f"{100 * share[2]:.0f} % with the least bytes ({1e3 * total[2]:.1f} ms).",
     ]
     return "\n".join(lines)

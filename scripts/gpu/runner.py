@@ -144,9 +144,8 @@ def run_step(step: Step, *, folder: Path, rehearse: bool, seconds: float, parts:
         outcome.error = f"ended after {seconds:.0f} s" + _at_work(outcome.records)
     elif losses:
         outcome.status = "killed" if all(loss.startswith("signal") for loss in losses) else "failed"
-        outcome.error = f"{', '.join(losses)}: {_last_words(folder / 'log.txt', log_offset)}" + _at_work(
-            outcome.records
-        )
+        words = _last_words(folder / "log.txt", log_offset)
+        outcome.error = f"{', '.join(losses)}: {words}" + _at_work(outcome.records)
     return outcome
 
 
@@ -213,9 +212,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all steps together")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
     parser.add_argument("--steps", nargs="+", metavar="NAME", help=" ".join(step.name for step in STEPS))
-    parser.add_argument(
-        "--rehearse", action="store_true", help="tiny sizes on the CPU: tries the code, measures nothing"
-    )
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, to try the code")
     parser.add_argument("--predict", action="store_true", help="print the predictions of scripts/gpu/counts.py and end")
     return parser.parse_args(arguments)
 

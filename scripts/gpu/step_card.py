@@ -7,6 +7,7 @@ import torch
 
 from gpu.context import Context
 from gpu.workbench import copy_rate, matrix_rate
+from mvit_video.models.kernels import triton_pool
 
 LIBRARIES = ("torch", "triton", "torchvision", "timm", "av", "numpy")
 
@@ -26,6 +27,12 @@ def measure(context: Context) -> None:
             "capability": torch.cuda.get_device_capability(0),
         }
     context.fact(**facts, **versions, versions=list(versions))
+    if cuda:
+        pool_tokens = torch.empty(1, 8, 96, device="cuda", dtype=torch.bfloat16)
+        runs = triton_pool.supports(pool_tokens, torch.empty(96, 1, 3, 3, 3, device="cuda"), (1, 1, 1))
+        context.note(
+            f"The Triton pooling runs here: {'yes' if runs else 'no (no C compiler, no Triton, or an old card)'}."
+        )
     context.case("rates", {"what": "bf16 matrix product 8192^3, TFLOP/s"}, lambda: rate_row(context, "matrix_tflops"))
     context.case("rates", {"what": "copy on the card, GB/s read and written"}, lambda: rate_row(context, "copy_gb_s"))
 

@@ -129,7 +129,7 @@ def _gradients(result: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def plain(tensors: list[Tensor], shape: Shape) -> list[Tensor]:
-    """Convolution and LayerNorm apart, of the second third of qkv: in float64 the library's, else as the device has it."""
+    """Convolution and LayerNorm apart, of the second third of qkv; in float64 the library's own."""
     form: PoolingForm = "library" if tensors[0].dtype == torch.float64 else "auto"
     qkv, weight, gain, shift = (tensor.detach().requires_grad_() for tensor in tensors)
     pooled = on_grid(

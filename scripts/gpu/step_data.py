@@ -14,6 +14,7 @@ import torch
 
 from gpu.context import Context
 
+PRESET = "mvitv2_s_16x4"
 TABLE = "S 16x4 from H.264 files of 256x340, the Kinetics recipe, two clips of each video"
 NEEDED = ("av", "hydra", "omegaconf")
 FILES = ("h264_gop32_no_b.mp4",)
@@ -39,8 +40,9 @@ def loaded_row(folder: Path, place: str, context: Context) -> dict[str, Any]:
     from bench_data_files import make_files
     from bench_data_loader import indexed_set, recipe
 
-    from mvit_video.build.common import build_model, build_task_builder
+    from mvit_video.build.common import build_task_builder
     from mvit_video.distributed.process_group import World
+    from mvit_video.models import create_model
 
     workers = 1 if context.rehearse else max(1, (os.cpu_count() or 2) - 2)
     frames = 40 if context.rehearse else 300
@@ -52,7 +54,8 @@ def loaded_row(folder: Path, place: str, context: Context) -> dict[str, Any]:
     world = World(rank=0, size=1, device=torch.device(context.device))
     builder = build_task_builder(config)
     task, loader = builder.task(config, manifest), builder.train_loader(config, manifest, world)
-    model = build_model(config)
+    small = {"depth": 2, "stage_starts": (1,), "embed_dim": 8, "num_frames": 4, "crop_size": 32}
+    model = create_model(PRESET, num_classes=config.data.num_classes, **(small if context.rehearse else {}))
     made = loader.batches(0)
     try:
         return timed(model.to(context.device).train(), task, made, context, warm_up=2 * workers, workers=workers)

@@ -18,9 +18,9 @@ from gpu.workbench import (
     matrix_rate,
     median_seconds,
     once,
+    pair,
     peak_gb,
     reset_peak,
-    twins,
 )
 from mvit_video.models import MViTConfig
 
@@ -35,8 +35,10 @@ def measure(context: Context) -> None:
     rate = matrix_rate(context.device)
     config = config_of(PRESET, context)
     batch = 2 if context.rehearse else BATCH
-    models: dict[str, nn.Module] = dict(zip((OURS, THEIRS), twins(config)))
+    models = pair(config, context, ours=OURS, theirs=THEIRS)
     for whose, form in PLAN:
+        if whose not in models:
+            continue
         key = {"model": whose, "form": form}
         compiles = form in (COMPILED, COMPILED_GRAPH) and not context.rehearse
         needs = 30.0 if compiles else 0.0

@@ -19,9 +19,9 @@ from gpu.workbench import (
     matrix_rate,
     median_seconds,
     once,
+    pair,
     peak_gb,
     reset_peak,
-    twins,
 )
 from mvit_video.models import MViTConfig
 
@@ -62,10 +62,12 @@ def measure(context: Context) -> None:
     rate = matrix_rate(context.device)
     config = config_of(PRESET, context)
     # Made once: a model that was compiled keeps its compiled code for its other forms.
-    models = dict(zip((OURS, THEIRS), twins(config)))
+    models = pair(config, context, ours=OURS, theirs=THEIRS)
     compile_s: dict[str, float] = {OURS: 45.0, THEIRS: 45.0}
     rows: dict[tuple[int, str, str], dict[str, Any]] = {}
     for batch, whose, form in PLAN:
+        if whose not in models:
+            continue
         compiles = form in (COMPILED, COMPILED_GRAPH) and not context.rehearse
         key = {"batch": batch, "model": whose, "form": form}
         row = context.case(

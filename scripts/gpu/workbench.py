@@ -5,6 +5,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from bench_model import torchvision_twin
 from torch import Tensor, nn
 
 from gpu.context import Context
-from mvit_video.models import MViT, MViTConfig, get_config, load_weights, save_as
+from mvit_video.models import MViT, MViTConfig, get_config, save_as
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "compiled", "compiled, CUDA graph"
 FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH)
@@ -61,8 +62,16 @@ def twins(config: MViTConfig) -> tuple[MViT, nn.Module]:
     else:
         theirs = torchvision_twin(config)
         theirs.load_state_dict(save_as(ours, "torchvision"))
-        load_weights(ours, theirs.state_dict())
     return ours, theirs
+
+
+def pair(config: MViTConfig, context: Context, *, ours: str, theirs: str) -> dict[str, nn.Module]:
+    """Our model and its twin by name; ours alone, with a note, where the other library is not installed."""
+    try:
+        return dict(zip((ours, theirs), twins(config)))
+    except ImportError as error:
+        context.note(f"Ours alone: {error}.")
+        return {ours: MViT(config)}
 
 
 def timm_twin(config: MViTConfig) -> nn.Module:
@@ -72,7 +81,7 @@ def timm_twin(config: MViTConfig) -> nn.Module:
     starts = (0, *config.stage_starts, config.depth)
     stages = len(starts) - 1
     geometry = MultiScaleVitCfg(
-        depths=tuple(end - start for start, end in zip(starts, starts[1:])),
+        depths=tuple(end - start for start, end in pairwise(starts)),
         embed_dim=tuple(config.embed_dim * 2**stage for stage in range(stages)),
         num_heads=tuple(config.num_heads * 2**stage for stage in range(stages)),
         expand_attn=config.expand_in == "attention",
@@ -187,7 +196,7 @@ def median_seconds(work: Callable[[], object], device: str, *, span: float = 1.0
         if number < repeats:
             work()
     torch.cuda.synchronize()
-    times = [first.elapsed_time(last) for first, last in zip(events, events[1:])]
+    times = [first.elapsed_time(last) for first, last in pairwise(events)]
     return statistics.median(times) / 1000
 
 
