@@ -62,7 +62,7 @@ def _settings() -> tuple[bool, bool, bool, bool, bool]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.deterministic,
         torch.backends.cudnn.benchmark,
-        torch.utils.deterministic.fill_uninitialized_memory,
+        bool(torch.utils.deterministic.fill_uninitialized_memory),  # type: ignore[attr-defined]
     )
 
 

@@ -44,7 +44,7 @@ def measure(context: Context) -> None:
 
 
 def _request(context: Context, folder: Path, mode: bool, name: str, *, kill: bool = False, resume: bool = False) -> str:
-    steps = 4 if context.rehearse else STEPS
+    steps = 2 if context.rehearse else STEPS
     return json.dumps(
         {
             "deterministic": mode,
