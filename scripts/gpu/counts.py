@@ -297,6 +297,38 @@ def expected_s(kind: str, work: Work, card: Card, *, fused: bool = False) -> flo
     )
 
 
+REGISTER_OPERATIONS = 12
+"""Assumed per logit, forward and backward, to add three terms that lie in registers or shared memory."""
+
+
+def pieces(config: MViTConfig, batch: int, card: Card) -> list[tuple[str, float]]:
+    """What each fused kernel would save of an eager step, in seconds, if it ran as well as the kernels it replaces."""
+    work = step_work(config, batch)
+    copy, matrix = card.copy * REACHED_COPY, card.matrix * REACHED[ATTENTION]
+    gain = {kind: expected_s(kind, work[kind], card) - expected_s(kind, work[kind], card, fused=True) for kind in KINDS}
+    values = query_values = key_values = narrower = added = slimmer = 0.0
+    for block in config.blocks:
+        size = Sizes.of(config, block)
+        values += batch * (size.tokens * block.dim_in + size.queries * block.dim_attn)
+        if size.terms:
+            logits = batch * size.queries * size.keys * size.heads
+            query_values += batch * size.heads * size.queries * size.head
+            key_values += batch * size.heads * size.keys * size.head
+            narrower += 8.0 * logits * (size.wide - size.head) / matrix
+            slimmer += 3 * E * batch * size.heads * (size.queries + size.keys) * (size.wide - size.head) / copy
+            added += logits * REGISTER_OPERATIONS / (card.vector * REACHED_VECTOR)
+    return [
+        ("LayerNorm in one pass: bf16 out, one pass backward", gain[NORM]),
+        ("the residual in the same pass, besides", 3 * F * values / copy),
+        ("queries, terms and zeros written by one kernel, and its backward", gain[TERMS]),
+        (
+            "instead: attention that adds the three terms in registers",
+            expected_s(TERMS, work[TERMS], card) - E * query_values / copy + narrower + slimmer - added,
+        ),
+        ("pooling that writes into the operands of attention", 2 * E * (2 * query_values + key_values) / copy),
+    ]
+
+
 def predictions(preset: str = "mvitv2_s_16x4", batch: int = 16, card: Card = H100) -> str:
     """The table of docs/benchmarks.md: what counting says before anything was timed."""
     config = get_config(preset)
@@ -326,5 +358,10 @@ def predictions(preset: str = "mvitv2_s_16x4", batch: int = 16, card: Card = H10
         f"{train_flops(config) / 1e12:.3f} TFLOP a clip): "
         f"{100 * share[0]:.0f} % at the limit, {100 * share[1]:.0f} % expected of the eager form, "
         f"{100 * share[2]:.0f} % with the least bytes ({1e3 * total[2]:.1f} ms).",
+        "",
+        "| fused piece | saves, ms | of the eager step |",
+        "| --- | --- | --- |",
     ]
+    for name, saved in pieces(config, batch, card):
+        lines.append(f"| {name} | {1e3 * saved:.1f} | {100 * saved / total[1]:.1f} % |")
     return "\n".join(lines)
