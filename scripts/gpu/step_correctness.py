@@ -15,13 +15,14 @@ from gpu.context import Context
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
 from mvit_video.models import MViT, MViTConfig
 from mvit_video.models.config import PoolingForm, Triple
-from mvit_video.models.kernels import triton_pool
+from mvit_video.models.kernels import triton_norm, triton_pool
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 
 VIDEO = ("mvitv2_s_16x4", "mvitv2_b_32x3", "mvitv2_l_40x3")
 IMAGES = ("mvitv2_t_image", "mvitv2_s_image", "mvitv2_b_image", "mvitv2_l_image")
 TORCHVISION = ("mvitv2_s_16x4", "mvitv1_b_16x4")
 DETECTOR_CROP = 1024
+NORMS = "Triton LayerNorm against the plain form"
 KERNELS, MODELS, FORMS = "Triton pooling against the plain form", "whole models", "forms of attention in a whole model"
 BOUNDS = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 EPS = 1e-6
@@ -80,6 +81,8 @@ def measure(context: Context) -> None:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(shape)}
             context.case(KERNELS, key, lambda s=shape, d=dtype: kernel_row(s, d, context), needs_s=2.0)  # type: ignore[misc]
         if dtype == torch.bfloat16:
+            for width in norm_widths(context):
+                context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
             measure_models(context)
 
 
@@ -153,6 +156,36 @@ def fused(tensors: list[Tensor], shape: Shape, context: Context) -> list[Tensor]
         cls=shape.cls, heads=shape.heads, eps=EPS,
     )  # fmt: skip
     return _gradients(normed, [qkv, weight, gain, shift])
+
+
+def norm_widths(context: Context) -> list[int]:
+    """Widths of the tokens of all models."""
+    configs = [config_of(preset, context) for preset in (*VIDEO, *IMAGES)]
+    return sorted({width for config in configs for block in config.blocks for width in (block.dim_in, block.dim_attn)})
+
+
+def norm_row(width: int, context: Context, tokens: int = 5003) -> dict[str, Any]:
+    """Differences of the kernel's bf16 result and its three gradients from float64; the plain form's beside them."""
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(size, generator=generator).to(context.device) for size in ((tokens, width), (width,), (width,))]
+    x, gain, shift = made[0] * 3 + 1, made[1], made[2]
+    grad = torch.randn(tokens, width, generator=generator).to(context.device, torch.bfloat16)
+    exact_inputs = [tensor.double().requires_grad_() for tensor in (x, gain, shift)]
+    result = F.layer_norm(exact_inputs[0], (width,), exact_inputs[1], exact_inputs[2], EPS)
+    exact = [result.detach(), *torch.autograd.grad(result, exact_inputs, grad.double())]
+    plain_inputs = [tensor.detach().requires_grad_() for tensor in (x, gain, shift)]
+    normed = F.layer_norm(plain_inputs[0], (width,), plain_inputs[1], plain_inputs[2], EPS)
+    theirs = [normed.detach().bfloat16(), *torch.autograd.grad(normed, plain_inputs, grad.float())]
+    ours = theirs
+    if triton_norm.supports(x, torch.bfloat16):
+        ours = [triton_norm.layer_norm(x, gain, shift, EPS, torch.bfloat16)]
+        ours += triton_norm.layer_norm_backward(grad, x, gain, EPS)
+    elif not context.rehearse:
+        raise RuntimeError("triton_norm.supports() is False on this machine")
+    found = [relative(a, b) for a, b in zip(ours, exact)]
+    row: dict[str, Any] = dict(zip(("output", "gradient of x", "of gain", "of shift"), found))
+    row["plain form, worst gradient"] = max(relative(a, b) for a, b in zip(theirs[1:], exact[1:]))
+    return {**row, "within the bound": found[0] < 5e-3 and max(found[1:]) < 1e-5}
 
 
 def logits_and_gradient(model: nn.Module, clips: Tensor, *, bf16: bool) -> tuple[Tensor, Tensor]:

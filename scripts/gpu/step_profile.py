@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from gpu import counts
 from gpu.context import Context
 from gpu.counts import Card, Work
-from gpu.workbench import COMPILED, EAGER, TrainStep, config_of, copy_rate, matrix_rate
+from gpu.workbench import COMPILED, EAGER, FUSED, TrainStep, config_of, copy_rate, matrix_rate
 from mvit_video.models import MViT
 
 PRESET, BATCH = "mvitv2_s_16x4", 16
@@ -50,7 +50,7 @@ def measure(context: Context) -> None:
     torch.manual_seed(0)
     step = TrainStep(MViT(config), config, batch, context)
     work = counts.step_work(config, batch)
-    for form in (EAGER, COMPILED):
+    for form in (EAGER, FUSED, COMPILED):
         needs = 30.0 if form == COMPILED and not context.rehearse else 0.0
         key = {"step": f"ours, {form}, batch {batch}"}
         context.case("profiled", key, lambda f=form: profiled(step, f, work, card, context), needs_s=needs)  # type: ignore[misc]
@@ -69,9 +69,9 @@ def profiled(step: TrainStep, form: str, work: dict[str, Work], card: Card, cont
             torch.cuda.synchronize()
     events = list(profiler.key_averages())
     operations = dict(_operations(events, context.device))
-    if form == EAGER:
+    if form != COMPILED:
         for row in by_kind(operations, work, card):
-            context.row("ours, eager: worst first", row)
+            context.row(f"ours, {form}: worst first", row)
     for row in longest(events, context.device):
         context.row(f"longest kernels, {form}", row)
     return {"ms on the device": sum(operations.values())}

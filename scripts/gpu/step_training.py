@@ -10,6 +10,8 @@ from gpu.workbench import (
     COMPILED,
     COMPILED_GRAPH,
     EAGER,
+    FUSED,
+    FUSED_GRAPH,
     GRAPH,
     TrainStep,
     allocated_gb,
@@ -32,6 +34,8 @@ PLAN: tuple[tuple[int, str, str], ...] = (
     (16, OURS, EAGER),
     (16, THEIRS, EAGER),
     (16, OURS, GRAPH),
+    (16, OURS, FUSED),
+    (16, OURS, FUSED_GRAPH),
     (16, OURS, COMPILED),
     (16, OURS, COMPILED_GRAPH),
     (8, OURS, EAGER),
@@ -111,6 +115,7 @@ def ratios(rows: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
     """The targets of batch 16 in sentences, as far as they were measured."""
     wanted = (
         (EAGER, EAGER, "eager against eager"),
+        (FUSED, EAGER, "eager with fused norms against eager"),
         (COMPILED, COMPILED, "compiled against compiled"),
         (COMPILED, EAGER, "ours compiled against torchvision's eager"),
         (COMPILED_GRAPH, COMPILED, "ours compiled, as a CUDA graph, against torchvision's compiled"),

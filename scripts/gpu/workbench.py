@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from gpu.context import Context
 from mvit_video.models import MViT, MViTConfig, get_config, save_as
+from mvit_video.models.mvit.blocks import Block
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "compiled", "compiled, CUDA graph"
-FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH)
+FUSED, FUSED_GRAPH = "eager, fused norms", "CUDA graph, fused norms"
+FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH, FUSED, FUSED_GRAPH)
+"""Fused norms are `norm_form="triton"`, of our models alone."""
 SMALL = {"depth": 2, "stage_starts": (1,), "crop_size": 32, "kv_stride": (1, 4, 4), "num_classes": 3}
 
 
@@ -146,7 +149,10 @@ class TrainStep:
         """The step as it is timed; the first call of a compiled one compiles."""
         if form in (COMPILED, COMPILED_GRAPH) and self.forward is self.model:
             self.compile()
-        return self if form in (EAGER, COMPILED) else self.graphed()
+        for module in self.model.modules():
+            if isinstance(module, Block):
+                module.fused_norms = form in (FUSED, FUSED_GRAPH)
+        return self.graphed() if form in (GRAPH, COMPILED_GRAPH, FUSED_GRAPH) else self
 
     def graphed(self) -> Callable[[], object]:
         """The step as one CUDA graph; on the CPU, which has none, as it is."""
