@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-STATUS_WORDS = {"done": "done", "not run": "not run"}
+VERDICT = "within the bound"
+SHOWN = 6
+"""Lines of a table with a verdict that are shown, besides those that are not within their bounds."""
 
 
 def section(steps: Sequence[Mapping[str, Any]], *, rehearse: bool, minutes: float, day: str) -> str:
@@ -44,8 +46,26 @@ def step_lines(step: Mapping[str, Any]) -> list[str]:
         lines += [f"Not whole: {step['status']}, {step['error']}", ""]
     lines += [line for note in notes for line in (note, "")]
     for name, rows in tables.items():
-        lines += [f"**{name}**", "", *table_lines(rows), ""]
+        shown = worth_showing(rows)
+        lines += [f"**{name}**", ""]
+        if any(VERDICT in row for row in rows):
+            good = sum(bool(row.get(VERDICT)) for row in rows)
+            rest = (
+                f"; {len(rows) - len(shown)} of the others are in results.json alone" if len(shown) < len(rows) else ""
+            )
+            lines += [f"{good} of {len(rows)} lines are within their bounds{rest}.", ""]
+        lines += [*table_lines(shown), ""]
     return lines
+
+
+def worth_showing(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """All rows of a short table; of a long one with a verdict those that are wrong, and the worst of the others."""
+    wrong = [row for row in rows if not row.get(VERDICT)]
+    if len(rows) <= 2 * SHOWN or len(wrong) == len(rows):
+        return list(rows)
+    right = [row for row in rows if row.get(VERDICT)]
+    by_difference = sorted(right, key=lambda row: -max(v for k, v in row.items() if type(v) is float and k != "bound"))
+    return [*wrong, *by_difference[:SHOWN]]
 
 
 def table_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:

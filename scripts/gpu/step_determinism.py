@@ -14,6 +14,7 @@ from gpu.context import Context
 
 TABLE = "S 16x4, bf16, drop path 0.2, AdamW, gradients clipped"
 STEPS, BATCH = 20, 8
+MODES = (True, False)
 
 
 class Process(Protocol):
@@ -31,14 +32,13 @@ def start(request: str) -> Process:
 def measure(context: Context) -> None:
     """One row with the option and one without."""
     with tempfile.TemporaryDirectory() as folder:
-        modes = (True, False)
         running: dict[bool, dict[str, Process]] = {}
-        for mode in modes:
+        for mode in MODES:
             running[mode] = {
                 name: start(_request(context, Path(folder), mode, name, kill=name == "killed"))
                 for name in ("first", "second", "killed")
             }
-        for mode in modes:
+        for mode in MODES:
             key = {"trainer.deterministic": mode}
             context.case(TABLE, key, lambda m=mode: compare(context, Path(folder), m, running[m]))  # type: ignore[misc]
 
