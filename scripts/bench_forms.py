@@ -194,8 +194,10 @@ def kept_bytes(form: Form) -> tuple[int, Tensor]:
     return sum(kept.values()), result
 
 
-def compare(core: AttentionCore | Pooling, clock: Clock, reps: int, autocast: bool) -> dict[str, Timing]:
-    """Every form of one core: once to warm up and to compare, then taking turns."""
+def compare(
+    core: AttentionCore | Pooling, clock: Clock, reps: int, autocast: bool, wanted: Callable[[str], bool] = bool
+) -> dict[str, Timing]:
+    """Every form of one core whose name is wanted: once to warm up and to compare, then taking turns."""
     device = core.inputs()[0].device.type
     parameters = [parameter for parameter in core.attention.parameters() if parameter.requires_grad]
 
@@ -208,6 +210,8 @@ def compare(core: AttentionCore | Pooling, clock: Clock, reps: int, autocast: bo
     timings: dict[str, Timing] = {}
     usable: dict[str, Form] = {}
     for name, form in core.forms().items():
+        if not wanted(name):
+            continue
         timing = timings[name] = Timing()
         try:
             with warnings.catch_warnings():  # why a kernel was not used; the error that follows says it too

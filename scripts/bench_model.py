@@ -21,6 +21,7 @@ import resident_memory
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -256,7 +257,8 @@ def measure_kinds(pair: Pair) -> list[list[str]]:
             pair.step(name)
         for event in profiler.key_averages():
             spent = event.self_device_time_total if cuda else event.self_cpu_time_total
-            if not (cuda and event.key.startswith("ProfilerStep")):
+            # On CUDA a kernel appears twice: itself, and as the device time of the operation that started it.
+            if not (cuda and event.device_type == DeviceType.CUDA):
                 by_model = totals.setdefault(kind_of(event.key), dict.fromkeys(pair.plain, 0.0))
                 by_model[name] += spent / 1e6
     whole = {name: sum(times[name] for times in totals.values()) for name in pair.plain}

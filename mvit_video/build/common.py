@@ -4,7 +4,8 @@ import copy
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,17 +28,22 @@ from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.engine.task import TrainBatches
 from mvit_video.engine.trainer import TrainerOptions
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
-from mvit_video.runtime import env
+from mvit_video.runtime import determinism, env
 
 logger = logging.getLogger(__name__)
 
 
-def process_group_of(config: Train) -> Any:
-    """Threads, logging and process group of this process."""
+@contextmanager
+def process_group_of(config: Train) -> Iterator[World]:
+    """Threads, deterministic algorithms and process group of this process, until the block ends."""
     size = process_group.launched_size()
     device = env.choose_device(config.trainer.device)  # type: ignore[arg-type]
     torch.set_num_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // size))
-    return process_group.world(device, timeout_s=config.trainer.collective_timeout_s)
+    with (
+        determinism.deterministic(config.trainer.deterministic),
+        process_group.world(device, timeout_s=config.trainer.collective_timeout_s) as world,
+    ):
+        yield world
 
 
 def build_task_builder(config: Train) -> TaskBuilder:

@@ -38,10 +38,16 @@ from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker, TrackerOptions, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
-from mvit_video.runtime import interruption
+from mvit_video.runtime import determinism, interruption
 from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
+
+NOT_DETERMINISTIC = (
+    "Ways out: train at the model's nominal frames and crop (tables of positions are then not interpolated), take "
+    "another model or augmentation, or trainer.deterministic=false, whose results may differ in the last bits between "
+    "runs on a GPU."
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def _train(config: Train, world: World) -> Outcome:
         if trainer.resume() and trainer.complete:
             logger.info("%s is complete at step %d; another name=... starts another run", config.run_dir, trainer.step)
             return Outcome({}, trainer.best.metric)
-        with explained(config, world, items=loader.num_items):
+        with explained(config, world, items=loader.num_items), determinism.named(NOT_DETERMINISTIC):
             metrics = trainer.fit()
     if world.is_main:
         logger.info("%s", closing_summary(config, best_metric=trainer.best.metric))

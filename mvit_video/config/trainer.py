@@ -49,6 +49,10 @@ class Trainer:
         neutral=True,
         help="several processes: ddp, the model whole in each; fsdp, divided among them (for L and H)",
     )
+    deterministic: bool = option(
+        False,
+        help="on a GPU, take only algorithms that give the same bits on every run; an operation without one is refused",
+    )
     compile: bool = option(False, neutral=True, help="compile the model with torch.compile")
     ema_decay: float | None = option(
         None, at_least=0, below=1, help="keep an average of the weights with this decay per step; null: none"

@@ -13,6 +13,7 @@ AbsolutePositions = Literal["none", "joint", "separable"]
 HeadPooling = Literal["cls", "norm_mean", "mean_norm"]
 Initialisation = Literal["pyslowfast", "zero_bias", "fan_in"]
 AttentionForm = Literal["auto", "flash", "explicit"]
+NormForm = Literal["library", "triton"]
 PoolingForm = Literal["auto", "library", "flipped", "triton"]
 
 QUERY_STRIDE: Triple = (1, 2, 2)
@@ -26,6 +27,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "init": get_args(Initialisation),
     "attention_form": get_args(AttentionForm),
     "pooling_form": get_args(PoolingForm),
+    "norm_form": get_args(NormForm),
 }
 _FLAGS = ("pool_all_queries", "residual_pooling", "cls_token", "qkv_bias")
 _SIZES = {"depth": 1, "embed_dim": 1, "num_heads": 1, "num_classes": 0, "num_frames": 1, "crop_size": 1}
@@ -155,6 +157,9 @@ class MViTConfig:
     """How pooling is computed, with the same result; see :func:`mvit_video.models.kernels.pooling.depthwise_pool`.
     "auto" is "triton" on CUDA where the kernel takes the tokens, see
     :func:`mvit_video.models.kernels.triton_pool.supports`."""
+    norm_form: NormForm = "library"
+    """How the norms before linear layers are computed: "triton" is one kernel to half precision where it takes the
+    tokens (:func:`mvit_video.models.kernels.triton_norm.supports`), the library elsewhere and while compiling."""
     activation_checkpointing: bool | int | tuple[int, ...] = False
     """Blocks that keep only their input for the backward pass and are recomputed there: none (False), all (True), the
     first n (a number; early blocks keep most), or those of the given indices."""

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mvit_video.runtime import determinism
 from mvit_video.runtime.cores import usable_cores
 
 # Distribution names on the package index of the libraries whose versions decide what a run computes.
@@ -32,7 +33,7 @@ def describe_environment() -> dict[str, object]:
 
     Keys: python, platform, cpu_count (cores this process may use), one version per library (None if not installed),
     cuda (version torch was built for, or None), gpus (names), git_commit and git_dirty (None outside a git checkout),
-    command. Environment variables are left out on purpose: they may hold secrets.
+    determinism (what is in force), command. Environment variables are left out on purpose: they may hold secrets.
     """
     versions = {key: _version(distribution) for key, distribution in _LIBRARIES.items()}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -46,6 +47,7 @@ def describe_environment() -> dict[str, object]:
         "gpus": gpus,
         "git_commit": commit,
         "git_dirty": dirty,
+        "determinism": determinism.describe(),
         "command": shlex.join(sys.orig_argv),
     }
 

@@ -79,6 +79,7 @@ def test_what_computes_the_same_is_taken(begun: Path, more: list[str]) -> None:
         ("schedule.epochs=20", r"schedule\.epochs: 12(\.0)? -> 20(\.0)?"),
         ("seed=1", "seed: 0 -> 1"),
         ("trainer.precision=fp32", "trainer.precision: auto -> fp32"),
+        ("trainer.deterministic=true", "trainer.deterministic: (False|false) -> (True|true)"),
         ("model.rel_pos=none", "model.rel_pos: null -> none"),
         ("model=x3d_s", r"model\._target_: mvit_video\.models\.create_model -> "),
     ],

@@ -11,7 +11,8 @@ from mvit_video.build import common
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
 from mvit_video.engine.tracking import Tracker, read_metrics
-from mvit_video.engine.trainer import TooManyFailuresError
+from mvit_video.engine.trainer import TooManyFailuresError, Trainer
+from mvit_video.runtime.determinism import NotDeterministicError
 from mvit_video.runtime.interruption import Interrupted, vote_span
 from mvit_video.tasks.classification import VALIDATION_METRICS
 from tests.conftest import SMALL_CLIPS, evaluate_options, motion_overrides, options, small_overrides
@@ -63,6 +64,36 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_bit(motion_root: Path, tm
         for run in (tmp_path / "whole", tmp_path / "broken")
     ]
     assert losses[0] == losses[1]
+
+
+def test_deterministic_algorithms_are_in_force_on_record_and_resume_exactly(
+    motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    step = Trainer.train_step
+    monkeypatch.setattr(
+        Trainer, "train_step", lambda *a: seen.append(torch.are_deterministic_algorithms_enabled()) or step(*a)
+    )
+    common = ["trainer.deterministic=true", "trainer.checkpoint_every=1", "model.drop_path=0.2", "trainer.eval_every=9"]
+    whole, broken = (small_overrides(motion_root, tmp_path / name, *common) for name in ("whole", "broken"))
+    build.train(options(*whole, "trainer.max_steps=2"))
+    build.train(options(*broken, "trainer.max_steps=1"))
+    build.train(options(*broken, "trainer.max_steps=2"))
+    assert seen == [True] * 4 and not torch.are_deterministic_algorithms_enabled()
+    assert equal(weights(tmp_path / "whole/tiny"), weights(tmp_path / "broken/tiny"))
+    record = json.loads((tmp_path / "whole/tiny/environment.json").read_text())["determinism"]
+    assert record["deterministic_algorithms"] and record["NCCL_ALGO"] == "Ring"
+
+
+def test_an_operation_that_does_not_repeat_ends_a_deterministic_run(
+    motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scatter(*_: object) -> None:
+        torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+
+    monkeypatch.setattr(Trainer, "train_step", scatter)
+    with pytest.raises(NotDeterministicError, match=r"^put_ has no .*takes no other\. Ways out"):
+        build.train(options(*small_overrides(motion_root, tmp_path, "trainer.deterministic=true")))
 
 
 def test_a_vote_of_several_steps_ends_with_the_epoch(

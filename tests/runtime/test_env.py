@@ -40,7 +40,7 @@ def test_describe_environment_is_plain_and_complete(monkeypatch):
     described = describe_environment()
     assert json.loads(json.dumps(described)) == described
     expected = {"python", "platform", "cpu_count", "torch", "torchvision", "av", "numpy", "hydra", "cuda", "gpus"}
-    assert described.keys() == expected | {"git_commit", "git_dirty", "command"}
+    assert described.keys() == expected | {"git_commit", "git_dirty", "determinism", "command"}
     assert described["torch"] == torch.__version__.split("+")[0]
     assert described["numpy"] == np.__version__
     assert described["cpu_count"] >= 1

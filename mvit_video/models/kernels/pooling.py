@@ -5,7 +5,7 @@ depthwise convolution nor the maximum needs a transposed copy. All heads share o
 further channels and the bank is repeated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -147,7 +147,8 @@ class FlippedBackwardPool(torch.autograd.Function):
             size: Triple = (maps.shape[1], maps.shape[2], maps.shape[3])
             grad_maps = _input_gradient(grad, weight, size, stride, padding)
         if ctx.needs_input_grad[1]:
-            rule = _weight_gradient_taps if max(stride) >= TAP_STRIDE else _weight_gradient_2d
+            few = max(stride) >= TAP_STRIDE or _exceeds(kernel[1:], maps.shape[2:4])
+            rule = _weight_gradient_taps if few else _weight_gradient_2d
             per_channel = rule(maps, grad, kernel, stride, padding)
             heads = per_channel.shape[0] // weight.shape[0]
             shared = per_channel.view(heads, weight.shape[0], *kernel).sum(0, dtype=weight.dtype)
@@ -179,7 +180,17 @@ def depthwise_pool(maps: Tensor, weight: Tensor, stride: Triple, *, form: Poolin
     ):
         pooled: Tensor = FlippedBackwardPool.apply(maps, weight, stride, half_kernel(kernel))
         return pooled
+    if maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and _exceeds(kernel, maps.shape[1:4]):
+        return _depthwise(maps.float(), weight, stride, half_kernel(kernel)).to(maps.dtype)
     return _depthwise(maps, weight, stride, half_kernel(kernel))
+
+
+def _exceeds(kernel: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether a kernel is longer than the maps on some axis.
+
+    On CPUs with native bf16 the library then leaves part of the weight gradient unwritten (seen with PyTorch 2.15).
+    """
+    return any(k > size for k, size in zip(kernel, sizes))
 
 
 def read_count(size: int, kernel: int, stride: int) -> int:

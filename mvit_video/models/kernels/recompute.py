@@ -40,6 +40,39 @@ def is_plain(*modules: nn.Module | None) -> bool:
     )
 
 
+def _normalised(
+    x: Tensor, gamma: Tensor, beta: Tensor, eps: float, dtype: torch.dtype, fused: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """LayerNorm of tokens (..., C) in `dtype`, and mean and deviation, which the fused form does not give.
+
+    While compiling the library's form is taken: compilers fuse norm and cast themselves, and cannot see into ours.
+    """
+    if fused and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        from mvit_video.models.kernels import triton_norm  # imported where it is used: importing Triton takes seconds
+
+        if triton_norm.supports(x, dtype):
+            return triton_norm.layer_norm(x, gamma, beta, eps, dtype), None, None
+    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+    return normed.to(dtype), mean, rstd
+
+
+def _norm_gradient(
+    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None, eps: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of x, gamma and beta, as far as they are needed, from the one of :func:`_normalised`'s result."""
+    found: tuple[Tensor | None, ...]
+    if mean is None:
+        from mvit_video.models.kernels import triton_norm
+
+        found = triton_norm.layer_norm_backward(grad, x, gamma, eps)
+    else:
+        found = torch.ops.aten.native_layer_norm_backward(
+            grad.to(x.dtype), x, x.shape[-1:], mean, rstd, gamma, beta, list(needs)
+        )
+    return tuple(gradient if needed else None for gradient, needed in zip(found, needs))
+
+
 def _rows(tokens: Tensor) -> Tensor:
     return tokens.reshape(-1, tokens.shape[-1])
 
@@ -60,9 +93,11 @@ class NormLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, picked: Tensor | None, *layers: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, picked: Tensor | None, fused: bool,
+        *layers: Tensor | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        assert layers[0] is not None
+        normed, mean, rstd = _normalised(x, gamma, beta, eps, layers[0].dtype, fused)
         ctx.save_for_backward(x, gamma, beta, mean, rstd, picked, *layers[0::2])
         ctx.eps = eps
         return _linears(normed, picked, layers)
@@ -70,7 +105,7 @@ class NormLinears(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta, mean, rstd, picked, *weights = ctx.saved_tensors
-        normed = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, ctx.eps)[0].to(weights[0].dtype)
+        normed, _, _ = _normalised(x, gamma, beta, ctx.eps, weights[0].dtype, fused=mean is None)
         needs = ctx.needs_input_grad
         grad_normed: Tensor | None = None
         layers: list[Tensor | None] = []
@@ -78,8 +113,8 @@ class NormLinears(torch.autograd.Function):
             selected = picked is not None and index == len(weights) - 1
             rows = _rows(grad)
             read = normed.index_select(1, picked) if selected else normed
-            layers.append(rows.t() @ _rows(read) if needs[5 + 2 * index] else None)
-            layers.append(rows.sum(0) if needs[6 + 2 * index] else None)
+            layers.append(rows.t() @ _rows(read) if needs[6 + 2 * index] else None)
+            layers.append(rows.sum(0) if needs[7 + 2 * index] else None)
             if not any(needs[:3]):
                 continue
             if selected:
@@ -91,21 +126,24 @@ class NormLinears(torch.autograd.Function):
             else:
                 _rows(grad_normed).addmm_(rows, weight)
         if grad_normed is None:
-            return None, None, None, None, None, *layers
-        mask = list(needs[:3])
-        of_norm = torch.ops.aten.native_layer_norm_backward(
-            grad_normed.to(x.dtype), x, x.shape[-1:], mean, rstd, gamma, beta, mask
-        )
-        return *(g if needed else None for g, needed in zip(of_norm, mask)), None, None, *layers
+            return None, None, None, None, None, None, *layers
+        of_norm = _norm_gradient(grad_normed, x, gamma, beta, mean, rstd, ctx.eps, needs[:3])
+        return *of_norm, None, None, None, *layers
 
 
 def norm_linears(
-    x: Tensor, norm: nn.LayerNorm, layers: list[tuple[Tensor, Tensor | None]], picked: Tensor | None = None
+    x: Tensor,
+    norm: nn.LayerNorm,
+    layers: list[tuple[Tensor, Tensor | None]],
+    picked: Tensor | None = None,
+    *,
+    fused: bool = False,
 ) -> tuple[Tensor, ...]:
     """Linear layers (weight, bias) of the normalised tokens, keeping only x (B, N, C).
 
     Args:
         picked: int64 indices, without repetition, of the tokens that the last of several layers reads; None: all.
+        fused: normalise by the Triton kernels where they take the tokens.
 
     Returns:
         One (B, N or len(picked), width) for each layer.
@@ -116,9 +154,10 @@ def norm_linears(
         flat += [weight.to(dtype), None if bias is None else bias.to(dtype)]
     x = x.to(norm.weight.dtype)
     if not wants_gradient(x, norm.weight, norm.bias, *flat):
-        normed = torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)[0]
+        assert flat[0] is not None
+        normed, _, _ = _normalised(x, norm.weight, norm.bias, norm.eps, flat[0].dtype, fused)
         return _linears(normed, picked, flat)
-    outputs: tuple[Tensor, ...] = NormLinears.apply(x, norm.weight, norm.bias, norm.eps, picked, *flat)
+    outputs: tuple[Tensor, ...] = NormLinears.apply(x, norm.weight, norm.bias, norm.eps, picked, fused, *flat)
     return outputs
 
 
@@ -163,10 +202,11 @@ class NormMlp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-    ) -> Tensor:
-        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
-        rows = _rows(normed.to(w1.dtype))
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, fused: bool, w1: Tensor, b1: Tensor, w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:  # fmt: skip
+        normed, mean, rstd = _normalised(x, gamma, beta, eps, w1.dtype, fused)
+        rows = _rows(normed)
         out, hidden = _mlp(rows, w1, b1, w2, b2, keep=True)
         ctx.save_for_backward(x, gamma, beta, mean, rstd, hidden, w1, w2)
         ctx.eps = eps
@@ -176,7 +216,7 @@ class NormMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta, mean, rstd, hidden, w1, w2 = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        normed = _rows(torch.native_layer_norm(x, x.shape[-1:], gamma, beta, ctx.eps)[0].to(w1.dtype))
+        normed = _rows(_normalised(x, gamma, beta, ctx.eps, w1.dtype, fused=mean is None)[0])
         rows = _rows(grad)
         parts = _chunks(rows, w1.shape[0])
         of_normed: list[Tensor] = []
@@ -184,21 +224,18 @@ class NormMlp(torch.autograd.Function):
         for part in parts:
             of_hidden = torch.ops.aten.gelu_backward(rows[part] @ w2, hidden[part])
             terms = (
-                (of_hidden.t(), normed[part]) if needs[4] else None,
-                of_hidden.sum(0) if needs[5] else None,
-                (rows[part].t(), F.gelu(hidden[part])) if needs[6] else None,
+                (of_hidden.t(), normed[part]) if needs[5] else None,
+                of_hidden.sum(0) if needs[6] else None,
+                (rows[part].t(), F.gelu(hidden[part])) if needs[7] else None,
             )
             sums = [_accumulate(total, term) for total, term in zip(sums, terms)]
             if any(needs[:3]):
                 of_normed.append(of_hidden @ w1)
         of_norm: tuple[Tensor | None, ...] = (None, None, None)
         if of_normed:
-            grad_normed = torch.cat(of_normed) if len(of_normed) > 1 else of_normed[0]
-            of_norm = torch.ops.aten.native_layer_norm_backward(
-                grad_normed.view_as(x).to(x.dtype), x, x.shape[-1:], mean, rstd, gamma, beta, list(needs[:3])
-            )
-        of_x, of_gamma, of_beta = (g if needed else None for g, needed in zip(of_norm, needs))
-        return of_x, of_gamma, of_beta, None, *sums, rows.sum(0) if needs[7] else None
+            grad_normed = (torch.cat(of_normed) if len(of_normed) > 1 else of_normed[0]).view_as(x)
+            of_norm = _norm_gradient(grad_normed, x, gamma, beta, mean, rstd, ctx.eps, needs[:3])
+        return *of_norm, None, None, *sums, rows.sum(0) if needs[8] else None
 
 
 def _accumulate(total: Tensor | None, term: Tensor | tuple[Tensor, Tensor] | None) -> Tensor | None:
@@ -210,15 +247,15 @@ def _accumulate(total: Tensor | None, term: Tensor | tuple[Tensor, Tensor] | Non
     return term[0] @ term[1] if total is None else total.addmm_(*term)
 
 
-def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-    """fc2(gelu(fc1(norm(x)))), keeping only x (B, N, C) and what enters the GELU."""
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear, *, fused: bool = False) -> Tensor:
+    """fc2(gelu(fc1(norm(x)))), keeping only x (B, N, C) and what enters the GELU; `fused` as for norm_linears."""
     dtype = compute_dtype(x)
     parameters = [p.to(dtype) for p in (fc1.weight, fc1.bias, fc2.weight, fc2.bias)]
     x = x.to(norm.weight.dtype)
     if not wants_gradient(x, norm.weight, norm.bias, *parameters):
-        rows = _rows(torch.native_layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)[0].to(dtype))
+        rows = _rows(_normalised(x, norm.weight, norm.bias, norm.eps, dtype, fused)[0])
         return _mlp(rows, *parameters, keep=False)[0].view(*x.shape[:-1], -1)
-    out: Tensor = NormMlp.apply(x, norm.weight, norm.bias, norm.eps, *parameters)
+    out: Tensor = NormMlp.apply(x, norm.weight, norm.bias, norm.eps, fused, *parameters)
     return out
 
 

@@ -16,6 +16,7 @@ class Block(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.cls = int(config.cls_token)
+        self.fused_norms = config.norm_form == "triton"
         self.norm1 = nn.LayerNorm(geometry.dim_in, eps=1e-6)
         self.attn = MultiscaleAttention(config, geometry)
         self.norm2 = nn.LayerNorm(geometry.dim_attn, eps=1e-6)
@@ -49,7 +50,7 @@ class Block(nn.Module):
         picked = self.attn.read_by_keys(grid)
         queries, keys = self.attn.split_weights()
         between = [] if widening is None else [(widening.weight, widening.bias)]
-        q, *skip, kv = norm_linears(x, self.norm1, [queries, *between, keys], picked)
+        q, *skip, kv = norm_linears(x, self.norm1, [queries, *between, keys], picked, fused=self.fused_norms)
         attended, new_grid = self.attn.attend(q, kv, grid, picked=picked is not None)
         return attended, skip[0] if skip else x, new_grid
 
@@ -64,8 +65,8 @@ class Block(nn.Module):
         picked = self.attn.read_by_keys(grid)
         queries, keys = self.attn.split_weights()
         between = [] if widening is None else [(widening.weight, widening.bias)]
-        (kv,) = norm_linears(x, self.norm1, [keys], picked)
-        q, *skip = norm_linears(first, self.norm1, [queries, *between])
+        (kv,) = norm_linears(x, self.norm1, [keys], picked, fused=self.fused_norms)
+        q, *skip = norm_linears(first, self.norm1, [queries, *between], fused=self.fused_norms)
         attended = self.attn.attend_cls(q, kv, grid, picked=picked is not None)
         return attended, skip[0] if skip else first, new_grid
 
@@ -75,4 +76,4 @@ class Block(nn.Module):
             normed = self.norm2(x)
             skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
             return self.mlp(normed), skip
-        return norm_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2), x
+        return norm_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2, fused=self.fused_norms), x

@@ -155,3 +155,21 @@ def test_s_reads_a_seventh_and_half_of_its_tokens():
     pool = DepthwisePool(96, (3, 3, 3), (1, 4, 4), flat=False, form="auto")
     assert len(pool.read_tokens((8, 56, 56), 1)) == 1 + 8 * 41 * 41
     assert pool.condensed((8, 56, 56)) == ((8, 41, 41), (1, 3, 3))
+
+
+@pytest.mark.parametrize("form", ["library", "flipped"])
+@pytest.mark.parametrize(("grid", "stride"), [((2, 4, 4), (1, 2, 2)), ((2, 2, 2), (1, 3, 3)), ((4, 1, 5), (1, 2, 2))])
+def test_bf16_gradients_of_maps_smaller_than_the_kernel(form, grid, stride):
+    """The library's own are partly memory that nobody wrote, on a CPU with native bf16."""
+    torch.manual_seed(0)
+    maps, weight = torch.randn(2, *grid, 8).bfloat16(), torch.randn(8, 1, 3, 3, 3)
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        junk = [torch.full((size,), float("nan")) for size in (100, 1000, 5000)]
+        del junk
+        inputs = [maps.to(dtype).requires_grad_(), weight.to(weight.dtype if dtype == torch.bfloat16 else dtype)]
+        inputs[1].requires_grad_()
+        pooled = depthwise_pool(*inputs, stride, form=form if dtype == torch.bfloat16 else "flipped")
+        found.append(torch.autograd.grad(pooled, inputs, torch.ones_like(pooled)))
+    for ours, exact in zip(*found):
+        assert float((ours.double() - exact).norm()) < 0.01 * float(exact.norm())

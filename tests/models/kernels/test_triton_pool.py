@@ -24,6 +24,7 @@ from mvit_video.models.kernels import triton_pool
 from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
 from mvit_video.models.kernels.triton_pool import INTERPRETED, pool_norm, supports
 from mvit_video.models.mvit.presets import create_model
+from tests.models.helpers import HopperWithoutDevice
 from tests.paths import ROOT
 
 INTERPRETED_TESTS = 18
@@ -272,20 +273,6 @@ else:
         )
         run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
         assert run.stdout == "False\n", run.stderr
-
-    class HopperWithoutDevice:
-        """What Triton asks of a driver in order to compile."""
-
-        def get_current_target(self) -> object:
-            from triton.backends.compiler import GPUTarget
-
-            return GPUTarget("cuda", 90, 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int = 0) -> int:
-            return 0
 
     def test_kernels_compile_for_hopper_as_they_are_launched(tmp_path, monkeypatch):
         """The interpreter accepts more than the compiler does, which needs no GPU. One frame and one head: sizes of one

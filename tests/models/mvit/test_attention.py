@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from mvit_video.models.mvit import attention
-from mvit_video.models.mvit.attention import MultiscaleAttention, relative_index, resize_table
+from mvit_video.models.mvit.attention import (
+    MultiscaleAttention,
+    interpolate_by_sums,
+    relative_index,
+    resize_table,
+)
+from mvit_video.runtime.determinism import deterministic
 from tests.models.helpers import image_fields, small_config
 
 
@@ -48,6 +54,32 @@ def test_table_interpolation_on_literals():
     stretched = resize_table(ramp, 39)[:, 0]
     assert stretched[0] == 0.0 and stretched[-1] == 36.0
     assert stretched[1].item() == pytest.approx(1.5 * 37 / 39 - 0.5) and stretched[19] == 18.0
+
+
+@pytest.mark.parametrize(("size", "rows"), [(3, 5), (37, 39), (9, 4), (1, 3)])
+def test_interpolation_by_sums_is_the_interpolation(size, rows):
+    """With its gradient. It takes the place of the other on a GPU under deterministic algorithms."""
+    table = torch.randn(size, 4, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(rows, 4, dtype=torch.float64)
+    ours, theirs = interpolate_by_sums(table, rows), resize_table(table, rows)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad((result * direction).sum(), table)[0] for result in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_a_table_on_a_gpu_is_interpolated_by_sums_when_bits_must_repeat(monkeypatch):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    calls = []
+    monkeypatch.setattr(attention, "interpolate_by_sums", lambda table, rows: calls.append(rows) or table)
+    with FakeTensorMode():
+        on_gpu, on_cpu = (torch.empty(3, 4, device=device) for device in ("cuda", "cpu"))
+        resize_table(on_gpu, 5)
+        with deterministic(True):
+            resize_table(on_cpu, 5)
+            assert calls == []
+            resize_table(on_gpu, 5)
+    assert calls == [5]
 
 
 def small_attention(form: str, changes: dict[str, object], index: int) -> MultiscaleAttention:

@@ -1,0 +1,90 @@
+"""A short training in a process of its own, as step_determinism.py asks for in JSON.
+
+It goes on from a checkpoint where there is one, may kill itself after writing one, and leaves a digest of all weights.
+Random numbers of a step depend on its number alone, as in the trainer.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gpu.workbench import SMALL, autocast, input_shape, synchronise
+from mvit_video.models import MViT, get_config
+from mvit_video.runtime.determinism import deterministic
+from mvit_video.runtime.env import step_seed
+
+PRESET, DROP_PATH, SEED = "mvitv2_s_16x4", 0.2, 0
+
+
+def train(asked: dict[str, Any]) -> dict[str, Any]:
+    """Run the steps; the digest of the weights and the seconds of the later half of the steps."""
+    small = {**SMALL, "num_frames": 4, "embed_dim": 8} if asked["rehearse"] else {}
+    config = get_config(PRESET, drop_path=DROP_PATH, **small)
+    device = asked["device"]
+    torch.manual_seed(step_seed(SEED))
+    model = MViT(config).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    checkpoint, first = Path(asked["checkpoint"]), 0
+    if asked["resume"]:
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    times = []
+    for number in range(first, asked["steps"]):
+        synchronise(device)
+        start = time.perf_counter()
+        one_step(model, optimizer, input_shape(config, asked["batch"]), number, device)
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+        if asked["kill_after"] == number + 1:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": number + 1}
+            torch.save(state, checkpoint)
+            os.kill(os.getpid(), signal.SIGKILL)
+    late = sorted(times[len(times) // 2 :])
+    return {"digest": digest(model), "seconds": late[len(late) // 2]}
+
+
+def one_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shape: tuple[int, ...], number: int, device: str
+) -> None:
+    """One step on clips and draws that its number decides."""
+    generator = torch.Generator().manual_seed(step_seed(SEED, number, 1))
+    clips = torch.randn(shape, generator=generator).to(device)
+    targets = torch.arange(shape[0], device=device)
+    torch.manual_seed(step_seed(SEED, number, 2))
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(device):
+        loss = F.cross_entropy(model(clips), targets)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 over the bytes of all parameters."""
+    found = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        found.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def main(request: str) -> None:
+    """Train as asked and write the result beside the checkpoint."""
+    asked = json.loads(request)
+    with deterministic(asked["deterministic"]):
+        result = train(asked)
+    Path(asked["result"]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,240 @@
+"""Runs the steps one after the other, each in processes of its own, and writes what is known after each of them."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from gpu.context import read_records
+from gpu.report import section
+from gpu.steps import STEPS, Step, chosen_steps
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+TRIES = 3
+"""Processes that a part of a step may lose before it is given up."""
+LEAST_S = 8.0
+"""With fewer seconds left no step begins: a process needs as long to import torch and to reach the GPU."""
+MINUTES, REHEARSAL_MINUTES, REHEARSAL_PATIENCE = 8.0, 30.0, 4.0
+"""For all steps on a GPU, and in a rehearsal, where each step may also take so many times its time: CPUs are slow."""
+MARGIN_S = 2.0
+"""Kept for writing the last results."""
+Status = Literal["done", "failed", "out of time", "killed", "not run"]
+
+
+@dataclass
+class Outcome:
+    """How a step went.
+
+    Attributes:
+        step: the step.
+        status: "failed" is an error of its own making, "killed" a signal from elsewhere.
+        seconds: it took.
+        limit_s: it had.
+        error: what is known of its end, empty when it is done.
+        records: what it measured.
+    """
+
+    step: Step
+    status: Status = "not run"
+    seconds: float = 0.0
+    limit_s: float = 0.0
+    error: str = ""
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As results.json holds it."""
+        return {
+            "name": self.step.name,
+            "title": self.step.title,
+            "status": self.status,
+            "seconds": round(self.seconds, 1),
+            "limit_s": round(self.limit_s, 1),
+            "error": self.error,
+            "records": [record for record in self.records if "begin" not in record],
+        }
+
+
+class Part:
+    """One process of a step, and its successors where it is lost."""
+
+    def __init__(self, step: Step, number: int, parts: int, folder: Path, rehearse: bool, deadline: float) -> None:
+        self.step, self.number, self.parts = step, number, parts
+        self.folder, self.rehearse, self.deadline = folder, rehearse, deadline
+        self.losses: list[str] = []
+        self.process = self._start(())
+
+    def _start(self, done: Sequence[str]) -> "subprocess.Popen[bytes]":
+        request = {
+            "step": self.step.name,
+            "module": self.step.module,
+            "records": str(self.folder / "records.jsonl"),
+            "rehearse": self.rehearse,
+            "seconds": max(self.deadline - time.monotonic(), 0.0),
+            "part": self.number,
+            "parts": self.parts,
+            "done": list(done),
+        }
+        paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+        with open(self.folder / "log.txt", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "gpu.child", json.dumps(request)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def running(self, begun: Sequence[str], rows: int) -> bool:
+        """Whether it still has something to do; a lost process is followed by another, without the cases it began."""
+        code = self.process.poll()
+        if code is None:
+            return True
+        if code == 0:
+            return False
+        self.losses.append(f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+        # A process that has finished no case fails in the same way again.
+        if len(self.losses) < TRIES and rows and self.deadline - time.monotonic() > LEAST_S:
+            self.process = self._start(begun)
+            return True
+        return False
+
+    def end(self) -> None:
+        """End it with all that it started; its log shows where it was."""
+        if self.process.poll() is not None:
+            return
+        os.kill(self.process.pid, signal.SIGUSR1)
+        time.sleep(0.2)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def run_step(step: Step, *, folder: Path, rehearse: bool, seconds: float, parts: int | None = None) -> Outcome:
+    """Run one step to its end, or to the end of its time."""
+    started = time.monotonic()
+    records_file = folder / "records.jsonl"
+    _, offset = read_records(records_file)
+    log_offset = (folder / "log.txt").stat().st_size if (folder / "log.txt").exists() else 0
+    count = parts or step.parts
+    deadline = started + seconds
+    running = [Part(step, number, count, folder, rehearse, deadline) for number in range(count)]
+    every = list(running)
+    try:
+        while running and time.monotonic() < deadline:
+            time.sleep(0.05)
+            records, _ = read_records(records_file, offset)
+            begun = [record["begin"] for record in records if "begin" in record]
+            rows = sum("row" in record for record in records)
+            running = [part for part in running if part.running(begun, rows)]
+    finally:
+        for part in every:
+            part.end()
+    outcome = Outcome(step, "done", time.monotonic() - started, seconds)
+    outcome.records, _ = read_records(records_file, offset)
+    losses = [loss for part in every for loss in part.losses]
+    if running:
+        outcome.status = "out of time"
+        outcome.error = f"ended after {seconds:.0f} s" + _at_work(outcome.records)
+    elif losses:
+        outcome.status = "killed" if all(loss.startswith("signal") for loss in losses) else "failed"
+        words = _last_words(folder / "log.txt", log_offset)
+        outcome.error = f"{', '.join(losses)}: {words}" + _at_work(outcome.records)
+    return outcome
+
+
+def _at_work(records: Sequence[dict[str, Any]]) -> str:
+    """Which cases were begun and not finished."""
+    finished = [(r["table"], r["row"]) for r in records if "row" in r]
+    open_cases = [
+        r["begin"]
+        for r in records
+        if "begin" in r and not any(r["table"] == t and r["key"].items() <= row.items() for t, row in finished)
+    ]
+    return f", in {'; '.join(open_cases)}" if open_cases else ""
+
+
+def _last_words(log: Path, offset: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(offset)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line.split(":")[0] and not line.startswith(("File", "Traceback"))]
+    return (named or lines or ["no output"])[-1][:300]
+
+
+def run(steps: Sequence[Step], *, folder: Path, minutes: float, rehearse: bool) -> list[Outcome]:
+    """Run the steps within the time, and write the results after each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("records.jsonl", "log.txt"):
+        (folder / name).unlink(missing_ok=True)
+    started, deadline = datetime.now(), time.monotonic() + 60 * minutes
+    outcomes = [Outcome(step) for step in steps]
+    for number, step in enumerate(steps):
+        left = deadline - time.monotonic() - MARGIN_S
+        limit = min(step.seconds * (REHEARSAL_PATIENCE if rehearse else 1.0), left)
+        if left < LEAST_S:
+            outcomes[number].error = f"{max(left, 0):.0f} s of the {minutes:g} minutes were left"
+        else:
+            print(f"{step.name}: up to {limit:.0f} s", flush=True)
+            parts = 1 if rehearse else step.parts
+            outcomes[number] = run_step(step, folder=folder, rehearse=rehearse, seconds=limit, parts=parts)
+        outcome = outcomes[number]
+        print(f"{step.name}: {outcome.status} {outcome.seconds:.0f} s {outcome.error}", flush=True)
+        write_results(outcomes, folder=folder, minutes=minutes, rehearse=rehearse, started=started)
+    return outcomes
+
+
+def write_results(
+    outcomes: Sequence[Outcome], *, folder: Path, minutes: float, rehearse: bool, started: datetime
+) -> None:
+    """Write results.json and section.md beside their names and rename them."""
+    steps = [outcome.plain() for outcome in outcomes]
+    results = {"format": 1, "started": started.isoformat(" ", "seconds"), "minutes": minutes, "rehearsal": rehearse}
+    texts = {
+        "results.json": json.dumps({**results, "steps": steps}, indent=1) + "\n",
+        "section.md": section(steps, rehearse=rehearse, minutes=minutes, day=started.date().isoformat()),
+    }
+    for name, text in texts.items():
+        beside = folder / f".{name}"
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(folder / name)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure one GPU in minutes; see scripts/gpu/README.md.")
+    parser.add_argument(
+        "--minutes", type=float, help=f"for all steps together; {MINUTES:g}, or {REHEARSAL_MINUTES:g} in a rehearsal"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
+    parser.add_argument("--steps", nargs="+", metavar="NAME", help=" ".join(step.name for step in STEPS))
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, to try the code")
+    parser.add_argument("--predict", action="store_true", help="print the predictions of scripts/gpu/counts.py and end")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 if every step was done, 1 if some was not, 2 for a wrong command line."""
+    options = parse(arguments)
+    try:
+        steps = chosen_steps(options.steps)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.predict:
+        sys.path.insert(0, str(SCRIPTS.parent))
+        from gpu.counts import predictions
+
+        print(predictions())
+        return 0
+    minutes = options.minutes or (REHEARSAL_MINUTES if options.rehearse else MINUTES)
+    outcomes = run(steps, folder=options.out, minutes=minutes, rehearse=options.rehearse)
+    print((options.out / "section.md").read_text(encoding="utf-8"))
+    return 0 if all(outcome.status == "done" for outcome in outcomes) else 1

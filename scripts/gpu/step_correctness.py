@@ -1,0 +1,247 @@
+"""The kernels against the plain form at every shape of every model, and whole models against the other libraries'.
+
+Several processes share the cases, since each shape compiles kernels of its own. What the plain form computes in float64
+is the reference. Differences are relative, by the sums of squares; a bound stands beside each.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpu.context import Context
+from gpu.workbench import autocast, config_of, input_shape, relative, twins
+from mvit_video.models import MViT, MViTConfig
+from mvit_video.models.config import PoolingForm, Triple
+from mvit_video.models.kernels import triton_norm, triton_pool
+from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
+
+VIDEO = ("mvitv2_s_16x4", "mvitv2_b_32x3", "mvitv2_l_40x3")
+IMAGES = ("mvitv2_t_image", "mvitv2_s_image", "mvitv2_b_image", "mvitv2_l_image")
+TORCHVISION = ("mvitv2_s_16x4", "mvitv1_b_16x4")
+DETECTOR_CROP = 1024
+NORMS = "Triton LayerNorm against the plain form"
+KERNELS, MODELS, FORMS = "Triton pooling against the plain form", "whole models", "forms in a whole model"
+BOUNDS = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+EPS = 1e-6
+LARGEST = 2**24
+"""Values of float64 reference maps above which a case takes fewer frames."""
+
+
+class Shape(NamedTuple):
+    """A pooling as some model has it."""
+
+    grid: Triple
+    kernel: Triple
+    stride: Triple
+    heads: int
+    width: int
+    cls: int
+
+
+def shapes_of(config: MViTConfig) -> list[Shape]:
+    """Every different pooling of a model."""
+    found: dict[Shape, None] = {}
+    cls = int(config.cls_token)
+    for block in config.blocks:
+        if block.kernel_q is not None:
+            shape = Shape(block.grid_in, block.kernel_q, block.stride_q, block.num_heads, block.head_dim, cls)
+            found[shape] = None
+        if block.kernel_kv is not None:
+            pool = DepthwisePool(block.head_dim, block.kernel_kv, block.stride_kv, flat=False, form="auto")
+            wide = pool.skips_tokens()
+            grid, stride = pool.condensed(block.grid_in) if wide else (block.grid_in, block.stride_kv)
+            found[Shape(grid, block.kernel_kv, stride, block.num_heads, block.head_dim, cls)] = None
+    return list(found)
+
+
+def all_shapes(context: Context) -> Iterator[tuple[str, Shape]]:
+    """(model, shape) for the video models first; a shape that several models have is tried once."""
+    seen: set[Shape] = set()
+    for preset in (*VIDEO, *IMAGES, "detector"):
+        if preset == "detector":
+            changes = {} if context.rehearse else {"crop_size": DETECTOR_CROP}
+            config = config_of("mvitv2_t_image", context, **changes)
+        else:
+            config = config_of(preset, context)
+        for shape in shapes_of(config):
+            if shape not in seen:
+                seen.add(shape)
+                yield preset, shape
+
+
+def measure(context: Context) -> None:
+    """Kernels in bf16, whole models, forms of attention, then kernels in float32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    cases = list(all_shapes(context))
+    for dtype in (torch.bfloat16, torch.float32):
+        for preset, shape in cases:
+            key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(shape)}
+            context.case(KERNELS, key, lambda s=shape, d=dtype: kernel_row(s, d, context), needs_s=2.0)  # type: ignore[misc]
+        if dtype == torch.bfloat16:
+            for width in norm_widths(context):
+                context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
+            measure_models(context)
+
+
+def measure_models(context: Context) -> None:
+    for preset in (*TORCHVISION, *IMAGES):
+        key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
+        context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
+    for form in ("flash", "auto"):
+        key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
+        changes = {"attention_form": form}, {"attention_form": "explicit"}
+        context.case(FORMS, key, lambda c=changes: form_row(*c, context), needs_s=5.0)  # type: ignore[misc]
+    changes = {"norm_form": "triton"}, {"norm_form": "library"}
+    key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
+    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
+
+
+def _words(shape: Shape) -> dict[str, object]:
+    sizes = {"grid": shape.grid, "kernel": shape.kernel, "stride": shape.stride}
+    words: dict[str, object] = {name: "x".join(map(str, value)) for name, value in sizes.items()}
+    return {**words, "heads": shape.heads, "width": shape.width, "cls": shape.cls}
+
+
+def kernel_row(shape: Shape, dtype: torch.dtype, context: Context) -> dict[str, Any]:
+    """Differences of the result and the four gradients of the kernel, and of the plain form in the same dtype."""
+    grid = shape.grid
+    frames = max(1, min(grid[0], LARGEST // (grid[1] * grid[2] * shape.heads * shape.width)))
+    shape = shape._replace(grid=(frames, *grid[1:]))
+    torch.manual_seed(0)
+    tokens = shape.cls + frames * grid[1] * grid[2]
+    qkv = torch.randn(1, tokens, 3 * shape.heads * shape.width, device=context.device).to(dtype)
+    made = [torch.randn(size, device=context.device) for size in _parameter_shapes(shape)]
+    exact = plain([tensor.double() for tensor in (qkv, *made)], shape)
+    ours = fused([qkv, *made], shape, context)
+    theirs = plain([qkv, *made], shape)
+    names = ("output", "gradient of tokens", "of the kernel", "of the norm's gain", "of its shift")
+    differences = [relative(a, b) for a, b in zip(ours, exact)]
+    row: dict[str, Any] = dict(zip(names, differences))
+    row["plain form in this dtype, worst"] = max(relative(a, b) for a, b in zip(theirs, exact))
+    return {**row, "within the bound": max(differences) < BOUNDS[dtype], "bound": BOUNDS[dtype], "frames": frames}
+
+
+def _parameter_shapes(shape: Shape) -> list[tuple[int, ...]]:
+    return [(shape.width, 1, *shape.kernel), (shape.width,), (shape.width,)]
+
+
+def _gradients(result: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """The result and the gradients of a fixed weighting of it; the weighting is the same for every form."""
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.randn(result.shape, generator=generator).to(result.device, torch.bfloat16).to(result.dtype)
+    return [result.detach(), *torch.autograd.grad(result, inputs, weights)]
+
+
+def plain(tensors: list[Tensor], shape: Shape) -> list[Tensor]:
+    """Convolution and LayerNorm apart, of the second third of qkv; in float64 the library's own."""
+    form: PoolingForm = "library" if tensors[0].dtype == torch.float64 else "auto"
+    qkv, weight, gain, shift = (tensor.detach().requires_grad_() for tensor in tensors)
+    pooled = on_grid(
+        qkv.chunk(3, dim=-1)[1],
+        shape.grid,
+        shape.cls,
+        lambda maps: depthwise_pool(maps, weight, shape.stride, form=form),
+    )
+    heads = pooled.unflatten(-1, (shape.heads, shape.width))
+    normed = F.layer_norm(heads.to(gain.dtype), (shape.width,), gain, shift, EPS).to(qkv.dtype)
+    return _gradients(normed, [qkv, weight, gain, shift])
+
+
+def fused(tensors: list[Tensor], shape: Shape, context: Context) -> list[Tensor]:
+    """The Triton kernels; in a rehearsal without the interpreter, which is slow, the plain form in their place."""
+    qkv, weight, gain, shift = (tensor.detach().requires_grad_() for tensor in tensors)
+    if context.rehearse and not triton_pool.supports(qkv, weight, shape.stride):
+        return plain(tensors, shape)
+    normed = triton_pool.pool_norm(
+        qkv.chunk(3, dim=-1)[1], weight, gain, shift, shape.grid, shape.stride,
+        cls=shape.cls, heads=shape.heads, eps=EPS,
+    )  # fmt: skip
+    return _gradients(normed, [qkv, weight, gain, shift])
+
+
+def norm_widths(context: Context) -> list[int]:
+    """Widths of the tokens of all models."""
+    configs = [config_of(preset, context) for preset in (*VIDEO, *IMAGES)]
+    return sorted({width for config in configs for block in config.blocks for width in (block.dim_in, block.dim_attn)})
+
+
+def norm_row(width: int, context: Context, tokens: int = 5003) -> dict[str, Any]:
+    """Differences of the kernel's bf16 result and its three gradients from float64; the plain form's beside them."""
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(size, generator=generator).to(context.device) for size in ((tokens, width), (width,), (width,))]
+    x, gain, shift = made[0] * 3 + 1, made[1], made[2]
+    grad = torch.randn(tokens, width, generator=generator).to(context.device, torch.bfloat16)
+    exact_inputs = [tensor.double().requires_grad_() for tensor in (x, gain, shift)]
+    result = F.layer_norm(exact_inputs[0], (width,), exact_inputs[1], exact_inputs[2], EPS)
+    exact = [result.detach(), *torch.autograd.grad(result, exact_inputs, grad.double())]
+    plain_inputs = [tensor.detach().requires_grad_() for tensor in (x, gain, shift)]
+    normed = F.layer_norm(plain_inputs[0], (width,), plain_inputs[1], plain_inputs[2], EPS)
+    theirs = [normed.detach().bfloat16(), *torch.autograd.grad(normed, plain_inputs, grad.float())]
+    ours = theirs
+    if triton_norm.supports(x, torch.bfloat16):
+        ours = [triton_norm.layer_norm(x, gain, shift, EPS, torch.bfloat16)]
+        ours += triton_norm.layer_norm_backward(grad, x, gain, EPS)
+    elif not context.rehearse:
+        raise RuntimeError("triton_norm.supports() is False on this machine")
+    found = [relative(a, b) for a, b in zip(ours, exact)]
+    row: dict[str, Any] = dict(zip(("output", "gradient of x", "of gain", "of shift"), found))
+    row["plain form, worst gradient"] = max(relative(a, b) for a, b in zip(theirs[1:], exact[1:]))
+    return {**row, "within the bound": found[0] < 5e-3 and max(found[1:]) < 1e-5}
+
+
+def logits_and_gradient(model: nn.Module, clips: Tensor, *, bf16: bool) -> tuple[Tensor, Tensor]:
+    """Logits of a model in training mode, and all gradients of a fixed weighting of them in one vector, by name."""
+    model.zero_grad(set_to_none=True)
+    with autocast(clips.device.type, bf16):
+        logits = model(clips)
+    weights = torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits)
+    (logits.float() * weights).sum().backward()
+    gradients = [p.grad.flatten().double() for p in model.parameters() if p.grad is not None]
+    return logits.detach().double(), torch.cat(gradients).sort().values
+
+
+def model_row(preset: str, context: Context) -> dict[str, Any]:
+    """Ours and theirs with the same weights, in float32 and in bf16 against float32.
+
+    Gradients are compared as sorted values: the two order their parameters differently.
+    """
+    config = config_of(preset, context)
+    ours, theirs = (model.to(context.device).train() for model in twins(config))
+    generator = torch.Generator().manual_seed(2)
+    clips = torch.randn(input_shape(config, 2), generator=generator).to(context.device)
+    a, b = (logits_and_gradient(model, clips, bf16=False) for model in (ours, theirs))
+    c, d = (logits_and_gradient(model, clips, bf16=True) for model in (ours, theirs))
+    logits, gradients = relative(a[0], b[0]), relative(a[1], b[1])
+    return {
+        "logits, float32": logits,
+        "gradients, float32": gradients,
+        "bf16 logits, ours": relative(c[0], a[0]),
+        "bf16 logits, theirs": relative(d[0], b[0]),
+        "bf16 gradients, ours": relative(c[1], a[1]),
+        "bf16 gradients, theirs": relative(d[1], b[1]),
+        "within the bound": logits < 1e-4 and gradients < 1e-2,
+    }
+
+
+def form_row(
+    ours: dict[str, object], literal: dict[str, object], context: Context, *, bf16: bool = False
+) -> dict[str, Any]:
+    """A model in one form against the same weights in another; in bf16 they differ by its roundings."""
+    found = []
+    for changes in (ours, literal):
+        config = config_of(VIDEO[0], context, **changes)
+        torch.manual_seed(0)
+        model = MViT(config).to(context.device).train()
+        clips = torch.randn(input_shape(config, 1), generator=torch.Generator().manual_seed(2)).to(context.device)
+        found.append(logits_and_gradient(model, clips, bf16=bf16))
+    (logits, gradients), (exact_logits, exact_gradients) = found
+    differences = relative(logits, exact_logits), relative(gradients, exact_gradients)
+    bounds = (3e-2, 3e-2) if bf16 else (1e-4, 1e-2)
+    return {
+        "logits": differences[0],
+        "gradients": differences[1],
+        "within the bound": all(found < bound for found, bound in zip(differences, bounds)),
+    }

@@ -1,0 +1,336 @@
+"""scripts/bench_gpu.py: the runner with steps that go wrong in every way, and every real step at a tiny size."""
+
+import functools
+import importlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gpu import counts, report, runner, step_determinism, step_largest, step_profile, step_training, workbench
+from gpu.context import Context, FatalError, read_records
+from gpu.steps import STEPS, Step, chosen_steps
+
+from mvit_video.models import get_config, list_models
+from tests import interpreters
+from tests.paths import ROOT
+
+FAKE = Step(name="fake", title="A step of the tests", module="tests.scripts.gpu_steps", seconds=30)
+SECOND = Step(name="second", title="Another", module="tests.scripts.gpu_steps", seconds=30)
+
+
+@pytest.fixture
+def going(monkeypatch: pytest.MonkeyPatch) -> Callable[..., runner.Outcome]:
+    """Run the fake step of a kind in a folder."""
+
+    def run(kind: str, folder: Path, **changes: Any) -> runner.Outcome:
+        monkeypatch.setenv("GPU_STEP_KIND", kind)
+        folder.mkdir(exist_ok=True)
+        return runner.run_step(FAKE, folder=folder, rehearse=True, **{"seconds": 30.0, **changes})
+
+    return run
+
+
+def rows_of(outcome: runner.Outcome) -> list[dict[str, Any]]:
+    return [record["row"] for record in outcome.records if "row" in record]
+
+
+def test_a_case_that_raises_is_a_line_with_its_error(going: Callable[..., runner.Outcome], tmp_path: Path) -> None:
+    outcome = going("raises", tmp_path)
+    rows = rows_of(outcome)
+    assert outcome.status == "done" and [row["case"] for row in rows] == [0, 1, 2, 3]
+    assert rows[2]["remark"] == "error: ValueError: three is too many" and rows[3]["twice"] == 6
+    assert "three is too many" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_step_that_overruns_is_ended_and_keeps_what_it_has(
+    going: Callable[..., runner.Outcome], tmp_path: Path
+) -> None:
+    outcome = going("overruns", tmp_path, seconds=3.0)
+    assert outcome.status == "out of time"
+    assert outcome.error == "ended after 3 s, in numbers: case 2"
+    assert [row["case"] for row in rows_of(outcome)] == [0, 1]
+    assert "in case" in (tmp_path / "log.txt").read_text()  # where the process was
+
+
+@pytest.mark.parametrize(("kind", "status"), [("is killed", "killed"), ("loses the card", "failed")])
+def test_a_lost_process_is_followed_by_another_for_the_other_cases(
+    kind: str, status: str, going: Callable[..., runner.Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LEAST_S", 0.5)
+    outcome = going(kind, tmp_path)
+    rows = {row["case"]: row for row in rows_of(outcome)}
+    assert outcome.status == status and rows[3]["twice"] == 6
+    assert rows[3]["process"] != rows[0]["process"] == rows[1]["process"]
+    if kind == "is killed":
+        assert outcome.error.startswith("signal SIGKILL") and "in numbers: case 2" in outcome.error
+    else:
+        assert "illegal memory access" in rows[2]["remark"] and "FatalError" in outcome.error
+
+
+def test_parts_share_the_cases(going: Callable[..., runner.Outcome], tmp_path: Path) -> None:
+    outcome = going("works", tmp_path, parts=2)
+    assert outcome.status == "done"
+    assert {(row["case"], row["part"]) for row in rows_of(outcome)} == {(0, 0), (1, 1), (2, 0), (3, 1)}
+
+
+def test_a_step_that_fails_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_STEP_KIND", "breaks")
+    outcomes = runner.run([FAKE, SECOND], folder=tmp_path, minutes=1, rehearse=True)
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
+    assert outcomes[0].error == "exit code 1: OSError: the step's own trouble"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["rehearsal"] and [step["name"] for step in results["steps"]] == ["fake", "second"]
+    section = (tmp_path / "section.md").read_text()
+    assert section.startswith("## Rehearsal on the CPU") and "| fake | failed |" in section
+
+
+def test_results_are_there_after_every_step_and_the_time_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def pretend(step: Step, *, seconds: float, **_: Any) -> runner.Outcome:
+        if seen:
+            seen.append(json.loads((tmp_path / "results.json").read_text())["steps"][0]["status"])
+        seen.append(seconds)
+        return runner.Outcome(step, "done", 1.0, seconds, records=[{"table": "t", "row": {"a": 1.0}}])
+
+    monkeypatch.setattr(runner, "run_step", pretend)
+    runner.run([FAKE, SECOND], folder=tmp_path, minutes=0.25, rehearse=False)
+    assert seen[0] == pytest.approx(13, abs=1) and seen[1] == "done"
+    outcomes = runner.run([FAKE], folder=tmp_path, minutes=0.1, rehearse=False)
+    assert outcomes[0].status == "not run" and "4 s of the 0.1 minutes were left" in outcomes[0].error
+
+
+def test_cases_are_left_out_when_time_is_short_or_they_were_done(tmp_path: Path) -> None:
+    context = Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 5)
+    context.done = frozenset({"t: n 1"})
+    assert context.case("t", {"n": 1}, dict) is None
+    assert context.case("t", {"n": 2}, dict, needs_s=60) is None
+    assert context.case("t", {"n": 3}, lambda: {"x": 1}) == {"x": 1}
+    records, _ = read_records(tmp_path / "r")
+    assert [r["row"] for r in records if "row" in r] == [
+        {"n": 2, "remark": "left out: needs 60 s, and 5 s are left"},
+        {"n": 3, "x": 1},
+    ]
+
+
+def test_an_error_of_the_card_ends_the_process(tmp_path: Path) -> None:
+    context = Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 5)
+
+    def lost() -> dict[str, object]:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(FatalError, match="device-side assert"):
+        context.case("t", {"n": 1}, lost)
+
+
+def test_tables_have_every_column_and_figures_that_count() -> None:
+    rows = [{"a": 12345.6, "b": True}, {"a": 0.00012, "c": "x|y", "remark": "why"}]
+    assert report.table_lines(rows) == [
+        "| a | b | c | remark |",
+        "| --- | --- | --- | --- |",
+        "| 12,346 | yes |  |  |",
+        "| 1.2e-04 |  | x/y | why |",
+    ]
+
+
+def test_of_a_long_table_with_verdicts_what_matters_is_shown() -> None:
+    rows = [{"case": n, "difference": n / 100, "within the bound": True} for n in range(20)]
+    rows += [{"case": 20, "difference": 9.0, "within the bound": False}, {"case": 21, "remark": "error: none"}]
+    step = {"title": "Correctness", "status": "done", "error": "", "records": [{"table": "t", "row": r} for r in rows]}
+    lines = report.step_lines(step)
+    assert "20 of 22 lines are within their bounds; 14 of the others are in results.json alone." in lines
+    assert [line.split("|")[1].strip() for line in lines[-9:-1]] == ["20", "21", "19", "18", "17", "16", "15", "14"]
+    assert report.worth_showing(rows[:12]) == rows[:12]
+
+
+def test_the_section_names_card_and_versions() -> None:
+    facts = {"card": "NVIDIA H100", "torch": "2.11.0", "versions": ["torch"]}
+    step = {"name": "card", "title": "The card", "status": "done", "seconds": 3.0, "error": ""}
+    step["records"] = [
+        {"fact": facts},
+        {"note": "A sentence."},
+        {"table": "rates", "row": {"what": "copy", "GB/s": 3000.0}},
+    ]
+    text = report.section([step], rehearse=False, minutes=8, day="2026-01-02")
+    assert text.startswith("## On a GPU: NVIDIA H100\n\n2026-01-02. torch 2.11.0. `python scripts/bench_gpu.py")
+    assert "### The card\n\nA sentence.\n\n**rates**\n\n| what | GB/s |\n| --- | --- |\n| copy | 3,000 |" in text
+
+
+def test_steps_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [step.name for step in chosen_steps(["profile", "card"])] == ["card", "profile"]
+    assert runner.main(["--steps", "speed"]) == 2
+    assert "no step is called 'speed'; the steps are card, correctness" in capsys.readouterr().err
+
+
+# ---- the steps themselves
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[dict[str, Any]]]:
+    """Run a step in this process, with compilation left out; test_compile.py has that."""
+    monkeypatch.setattr(torch, "compile", lambda model, **_: functools.partial(model))
+    monkeypatch.setattr(step_determinism, "start", functools.partial(fork, tmp_path))
+    monkeypatch.setattr(workbench, "matrix_rate", lambda device: 1e11)
+
+    def run(name: str) -> list[dict[str, Any]]:
+        (step,) = chosen_steps([name])
+        context = Context(step=name, records=tmp_path / "records", rehearse=True, deadline=time.monotonic() + 500)
+        importlib.import_module(step.module).measure(context)
+        records, _ = read_records(tmp_path / "records")
+        wrong = [record["row"]["remark"] for record in records if "row" in record and record["row"].get("remark")]
+        assert [remark for remark in wrong if not remark.startswith("not offered:")] == []
+        return records
+
+    return run
+
+
+def fork(folder: Path, request: str) -> interpreters.Process:
+    """A training of the determinism step as a fork of a process that has imported torch."""
+    return interpreters.start("-m", "gpu.determinism_run", request, cwd=ROOT / "scripts")
+
+
+def rows(records: list[dict[str, Any]], table: str = "") -> list[dict[str, Any]]:
+    return [record["row"] for record in records if record.get("table", "").startswith(table) and "row" in record]
+
+
+def test_the_card_tells_what_it_is(rehearsal: Callable[[str], list[dict[str, Any]]]) -> None:
+    records = rehearsal("card")
+    facts = [record["fact"] for record in records if "fact" in record]
+    assert facts[0]["torch"] == torch.__version__.split("+")[0] or facts[0]["torch"] == torch.__version__
+    assert all(row["measured"] > 0 for row in rows(records)) and len(rows(records)) == 2
+
+
+def test_kernels_and_models_are_within_their_bounds(rehearsal: Callable[[str], list[dict[str, Any]]]) -> None:
+    pytest.importorskip("timm")
+    records = rehearsal("correctness")
+    assert {row["model"] for row in rows(records, "whole")} == {
+        "mvitv2_s_16x4",
+        "mvitv1_b_16x4",
+        *(name for name in list_models() if name.endswith(("t_image", "s_image", "b_image", "l_image"))),
+    }
+    assert all(row["within the bound"] for row in rows(records))
+    assert {row["width"] for row in rows(records, "Triton LayerNorm")} == {8, 16, 32}
+    assert {row["dtype"] for row in rows(records, "Triton pooling")} == {"bfloat16", "float32"}
+
+
+def test_training_is_measured_in_every_form(
+    rehearsal: Callable[[str], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = step_training.PLAN
+    assert {batch for batch, _, _ in whole} == {1, 8, 16, 32} and len(set(whole)) == len(whole)
+    monkeypatch.setattr(step_training, "PLAN", tuple(entry for entry in whole if entry[0] == 16))
+    records = rehearsal("training")
+    measured = {(row["batch"], row["model"], row["form"]) for row in rows(records)}
+    assert {
+        (16, who, form) for who in ("ours", "torchvision") for form in (workbench.EAGER, workbench.COMPILED)
+    } <= measured
+    assert {("ours", form) for form in workbench.FORMS} <= {key[1:] for key in measured}
+    assert any("compiled against compiled" in record.get("note", "") for record in records)
+
+
+@pytest.mark.parametrize("name", ["profile", "forms", "largest"])
+def test_a_step_runs_at_a_tiny_size(name: str, rehearsal: Callable[[str], list[dict[str, Any]]]) -> None:
+    records = rehearsal(name)
+    assert len(rows(records)) >= 6
+    if name == "profile":
+        assert {row["kind"] for row in rows(records, "ours, eager")} >= {counts.NORM, counts.GELU, counts.PRODUCTS}
+    if name == "largest":
+        assert all(row["largest batch"] == step_largest.REHEARSED for row in rows(records))
+
+
+def test_images_run_beside_timm(rehearsal: Callable[[str], list[dict[str, Any]]]) -> None:
+    pytest.importorskip("timm")
+    records = rehearsal("images")
+    assert {row["model"] for row in rows(records, "T at 224")} == {"ours", "timm"}
+
+
+def test_files_reach_the_step(rehearsal: Callable[[str], list[dict[str, Any]]]) -> None:
+    records = rehearsal("data")
+    assert [row["clips are made in"] for row in rows(records)] == ["worker", "model"]
+
+
+@pytest.mark.slow
+def test_trainings_repeat_their_bits_also_when_killed(
+    rehearsal: Callable[[str], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_determinism, "MODES", (True,))
+    found = rows(rehearsal("determinism"))
+    assert [row["trainer.deterministic"] for row in found] == [True]
+    assert all(row["twice: equal bits"] and row["killed and resumed: equal bits"] for row in found)
+
+
+def test_another_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm.models.mvitv2", None)
+    context = Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 5)
+    config = workbench.config_of("mvitv2_t_image", context)
+    assert list(workbench.pair(config, context, ours="a", theirs="b")) == ["a"]
+    assert read_records(tmp_path / "r")[0][0]["note"].startswith("Ours alone: ")
+
+
+# ---- counting
+
+
+def test_counted_operations_are_those_of_the_model() -> None:
+    """Within what is not counted: position terms of the class token, the last block, pooling."""
+    from bench_model import torchvision_twin
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = get_config("mvitv2_motion", num_classes=3)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torchvision_twin(config)(torch.zeros(1, 3, 8, 48, 48))
+    by_kind = counter.get_flop_counts()["Global"]
+    seen = sum(flops for kind, flops in by_kind.items() if "convolution" not in str(kind))
+    stem = 2 * 4 * 12 * 12 * 3 * 3 * 7 * 7 * 48
+    assert counts.train_flops(config) / 3 - stem == pytest.approx(seen, rel=0.01)
+
+
+def test_a_step_of_s_is_counted_by_kind() -> None:
+    work = counts.step_work(get_config("mvitv2_s_16x4"), 16)
+    assert counts.train_flops(get_config("mvitv2_s_16x4")) == pytest.approx(3 * 127.4e9, rel=1e-3)
+    assert work[counts.PRODUCTS].matrix == pytest.approx(4.27e12, rel=0.01)
+    assert all(kind.least <= kind.written for kind in work.values())
+    twice = counts.step_work(get_config("mvitv2_s_16x4"), 32)
+    assert twice[counts.ATTENTION].matrix == 2 * work[counts.ATTENTION].matrix
+    assert twice[counts.OPTIMIZER] == work[counts.OPTIMIZER]
+
+
+def test_the_predictions_of_the_page_are_those_of_the_count() -> None:
+    assert counts.predictions() in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mvit_video::pool_norm_backward", counts.POOLING),
+        ("aten::_scaled_dot_product_cudnn_attention_backward", counts.ATTENTION),
+        ("aten::bmm", counts.TERMS),
+        ("aten::mm", counts.PRODUCTS),
+        ("aten::native_layer_norm_backward", counts.NORM),
+        ("aten::gelu_backward", counts.GELU),
+        ("aten::max_pool2d_with_indices_backward", counts.MAXIMUM),
+        ("aten::_fused_adamw_", counts.OPTIMIZER),
+        ("aten::add_", counts.SUMS),
+        ("aten::copy_", step_profile.COPIES),
+        ("aten::topk", step_profile.OTHER),
+    ],
+)
+def test_operations_of_a_profile_have_a_kind(name: str, kind: str) -> None:
+    assert step_profile.kind_of(name) == kind
+
+
+def test_the_batch_that_fits_is_reckoned_from_two() -> None:
+    assert step_largest.fitting(3.0, 5.0, 80.0) == 36  # 3 + 35 * 2 = 73 of 73.6 GB
+    assert step_largest.fitting(90.0, 95.0, 80.0) == 1
+
+
+def test_every_step_has_a_file_and_a_place() -> None:
+    names = [step.name for step in STEPS]
+    assert names[:3] == ["card", "correctness", "training"] and len(set(names)) == len(names)
+    for step in STEPS:
+        assert (ROOT / "scripts" / f"{step.module.replace('.', '/')}.py").exists()
