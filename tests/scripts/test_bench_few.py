@@ -13,6 +13,7 @@ TINY = bench_few.Plan(
     seeds=(0,),
     pretraining_videos=4,
     pretraining_steps=1,
+    tuning_videos=4,
     tuning_steps=1,
     validation_videos=1,
     test_videos=2,
@@ -25,17 +26,10 @@ TINY = bench_few.Plan(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch_module: pytest.MonkeyPatch) -> Path:
-    monkeypatch_module.setattr(bench_few, "TUNED_ON", 4)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("few")
     bench_few.measure(folder, TINY)
     return folder
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> pytest.MonkeyPatch:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 def test_every_way_is_tuned_and_compared_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +45,7 @@ def test_every_way_is_tuned_and_compared_once(folder: Path, monkeypatch: pytest.
     assert all(line["num_videos"] == (6 if line["phase"] == "pretraining" else 4) for line in lines[:4])
     assert (
         lines[-1]["num_videos"] == 8
-        and lines[-1]["lr"] == max(lines[2:4], key=lambda one: (one["top1"], -one["loss"]))["lr"]
+        and lines[-1]["lr"] == max(lines[2:4], key=lambda one: (one["video_top1"], -one["loss"]))["lr"]
     )
     monkeypatch.setattr(bench_few, "train", lambda options: pytest.fail("trained again"))
     bench_few.measure(folder, TINY)
@@ -86,8 +80,8 @@ def test_draws_are_nested_even_and_whole_scenes(folder: Path) -> None:
 def test_the_table_has_mean_and_range() -> None:
     line = {"phase": "compared", "way": "all layers", "lr": 1e-3, "cpu_s": 10.0}
     lines = [
-        {**line, "videos": n, "seed": s, "top1": top1} for n, s, top1 in ((20, 0, 50.0), (20, 1, 60.0), (100, 0, 80.0))
+        {**line, "videos": n, "seed": s, "video_top1": top1} for n, s, top1 in ((20, 0, 50.0), (20, 1, 60.0), (100, 0, 80.0))
     ]
-    table = bench_few.report([*lines, {"phase": "tuning", "way": "all layers", "top1": 1.0}]).splitlines()
+    table = bench_few.report([*lines, {"phase": "tuning", "way": "all layers", "video_top1": 1.0}]).splitlines()
     assert table[0] == "| trained | rate | 20 a class | 100 a class | CPU seconds |"
     assert table[2:] == ["| all layers | 0.001 | 55.0 (50.0 to 60.0) | 80.0 (80.0 to 80.0) | 10 |"]
