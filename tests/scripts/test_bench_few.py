@@ -80,7 +80,8 @@ def test_draws_are_nested_even_and_whole_scenes(folder: Path) -> None:
 def test_the_table_has_mean_and_range() -> None:
     line = {"phase": "compared", "way": "all layers", "lr": 1e-3, "cpu_s": 10.0}
     lines = [
-        {**line, "videos": n, "seed": s, "video_top1": top1} for n, s, top1 in ((20, 0, 50.0), (20, 1, 60.0), (100, 0, 80.0))
+        {**line, "videos": n, "seed": s, "video_top1": top1}
+        for n, s, top1 in ((20, 0, 50.0), (20, 1, 60.0), (100, 0, 80.0))
     ]
     table = bench_few.report([*lines, {"phase": "tuning", "way": "all layers", "video_top1": 1.0}]).splitlines()
     assert table[0] == "| trained | rate | 20 a class | 100 a class | CPU seconds |"
