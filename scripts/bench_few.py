@@ -284,6 +284,8 @@ def measure(folder: Path, plan: Plan, *, workers: int = 1) -> None:
 
 def choose_rate(folder: Path, plan: Plan, way: Way, weights: Path) -> float:
     """The rate with the best accuracy on the validation split; of equals the lowest loss."""
+    if len(way.rates) == 1:
+        return way.rates[0]
     tried = [
         fine_tune(
             folder, plan, way, phase="tuning", videos=plan.tuning_videos, seed=TUNING_SEED, lr=lr, weights=weights
