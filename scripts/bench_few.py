@@ -84,7 +84,7 @@ class Plan:
     """How much is trained and on how many videos. The defaults are what the documentation reports."""
 
     videos: tuple[int, ...] = (20, 100, 1000)
-    steps: dict[int, int] = field(default_factory=lambda: {20: 100, 100: 200, 1000: 400})
+    steps: dict[int, int] = field(default_factory=lambda: {20: 100, 100: 200, 1000: 300})
     seeds: tuple[int, ...] = (0, 1)
     pretraining_videos: int = 300
     pretraining_steps: int = 1000
