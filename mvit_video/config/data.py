@@ -148,6 +148,11 @@ class ImageData(Data):
         choices=("bilinear", "bicubic"),
         help="filter of every resize, as Pillow's, with antialiasing, and of RandAugment's operations",
     )
+    exact: bool = option(
+        True,
+        help="resize and turn pixels to the last bit as Pillow, like the published pipelines (in loader processes); "
+        "false: faster, single values are the next grey level",
+    )
     orientation: str = option(
         "apply",
         choices=("apply", "ignore"),
