@@ -23,6 +23,7 @@ from mvit_video.config.sources import (
     LabeledVideoPathsSource,
     ListSource,
     MotionSource,
+    ShapesSource,
     Ssv2Source,
 )
 from mvit_video.config.table_sources import (
@@ -74,6 +75,7 @@ SCHEMAS = (
     Registered("data/source", "labeled_video_paths", LabeledVideoPathsSource),
     Registered("data/source", "index", IndexSource),
     Registered("data/source", "motion", MotionSource),
+    Registered("data/source", "shapes", ShapesSource),
     Registered("data/source", "table", TableSource),
     Registered("data/source", "ucf101", Ucf101Source),
     Registered("data/source", "hmdb51", Hmdb51Source),
