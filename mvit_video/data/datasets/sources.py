@@ -242,7 +242,7 @@ class MotionSource:
 def logged(manifest: Manifest, split: Split) -> Manifest:
     """The manifest, after saying what it holds and what it does not."""
     left_out = f" ({len(manifest.missing)} listed files are missing or broken and left out)" if manifest.missing else ""
-    shape = f"{len(manifest)} videos, {manifest.num_classes} classes"
+    shape = f"{len(manifest)} {manifest.kind.plural}, {manifest.num_classes} classes"
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
     if manifest.left_out:
         count = sum(map(len, manifest.left_out.values()))
@@ -251,8 +251,8 @@ def logged(manifest: Manifest, split: Split) -> Manifest:
     if empty:
         # A split to measure on may well lack classes; a training that lacks one cannot learn it.
         level = logging.WARNING if split == "train" else logging.INFO
-        texts = (len(empty), manifest.num_classes, listed(empty))
-        logger.log(level, "%s split: %d of %d classes have no video: %s", split, *texts)
+        texts = (len(empty), manifest.num_classes, manifest.kind.noun, listed(empty))
+        logger.log(level, "%s split: %d of %d classes have no %s: %s", split, *texts)
     if split == "train":
         for group in alike(manifest.class_names):
             logger.warning(
