@@ -105,7 +105,9 @@ def manifest_of_rows(
         if not kept:
             raise ValueError(f"{source}: every segment lies beyond the end of its video; correct the times")
     indices = {name: index for index, name in enumerate(class_names)}
-    sets = [sorted({_index(label, indices, row.place, numbered=numbered) for label in row.labels}) for row, _ in kept]
+    sets = [
+        sorted({label_index(label, indices, row.place, numbered=numbered) for label in row.labels}) for row, _ in kept
+    ]
     manifest = Manifest(
         [path for _, path in kept],
         [labels[0] for labels in sets],
@@ -172,8 +174,8 @@ def _is_number(label: Label) -> bool:
     return isinstance(label, int) or re.fullmatch("[0-9]{1,9}", label) is not None
 
 
-def _index(label: Label, indices: dict[str, int], place: str, *, numbered: bool) -> int:
-    """A label's class: by its name, else by its number."""
+def label_index(label: Label, indices: dict[str, int], place: str, *, numbered: bool) -> int:
+    """A label's class: by its name, else by its number. ValueError with the place for one that is none."""
     if str(label) in indices:
         return indices[str(label)]
     if numbered and _is_number(label):
