@@ -41,7 +41,7 @@ class Source(Protocol):
 
 
 @dataclass(kw_only=True)
-class _Splits:
+class Splits:
     """Where each split is. Subclasses say how one is read."""
 
     train: str | None = None
@@ -91,7 +91,7 @@ class _Splits:
 
 
 @dataclass(kw_only=True)
-class ListSource(_Splits):
+class ListSource(Splits):
     """PySlowFast lists, `path label` a line; see manifest.from_list for the fields."""
 
     root: str | None = None
@@ -119,7 +119,7 @@ class ListSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class LabeledVideoPathsSource(_Splits):
+class LabeledVideoPathsSource(Splits):
     """Labelled lists as PyTorchVideo reads them; see manifest.from_labeled_video_paths."""
 
     root: str | None = None
@@ -141,7 +141,7 @@ class LabeledVideoPathsSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class KineticsSource(_Splits):
+class KineticsSource(Splits):
     """Kinetics annotation CSV files over folders of videos; see manifest.from_kinetics_csv.
 
     Without `class_names_file` the classes are the sorted labels of the training annotation, or of the split's own where
@@ -170,7 +170,7 @@ class KineticsSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class Ssv2Source(_Splits):
+class Ssv2Source(Splits):
     """Something-Something v2 JSON annotations over one folder of videos; see manifest.from_ssv2_json."""
 
     labels: str
@@ -188,7 +188,7 @@ class Ssv2Source(_Splits):
 
 
 @dataclass(kw_only=True)
-class FolderSource(_Splits):
+class FolderSource(Splits):
     """One folder per class; see class_folders.from_folder. The classes are the folders of the training split."""
 
     frame_rate: float | None = None
@@ -201,7 +201,7 @@ class FolderSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class IndexSource(_Splits):
+class IndexSource(Splits):
     """Prepared splits: the index files that mvit_video.prepare writes; see indexed_manifest.from_index."""
 
     root: str | None = None
