@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mvit_video.build.batch import step_batch
 from mvit_video.build.common import pair
-from mvit_video.config import Data, Train
+from mvit_video.config import Data, Train, VideoAugment, VideoData
 from mvit_video.data.augmentation.mixing import Mixing
 from mvit_video.data.augmentation.transforms import TrainTransform
 from mvit_video.data.datasets.manifest import Manifest
@@ -75,7 +76,29 @@ def _set_open_classes(config: Train, classes: int) -> None:
         model.num_classes = classes
 
 
-def build_sampler(data: Data) -> ClipSampler:
+def video_data(config: Train) -> VideoData:
+    """The options of the group `data`.
+
+    Raises:
+        ValueError: they are those of images.
+    """
+    if not isinstance(config.data, VideoData):
+        raise ValueError("the task is for videos, and data=... is a data set of images: give task=image_classification")
+    return config.data
+
+
+def video_augment(config: Train) -> VideoAugment:
+    """The options of the group `augment`.
+
+    Raises:
+        ValueError: they are those of images.
+    """
+    if not isinstance(config.augment, VideoAugment):
+        raise ValueError("the task is for videos, and augment=... is for images: give augment=kinetics, or another one")
+    return config.augment
+
+
+def build_sampler(data: VideoData) -> ClipSampler:
     """How clips are taken from videos."""
     return ClipSampler(
         num_frames=data.num_frames,
@@ -87,9 +110,9 @@ def build_sampler(data: Data) -> ClipSampler:
 
 def build_train_loader(config: Train, manifest: Manifest, world: World) -> TrainLoader:
     """Endless training batches of this rank."""
-    augment = config.augment
+    augment, data = video_augment(config), video_data(config)
     transform = TrainTransform(
-        crop_size=config.data.crop_size,
+        crop_size=data.crop_size,
         crop=augment.crop,  # type: ignore[arg-type]
         scale=pair(augment.scale),
         ratio=pair(augment.ratio),
@@ -103,7 +126,7 @@ def build_train_loader(config: Train, manifest: Manifest, world: World) -> Train
     )
     dataset = TrainDataset(
         manifest,
-        sampler=build_sampler(config.data),
+        sampler=build_sampler(data),
         transform=transform,
         repeats=augment.repeats,
         seed=config.seed,
@@ -158,11 +181,12 @@ def build_loading(config: Train, world: World) -> LoaderOptions:
 
 def build_decoding(config: Train) -> DecodeOptions:
     """How files are read, and where clips are made of their frames."""
+    data = video_data(config)
     return DecodeOptions(
-        backend=config.data.backend,  # type: ignore[arg-type]
-        layout=config.data.layout,  # type: ignore[arg-type]
+        backend=data.backend,  # type: ignore[arg-type]
+        layout=data.layout,  # type: ignore[arg-type]
         device=config.augment.device,  # type: ignore[arg-type]
-        time_limit_s=config.data.video_time_limit_s,
+        time_limit_s=data.video_time_limit_s,
     )
 
 
@@ -175,7 +199,7 @@ def build_eval_dataset(
     frame_order: FrameOrder = "forward",
 ) -> EvalDataset:
     """The views of a split."""
-    data = config.data
+    data = video_data(config)
     return EvalDataset(
         manifest,
         sampler=build_sampler(data),
@@ -183,7 +207,7 @@ def build_eval_dataset(
         spatial_views=spatial_views,
         short_side=data.test_short_side,
         crop_size=data.crop_size,
-        decode_short_side=config.augment.decode_short_side,
+        decode_short_side=video_augment(config).decode_short_side,
         frame_order=frame_order,
         seed=config.seed,
         decoding=build_decoding(config),
@@ -227,8 +251,5 @@ def build_mixing(config: Train) -> Mixing:
 
 def build_normalization(data: Data) -> Normalization:
     """From a uint8 batch to the model's input."""
-    return Normalization(
-        mean=data.mean,
-        std=data.std,
-        channel_order=data.channel_order,  # type: ignore[arg-type]
-    )
+    order: Any = data.channel_order if isinstance(data, VideoData) else "rgb"
+    return Normalization(mean=data.mean, std=data.std, channel_order=order)

@@ -12,6 +12,7 @@ from mvit_video.build.clips import (
     build_train_loader,
     class_weights_text,
     read_manifest,
+    video_data,
 )
 from mvit_video.build.run_identity import DataRecord
 from mvit_video.config import Preview, Train
@@ -78,12 +79,13 @@ class VideoClassification:
 
     def evaluation(self, config: Train, split: Manifest, world: World, *, frame_order: FrameOrder) -> ViewEvaluation:
         """The views that a test counts."""
+        data = video_data(config)
         return build_evaluation(
             config,
             split,
             world,
-            temporal_views=config.data.test_temporal_views,
-            spatial_views=config.data.test_spatial_views,
+            temporal_views=data.test_temporal_views,
+            spatial_views=data.test_spatial_views,
             frame_order=frame_order,
         )
 

@@ -22,3 +22,27 @@ class VideoClassification:
         choices=("none", "balanced"),
         help="weights of the classes in the loss; balanced: videos / (classes * videos of the class)",
     )
+
+
+@dataclass
+class ImageClassification:
+    """Naming the class of an image: soft-target cross entropy, top-1 and top-5."""
+
+    _target_: str = "mvit_video.build.image_classification.ImageClassification"
+    class_weights: str = option(
+        "none",
+        choices=("none", "balanced"),
+        help="weights of the classes in the loss; balanced: images / (classes * images of the class)",
+    )
+    right_labels: str | None = option(
+        None,
+        neutral=True,
+        help="evaluation: JSON file of the labels that are right for each image of the split (ImageNet ReaL: a list of "
+        "lists in the order of the file names; or file name -> list); images with none are left out; null: its label",
+    )
+    classes: str = option(
+        "all",
+        neutral=True,
+        help="evaluation: all: any class of the model may be named; present: those that the split has (ImageNet-A, "
+        "-R); else a file with one class name a line",
+    )

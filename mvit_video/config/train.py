@@ -84,11 +84,7 @@ class Train:
                 f"name={self.name!r}: names a folder in output_dir={self.output_dir}; it must be a plain name without "
                 "slashes, such as birds. Another place is output_dir=PATH"
             )
-        if self.augment.crop == "jitter" and min(self.augment.jitter) < self.data.crop_size:
-            yield (
-                f"augment.jitter={self.augment.jitter}: no short side may be under "
-                f"data.crop_size={self.data.crop_size}; raise the jitter or lower the crop"
-            )
+        yield from self.augment.problems_with(self.data.crop_size)
         if self.optim.frozen == "backbone" and self.weights is None and type(self) is Train:
             yield "optim.frozen=backbone: is for starting from weights; give weights=PATH, or set optim.frozen=none"
         if self.optim.frozen == "backbone" and self.trainer.strategy == "fsdp":

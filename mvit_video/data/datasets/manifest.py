@@ -23,13 +23,16 @@ from mvit_video.data.datasets.class_names import (
     numbered_names,
     read_class_names,
 )
-from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
+from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS, VIDEOS, FileKind
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut
 from mvit_video.data.datasets.list_file import EMPTY_LIST, bad_line, parse_list
 from mvit_video.data.datasets.listing import existing, read_json, read_text, scan, videos_by_stem
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
+from mvit_video.images.formats import ImageDecodeError
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
+from mvit_video.video.byte_source import locate
+from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation, join_location
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class Manifest:
         weights: how often each entry is drawn, relative to the others; None for all alike.
         label_sets: all classes of each video of a multi-label set; `labels` then holds the first of each.
         frame_rate: of videos that are folders of numbered pictures, frames per second; None where there are none.
+        kind: what the entries are: VIDEOS or IMAGES.
 
     ValueError for no videos, another number of labels (or segments, ...) than of videos, or a label out of range.
     """
@@ -73,6 +77,7 @@ class Manifest:
     weights: FloatArrayView | None = field(default=None, repr=False)
     label_sets: LabelSetArrayView | None = field(default=None, repr=False)
     frame_rate: float | None = field(default=None, repr=False)
+    kind: FileKind = field(default=VIDEOS, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, ArrayView):
@@ -80,8 +85,8 @@ class Manifest:
         if not isinstance(self.labels, ArrayView):
             object.__setattr__(self, "labels", IntArrayView(self.labels))
         if not self.paths or len(self.paths) != len(self.labels):
-            numbers = f"{len(self.paths)} videos and {len(self.labels)} labels"
-            raise ValueError(f"{self.source}: {numbers}; give at least one video, and one label for each")
+            numbers = f"{len(self.paths)} {self.kind.plural} and {len(self.labels)} labels"
+            raise ValueError(f"{self.source}: {numbers}; give at least one {self.kind.noun}, and one label for each")
         labels = np.asarray(self.labels)
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(bad):
@@ -91,7 +96,8 @@ class Manifest:
         for name in ("segments", "groups", "weights", "label_sets"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.paths):
-                raise ValueError(f"{self.source}: {len(self.paths)} videos and {len(values)} {name}; give one for each")
+                numbers = f"{len(self.paths)} {self.kind.plural} and {len(values)} {name}"
+                raise ValueError(f"{self.source}: {numbers}; give one for each")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -109,6 +115,18 @@ class Manifest:
         """Where the bytes of a video are."""
         path = self.paths[index]
         return VideoLocation(name=path, url=path, frame_rate=self.frame_rate)
+
+    def read(self, index: int) -> bytes:
+        """The whole file of an entry: for images, which are decoded from memory.
+
+        Raises:
+            ImageDecodeError: it cannot be read.
+            RuntimeError: a package that fsspec needs for its URL is not installed.
+        """
+        try:
+            return locate(self.location(index)).read()
+        except VideoDecodeError as error:
+            raise ImageDecodeError(error.path, error.reason) from error
 
     def segment(self, index: int) -> Segment:
         """The stretch of its file that an entry is."""
