@@ -10,8 +10,8 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.image_dataset import ImageEvalDataset, ImageReading, ImageTrainDataset
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
+from mvit_video.metrics import BoolArray
 from mvit_video.tasks.image_classification import ImageEvaluation
-from mvit_video.tasks.judgement import Judgement
 
 
 def image_data(config: Train) -> ImageData:
@@ -88,15 +88,15 @@ def build_image_eval_dataset(config: Train, manifest: Manifest) -> ImageEvalData
 
 
 def build_image_evaluation(
-    config: Train, manifest: Manifest, world: World, *, judgement: Judgement | None = None
+    config: Train, manifest: Manifest, world: World, *, allowed: BoolArray | None = None
 ) -> ImageEvaluation:
-    """The images of a split, scored once each."""
+    """The images of a split, scored once each; with `allowed`, bool (classes,), these classes alone may be named."""
     return ImageEvaluation(
         build_image_eval_dataset(config, manifest),
         normalization=build_normalization(config.data),
         images_per_batch=config.trainer.eval_batch_size,
         loading=build_loading(config, world),
-        judgement=judgement,
+        allowed=allowed,
     )
 
 

@@ -27,9 +27,13 @@ class Train:
     )
     output_dir: str = option("runs", neutral=True, help="folder of all runs")
     seed: int = option(0, help="seed of everything random: first weights, order, augmentation, dropout")
-    weights: str | None = option(None, help="weights to start from; the class head may differ; null: random ones")
+    weights: str | None = option(
+        None, help="weights to start from: a file, or the folder of a run; the class head may differ; null: random ones"
+    )
     image_to_video: str | None = option(
-        None, choices=("published", "corrected"), help="how image weights become a video model's; see README, Weights"
+        None,
+        choices=("published", "corrected"),
+        help="how an image model's weights become a video model's (see README, Weights); null: corrected where needed",
     )
     resume: str = option(
         "auto",

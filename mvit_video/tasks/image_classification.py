@@ -10,17 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from mvit_video.data.datasets.label_set_file import WITHOUT_LABEL
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.image_dataset import ImageEvalDataset
 from mvit_video.data.loading.loader import LoaderOptions, eval_loader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs
-from mvit_video.metrics import BoolArray, ViewScores, ViewScoresState, bootstrap_ci95, macro_f1, mean_class_accuracy
+from mvit_video.metrics import (
+    BoolArray,
+    IntArray,
+    ViewScores,
+    ViewScoresState,
+    bootstrap_ci95,
+    macro_f1,
+    mean_class_accuracy,
+)
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import CROSS_ENTROPY_PANEL, Classification, Normalization, prediction_lines
 from mvit_video.tasks.confusion import plot_confusion
-from mvit_video.tasks.judgement import Judgement
 
 VALIDATION_METRICS = ("top1", "top5", "mean_class_top1", "macro_f1", "loss", "num_images", "num_failed")
 
@@ -62,7 +71,7 @@ class ImageEvaluation:
         normalization: of the pixels, for the record.
         images_per_batch: what it says.
         loading: how batches are made beside the evaluating process.
-        judgement: what counts as right; None: each image's label, among all classes.
+        allowed: bool (classes,), those that may be named; None: all.
     """
 
     def __init__(
@@ -72,13 +81,13 @@ class ImageEvaluation:
         normalization: Normalization,
         images_per_batch: int,
         loading: LoaderOptions,
-        judgement: Judgement | None = None,
+        allowed: BoolArray | None = None,
     ) -> None:
         self.dataset = dataset
         self.normalization = normalization
         self.images_per_batch = images_per_batch
         self.loading = loading
-        self.judgement = judgement or Judgement.of(dataset.manifest)
+        self.allowed = allowed
 
     def batches(self, world: World) -> Iterator[Batch]:
         """This rank's images, once each."""
@@ -96,7 +105,7 @@ class ImageEvaluation:
 
     def scorer(self) -> "ImageScorer":
         """A scorer without scores."""
-        return ImageScorer(self.dataset, self.judgement)
+        return ImageScorer(self.dataset.manifest, allowed=self.allowed)
 
     def about(self) -> dict[str, Any]:
         """The protocol: how images are read, resized, cropped and normalised, and what counts as right."""
@@ -107,7 +116,10 @@ class ImageEvaluation:
             "interpolation": resampling.interpolation,
             "exact": resampling.exact,
             "reading": asdict(self.dataset.reading),
-            "judgement": dict(self.judgement.about),
+            "classes_to_choose_from": self.dataset.manifest.num_classes
+            if self.allowed is None
+            else int(self.allowed.sum()),
+            "several_right_labels": self.dataset.manifest.label_sets is not None,
             "normalization": {"mean": [*self.normalization.mean], "std": [*self.normalization.std]},
         }
 
@@ -116,21 +128,22 @@ class ImageScorer:
     """Class probabilities of every image, counted once; a `Scorer` of engine/task.py.
 
     Args:
-        dataset: the images and their labels.
-        judgement: what counts as right.
+        manifest: the images and their labels. Where it has several for an image, each of them is right, and the class
+            of the image is the first.
+        allowed: bool (classes,), those that may be named; None: all.
     """
 
-    def __init__(self, dataset: ImageEvalDataset, judgement: Judgement) -> None:
-        self.manifest = dataset.manifest
-        self.judgement = judgement
+    def __init__(self, manifest: Manifest, *, allowed: BoolArray | None = None) -> None:
+        self.manifest = manifest
+        self.allowed = allowed
         self.labels = np.asarray(self.manifest.labels)
         self.scores = ViewScores(num_videos=len(self.manifest), num_views=1, num_classes=self.manifest.num_classes)
 
     def add(self, batch: Batch, outputs: torch.Tensor) -> None:
         """Take in logits (B, num_classes)."""
         logits = outputs.float()
-        if self.judgement.allowed is not None:
-            allowed = torch.from_numpy(self.judgement.allowed).to(logits.device)
+        if self.allowed is not None:
+            allowed = torch.from_numpy(self.allowed).to(logits.device)
             logits = logits.masked_fill(~allowed, -math.inf)
         probabilities = torch.softmax(logits, dim=1).cpu().numpy()
         self.scores.add(batch.videos.numpy(), batch.views.numpy(), probabilities, failed=batch.failed.numpy())
@@ -145,34 +158,32 @@ class ImageScorer:
 
     def hits(self, k: int) -> BoolArray:
         """bool (images,): whether a right class is among the k best; an unreadable image is wrong."""
-        right = self.judgement.right
-        if right is None:
+        sets = self.manifest.label_sets
+        if sets is None:
             return self.scores.video_topk(self.labels, k)
         best = torch.from_numpy(self.scores.video_scores()).topk(min(k, self.manifest.num_classes), dim=1).indices
-        found = [not labels.isdisjoint(row) for labels, row in zip(right, best.tolist())]
+        found = [not set(labels).isdisjoint(row) for labels, row in zip(sets, best.tolist())]
         return np.array(found, np.bool_) & (self.scores.views_per_video() > 0)
 
     def metrics(self) -> dict[str, float]:
-        """Accuracies (per cent) of the images that count, and their number.
+        """Accuracies (per cent) of the images, and their number.
 
         An unreadable image counts as wrong. The loss is the mean log loss of the images' own labels; that of training
         images is not the same quantity: it has mixed and smoothed targets.
         """
         self.scores.check_complete()
-        counted = self._counted()
-        labels, hits = self.labels[counted], self.hits(1)[counted]
+        hits = self.hits(1)
         # A class that is right, too, stands for the image's own.
-        named = np.where(hits, labels, self.scores.predictions()[counted])
-        classes = self.manifest.num_classes
-        right, total = np.bincount(labels[hits], minlength=classes), np.bincount(labels, minlength=classes)
+        named = np.where(hits, self.labels, self.scores.predictions())
+        right, total = self._counts(hits)
         return {
             "top1": 100.0 * float(hits.mean()),
-            "top5": 100.0 * float(self.hits(5)[counted].mean()),
+            "top5": 100.0 * float(self.hits(5).mean()),
             "mean_class_top1": mean_class_accuracy(right, total),
-            "macro_f1": macro_f1(labels, named, num_classes=classes),
+            "macro_f1": macro_f1(self.labels, named, num_classes=self.manifest.num_classes),
             "loss": self.scores.log_loss(self.labels),
-            "num_images": len(labels),
-            "num_failed": int(self.scores.failed_videos()[counted].sum()),
+            "num_images": len(self.labels),
+            "num_failed": int(self.scores.failed_videos().sum()),
         }
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,17 +204,15 @@ class ImageScorer:
 
     def results(self) -> dict[str, Any]:
         """What `metrics` gives, with intervals and the accuracy of each class, ready for JSON."""
-        counted = self._counted()
-        labels, hits = self.labels[counted], self.hits(1)[counted]
-        classes = self.manifest.num_classes
-        right, total = np.bincount(labels[hits], minlength=classes), np.bincount(labels, minlength=classes)
-        intervals = bootstrap_ci95(hits, labels)
+        hits = self.hits(1)
+        right, total = self._counts(hits)
+        intervals = bootstrap_ci95(hits, self.labels)
         shares = [100.0 * float(r) / float(t) if t else None for r, t in zip(right, total)]
         return {
             **{name: None if math.isnan(value) else value for name, value in self.metrics().items()},
             "top1_ci95": intervals["video_top1"],
             "mean_class_top1_ci95": intervals["mean_class_top1"],
-            "num_left_out": int((~counted).sum()),
+            "num_left_out": len(self.manifest.left_out.get(WITHOUT_LABEL, ())),
             "per_class": dict(zip(self.manifest.class_names, shares, strict=True)),
             "per_class_count": dict(zip(self.manifest.class_names, total.tolist(), strict=True)),
         }
@@ -218,8 +227,7 @@ class ImageScorer:
             f"macro F1 {results['macro_f1']:.2f}; {results['num_failed']} unreadable"
         )
 
-    def _counted(self) -> BoolArray:
-        counted = self.judgement.counted(len(self.labels))
-        if not counted.any():
-            raise ValueError("no image of the split has a right label; check task.right_labels")
-        return counted
+    def _counts(self, hits: BoolArray) -> tuple[IntArray, IntArray]:
+        """(classes,) images of each class that are right, and all of them."""
+        classes = self.manifest.num_classes
+        return np.bincount(self.labels[hits], minlength=classes), np.bincount(self.labels, minlength=classes)
