@@ -1,4 +1,4 @@
-"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|mvit_video`.
+"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|timm|mvit_video`.
 
 IN may also be a run, of which the best checkpoint is taken; OUT with the ending .safetensors holds weights alone, with
 the model's configuration and the names of the classes as text beside them.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mvit_video.models.weights.formats import TargetFormat
 
 SAFETENSORS = ".safetensors"
-TARGETS = ("pyslowfast", "torchvision", "pytorchvideo", "mvit_video")
+TARGETS = ("pyslowfast", "torchvision", "pytorchvideo", "timm", "mvit_video")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.convert",
         description="Convert the weights of an MViT. The input may be a file of PySlowFast, facebookresearch/mvit, "
-        "torchvision, PyTorchVideo, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
+        "torchvision, PyTorchVideo, timm, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
     )
     parser.add_argument(
         "input",
@@ -79,6 +79,7 @@ def convert(arguments: argparse.Namespace) -> str:
         CheckpointError: the file cannot be read.
         OSError: the output cannot be written.
     """
+    from mvit_video.engine.checkpoints import find_checkpoint
     from mvit_video.engine.checkpoints.files import temporary
     from mvit_video.models.weights.files import read_weights_file
     from mvit_video.models.weights.loading import load_checkpoint_model
@@ -105,24 +106,6 @@ def convert(arguments: argparse.Namespace) -> str:
         f"{arguments.output}: {arguments.to}, {len(model.state_dict())} tensors, {parameters:,} parameters, "
         f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes"
     )
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The file that `path` names; of a run, or its folder of checkpoints, the best checkpoint, else the newest.
-
-    Raises:
-        CheckpointError: a folder without checkpoints.
-    """
-    from mvit_video.engine.checkpoints import CheckpointError, is_folder_of_shards, latest_checkpoint
-
-    if not path.is_dir() or is_folder_of_shards(path):
-        return path
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    best = folder / "best.pt"
-    found = best if best.is_file() else latest_checkpoint(folder)
-    if found is None:
-        raise CheckpointError(f"{path} has no complete checkpoint: name a file, or the folder of a run that has one")
-    return found
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from mvit_video.build.common import (
     build_sharding,
     build_source,
     build_task_builder,
-    load_weights,
     plan_activations,
     process_group_of,
+    start_from_weights,
     trainer_options,
 )
 from mvit_video.build.out_of_memory import explained
@@ -58,8 +58,7 @@ def _train(config: Train, world: World) -> dict[str, float]:
     train_split, val_split = _splits(config, builder, source)
     model = build_model(config).to(world.device)
     if config.weights is not None:
-        rule: Any = config.image_to_video
-        load_weights(model, config.weights, new_head=True, image_to_video=rule)
+        start_from_weights(config, model)
     choose_trained_part(config, model)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)

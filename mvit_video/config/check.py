@@ -5,13 +5,14 @@ of the right type that no run can use are named with the rule they break. Every 
 walks them and knows no option.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from mvit_video.config.help import SCHEMA_SUFFIX
 from mvit_video.config.nearest import did_you_mean, nearest
@@ -81,6 +82,8 @@ def explain(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, MissingConfigException):
         return _explain_missing(cause)
+    if isinstance(cause, InterpolationKeyError):
+        return _explain_reference(cause)
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError) or cause.full_key is None:
         return None
     schema = cause.object_type
@@ -96,6 +99,18 @@ def _explain_missing(error: MissingConfigException) -> str | None:
     group, _, name = error.missing_cfg_file.rpartition("/")
     known = [known for known in error.options if not known.endswith(SCHEMA_SUFFIX)]
     return f"{group}={name}: unknown; {did_you_mean(name, known, kind=f'choices for {group}')}"
+
+
+def _explain_reference(error: InterpolationKeyError) -> str | None:
+    """An option that follows another one, which the chosen group does not have: a video model with data of images."""
+    target = re.search(r"Interpolation key '([\w.]+)' not found", str(error))
+    if target is None or error.full_key is None:
+        return None
+    own, other = (key.split(".")[0] for key in (error.full_key, target[1]))
+    return (
+        f"{error.full_key}: follows {target[1]}, which the chosen `{other}` does not have; choose a `{own}` made for it "
+        f"or give {error.full_key}=..."
+    )
 
 
 def _names(schema: type) -> list[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from mvit_video.config.augment import Augment
-from mvit_video.config.data import Data
+from mvit_video.config.augment import ImageAugment, VideoAugment
+from mvit_video.config.data import ImageData, VideoData
 from mvit_video.config.evaluate import Evaluate
 from mvit_video.config.image_sources import (
     ImageFolderSource,
@@ -31,6 +31,7 @@ from mvit_video.config.sources import (
     LabeledVideoPathsSource,
     ListSource,
     MotionSource,
+    ShapesSource,
     Ssv2Source,
 )
 from mvit_video.config.table_sources import (
@@ -42,7 +43,7 @@ from mvit_video.config.table_sources import (
     TableSource,
     Ucf101Source,
 )
-from mvit_video.config.task import VideoClassification, VideoMultilabel
+from mvit_video.config.task import ImageClassification, VideoClassification, VideoMultilabel
 from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
 
@@ -70,9 +71,11 @@ SCHEMAS = (
     Registered(None, "plan_schema", Plan),
     Registered("task", "video_classification", VideoClassification),
     Registered("task", "video_multilabel", VideoMultilabel),
+    Registered("task", "image_classification", ImageClassification),
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
-    Registered("data", "data_schema", Data),
+    Registered("data", "data_schema", VideoData),
+    Registered("data", "image_data_schema", ImageData),
     Registered("data/source", "list", ListSource),
     Registered("data/source", "kinetics", KineticsSource),
     Registered("data/source", "ssv2", Ssv2Source),
@@ -80,6 +83,7 @@ SCHEMAS = (
     Registered("data/source", "labeled_video_paths", LabeledVideoPathsSource),
     Registered("data/source", "index", IndexSource),
     Registered("data/source", "motion", MotionSource),
+    Registered("data/source", "shapes", ShapesSource),
     Registered("data/source", "table", TableSource),
     Registered("data/source", "ucf101", Ucf101Source),
     Registered("data/source", "hmdb51", Hmdb51Source),
@@ -93,7 +97,8 @@ SCHEMAS = (
     Registered("data/source", "image_table", ImageTableSource),
     Registered("data/source", "image_shards", ImageShardsSource),
     Registered("data/source", "image_parquet", ImageParquetSource),
-    Registered("augment", "augment_schema", Augment),
+    Registered("augment", "augment_schema", VideoAugment),
+    Registered("augment", "image_augment_schema", ImageAugment),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),
     Registered("trainer", "trainer_schema", Trainer),

@@ -27,7 +27,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention_form": get_args(AttentionForm),
     "pooling_form": get_args(PoolingForm),
 }
-_FLAGS = ("pool_all_queries", "residual_pooling", "cls_token", "qkv_bias")
+_FLAGS = ("pool_all_queries", "residual_pooling", "residual_with_cls", "cls_token", "qkv_bias")
 _SIZES = {"depth": 1, "embed_dim": 1, "num_heads": 1, "num_classes": 0, "num_frames": 1, "crop_size": 1}
 _SIZES["in_channels"] = 1
 _TRIPLES = {"patch_kernel": 1, "patch_stride": 1, "patch_padding": 0, "pool_kernel": 1, "kv_stride": 1}
@@ -110,6 +110,9 @@ class MViTConfig:
     pool_all_queries: bool = True
     """Pool (and normalise) queries in every block, not only where they are strided."""
     residual_pooling: bool = True
+    residual_with_cls: bool = False
+    """Whether the class token, too, adds its query in residual pooling. timm's models do, as the first release of
+    facebookresearch/mvit did; its later code, PySlowFast and every published video model do not."""
     rel_pos: RelativePositions = "spatiotemporal"
     abs_pos: AbsolutePositions = "none"
     cls_token: bool = True
@@ -212,6 +215,11 @@ class MViTConfig:
         if self.head_pooling == "cls" and not self.cls_token:
             raise ValueError(
                 "head_pooling='cls' needs cls_token=True; without the token use 'norm_mean' or 'mean_norm'"
+            )
+        if self.residual_with_cls and not (self.cls_token and self.residual_pooling):
+            raise ValueError(
+                "residual_with_cls=True needs cls_token=True and residual_pooling=True: it is about the class token's "
+                "share in residual pooling."
             )
         for name in ("pool_kernel", "patch_kernel"):
             kernel = getattr(self, name)

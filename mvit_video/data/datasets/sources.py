@@ -11,11 +11,14 @@ from typing import Literal, Protocol
 from mvit_video.data.datasets import manifest as read
 from mvit_video.data.datasets.class_folders import folder_class_names, from_folder
 from mvit_video.data.datasets.class_names import alike, listed, read_class_names
+from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.indexed_manifest import from_index
 from mvit_video.data.datasets.left_out import describe_left_out
 from mvit_video.data.datasets.manifest import Manifest, Missing
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
+from mvit_video.data.embedded.shapes import CLASS_NAMES as SHAPES
+from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
 
 logger = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
@@ -237,6 +240,32 @@ class MotionSource:
         name = "train" if split == "train" else "test"
         root = Path(self.root)
         return logged(read.from_list(root / f"{name}.csv", root=root, class_names_file=root / "classes.txt"), split)
+
+
+@dataclass(kw_only=True)
+class ShapesSource:
+    """The embedded set of images, generated on first use; see shapes.ShapesSpec. Its test set validates, too."""
+
+    root: str
+    train_images: int = 3000
+    test_images: int = 600
+    seed: int = 0
+
+    def prepare(self) -> None:
+        """Generate the images where they are not there yet."""
+        spec = ShapesSpec(train_images=self.train_images, test_images=self.test_images, seed=self.seed)
+        generate_shapes(self.root, spec)
+
+    def has(self, split: Split) -> bool:
+        """See Source: the set has every split."""
+        return True
+
+    def manifest(self, split: Split) -> Manifest:
+        """See Source."""
+        folder = Path(self.root) / ("train" if split == "train" else "test")
+        listed = [(path, label) for label, name in enumerate(SHAPES) for path in sorted((folder / name).glob("*.jpg"))]
+        paths, labels = [str(path) for path, _ in listed], [label for _, label in listed]
+        return logged(Manifest(paths, labels, SHAPES, str(folder), kind=IMAGES), split)
 
 
 def logged(manifest: Manifest, split: Split) -> Manifest:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mvit_video.convert import find_checkpoint, main
-from mvit_video.engine.checkpoints import CheckpointError, save_checkpoint
+from mvit_video.convert import main
+from mvit_video.engine.checkpoints import CheckpointError, find_checkpoint, save_checkpoint
 from mvit_video.models import from_checkpoint, load_weights
 from mvit_video.models.mvit.network import MViT
 from mvit_video.models.weights.loading import checkpoint_content
@@ -106,4 +106,4 @@ def test_names_of_others(run, tmp_path):
 def test_other_containers_need_to_be_named(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(run), str(tmp_path / "out.pt")])
-    assert "required: --to {pyslowfast,torchvision,pytorchvideo,mvit_video}" in capsys.readouterr().err
+    assert "required: --to {pyslowfast,torchvision,pytorchvideo,timm,mvit_video}" in capsys.readouterr().err
