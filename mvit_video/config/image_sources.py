@@ -116,6 +116,9 @@ class ImageShardsSource:
     label_key: str = option("label", help="field of key.json that is the label, where there is no key.cls")
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
     num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
+    listings: str | None = option(
+        None, help="folder that keeps what the shards hold; null: they are listed at each start, which reads all heads"
+    )
 
 
 @dataclass

@@ -8,7 +8,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from mvit_video.data.datasets.sharded_images import ImageShardsSource, from_shards, shard_names, split_key
+from mvit_video.data.datasets import shard_listing
+from mvit_video.data.datasets.shard_listing import split_key
+from mvit_video.data.datasets.sharded_images import ImageShardsSource, from_shards, shard_names
 from mvit_video.images import ImageDecodeError
 from tests.image_library import images, jpeg, write_shards
 
@@ -117,3 +119,39 @@ def test_shards_behind_a_url(tmp_path):
         manifest = from_shards(place)
         assert [manifest.read(index) for index in range(12)] == [data for data, _ in images(4).values()]
         assert manifest.paths[0].startswith("memory://") and manifest.location(0).remote
+
+
+def test_listings_are_kept_until_a_shard_changes(tmp_path, monkeypatch, caplog):
+    wds, kept = write_shards(tmp_path / "wds", images(4)), tmp_path / "kept"
+    source = ImageShardsSource(train=str(wds), listings=str(kept))
+    source.prepare()
+    assert len(list(kept.glob("*.json"))) == 3
+    listed = []
+    read = shard_listing.list_shard
+    monkeypatch.setattr(shard_listing, "list_shard", lambda url, **given: listed.append(url) or read(url, **given))
+    fresh = from_shards(str(wds))
+    assert len(listed) == 3
+    manifest = source.manifest("train")
+    assert len(listed) == 3  # none of them again
+    assert manifest.paths == fresh.paths and manifest.labels == fresh.labels
+    assert [manifest.location(index) for index in range(12)] == [fresh.location(index) for index in range(12)]
+    tar(wds / "train-000001.tar", {"a.txt": b"x", "a.jpg": jpeg(1), "a.cls": b"0"})
+    changed = ImageShardsSource(train=str(wds), listings=str(kept)).manifest("train")
+    assert listed[3:] == [str(wds / "train-000001.tar")] and len(changed) == 8
+    assert changed.left_out == {"member of another kind": (f"{wds}/train-000001.tar/a.txt",)}
+    for path in kept.glob("*.json"):
+        path.write_text(path.read_text()[:20])
+    assert len(source.manifest("train")) == 8 and len(listed) == 7
+    assert "cannot be read" in caplog.text and "listed anew" in caplog.text
+    (wds / "train-000002.tar").unlink()
+    with pytest.raises(ValueError, match=r"train-000002\.tar: cannot be read \(No such file"):
+        from_shards(f"{wds}/train-00000{{0..2}}.tar", listings=str(kept))
+
+
+def test_listings_of_remote_shards_are_kept_too(tmp_path):
+    system = fsspec.filesystem("memory")
+    for path in write_shards(tmp_path / "wds", images(4)).glob("*.tar"):
+        system.pipe_file(f"/kept/{path.name}", path.read_bytes())
+    first = from_shards("memory://kept", listings=str(tmp_path / "kept"))
+    again = from_shards("memory://kept", listings=str(tmp_path / "kept"))
+    assert first.paths == again.paths and again.read(11) == list(images(4).values())[11][0]
