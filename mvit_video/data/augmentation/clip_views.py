@@ -110,3 +110,4 @@ class ClipSource:
             out[place] = clip
         assert out is not None
         return out
+

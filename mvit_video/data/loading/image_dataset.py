@@ -9,6 +9,7 @@ from mvit_video.data.augmentation.image_views import ImageTransform, Resampling,
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.samples import EvalSamples, TrainSamples
 from mvit_video.images import MAX_PIXELS, Orientation, read_image
+from mvit_video.video.byte_source import locate
 
 
 @dataclass(frozen=True, kw_only=True)
