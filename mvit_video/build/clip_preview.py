@@ -6,16 +6,9 @@ from typing import Any
 
 import torch
 
-from mvit_video.build.clips import (
-    build_eval_dataset,
-    build_mixing,
-    build_normalization,
-    build_train_loader,
-    read_manifest,
-    video_augment,
-    video_data,
-)
-from mvit_video.config import Preview, VideoAugment, VideoData
+from mvit_video.build.clips import build_eval_dataset, build_train_loader, video_augment, video_data
+from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
+from mvit_video.config import Augment, Preview, VideoAugment, VideoData
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.process_group import World
@@ -46,8 +39,7 @@ def preview_sections(config: Preview, source: Source, *, multi_label: bool = Fal
 
 def _training(config: Preview, manifest: Manifest) -> Section:
     """Training clips from the builders that a training run uses."""
-    if config.per_class or not config.mix:
-        config = replace(config, augment=replace(config.augment, mix_prob=0.0))
+    config = without_mixing(config)
     world = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
     loader = build_train_loader(config, manifest, world)
     targets = None if manifest.label_sets is None else targets_of(manifest, smoothing=config.augment.smoothing)
@@ -97,6 +89,20 @@ def _test(config: Preview, manifest: Manifest) -> Section:
     return Section("test", heading, about, clips, failures, item="video")
 
 
+def without_mixing(config: Preview) -> Preview:
+    """The options, without mixing where samples are to be shown by themselves."""
+    if config.mix and not config.per_class:
+        return config
+    return replace(config, augment=replace(config.augment, mix_prob=0.0))
+
+
+def mixing_text(augment: Augment) -> str:
+    """What mixing may do, in a few words."""
+    mixed = augment.mix_prob > 0
+    mixup, cutmix = (alpha if mixed else 0 for alpha in (augment.mixup_alpha, augment.cutmix_alpha))
+    return f"mixup {mixup:g}, cutmix {cutmix:g}  ·  smoothing {augment.smoothing:g}"
+
+
 def clip_text(data: VideoData) -> str:
     """How clips are taken, in a few words."""
     spread = "one of each segment" if data.sampling == "segments" else f"one in {data.sampling_rate:g}"
@@ -110,13 +116,11 @@ def augment_text(augment: VideoAugment) -> str:
         crop = f"crop of {100 * augment.scale[0]:g} to {100 * augment.scale[1]:g} % of the frame"
     else:
         crop = f"crop from a short side of {augment.jitter[0]} to {augment.jitter[1]}"
-    mixed = augment.mix_prob > 0
     parts = [
         crop,
         f"flip {augment.flip:g}",
         augment.randaugment or "no RandAugment",
         f"erasing {augment.erase_prob:g}",
-        f"mixup {augment.mixup_alpha if mixed else 0:g}, cutmix {augment.cutmix_alpha if mixed else 0:g}",
-        f"smoothing {augment.smoothing:g}",
+        mixing_text(augment),
     ]
     return "  ·  ".join(parts)

@@ -5,20 +5,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mvit_video.build.clip_preview import preview_sections
-from mvit_video.build.clips import (
-    build_evaluation,
-    build_mixing,
-    build_normalization,
-    build_train_loader,
-    class_weights_text,
-    read_manifest,
-    video_data,
-)
-from mvit_video.build.run_identity import DataRecord
+from mvit_video.build.clips import build_evaluation, build_train_loader, video_data
+from mvit_video.build.samples import ManifestSplits, build_mixing, build_normalization, class_weights_text
 from mvit_video.config import Preview, Train
-from mvit_video.data.datasets.fingerprint import fingerprint
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.datasets.sources import Source
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
@@ -29,7 +20,7 @@ from mvit_video.tasks.classification import Classification, ViewEvaluation, bala
 logger = logging.getLogger(__name__)
 
 
-class VideoClassification:
+class VideoClassification(ManifestSplits):
     """A `TaskBuilder`: see task_builder.py.
 
     Args:
@@ -38,25 +29,6 @@ class VideoClassification:
 
     def __init__(self, class_weights: Literal["none", "balanced"] = "none") -> None:
         self.class_weights = class_weights
-
-    def read_split(
-        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
-    ) -> Manifest:
-        """The videos of a split. Options that left the number of classes open take it from here."""
-        return read_manifest(config, source, split, class_names=class_names)
-
-    def class_names(self, split: Manifest) -> Sequence[str]:
-        """The names of the classes."""
-        return split.class_names
-
-    def record(self, split: Manifest) -> DataRecord:
-        """Where the videos were listed, how many they are, and the digest of their names and labels."""
-        return DataRecord(source=split.source, items=len(split), fingerprint=fingerprint(split))
-
-    def shared(self, train: Manifest, other: Manifest) -> Sequence[str]:
-        """The files, or segments of files, that both splits list."""
-        trained = {(path, train.segment(index)) for index, path in enumerate(train.paths)}
-        return [path for index, path in enumerate(other.paths) if (path, other.segment(index)) in trained]
 
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
@@ -94,10 +66,6 @@ class VideoClassification:
         frames = () if model.is_image else (model.num_frames,)
         clips = config.trainer.batch_size * self.repeats(config)
         return clips, model.in_channels, *frames, model.crop_size, model.crop_size
-
-    def repeats(self, config: Train) -> int:
-        """Clips that a training step takes of each video."""
-        return config.augment.repeats
 
     def preview(self, config: Preview, source: Source) -> Sequence[Section]:
         """Training clips and test views."""

@@ -112,6 +112,17 @@ class MotionSource:
     workers: int | None = option(None, at_least=1, help="processes that write it; null: one per core")
 
 
+@dataclass
+class ShapesSource:
+    """The embedded set of images: six kinds of figures, generated on first use."""
+
+    _target_: str = "mvit_video.data.datasets.sources.ShapesSource"
+    root: str = option("data/shapes", help="folder it is written to")
+    train_images: int = option(3000, at_least=1, help="training images")
+    test_images: int = option(600, at_least=1, help="test images")
+    seed: int = option(0, at_least=0, help="another seed draws other pictures")
+
+
 def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool = False) -> set[str]:
     """Names of the fields that say where `splits` are and have no value: to the schema all of them are optional.
 

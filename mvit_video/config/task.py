@@ -34,12 +34,6 @@ class ImageClassification:
         choices=("none", "balanced"),
         help="weights of the classes in the loss; balanced: images / (classes * images of the class)",
     )
-    right_labels: str | None = option(
-        None,
-        neutral=True,
-        help="evaluation: JSON file of the labels that are right for each image of the split (ImageNet ReaL: a list of "
-        "lists in the order of the file names; or file name -> list); images with none are left out; null: its label",
-    )
     classes: str = option(
         "all",
         neutral=True,

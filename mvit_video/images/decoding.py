@@ -31,6 +31,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from mvit_video.images.formats import FORMATS, ImageDecodeError
+from mvit_video.images.jpeg import decoded_jpeg
 
 Orientation = Literal["apply", "ignore"]
 MAX_PIXELS = 178_956_970  # height * width; the same as Pillow's: as RGB 0.5 GB, and a hostile header can ask for more
@@ -71,16 +72,24 @@ def read_image(
         raise ValueError(f"orientation={orientation!r}: must be 'apply' or 'ignore'")
     if max_pixels < 1 or (min_side is not None and min_side < 1):
         raise ValueError(f"max_pixels={max_pixels}, min_side={min_side}: both must be 1 or more")
-    name, data = (name or "image", image) if isinstance(image, bytes) else (name or os.fspath(image), None)
-    if data is None:
-        data = _file_content(os.fspath(image), name)
+    if isinstance(image, bytes):
+        name, data = name or "image", image
+    else:
+        path = os.fspath(image)
+        name = name or path
+        data = _file_content(path, name)
     if not data:
         raise ImageDecodeError(name, "the file is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about EXIF, palettes and sizes: what matters is an error here
             with _opened(data, name, max_pixels) as picture:
-                return _pixels(picture, name, orientation=orientation, min_side=min_side)
+                scaled = min_side is not None and min(picture.size) >= 2 * min_side
+                pixels = None if scaled else decoded_jpeg(picture, data)
+                if pixels is None:
+                    pixels = _pixels(picture, name, min_side)
+                turned = _exif_orientation(picture) if orientation == "apply" else 1
+                return _turned(pixels, turned).contiguous()
     except ImageDecodeError:
         raise
     except MemoryError as error:
@@ -127,13 +136,12 @@ def _unknown(data: bytes) -> str:
     return f"is in no format that is read ({known}); it begins with {data[:12]!r}. Is it an image, and whole?"
 
 
-def _pixels(picture: Image.Image, name: str, *, orientation: Orientation, min_side: int | None) -> torch.Tensor:
+def _pixels(picture: Image.Image, name: str, min_side: int | None) -> torch.Tensor:
+    """uint8 (H, W, 3) as Pillow decodes it."""
     if min_side is not None and picture.format in ("JPEG", "MPO"):
         picture.draft(None, (min_side, min_side))
     picture.load()
-    pixels = _rgb(picture, name)
-    turned = _exif_orientation(picture) if orientation == "apply" else 1
-    return _turned(torch.from_numpy(pixels), turned).contiguous()
+    return torch.from_numpy(_rgb(picture, name))
 
 
 def _rgb(picture: Image.Image, name: str) -> "np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]":

@@ -7,8 +7,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mvit_video.build.clips import build_eval_dataset, build_mixing, build_sampler, build_train_loader, read_manifest
+from mvit_video.build.clips import build_eval_dataset, build_sampler, build_train_loader
 from mvit_video.build.common import build_model, build_optimizer_for, build_source
+from mvit_video.build.samples import build_mixing, read_manifest
 from mvit_video.config import config_dir
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.distributed.process_group import World

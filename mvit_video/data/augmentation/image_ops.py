@@ -8,8 +8,8 @@ An operation takes uint8 (T, 3, h, w) planes, the part `have` (top, left, h, w) 
 window (top, left, height, width) of its result that is wanted. It gives uint8 (T, 3, height, width): just what it would
 give for whole frames, cut. `reach` says which part of its input it needs for that.
 
-Where a source lies on the border of two grey levels, geometric operations may round it to the other one: a value in some
-thousands. `exact` leaves these operations to Pillow itself, on a CPU.
+Where a source lies on the border of two grey levels, geometric operations may round it to the other one, which is a
+value in some thousands. `exact` leaves these operations to Pillow itself, on a CPU.
 
 On a CPU the work goes frame by frame, or by bands of rows, which stay in the cache; on a GPU all at once, and nothing
 there waits for the device.

@@ -241,7 +241,7 @@ def erase_box(height: int, width: int, *, prob: float, rng: np.random.Generator,
     """(top, left, height, width) of a random erasing box, zeros with probability 1 - prob.
 
     Area uniform in 2 % to a third of the frame, aspect ratio log-uniform in 0.3 .. 1/0.3; `tries` to find one smaller
-    than the frame (arXiv 1708.04896; PySlowFast datasets/random_erasing.py: 100 for clips, as cubes, and 10 for images).
+    than the frame (arXiv 1708.04896; PySlowFast datasets/random_erasing.py: 100 for the cubes of clips, 10 for images).
     """
     if rng.random() >= prob:
         return NO_BOX

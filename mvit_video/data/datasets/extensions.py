@@ -61,6 +61,11 @@ class FileKind:
     def plural(self) -> str:
         return f"{self.noun}s"
 
+    @property
+    def one(self) -> str:
+        """The noun with its article."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
     def has(self, name: str) -> bool:
         """Whether a file of that name is one."""
         return name.lower().endswith(self.extensions)

@@ -200,19 +200,28 @@ class Manifest:
 
 
 def say_duplicates(manifest: Manifest) -> None:
-    """Count the entries that repeat an earlier one, and name the videos that are listed under several classes."""
+    """Count the entries that repeat an earlier one, and name those that are listed under several classes."""
+    noun = manifest.kind.noun
     if manifest.num_duplicates():
-        logger.info("%s: %d entries repeat a video that is already listed", manifest.source, manifest.num_duplicates())
+        logger.info(
+            "%s: %d entries repeat %s",
+            manifest.source,
+            manifest.num_duplicates(),
+            f"{manifest.kind.one} that is already listed",
+        )
     conflicting = manifest.conflicting()
     if conflicting:
         path, names = conflicting[0]
+        several = ", or state that a video may have several (task=video_multilabel)" if noun == "video" else ""
         logger.warning(
-            "%s: %d videos are listed under several classes, and the model is trained on each of them: %s is %s. "
-            "Correct the labels, or state that a video may have several (task=video_multilabel)",
+            "%s: %d %ss are listed under several classes, and the model is trained on each of them: %s is %s. "
+            "Correct the labels%s",
             manifest.source,
             len(conflicting),
+            noun,
             path,
             " and ".join(names),
+            several,
         )
 
 
@@ -225,6 +234,7 @@ def from_list(
     num_classes: int | None = None,
     missing: Missing = "error",
     frame_rate: float | None = None,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
     """Read a list with one `path label` per line (PySlowFast datasets/kinetics.py).
 
@@ -242,11 +252,12 @@ def from_list(
         num_classes: number of classes; by default that of class_names_file, else the largest label + 1.
         missing: whether a listed file that does not exist is an error or is left out.
         frame_rate: frames per second of the entries that are folders of pictures; None where there are none.
+        kind: VIDEOS or IMAGES.
     """
     source = os.fspath(path)
     names = _Classes(class_names_file, num_classes)
-    rows = parse_list(source, separator)
-    return _from_rows(rows, names, source=source, root=root, missing=missing, frame_rate=frame_rate)
+    rows = parse_list(source, separator, kind)
+    return _from_rows(rows, names, source=source, root=root, missing=missing, frame_rate=frame_rate, kind=kind)
 
 
 def list_class_names(
@@ -255,11 +266,12 @@ def list_class_names(
     separator: str = " ",
     class_names_file: PathLike | None = None,
     num_classes: int | None = None,
+    kind: FileKind = VIDEOS,
 ) -> tuple[str, ...]:
-    """The classes that `from_list` gives a list, without looking for its videos."""
+    """The classes that `from_list` gives a list, without looking for its files."""
     source = os.fspath(path)
     classes = _Classes(class_names_file, num_classes)
-    return classes.of(source, [label for _, _, label in parse_list(source, separator)])
+    return classes.of(source, [label for _, _, label in parse_list(source, separator, kind)])
 
 
 def from_labeled_video_paths(
@@ -395,6 +407,7 @@ def _from_rows(
     root: PathLike | None,
     missing: Missing,
     frame_rate: float | None = None,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
     """The manifest of (line number, path, label) rows; labels are numbers, or all are names."""
     names = classes.of(source, [label for _, _, label in rows])
@@ -408,7 +421,7 @@ def _from_rows(
         labels.append(label)
     listed = [join_location(os.fspath(root or ""), path) for _, path, _ in rows]
     found = existing(listed, folders=frame_rate is not None)
-    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing, kind=kind)
     return replace(manifest, frame_rate=frame_rate)
 
 
@@ -503,8 +516,9 @@ def _assemble(
     source: str,
     root: PathLike | None,
     missing: Missing,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
-    """The manifest of the videos that were found, or an error for those that were not."""
+    """The manifest of the files that were found, or an error for those that were not."""
     if missing not in ("error", "skip"):
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
     absent = tuple(name for name, path in zip(listed, found) if path is None)
@@ -513,12 +527,15 @@ def _assemble(
         way_out = "check root" if len(absent) == len(listed) else "check root, or pass missing='skip' to leave them out"
         place = "the current folder" if root is None else os.fspath(root)
         raise ValueError(
-            f"{source}: {len(absent)} of {len(listed)} listed videos do not exist under {place}: {shown}; {way_out}"
+            f"{source}: {len(absent)} of {len(listed)} listed {kind.plural} do not exist under {place}: {shown}; "
+            f"{way_out}"
         )
     if absent:
-        logger.warning("%s: left out %d of %d videos whose files do not exist", source, len(absent), len(listed))
+        logger.warning(
+            "%s: left out %d of %d %s whose files do not exist", source, len(absent), len(listed), kind.plural
+        )
     paths = tuple(path for path in found if path is not None)
     kept_labels = tuple(label for path, label in zip(found, labels) if path is not None)
-    manifest = Manifest(paths, kept_labels, class_names, source, absent)
+    manifest = Manifest(paths, kept_labels, class_names, source, absent, kind=kind)
     say_duplicates(manifest)
     return manifest

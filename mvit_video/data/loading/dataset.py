@@ -1,4 +1,4 @@
-"""From a manifest to samples of videos: decode once, take the clips, augment or crop, or say how the device is to do so."""
+"""From a manifest to samples of videos: decode once, take the clips, cut them or say how a device is to."""
 
 import logging
 from collections.abc import Sequence

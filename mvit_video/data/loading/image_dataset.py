@@ -8,8 +8,7 @@ from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, F
 from mvit_video.data.augmentation.image_views import ImageTransform, Resampling, image_eval_view
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.samples import EvalSamples, TrainSamples
-from mvit_video.images import MAX_PIXELS, Orientation, read_image
-from mvit_video.video.byte_source import locate
+from mvit_video.images.decoding import MAX_PIXELS, Orientation, read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class ImageReading:
             ImageDecodeError: it cannot be read.
         """
         pixels = read_image(
-            manifest.content(index),
+            manifest.read(index),
             orientation=self.orientation,
             name=manifest.paths[index],
             min_side=self.min_side,
@@ -89,7 +88,7 @@ class ImageEvalDataset(EvalSamples):
         *,
         crop_size: int,
         crop_ratio: float,
-        resampling: Resampling = Resampling(),
+        resampling: Resampling = Resampling(),  # noqa: B008 - frozen
         reading: ImageReading = ImageReading(),
         device: AugmentDevice = "worker",
     ) -> None:

@@ -1,4 +1,4 @@
-"""What data sets of videos and of images have in common: keys, draws, replacements of broken files, and how samples go on.
+"""What data sets of videos and of images have in common: keys, draws, and replacements of broken files.
 
 A training sample is a pure function of (seed, epoch, index); an evaluation sample of the index alone. A training file
 that cannot be read is replaced by another of the same set, chosen by the same key; an evaluation file that cannot be

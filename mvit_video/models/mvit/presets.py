@@ -151,6 +151,19 @@ def mvitv2_motion() -> MViTConfig:
     )
 
 
+def mvitv2_shapes() -> MViTConfig:
+    """A small image MViTv2 that learns the embedded set of shapes in minutes on a CPU: crop 64."""
+    return _image(
+        depth=4,
+        embed_dim=48,
+        stage_starts=(1, 3),
+        num_classes=6,
+        crop_size=64,
+        drop_path=0.0,
+        init="fan_in",
+    )
+
+
 PRESETS: dict[str, Callable[[], MViTConfig]] = {
     preset.__name__: preset
     for preset in (
@@ -168,6 +181,7 @@ PRESETS: dict[str, Callable[[], MViTConfig]] = {
         mvitv2_l_image_cls,
         mvitv2_h_image_cls,
         mvitv2_motion,
+        mvitv2_shapes,
     )
 }
 

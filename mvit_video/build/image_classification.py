@@ -1,0 +1,90 @@
+"""From options to objects for the classification of images."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+from mvit_video.build.image_preview import image_sections
+from mvit_video.build.images import build_image_evaluation, build_image_loader
+from mvit_video.build.samples import (
+    ManifestSplits,
+    build_mixing,
+    build_normalization,
+    class_weights_text,
+    read_manifest,
+)
+from mvit_video.config import Preview, Train
+from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.preview import Section
+from mvit_video.models import MViTConfig
+from mvit_video.tasks.allowed_classes import allowed_classes
+from mvit_video.tasks.classification import balanced_class_weights
+from mvit_video.tasks.image_classification import ImageClassification as Task
+from mvit_video.tasks.image_classification import ImageEvaluation
+
+logger = logging.getLogger(__name__)
+
+
+class ImageClassification(ManifestSplits):
+    """A `TaskBuilder`: see task_builder.py.
+
+    Args:
+        class_weights: weights of the classes in the loss; "balanced": see tasks.classification.balanced_class_weights.
+        classes: which may be named in an evaluation, see tasks.allowed_classes.
+    """
+
+    kind = IMAGES
+
+    def __init__(self, class_weights: Literal["none", "balanced"] = "none", classes: str = "all") -> None:
+        self.class_weights = class_weights
+        self.classes = classes
+
+    def read_split(
+        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
+    ) -> Manifest:
+        """See ManifestSplits. Images that are only looked at may have several right labels (ImageNet ReaL)."""
+        several = split != "train"
+        return read_manifest(config, source, split, class_names=class_names, kind=self.kind, multi_label=several)
+
+    def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
+        """Endless training batches of this rank."""
+        if self.class_weights == "balanced":
+            logger.info("%s", class_weights_text(split, balanced_class_weights(split.counts())))
+        return build_image_loader(config, split, world)
+
+    def task(self, config: Train, split: Manifest) -> Task:
+        """The task of the loop."""
+        return Task(
+            class_names=split.class_names,
+            normalization=build_normalization(config.data),
+            mixing=build_mixing(config),
+            class_weights=balanced_class_weights(split.counts()) if self.class_weights == "balanced" else None,
+        )
+
+    def validation(self, config: Train, split: Manifest, world: World) -> ImageEvaluation:
+        """Validation during training: the test view of every image."""
+        return build_image_evaluation(config, split, world)
+
+    def evaluation(self, config: Train, split: Manifest, world: World, *, frame_order: FrameOrder) -> ImageEvaluation:
+        """The test view of every image.
+
+        Raises:
+            ValueError: another order of frames, of which an image has one; or classes that do not fit the split.
+        """
+        if frame_order != "forward":
+            raise ValueError(f"frame_order={frame_order}: an image has one frame; leave the option out")
+        return build_image_evaluation(config, split, world, allowed=allowed_classes(self.classes, split))
+
+    def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
+        """Shape of the images of one forward pass of one process."""
+        images = config.trainer.batch_size * self.repeats(config)
+        return images, model.in_channels, model.crop_size, model.crop_size
+
+    def preview(self, config: Preview, source: Source) -> Sequence[Section]:
+        """Training images and test views."""
+        return image_sections(config, source)
