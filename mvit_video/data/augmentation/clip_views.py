@@ -110,4 +110,3 @@ class ClipSource:
             out[place] = clip
         assert out is not None
         return out
-

@@ -214,9 +214,7 @@ def image_eval_view(
         resampling: how.
     """
     if crop_ratio == 0:
-        return ImageEvalView(
-            scaled=(crop_size, crop_size), box=(0, 0, crop_size, crop_size), resampling=resampling
-        )
+        return ImageEvalView(scaled=(crop_size, crop_size), box=(0, 0, crop_size, crop_size), resampling=resampling)
     scaled = short_side_size(height, width, math.floor(crop_size / crop_ratio))
     # As torchvision's CenterCrop: halves to the even number.
     top, left = round((scaled[0] - crop_size) / 2), round((scaled[1] - crop_size) / 2)

@@ -5,7 +5,6 @@ that cannot be read is replaced by another of the same set, chosen by the same k
 read is returned as failed, to be counted. What a kind of file adds is how one is read and which views are made of it.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
