@@ -32,7 +32,7 @@ def write_run(folder: Path, model: MViT, name: str = "best.pt") -> Path:
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image model trained for a step by the same command as any other, on a few of the embedded shapes."""
     folder = tmp_path_factory.mktemp("shapes")
-    few = ["data.source.train_images=16", "data.source.test_images=12", f"data.source.root={folder / 'set'}"]
+    few = ["data.source.train_images=18", "data.source.test_images=12", f"data.source.root={folder / 'set'}"]
     fast = ["trainer.num_workers=0", "trainer.threads=1", "trainer.device=cpu", "trainer.precision=fp32"]
     place = [f"output_dir={folder / 'runs'}", "trainer.max_steps=1"]
     train(options("+experiment=shapes_mvitv2", *few, *fast, *place))
