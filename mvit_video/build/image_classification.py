@@ -40,6 +40,7 @@ class ImageClassification(ManifestSplits):
     """
 
     kind = IMAGES
+    sample = "image"
 
     def __init__(self, class_weights: Literal["none", "balanced"] = "none", classes: str = "all") -> None:
         self.class_weights = class_weights

@@ -30,9 +30,16 @@ class ManifestSplits:
 
     Attributes:
         kind: of the files that the task is for.
+        sample: what the model sees of one, in the singular.
     """
 
     kind: FileKind = VIDEOS
+    sample: str = "clip"
+
+    @property
+    def item(self) -> str:
+        """What a data set is a set of, in the singular."""
+        return self.kind.noun
 
     def read_split(
         self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None

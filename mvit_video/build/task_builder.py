@@ -18,7 +18,17 @@ class TaskBuilder(Protocol):
     """From options to the objects in which tasks differ. `conf/task/` names the implementation.
 
     What `read_split` gives is handed back to the other methods and looked into by nobody else.
+
+    Attributes:
+        sample: what the model sees of an item, in the singular: "clip".
     """
+
+    sample: str
+
+    @property
+    def item(self) -> str:
+        """What a data set is a set of, in the singular: "video"."""
+        ...
 
     def read_split(
         self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
