@@ -16,6 +16,7 @@ from mvit_video.build import common
 from mvit_video.build.batch import step_batch
 from mvit_video.build.batch_size import AUTO, Room, choose_batch_size, training_state
 from mvit_video.config import Plan
+from mvit_video.config.plan import TRAINING_PLACES
 from mvit_video.distributed.process_group import World
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
@@ -116,20 +117,20 @@ def build_machine(config: Plan) -> Machine:
 
 
 def count_videos(config: Plan) -> int:
-    """Training videos: as given, else those that the data source lists, else as published.
+    """Training videos or images: as given, else those that the data source lists, else as published.
 
     Raises:
         ValueError: there is nothing to know it from.
     """
     if config.num_videos is not None:
         return config.num_videos
-    if getattr(config.data.source, "train", None) is not None:
+    if any(getattr(config.data.source, key, None) is not None for key in TRAINING_PLACES):
         source = common.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
         return len(common.build_task_builder(config).read_split(config, source, "train"))
     if config.published_videos is not None:
         return config.published_videos
     raise ValueError(
-        "the number of training videos is not known: give num_videos=..., or data.source.train=... to have them counted"
+        "the number of training files is not known: give num_videos=..., or data.source.train=... to have them counted"
     )
 
 

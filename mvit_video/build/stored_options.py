@@ -54,14 +54,16 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
         return
     given = [key.replace("/", ".") for key in given]
     keys = [key for key in given if key.split(".")[0] in stored and key not in _PLACES]
-    composed: Any = OmegaConf.to_container(config, resolve=True)
+    # Without an experiment the groups that nobody chose need not go together.
+    composed: Any = OmegaConf.to_container(config, resolve=True) if "experiment" in given else None
+    chosen = {key: _value(config, key) for key in keys}
     with open_dict(config):
         for key in (key for key in stored if key in config and key not in (*_PLACES, "name", "output_dir")):
             _put(config, key, stored[key])
         for key in keys:
-            OmegaConf.update(config, key, _select(composed, key), merge=False, force_add=True)
+            OmegaConf.update(config, key, chosen[key], merge=False, force_add=True)
         _follow_data(config, stored)
-    _say(config, stored, composed if "experiment" in given else None)
+    _say(config, stored, composed)
 
 
 def _say(config: DictConfig, stored: Mapping[str, Any], experiment: Mapping[str, Any] | None) -> None:
@@ -220,7 +222,7 @@ def _follow_data(config: DictConfig, stored: Mapping[str, Any]) -> None:
             config.model[name] = config.data[name]
 
 
-def _select(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
+def _value(config: DictConfig, key: str) -> Any:
+    """An option, or all of a group, as plain values."""
+    found = OmegaConf.select(config, key)
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found

@@ -9,6 +9,9 @@ from mvit_video.config.machine import Machine
 from mvit_video.config.rules import option
 from mvit_video.config.train import Train
 
+# Options of sources that say where the training split is.
+TRAINING_PLACES = ("train", "folder")
+
 
 @dataclass
 class Plan(Train):
@@ -19,7 +22,7 @@ class Plan(Train):
     num_videos: int | None = option(
         None,
         at_least=1,
-        help="training videos or images; null: those of data.source.train if that is given, or as many as were published",
+        help="training videos or images; null: those of data.source.train if it is given, or as many as were published",
     )
     published_videos: int | None = option(None, at_least=1, help="set by conf/data_statistics")
     videos_per_core_s: float = option(
@@ -38,6 +41,6 @@ class Plan(Train):
     def unneeded(cls, options: Any) -> set[str]:
         """See Train: without a training list to count, nothing of the data source matters."""
         source = options.data.source
-        if not isinstance(source, DictConfig) or source.get("train") is not None:
+        if not isinstance(source, DictConfig) or any(source.get(key) is not None for key in TRAINING_PLACES):
             return set()
         return {f"data.source.{key!s}" for key in source if OmegaConf.is_missing(source, key)}

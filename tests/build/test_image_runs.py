@@ -120,7 +120,8 @@ def test_an_evaluation_takes_the_runs_options_and_others_of_images(
 
 def test_several_right_labels_and_classes_present(imagenet: Path, trained: Path, tmp_path: Path) -> None:
     labels = tmp_path / "real.json"
-    labels.write_text(json.dumps([[0, 1, 2], [0, 1, 2], [0, 1, 2], [], [0, 1, 2], [0, 1, 2]]))
+    every = list(image_library.NAMES)
+    labels.write_text(json.dumps([every, every, every, [], every, every]))
     checkpoint = trained / "tiny/checkpoints/best.pt"
     more = (f"checkpoint={checkpoint}", f"output={tmp_path}", f"data.source.label_sets={labels}")
     build.evaluate(evaluate_options(*small_images(imagenet, trained, *more, "task.classes=present")))
@@ -151,7 +152,7 @@ def test_broken_images_are_replaced_counted_and_budgeted(
     sorted((folder / "val").rglob("*.JPEG"))[0].write_bytes(b"")
     metrics = build.train(options(*small_images(folder, tmp_path / "few")))
     assert metrics["num_failed"] == 1
-    listed = (tmp_path / "few/tiny/failed_images.jsonl").read_text().splitlines()
+    listed = (tmp_path / "few/tiny/failed_images.0.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in listed] == [str(files[0])]
     for place, content in enumerate((b"", b"text", png_header(50000, 50000), files[5].read_bytes()[:200]), start=1):
         files[place].write_bytes(content)
