@@ -62,8 +62,8 @@ def _train(config: Train, world: World) -> dict[str, float]:
     choose_trained_part(config, model)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
-    _say_batch(config, loader, world)
     task = builder.task(config, train_split)
+    _say_batch(config, loader, world, item=task.item)
     options = trainer_options(config, loader, world)
     plan_activations(config, builder, model, world)
     average = build_average(config, model)
@@ -131,12 +131,12 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
     return train_split, None
 
 
-def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
-    """One line on the videos of a step; a warning where they are not as many as the recipe states."""
+def _say_batch(config: Train, loader: TrainBatches, world: World, *, item: str) -> None:
+    """One line on the items of a step; a warning where they are not as many as the recipe states."""
     batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
     if batch.videos != loader.items_per_step:
         return  # the task cuts its steps in a way of its own
-    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim))
+    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim, item=item))
 
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:

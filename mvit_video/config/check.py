@@ -108,8 +108,8 @@ def _explain_reference(error: InterpolationKeyError) -> str | None:
         return None
     own, other = (key.split(".")[0] for key in (error.full_key, target[1]))
     return (
-        f"{error.full_key}: follows {target[1]}, which the chosen `{other}` does not have; choose a `{own}` made for it "
-        f"or give {error.full_key}=..."
+        f"{error.full_key}: follows {target[1]}, which the chosen `{other}` does not have; choose a `{own}` made for "
+        f"it, or give {error.full_key}=..."
     )
 
 

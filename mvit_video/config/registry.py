@@ -1,7 +1,10 @@
 """What Hydra is told: the schema of each group and command, and where the YAML files are."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -108,6 +111,39 @@ SCHEMAS = (
     Registered("launcher", "slurm_schema", SlurmLauncher),
     Registered("machine", "machine_schema", Machine),
 )
+
+
+def schema_of(group: str, values: Mapping[str, Any]) -> Registered | None:
+    """The schema of a group that stored values were made over: that which knows most of them; None without a schema.
+
+    Args:
+        group: "data" or another group whose choices are made over one of several schemas.
+        values: by the names of options.
+    """
+    known = [entry for entry in SCHEMAS if entry.group == group and entry.name.endswith("_schema")]
+    counts = [len(set(values) & {declared.name for declared in fields(entry.schema)}) for entry in known]
+    return known[counts.index(max(counts))] if known else None
+
+
+def source_of(target: str) -> str | None:
+    """The choice of the group `data/source` that stands for a class; None for a user's own."""
+    for entry in SCHEMAS:
+        if entry.group == "data/source" and getattr(entry.schema, "_target_", None) == target:
+            return entry.name
+    return None
+
+
+def choices_over(entry: Registered) -> list[str]:
+    """Files of the group that are made over this schema, or over a file that is."""
+    if entry.group is None or not entry.name.endswith("_schema"):
+        return []
+    texts = {file.stem: file.read_text("utf-8") for file in (Path(config_dir()) / entry.group).glob("*.yaml")}
+    made, before = {entry.name}, 0
+    while len(made) > before:
+        before = len(made)
+        over = re.compile(rf"^ *- ({'|'.join(map(re.escape, sorted(made)))})$", re.MULTILINE)
+        made |= {name for name, text in texts.items() if over.search(text)}
+    return sorted(made - {entry.name})
 
 
 def config_dir() -> str:

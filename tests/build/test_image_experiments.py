@@ -28,6 +28,7 @@ FROM_IN21K = {
 IN21K = tuple(f"in21k_mvitv2_{size}" for size in "blh")
 NEEDED = {
     **dict.fromkeys((*IN1K, *IN1K_OTHER, *FROM_IN21K, *IN21K), FOLDERS),
+    "shapes_mvitv2": [],
     "finetune_images": [*FOLDERS, "weights=w.pyth", "data.num_classes=5"],
 }
 # Parameters at 224 pixels as published, or counted with the published code; larger crops have longer tables:
@@ -47,6 +48,7 @@ PARAMETERS = {
     "in21k_mvitv2_b": 51_472_840 + 18_168 * 769,
     "in21k_mvitv2_l": 213_635_512 + 18_168 * 1_153,
     "in21k_mvitv2_h": 666_879_912 + 18_168 * 1_537,
+    "shapes_mvitv2": 673_014,
     "finetune_images": 34_870_216 - (1000 - 5) * 769,
 }
 
@@ -185,7 +187,7 @@ def test_where_its_values_come_from_is_said(name: str) -> None:
     assert (float32 in text) == (name in IN1K)
     if name in (*IN21K, *FROM_IN21K, *IN1K_OTHER):
         assert "No configuration was published. The paper, as we recall it" in text and " Ours: " in text
-    if name == "finetune_images":
+    if name in ("finetune_images", "shapes_mvitv2"):
         assert "All values are ours" in text
 
 

@@ -8,7 +8,7 @@ import torch
 
 from mvit_video.build.common import build_model, start_from_weights
 from mvit_video.build.training import train
-from mvit_video.engine.checkpoints import CheckpointError
+from mvit_video.engine.checkpoints import CheckpointError, find_checkpoint
 from mvit_video.models import MViT, MViTConfig, create_model, from_checkpoint, get_config
 from mvit_video.models.weights.loading import checkpoint_content
 from tests.conftest import options, small_overrides
@@ -28,15 +28,26 @@ def write_run(folder: Path, model: MViT, name: str = "best.pt") -> Path:
     return folder
 
 
-def test_a_video_run_needs_only_the_name_of_the_image_run(motion_root, tmp_path, caplog):
-    """Image checkpoint -> video training step: nothing but weights=runs/NAME is given."""
-    image = randomised(image_config()).float()
-    run = write_run(tmp_path / "runs" / "pictures", image)
-    config = options(*small_overrides(motion_root, tmp_path / "runs", f"weights={run}", "trainer.max_steps=1"))
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image model trained for a step by the same command as any other, on a few of the embedded shapes."""
+    folder = tmp_path_factory.mktemp("shapes")
+    few = ["data.source.train_images=18", "data.source.test_images=12", f"data.source.root={folder / 'set'}"]
+    fast = ["trainer.num_workers=0", "trainer.threads=1", "trainer.device=cpu", "trainer.precision=fp32"]
+    place = [f"output_dir={folder / 'runs'}", "trainer.max_steps=1"]
+    train(options("+experiment=shapes_mvitv2", *few, *fast, *place))
+    return folder / "runs" / "shapes_mvitv2"
+
+
+def test_a_video_run_needs_only_the_name_of_the_image_run(image_run, motion_root, tmp_path, caplog):
+    """Image training -> video training step: nothing but weights=runs/NAME is given."""
+    image = from_checkpoint(find_checkpoint(image_run))
+    assert image.config.is_image and image.config.crop_size == 64
+    config = options(*small_overrides(motion_root, tmp_path / "runs", f"weights={image_run}", "trainer.max_steps=1"))
     model = build_model(config)
     with caplog.at_level(logging.INFO):
         start_from_weights(config, model)
-    assert "best.pt holds an image model: its convolutions are repeated over time and divided by" in caplog.text
+    assert "holds an image model: its convolutions are repeated over time and divided by the frames" in caplog.text
     stem, pool = image.patch_embed.proj.weight, image.blocks[1].attn.pool_k.weight
     for frame in range(3):
         torch.testing.assert_close(model.patch_embed.proj.weight[:, :, frame], stem / 3, rtol=0, atol=1e-7)

@@ -1,8 +1,8 @@
 """The embedded data set `shapes`: six kinds of figures as real JPEG files, one folder per class.
 
-A figure lies anywhere in a textured picture, turned, of any size, in any two colours, striped or not. What it is called
-is its outline alone: no pixel and no colour says anything about it, so a linear model on pixels cannot name it. The
-textures of the test set do not occur in training. The figures and textures are those of the set `motion`.
+A figure lies anywhere in a textured picture, turned, of any size, in any colour. What it is called is its outline
+alone: no pixel and no colour says anything about it, so a linear model on pixels cannot name it. The textures of the
+test set do not occur in training. The figures and textures are those of the set `motion`.
 
     <root>/{train,test}/{bar,disc,...}/00012.jpg
     <root>/shapes.json      the spec and the size of each file; last of all, so its presence means a complete set
@@ -43,7 +43,7 @@ OUTLINE_OF = {
 }
 CLASS_NAMES = tuple(OUTLINE_OF)
 SHORT_SIDE, LONG_SIDE = 72, 96
-RADII = (11.0, 22.0)  # of the figure, in pixels
+RADII = (13.0, 26.0)  # of the figure, in pixels
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ShapesSpec:
 
 
 def render_shape(rng: np.random.Generator, *, outline: str, split: Split) -> NDArray[np.uint8]:
-    """A picture of a figure, uint8 (H, W, 3): place, size, angle, colours, stripes and background are random.
+    """A picture of a figure, uint8 (H, W, 3): place, size, angle, colour and background are random.
 
     Args:
         rng: of all draws.
@@ -94,22 +94,22 @@ def render_shape(rng: np.random.Generator, *, outline: str, split: Split) -> NDA
     sprite = Sprite(
         shape=outline,
         base_angle=rng.uniform(0, 2 * math.pi),
-        colors=_colours(rng, background.mean(axis=(1, 2))),
-        striped=bool(rng.integers(3) == 1),
-        stripe=rng.uniform(0.35, 0.6),
-        split=rng.uniform(-0.2, 0.2),
+        colors=np.repeat(_colour(rng, background.mean(axis=(1, 2)))[None], 2, axis=0),
+        striped=False,
+        stripe=1.0,
+        split=0.0,
     )
     picture = background[None].copy()
     paint_sprite(picture, sprite, Poses(x=place[0], y=place[1], radius=np.array([radius]), angle=np.zeros(1)))
     return picture[0].astype(np.uint8).transpose(1, 2, 0)
 
 
-def _colours(rng: np.random.Generator, background: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Two tones, (2, 3), that stand out from the mean of the background."""
+def _colour(rng: np.random.Generator, background: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A colour, (3,), that stands out from the mean of the background."""
     while True:
-        colours: NDArray[np.floating] = rng.uniform(20, 235, (2, 3))
-        if np.abs(colours - background).sum(axis=1).min() > 110:
-            return colours.astype(np.float32)
+        colour: NDArray[np.floating] = rng.uniform(10, 245, 3)
+        if np.abs(colour - background).sum() > 150:
+            return colour.astype(np.float32)
 
 
 def generate_shapes(root: str | Path, spec: ShapesSpec) -> Path:
