@@ -12,7 +12,7 @@
 | `IMAGE_EXTENSIONS` | the extensions of the formats that are read (formats.py) |
 | `MAX_PIXELS` | the largest picture, unless told otherwise |
 
-Needs Pillow, NumPy and PyTorch.
+Needs Pillow, NumPy and PyTorch, and of the project runtime/decode_error.py; torchvision makes it faster.
 """
 
 import importlib

@@ -17,6 +17,7 @@ The content decides about the format, never the extension. What becomes of what 
 Damage that leaves a valid stream behind (flipped bits in a JPEG) is beyond the decoder's notice.
 """
 
+import functools
 import io
 import os
 import struct
@@ -112,7 +113,7 @@ def _opened(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the rule below is the only one
         try:
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            picture = Image.open(io.BytesIO(data), formats=_formats())
         except UnidentifiedImageError as error:
             raise ImageDecodeError(name, _unknown(data)) from error
         finally:
@@ -128,11 +129,18 @@ def _opened(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
         yield picture
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats of which this build of Pillow has a reader."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _unknown(data: bytes) -> str:
     """What is said of a file in no known format."""
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
         return "is HEIF (the format of iPhones), which Pillow does not read; save it as JPEG or PNG"
-    known = ", ".join(FORMATS)
+    known = ", ".join(_formats())
     return f"is in no format that is read ({known}); it begins with {data[:12]!r}. Is it an image, and whole?"
 
 

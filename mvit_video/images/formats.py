@@ -2,12 +2,12 @@
 
 from mvit_video.runtime.decode_error import DecodeError
 
-# Pillow knows many more formats, among them such as run other programs (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+# Pillow knows many more formats, among them such as run other programs (EPS) or that any file may pass for (TGA).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 # The usual ones first.
 IMAGE_EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif", ".mpo", ".apng", ".avif",
-    ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".tga", ".ico",
+    ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".dib", ".ico",
 )  # fmt: skip
 
 

@@ -54,7 +54,8 @@ def written(form: str, folder: Path) -> list[str]:
 def samples(form: str, folder: Path) -> list[Sample]:
     """Every training sample of an epoch by number of its image, and every test view."""
     folder.mkdir()
-    more = ["data.num_classes=3", "data.crop_size=32", "trainer.num_workers=0", "trainer.batch_size=2"]
+    more = ["data.num_classes=3", "data.crop_size=32", "trainer.batch_size=2"]
+    more.append(f"trainer.num_workers={2 if form == 'parquet' else 0}")  # files that are open here are not shared
     config = options("+experiment=in1k_mvitv2_t", "trainer.global_batch=2", *more, *written(form, folder))
     source, builder = build_source(config.data, WORLD), build_task_builder(config)
     train = builder.read_split(config, source, "train")

@@ -31,13 +31,23 @@ def with_orientation(picture: Image.Image, orientation: int, kind: str = "JPEG")
     return encoded(picture, kind, exif=exif)
 
 
+def _png(height: int, width: int, bits: int, content: bytes) -> bytes:
+    """An RGB PNG: sizes, bits a channel, rows with their filter bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
 def png_header(height: int, width: int) -> bytes:
     """A PNG of a few bytes that states any size: a decompression bomb, if believed."""
+    return _png(height, width, 8, bytes(64))
 
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    )
+def png_of_sixteen_bits(pixels: np.ndarray) -> bytes:
+    """A PNG of uint16 (H, W, 3), which Pillow does not write."""
+    rows = [b"\0" + row.astype(">u2").tobytes() for row in pixels]
+    return _png(*pixels.shape[:2], 16, b"".join(rows))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from mvit_video.images import IMAGE_EXTENSIONS, ImageDecodeError, read_image
+from mvit_video.images import IMAGE_EXTENSIONS, ImageDecodeError, decoding, read_image
 from mvit_video.images.formats import FORMATS
 from mvit_video.runtime.decode_error import DecodeError
-from tests.images.files import encoded, png_header, scene, with_orientation
+from tests.images.files import encoded, png_header, png_of_sixteen_bits, scene, with_orientation
 
 
 def read(data: bytes, **options: object) -> np.ndarray:
@@ -38,9 +38,14 @@ def test_every_kind_of_jpeg_equals_pillow(options):
     assert np.array_equal(read(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 def test_lossless_formats_give_the_pixels(kind):
     assert np.array_equal(read(encoded(scene(), kind)), np.asarray(scene()))
+
+
+def test_an_icon_is_an_image():
+    icon = scene(32, 32)
+    assert np.array_equal(read(encoded(icon, "ICO", sizes=[(32, 32)])), np.asarray(icon))
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "JPEG2000", "AVIF"])
@@ -99,10 +104,27 @@ def test_sixteen_bits_of_grey_are_scaled_and_not_clipped(kind):
     assert np.array_equal(shown[..., 1], np.rint(ramp / 257).astype(np.uint8))
 
 
-def test_floats_have_no_agreed_range():
-    data = encoded(scene().convert("F"), "TIFF")
-    with pytest.raises(ImageDecodeError, match=r"^a\.jpg: has pixels of 32 bits \(mode F\).*save it with 8 or 16 bits"):
+def test_sixteen_bits_of_colour_are_scaled():
+    colours = np.asarray(scene()).astype(np.uint16) * 257
+    assert np.array_equal(read(png_of_sixteen_bits(colours)), np.asarray(scene()))
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_of_32_bits_have_no_agreed_range(mode):
+    data = encoded(scene().convert("L").convert(mode), "TIFF")
+    message = rf"^a\.jpg: has pixels of 32 bits \(mode {mode}\).*save it with 8 or 16 bits"
+    with pytest.raises(ImageDecodeError, match=message):
         read(data)
+
+
+def test_a_build_of_pillow_without_a_format_reads_the_others(monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    decoding._formats.cache_clear()
+    assert "AVIF" not in decoding._formats()
+    assert read(encoded(scene(), "PNG")).shape == (48, 64, 3)
+    with pytest.raises(ImageDecodeError, match=r"in no format that is read \(JPEG, PNG"):
+        read(b"nothing at all")
+    decoding._formats.cache_clear()
 
 
 def test_cmyk_is_pillows_conversion():
@@ -255,7 +277,7 @@ def test_scaled_decoding_is_hardly_seen_in_a_crop_that_is_made_smaller():
         box = (left / 2, top / 2, (left + side) / 2, (top + side) / 2)
         other = half.resize((224, 224), Image.Resampling.BICUBIC, box=box)
         difference = np.abs(np.asarray(view).astype(int) - np.asarray(other))
-        assert difference.mean() < 1 and difference.max() <= 8
+        assert difference.mean() < 1.5 and difference.max() <= 12
 
 
 def test_scaled_decoding_turns_the_picture_too():

@@ -99,7 +99,7 @@ class ImageNetSource(Splits):
 
     def _all_classes(self) -> tuple[str, ...]:
         """What numbers of classes count in: the training's classes, or ImageNet-1k's."""
-        return self._named(imagenet_wnids()) if self.train is None else self._train_classes(self.train)
+        return self._classes("val") or self._named(imagenet_wnids())
 
     def _of_folders(self, folders: ClassFolders, *, training: bool) -> Manifest:
         manifest = manifest_of(folders)

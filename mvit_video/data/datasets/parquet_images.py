@@ -7,6 +7,7 @@ pyarrow (the extra "parquet").
 
 import glob
 import json
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from mvit_video.video.location import VideoLocation, is_remote
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 8
 _MB = 2**20
@@ -186,6 +189,16 @@ def from_parquet(
     if len(carried) > 1 and class_names is None:
         raise ValueError(f"{place}: the files carry different lists of class names; give class_names_file")
     labels = np.concatenate([listing.labels for listing in held])
+    if not len(labels):
+        raise ValueError(f"{place}: {len(files)} files without a row; give files that hold images")
+    largest = max(listing.group_bytes for listing in held) / _MB
+    logger.info(
+        "%s: row groups of up to %.1f MiB; memory_mb=%d keeps %d of them, and data.shard_window should be no more",
+        place,
+        largest,
+        memory_mb,
+        max(1, int(memory_mb / max(largest, 1e-6))),
+    )
     names = _names(labels, class_names or next(iter(carried)), num_classes, place)
     sizes = [size for listing in held for size in listing.group_sizes]
     groups = [(file, number) for file, listing in enumerate(held) for number in range(len(listing.group_sizes))]
@@ -203,11 +216,19 @@ def from_parquet(
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a file holds beside its images: names and labels of the rows, rows of each group, class names."""
+    """What a file holds beside its images.
+
+    Attributes:
+        names, labels: of the rows.
+        group_sizes: rows of each row group.
+        group_bytes: of the largest of them.
+        class_names: those that its metadata carries.
+    """
 
     names: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     group_sizes: tuple[int, ...]
+    group_bytes: int
     class_names: tuple[str, ...] | None
 
 
@@ -231,7 +252,9 @@ def _read_file(file: str, image_column: str, label_column: str) -> _Listing:
         paths = [(value or {}).get("path") for value in table.column(image_column).to_pylist()]
     names = tuple(f"{file}/{path or f'row {row}'}" for row, path in enumerate(paths))
     sizes = tuple(opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups))
-    return _Listing(names, labels.to_numpy().astype(np.int64), sizes, _class_label(schema, label_column, file))
+    largest = max((opened.metadata.row_group(number).total_byte_size for number in range(len(sizes))), default=0)
+    names_of_labels = _class_label(schema, label_column, file)
+    return _Listing(names, labels.to_numpy().astype(np.int64), sizes, largest, names_of_labels)
 
 
 def _check_columns(file: str, schema: "pa.Schema", image_column: str, label_column: str) -> bool:

@@ -67,6 +67,9 @@ def test_labels_beyond_the_classes_and_differing_names_are_refused(tmp_path):
     write_parquet(folder, images(2), prefix="val", names=("x", "y", "z"))
     with pytest.raises(ValueError, match="carry different lists of class names; give class_names_file"):
         from_parquet(str(folder))
+    empty = parquet(tmp_path / "x.parquet", {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())})
+    with pytest.raises(ValueError, match="1 files without a row; give files that hold images"):
+        from_parquet(empty)
     with pytest.raises(ValueError, match="memory_mb=0"):
         from_parquet(str(folder), memory_mb=0)
 
@@ -97,8 +100,10 @@ def test_a_file_that_is_broken_or_gone(tmp_path):
         manifest.read(0)
 
 
-def test_a_process_keeps_few_row_groups(tmp_path):
-    manifest = from_parquet(str(write_parquet(tmp_path, images(4), rows=2)))
+def test_a_process_keeps_few_row_groups(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        manifest = from_parquet(str(write_parquet(tmp_path, images(4), rows=2)))
+    assert "row groups of up to 0.0 MiB; memory_mb=256 keeps " in caplog.text
     groups = manifest.row_groups
     loaded = []
     load = groups._load
