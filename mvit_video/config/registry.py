@@ -11,6 +11,14 @@ from hydra.core.config_store import ConfigStore
 from mvit_video.config.augment import ImageAugment, VideoAugment
 from mvit_video.config.data import ImageData, VideoData
 from mvit_video.config.evaluate import Evaluate
+from mvit_video.config.image_sources import (
+    ImageFolderSource,
+    ImageListSource,
+    ImageNetSource,
+    ImageParquetSource,
+    ImageShardsSource,
+    ImageTableSource,
+)
 from mvit_video.config.launcher import LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher
 from mvit_video.config.machine import Machine
 from mvit_video.config.model import Baseline, MViT
@@ -86,6 +94,12 @@ SCHEMAS = (
     Registered("data/source", "charades", CharadesSource),
     Registered("data/source", "epic_kitchens", EpicKitchensSource),
     Registered("data/source", "jester", JesterSource),
+    Registered("data/source", "imagenet", ImageNetSource),
+    Registered("data/source", "image_folder", ImageFolderSource),
+    Registered("data/source", "image_list", ImageListSource),
+    Registered("data/source", "image_table", ImageTableSource),
+    Registered("data/source", "image_shards", ImageShardsSource),
+    Registered("data/source", "image_parquet", ImageParquetSource),
     Registered("augment", "augment_schema", VideoAugment),
     Registered("augment", "image_augment_schema", ImageAugment),
     Registered("optim", "optim_schema", Optim),

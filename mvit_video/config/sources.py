@@ -9,6 +9,7 @@ from omegaconf import MISSING, SI, DictConfig
 from mvit_video.config.rules import option
 
 SPLITS = ("train", "val", "test")
+_EVERY_SPLIT = ("table", "folder")  # fields that may hold every split at once
 _MISSING_FILES = "what to do about listed videos that do not exist: stop, or train without them and say how many"
 _FRAME_RATE = "frames per second of videos that are folders of numbered pictures; null: there are none"
 _CLASS_NAMES = "file with one class name a line, in the order of the labels"
@@ -133,7 +134,7 @@ def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool 
         splits: those the command cannot do without.
         cut_training: whether the validation split is cut off the training split.
     """
-    if not isinstance(source, DictConfig) or source.get("table") is not None:  # one table may hold every split
+    if not isinstance(source, DictConfig) or any(source.get(key) is not None for key in _EVERY_SPLIT):
         return set()
     read = ["val" if split == "test" and source.get("test") is None else split for split in splits]
     if cut_training:

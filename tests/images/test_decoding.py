@@ -244,6 +244,20 @@ def test_scaled_decoding_keeps_the_short_side_and_nearly_the_picture():
     assert read(encoded(smooth, "PNG"), min_side=96).shape == (384, 512, 3)
 
 
+def test_scaled_decoding_is_hardly_seen_in_a_crop_that_is_made_smaller():
+    coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    photograph = Image.fromarray(coarse).resize((1280, 960), Image.Resampling.BICUBIC)
+    data = encoded(photograph, "JPEG", quality=90)
+    whole, half = Image.fromarray(read(data)), Image.fromarray(read(data, min_side=480))
+    assert half.size == (640, 480)
+    for left, top, side in ((0, 0, 960), (301, 77, 517), (640, 330, 448)):
+        view = whole.resize((224, 224), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        box = (left / 2, top / 2, (left + side) / 2, (top + side) / 2)
+        other = half.resize((224, 224), Image.Resampling.BICUBIC, box=box)
+        difference = np.abs(np.asarray(view).astype(int) - np.asarray(other))
+        assert difference.mean() < 1 and difference.max() <= 8
+
+
 def test_scaled_decoding_turns_the_picture_too():
     data = with_orientation(scene(384, 512), 6)
     assert read(data, min_side=96).shape == (128, 96, 3)

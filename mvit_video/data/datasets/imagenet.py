@@ -43,7 +43,7 @@ class ImageNetSource(Splits):
     of them), else those of the folders.
 
     Attributes:
-        root: folder with `train` and `val` in it; a split that is given by itself need not be there.
+        folder: what has `train` and `val` in it; a split that is given by itself need not be there.
         train, val, test: folder of each split.
         val_labels: the classes of a flat val or test folder: the devkit's ground truth, LOC_val_solution.csv, or a list
             of `name wnid` (or `name label`).
@@ -55,7 +55,7 @@ class ImageNetSource(Splits):
             ImageNet-1k.
     """
 
-    root: str | None = None
+    folder: str | None = None
     val_labels: str | None = None
     synsets: str | None = None
     names: str | None = None
@@ -67,15 +67,15 @@ class ImageNetSource(Splits):
                 f"synsets={self.synsets}: numbers the classes of val_labels, which is not given; give both"
             )
         for split, folders in _SPLIT_FOLDERS:
-            found = [os.path.join(self.root, name) for name in folders] if self.root is not None else []
+            found = [os.path.join(self.folder, name) for name in folders] if self.folder is not None else []
             if getattr(self, split) is None:
                 setattr(self, split, next((place for place in found if os.path.isdir(place)), None))
 
     def prepare(self) -> None:
         """Nothing to make; says where a root holds no split."""
-        if self.root is not None and self.train is None and self.val is None and self.test is None:
-            scan(self.root, IMAGES.plural)
-            raise ValueError(f"{self.root}: holds no folder train or val; give data.source.train and data.source.val")
+        if self.folder is not None and self.train is None and self.val is None and self.test is None:
+            scan(self.folder, IMAGES.plural)
+            raise ValueError(f"{self.folder}: holds no folder train or val; give data.source.train and data.source.val")
 
     def _read(self, place: str, split: Split) -> Manifest:
         """The split with its own classes: those of its folders, or of ImageNet-1k."""

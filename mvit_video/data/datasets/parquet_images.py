@@ -214,31 +214,28 @@ class _Listing:
 def _read_file(file: str, image_column: str, label_column: str) -> _Listing:
     try:
         opened = open_parquet(file)
-        schema = opened.schema_arrow
-        _check_columns(file, schema, image_column, label_column)
-        fields = (
-            {field.name for field in schema.field(image_column).type} if _is_struct(schema, image_column) else set()
-        )
-        columns = [label_column] + ([f"{image_column}.path"] if "path" in fields else [])
-        table = opened.read(columns=columns, use_threads=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read as Parquet ({error}); copy or download it again") from error
+    schema = opened.schema_arrow
+    has_paths = _check_columns(file, schema, image_column, label_column)
+    columns = [label_column] + ([f"{image_column}.path"] if has_paths else [])
+    try:
+        table = opened.read(columns=columns, use_threads=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: its labels cannot be read ({error}); copy or download it again") from error
     labels = table.column(label_column)
     if labels.null_count:
         raise ValueError(f"{file}: {labels.null_count} rows have no label; leave them out, or fill them in")
     paths: list[str | None] = [None] * len(labels)
-    if "path" in fields:
-        paths = [value["path"] for value in table.column(image_column).to_pylist()]
+    if has_paths:
+        paths = [(value or {}).get("path") for value in table.column(image_column).to_pylist()]
     names = tuple(f"{file}/{path or f'row {row}'}" for row, path in enumerate(paths))
     sizes = tuple(opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups))
     return _Listing(names, labels.to_numpy().astype(np.int64), sizes, _class_label(schema, label_column, file))
 
 
-def _is_struct(schema: "pa.Schema", column: str) -> bool:
-    return hasattr(schema.field(column).type, "fields")
-
-
-def _check_columns(file: str, schema: "pa.Schema", image_column: str, label_column: str) -> None:
+def _check_columns(file: str, schema: "pa.Schema", image_column: str, label_column: str) -> bool:
+    """Whether the images have paths. ValueError for a column that is missing or of another type."""
     import pyarrow as pa
 
     for option, column in (("image_column", image_column), ("label_column", label_column)):
@@ -248,14 +245,17 @@ def _check_columns(file: str, schema: "pa.Schema", image_column: str, label_colu
                 f"data.source.{option}=..."
             )
     kind = schema.field(image_column).type
-    content = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    parts = {part.name: part.type for part in kind} if pa.types.is_struct(kind) else {}
+    content = parts.get("bytes", kind)
     if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
         raise ValueError(
             f"{file}: column {image_column!r} is {kind}; images are binary, or a struct with the field bytes"
         )
     if not pa.types.is_integer(schema.field(label_column).type):
-        kind = schema.field(label_column).type
-        raise ValueError(f"{file}: column {label_column!r} is {kind}; labels are whole numbers")
+        raise ValueError(
+            f"{file}: column {label_column!r} is {schema.field(label_column).type}; labels are whole numbers"
+        )
+    return "path" in parts
 
 
 def _class_label(schema: "pa.Schema", column: str, file: str) -> tuple[str, ...] | None:

@@ -1,15 +1,12 @@
 """Images in tar shards in the WebDataset convention: key.jpg beside key.cls, and perhaps key.json.
 
-A shard is listed once (heads, labels); from then on an image is one read of a stretch of bytes. A key is a member's
-path up to the first dot of its file name; all members of one key belong together.
+A shard is listed once (shard_listing.py); from then on an image is one read of a stretch of bytes.
 """
 
 import glob
 import itertools
-import json
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,12 +21,12 @@ from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.left_out import LeftOutFiles
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.rows import Label, Row, label_index, names_of_labels
-from mvit_video.data.datasets.shards import file_system, open_shard
+from mvit_video.data.datasets.shard_listing import ShardListing, kept_listing
+from mvit_video.data.datasets.shards import file_system
 from mvit_video.data.datasets.sources import Split, Splits
 from mvit_video.video.location import VideoLocation, is_remote
 
 _THREADS = 16
-_LABEL_BYTES = 1 << 20  # what is larger is no label
 OTHER_MEMBERS = "member of another kind"
 
 
@@ -79,15 +76,31 @@ class ImageShardsSource(Splits):
         class_names_file: see manifest.from_list; numbers are then places in it. "imagenet_1k" stands for the classes of
             ImageNet-1k.
         num_classes: number of classes of numbered labels; by default the largest + 1.
+        listings: folder that keeps what the shards hold, so that they are listed once and not at each start; a shard
+            that has changed is listed anew.
     """
 
     label_key: str = "label"
     class_names_file: str | None = None
     num_classes: int | None = None
+    listings: str | None = None
+
+    def prepare(self) -> None:
+        """List the shards, if that is to be kept: by one process, before the others read it."""
+        if self.listings is not None:
+            for place in {self.train, self.val, self.test} - {None}:
+                assert place is not None
+                list_shards(shard_names(place), label_key=self.label_key, listings=self.listings)
 
     def _read(self, place: str, split: Split) -> Manifest:
         given = None if self.class_names_file is None else read_class_names(self.class_names_file)
-        return from_shards(place, label_key=self.label_key, class_names=given, num_classes=self.num_classes)
+        return from_shards(
+            place,
+            label_key=self.label_key,
+            class_names=given,
+            num_classes=self.num_classes,
+            listings=self.listings,
+        )
 
     def _train_classes(self, place: str) -> tuple[str, ...]:
         if self.class_names_file is not None:
@@ -101,16 +114,18 @@ def from_shards(
     label_key: str = "label",
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
+    listings: str | None = None,
 ) -> ShardedManifest:
-    """List the images of shards, in the order of the shards' names and of the members of each.
+    """The images of shards, in the order of the shards' names and of the members of each.
+
+    The arguments are those of ImageShardsSource.
 
     Raises:
         ValueError: no shards, a shard that is no whole tar archive, an image without label, a label out of range.
         RuntimeError: a package that fsspec needs for a URL is not installed.
     """
     shards = shard_names(place)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        held = list(pool.map(lambda url: list_shard(url, label_key=label_key), shards))
+    held = list_shards(shards, label_key=label_key, listings=listings)
     left_out = LeftOutFiles()
     for url, listing in zip(shards, held):
         for name in listing.others:
@@ -135,94 +150,10 @@ def from_shards(
     )
 
 
-@dataclass(frozen=True)
-class ShardImage:
-    """An image in a shard: its member's name, first byte of its contents, bytes, label."""
-
-    name: str
-    start: int
-    size: int
-    label: Label
-
-
-@dataclass(frozen=True)
-class ShardListing:
-    """The images of a shard, in its order, and the names of the members that are neither images nor their labels."""
-
-    images: tuple[ShardImage, ...]
-    others: tuple[str, ...]
-
-
-def list_shard(url: str, *, label_key: str = "label") -> ShardListing:
-    """Read the heads of a shard's members, and the labels.
-
-    Raises:
-        ValueError: it is no whole tar archive, an image has no label or a key two images.
-    """
-    images: dict[str, tuple[str, int, int]] = {}
-    classes: dict[str, bytes] = {}
-    details: dict[str, bytes] = {}
-    others = []
-    try:
-        with open_shard(url) as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
-            for info in archive:
-                key, extension = split_key(info.name)
-                if not info.isreg() or info.issparse():
-                    continue
-                if extension in ("cls", "json") and info.size <= _LABEL_BYTES:
-                    content = archive.extractfile(info)
-                    assert content is not None
-                    (classes if extension == "cls" else details)[key] = content.read()
-                elif IMAGES.has(f".{extension}"):
-                    if key in images:
-                        raise ValueError(
-                            f"{url}: {info.name} and {images[key][0]} have one key; an image must have its own"
-                        )
-                    images[key] = (info.name, info.offset_data, info.size)
-                else:
-                    others.append(info.name)
-            file.seek(archive.offset)
-            if not file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"there is no end mark behind byte {archive.offset}")
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{url}: is no whole, uncompressed tar archive ({error}); copy or pack it again") from error
-    return ShardListing(
-        tuple(
-            ShardImage(name, start, size, _label(f"{url}/{name}", classes.get(key), details.get(key), label_key))
-            for key, (name, start, size) in images.items()
-        ),
-        tuple(others),
-    )
-
-
-def split_key(name: str) -> tuple[str, str]:
-    """Key and extension of a member: "a/b.c/x.seg.png" is ("a/b.c/x", "seg.png"), in lower case."""
-    folder, _, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return f"{folder}/{stem}", extension.lower()
-
-
-def _label(place: str, content: bytes | None, details: bytes | None, key: str) -> Label:
-    """The label of an image, from its .cls or the field `key` of its .json."""
-    value: object = None
-    try:
-        if content is not None:
-            value = content.decode("utf-8").strip()
-        elif details is not None:
-            fields = json.loads(details)
-            value = fields.get(key) if isinstance(fields, dict) else None
-    except ValueError as error:  # also what is no UTF-8
-        raise ValueError(f"{place}: its label is not readable ({error}); pack it again") from error
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise ValueError(
-            f"{place}: has no label; beside an image KEY.jpg lies KEY.cls with a number or a name, or KEY.json with it "
-            f"in the field {key!r} (data.source.label_key)"
-        )
-    if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value):
-        return int(value)
-    if (isinstance(value, int) and value < 0) or (isinstance(value, str) and re.fullmatch(r"-\d+", value)):
-        raise ValueError(f"{place}: label {value}; a label is a number of 0 or more, or a name. Is it a test split?")
-    return value
+def list_shards(shards: Sequence[str], *, label_key: str, listings: str | None) -> list[ShardListing]:
+    """What each shard holds; several are listed at a time. ValueError as of shard_listing.list_shard."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda url: kept_listing(url, label_key=label_key, folder=listings), shards))
 
 
 def _classes(
