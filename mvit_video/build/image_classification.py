@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mvit_video.build.image_preview import image_sections
-from mvit_video.build.images import build_image_evaluation, build_image_loader
+from mvit_video.build.images import build_image_evaluation, build_image_loader, image_data
 from mvit_video.build.samples import (
     ManifestSplits,
     build_mixing,
@@ -13,7 +13,7 @@ from mvit_video.build.samples import (
     class_weights_text,
     read_manifest,
 )
-from mvit_video.config import Preview, Train
+from mvit_video.config import Prepare, Preview, Train
 from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
@@ -22,6 +22,7 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.preparation.image_content import ImageContent
 from mvit_video.tasks.allowed_classes import allowed_classes
 from mvit_video.tasks.classification import balanced_class_weights
 from mvit_video.tasks.image_classification import ImageClassification as Task
@@ -84,6 +85,19 @@ class ImageClassification(ManifestSplits):
         """Shape of the images of one forward pass of one process."""
         images = config.trainer.batch_size * self.repeats(config)
         return images, model.in_channels, model.crop_size, model.crop_size
+
+    def preparation(self, config: Prepare) -> ImageContent:
+        """Images, and which of them are smaller than the crop.
+
+        Raises:
+            ValueError: images are to be encoded again.
+        """
+        if config.reencode.enabled:
+            raise ValueError(
+                "reencode.enabled=true: writes videos for quick reading; images stay as they are (data.decode_min_side "
+                "reads large JPEG files faster): leave it out"
+            )
+        return ImageContent(crop_size=config.data.crop_size, max_pixels=image_data(config).max_pixels)
 
     def preview(self, config: Preview, source: Source) -> Sequence[Section]:
         """Training images and test views."""

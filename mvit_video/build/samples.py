@@ -82,11 +82,7 @@ def read_manifest(
             classes than the options say.
     """
     manifest = source.manifest(split)
-    if manifest.kind != kind:
-        raise ValueError(
-            f"{manifest.source} has {manifest.kind.plural}, and the task is for {kind.plural}: give data=... and "
-            f"data/source=... of {kind.plural}, or a task=... for {manifest.kind.plural}"
-        )
+    check_kind(manifest, kind)
     if manifest.label_sets is not None and not multi_label:
         raise ValueError(
             f"{manifest.source} has several labels a {kind.noun}, and the loss and scores are those of one label each; "
@@ -104,6 +100,15 @@ def read_manifest(
             f"set data.num_classes={classes}"
         )
     return manifest
+
+
+def check_kind(manifest: Manifest, kind: FileKind) -> None:
+    """Refuse files of another kind than the task is for, with a ValueError."""
+    if manifest.kind != kind:
+        raise ValueError(
+            f"{manifest.source} has {manifest.kind.plural}, and the task is for {kind.plural}: give data=... and "
+            f"data/source=... of {kind.plural}, or a task=... for {manifest.kind.plural}"
+        )
 
 
 def _set_open_classes(config: Train, classes: int) -> None:

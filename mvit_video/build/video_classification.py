@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mvit_video.build.clip_preview import preview_sections
-from mvit_video.build.clips import build_evaluation, build_train_loader, video_data
+from mvit_video.build.clips import build_evaluation, build_sampler, build_train_loader, video_data
 from mvit_video.build.samples import ManifestSplits, build_mixing, build_normalization, class_weights_text
-from mvit_video.config import Preview, Train
+from mvit_video.config import Prepare, Preview, Train
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
 from mvit_video.data.loading.batch import FrameOrder
@@ -15,6 +15,7 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.preparation.video_content import VideoContent
 from mvit_video.tasks.classification import Classification, ViewEvaluation, balanced_class_weights
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,10 @@ class VideoClassification(ManifestSplits):
         frames = () if model.is_image else (model.num_frames,)
         clips = config.trainer.batch_size * self.repeats(config)
         return clips, model.in_channels, *frames, model.crop_size, model.crop_size
+
+    def preparation(self, config: Prepare) -> VideoContent:
+        """Videos, and which of them are shorter than a clip."""
+        return VideoContent(build_sampler(video_data(config)))
 
     def preview(self, config: Preview, source: Source) -> Sequence[Section]:
         """Training clips and test views."""

@@ -151,7 +151,7 @@ class ImageData(Data):
     exact: bool = option(
         True,
         help="resize and turn pixels to the last bit as Pillow, like the published pipelines (in loader processes); "
-        "false: faster, single values are the next grey level",
+        "false: faster, some values are off by a grey level or two",
     )
     orientation: str = option(
         "apply",

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import mvit_video
 from mvit_video.data.datasets.index_file import DIGEST_BYTES, IndexedVideo, write_index
-from mvit_video.data.sampling import ClipSampler
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.preparation import statistics
+from mvit_video.preparation.content import Content
 from mvit_video.preparation.inventory import Inventory, SplitEntry
 from mvit_video.preparation.journal import Record, Status
 from mvit_video.preparation.output_paths import common_folder, is_within
@@ -39,7 +40,7 @@ def write_results(
     *,
     out: Path,
     keep: frozenset[Status],
-    sampler: ClipSampler,
+    content: Content,
     effort: Effort,
 ) -> Statistics:
     """Write indexes and reports; the content of report.json.
@@ -49,11 +50,11 @@ def write_results(
         packed: where the splits' videos are in shards; None for files.
         out: folder to write to.
         keep: statuses of the videos that are indexed.
-        sampler: how clips are taken.
+        content: what the files are.
         effort: what was done.
 
     Raises:
-        ValueError: no split has a usable video; the report is written nevertheless.
+        ValueError: no split has a usable file; the report is written nevertheless.
     """
     usable = {split: [e for e in entries if records[e.item].status in keep] for split, entries in data.entries.items()}
     indexes = {}
@@ -62,11 +63,11 @@ def write_results(
             path = out / f"{split}.index"
             _write_split(path, split, data, records, entries, None if packed is None else packed[split])
             indexes[split] = str(path)
-    report = _report(data, records, usable, packed, indexes, sampler=sampler, effort=effort)
+    report = _report(data, records, usable, packed, indexes, content=content, effort=effort)
     write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "report.md", markdown(report))
     if not indexes:
-        raise ValueError(f"no video of any split can be used; {out / 'report.md'} has the reasons")
+        raise ValueError(f"no {content.kind.noun} of any split can be used; {out / 'report.md'} has the reasons")
     return report
 
 
@@ -85,20 +86,20 @@ def _write_split(
         if entry.item not in kept
     ]
     left_out += [(name, "no such file") for name in data.manifests[split].missing]
-    names = data.manifests[split].class_names
+    names, kind = data.manifests[split].class_names, data.manifests[split].kind
     if packed is not None:
         shards = [_from(path.parent, shard) for shard in packed.shards]
         videos = _members(entries, records, packed)
-        write_index(path, videos, class_names=names, root=None, shards=shards, left_out=left_out)
+        write_index(path, videos, class_names=names, root=None, shards=shards, left_out=left_out, kind=kind)
         return
     stretches = [data.items[item].location for item in sorted(kept) if _is_stretch(data, records, item)]
     if stretches:
-        _write_stretches(path, data, records, entries, names, left_out)
+        _write_stretches(path, data, records, entries, left_out, manifest=data.manifests[split])
         return
     root = common_folder([records[item].file.name for item in kept])
     inside = is_within(root, path.parent)
     videos = _files(entries, records, base=str(path.parent.absolute()) if inside else None)
-    write_index(path, videos, class_names=names, root=None if inside else root, left_out=left_out)
+    write_index(path, videos, class_names=names, root=None if inside else root, left_out=left_out, kind=kind)
 
 
 def _is_stretch(data: Inventory, records: Mapping[int, Record], item: int) -> bool:
@@ -118,7 +119,7 @@ def _files(entries: Sequence[SplitEntry], records: Mapping[int, Record], *, base
             label=entry.label,
             size=state.size,
             mtime_ns=None if is_remote(name) else state.mtime_ns,
-            frames=record.frame_index,
+            frames=record.frame_index if record.frames else b"",
             digest=_digest(record),
         )
 
@@ -135,7 +136,7 @@ def _members(
             label=entry.label,
             size=record.file.size,
             mtime_ns=None,
-            frames=record.frame_index,
+            frames=record.frame_index if record.frames else b"",
             digest=_digest(record),
             shard=shard,
             start=start,
@@ -147,8 +148,9 @@ def _write_stretches(
     data: Inventory,
     records: Mapping[int, Record],
     entries: Sequence[SplitEntry],
-    class_names: Sequence[str],
     left_out: Sequence[tuple[str, str]],
+    *,
+    manifest: Manifest,
 ) -> None:
     """Index a source of shards anew, its videos where they are."""
     shards = sorted({data.items[entry.item].location.url for entry in entries})
@@ -162,7 +164,8 @@ def _write_stretches(
         )
     videos = _members(entries, records, PackedSplit(tuple(shards), places))
     named = [_from(path.parent, shard) for shard in shards]
-    write_index(path, videos, class_names=class_names, root=None, shards=named, left_out=left_out)
+    names, kind = manifest.class_names, manifest.kind
+    write_index(path, videos, class_names=names, root=None, shards=named, left_out=left_out, kind=kind)
 
 
 def _from(folder: Path, place: str) -> str:
@@ -183,28 +186,33 @@ def _report(
     packed: Mapping[str, PackedSplit] | None,
     indexes: Mapping[str, str],
     *,
-    sampler: ClipSampler,
+    content: Content,
     effort: Effort,
 ) -> Statistics:
     written = [record for record in records.values() if record.written is not None]
-    layout = "The videos stay where they are; the index refers to them."
+    layout = f"The {content.kind.plural} stay where they are; the index refers to them."
     if written:
         layout = "It refers to the re-encoded files."
     if packed is not None:
         layout = "It refers to the tar shards."
     return {
         "version": REPORT_VERSION,
+        "item": content.kind.noun,
+        "quantities": dict(content.quantities),
+        "histograms": dict(content.histograms),
         "mvit_video": mvit_video.__version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "verify": "decode" if all(r.verify == "decode" for r in records.values()) else "index",
         "read": effort.read,
         "known": effort.known,
         "seconds": round(effort.seconds, 1),
-        "splits": {split: statistics.split_statistics(split, data, records, usable[split]) for split in data.entries},
+        "splits": {
+            split: statistics.split_statistics(split, data, records, usable[split], content) for split in data.entries
+        },
         "problems": statistics.problems(data, records),
         "duplicates": statistics.duplicates(data, records),
-        "near_duplicates": statistics.near_duplicates(data, records),
-        "short": statistics.short_videos(data, records, usable, sampler),
+        "near_duplicates": statistics.near_duplicates(data, records, content),
+        "short": statistics.too_small(data, records, usable, content),
         "reencoding": _reencoding_statistics(written),
         "shards": None if packed is None else {s: f"{len(p.shards)} shards" for s, p in packed.items()},
         "indexes": dict(indexes),

@@ -31,8 +31,8 @@ class Resampling:
 
     Attributes:
         interpolation: filter.
-        exact: to the last bit as Pillow, on a CPU; else resizing takes a ninth of the time, and one value in some
-            hundreds is the next grey level. On a GPU nothing is exact.
+        exact: to the last bit as Pillow, on a CPU; else resizing takes a ninth of the time, and some values are
+            off by a grey level or two. On a GPU nothing is exact.
         fill: colour of the corners that a geometric operation leaves empty.
     """
 

@@ -22,12 +22,13 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, NoReturn, TypedDict
+from typing import Any, BinaryIO, Final, NoReturn, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from mvit_video.data.datasets.array_views import TEXT_ERRORS, ArrayView
+from mvit_video.data.datasets.extensions import IMAGES, VIDEOS, FileKind
 from mvit_video.runtime.files import replacing
 from mvit_video.video.index import FrameIndex, VideoInfo
 from mvit_video.video.index_encoding import decode_frame_index, encode_frame_index
@@ -64,7 +65,7 @@ class IndexedVideo:
         label: class index.
         size: bytes of the video.
         mtime_ns: modification time of a local file; None for a remote one or a member of a shard.
-        frames: its frame index, or what encode_frame_index made of it (in another process, say).
+        frames: its frame index, or what encode_frame_index made of it (in another process, say); no bytes for an image.
         digest: 16 bytes that equal contents share.
         shard: number of its shard, NO_SHARD for a file of its own.
         start: its first byte in the shard.
@@ -94,6 +95,7 @@ class _Header(TypedDict):
     columns: dict[str, _Section]
     paths_at: int
     left_out: _Section
+    kind: NotRequired[str]  # noun of the files; videos where it is absent
 
 
 def write_index(
@@ -104,6 +106,7 @@ def write_index(
     root: str | None,
     shards: Sequence[str] = (),
     left_out: Sequence[tuple[str, str]] = (),
+    kind: FileKind = VIDEOS,
 ) -> None:
     """Write an index; a file that is there already is replaced once the new one is complete.
 
@@ -115,6 +118,7 @@ def write_index(
             index's folder; None stands for that folder.
         shards: the tar files, relative to the index's folder, or absolute paths or URLs.
         left_out: (path, reason) of videos that the split lists and the index does not hold.
+        kind: what is indexed: VIDEOS or IMAGES.
 
     Raises:
         ValueError: no videos, a label or shard out of range, or some videos in shards and some not.
@@ -123,7 +127,7 @@ def write_index(
         writer = _Writer(file, os.fspath(path), num_classes=len(class_names), num_shards=len(shards), root=root)
         for video in videos:
             writer.add(video)
-        writer.finish(class_names=class_names, shards=shards, left_out=left_out)
+        writer.finish(class_names=class_names, shards=shards, left_out=left_out, kind=kind)
 
 
 class _Writer:
@@ -171,7 +175,14 @@ class _Writer:
             raise ValueError(f"{video.path}: is in no shard; the videos of an index are all in shards, or none is")
         assert len(video.digest) == DIGEST_BYTES, f"{video.path}: digest of {len(video.digest)} bytes"
 
-    def finish(self, *, class_names: Sequence[str], shards: Sequence[str], left_out: Sequence[tuple[str, str]]) -> None:
+    def finish(
+        self,
+        *,
+        class_names: Sequence[str],
+        shards: Sequence[str],
+        left_out: Sequence[tuple[str, str]],
+        kind: FileKind,
+    ) -> None:
         """Write what follows the videos, and the head. ValueError if there are none."""
         count = len(self._columns["label"])
         if not count:
@@ -180,8 +191,8 @@ class _Writer:
         self._columns["path_at"].append(len(self._paths))
         paths_at = self._put(self._paths)["at"]
         columns = {}
-        for key, kind in _COLUMNS.items():
-            raw = self._digests if key == "digest" else np.asarray(self._columns[key]).astype(kind).tobytes()
+        for key, form in _COLUMNS.items():
+            raw = self._digests if key == "digest" else np.asarray(self._columns[key]).astype(form).tobytes()
             columns[key] = self._put(raw)
         header = _Header(
             videos=count,
@@ -191,6 +202,7 @@ class _Writer:
             columns=columns,
             paths_at=paths_at,
             left_out=self._put(_to_json([list(pair) for pair in left_out])),
+            kind=kind.noun,
         )
         section = self._put(_to_json(header))
         rest = _HEAD_REST.pack(self._file.tell(), section["at"], section["bytes"], section["crc"])
@@ -221,6 +233,7 @@ class IndexFile:
     Attributes:
         path: as given.
         class_names: name of each class.
+        kind: of the files.
         labels: int32 (videos,), class index of each video.
         shard_of: int32 (videos,), number of each video's shard; None if the videos are files of their own.
         shards: places of the shards.
@@ -242,6 +255,7 @@ class IndexFile:
         self._left_out_at = header["left_out"]
         self._paths_at = header["paths_at"]
         self.class_names = tuple(header["class_names"])
+        self.kind = IMAGES if header.get("kind") == IMAGES.noun else VIDEOS
         folder = os.path.dirname(self.path)
         self._base = join_location(folder, header["root"] or "") if root is None else root
         self.shards = tuple(join_location(folder if root is None else root, shard) for shard in header["shards"])
@@ -294,7 +308,7 @@ class IndexFile:
             start=row["start"],
             size=row["size"],
             mtime_ns=None if row["mtime_ns"] == _NO_MTIME else row["mtime_ns"],
-            index=self.frames(index),
+            index=self.frames(index) if self.kind == VIDEOS else None,
         )
 
     def name(self, index: int) -> str:

@@ -30,7 +30,15 @@ class IndexedManifest(Manifest):
     def of(cls, index: IndexFile) -> "IndexedManifest":
         """The manifest of an open index."""
         left_out = tuple(path for path, _ in index.left_out)
-        return cls(index.paths, IntArrayView(index.labels), index.class_names, index.path, left_out, index=index)
+        return cls(
+            index.paths,
+            IntArrayView(index.labels),
+            index.class_names,
+            index.path,
+            left_out,
+            kind=index.kind,
+            index=index,
+        )
 
     def __reduce__(self) -> "tuple[Callable[..., IndexedManifest], tuple[Any, ...]]":
         """A spawned worker maps the file, it is not sent the columns; but for those that differ from the file's."""

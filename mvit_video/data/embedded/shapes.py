@@ -1,7 +1,8 @@
 """The embedded data set `shapes`: six kinds of figures as real JPEG files, one folder per class.
 
-A figure lies anywhere in a textured picture, turned, of any size, in any colour. What it is called is its outline alone: no pixel and no colour says anything about it, so a linear model on pixels cannot name it. The
-textures of the test set do not occur in training. The figures and textures are those of the set `motion`.
+A figure lies anywhere in a textured picture, turned, of any size, in any colour. What it is called is its outline
+alone: no pixel and no colour says anything about it, so a linear model on pixels cannot name it. The textures of the
+test set do not occur in training. The figures and textures are those of the set `motion`.
 
     <root>/{train,test}/{bar,disc,...}/00012.jpg
     <root>/shapes.json      the spec and the size of each file; last of all, so its presence means a complete set
