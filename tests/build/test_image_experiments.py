@@ -1,6 +1,8 @@
 """The experiments on images: they compose, build their models, and carry the published recipe to the digit."""
 
+import copy
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from mvit_video.build.common import build_model
+from mvit_video.build.common import build_model, start_from_weights
 from mvit_video.config import Train, config_dir
 from mvit_video.config.check import explain
+from mvit_video.models import create_model
+from mvit_video.models.weights.loading import checkpoint_content
 from mvit_video.optim import scale_lr
 from tests.conftest import options
 
@@ -189,6 +193,33 @@ def test_where_its_values_come_from_is_said(name: str) -> None:
         assert "No configuration was published. The paper, as we recall it" in text and " Ours: " in text
     if name in ("finetune_images", "shapes_mvitv2"):
         assert "All values are ours" in text
+
+
+@pytest.mark.parametrize("preset", ["mvitv2_l_image_cls", "mvitv2_h_image_cls"])
+def test_a_fine_tuning_takes_all_but_the_head_of_the_pretraining(
+    preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ImageNet-21k at 224 pixels to ImageNet-1k at 384, on the first stages: tables are interpolated, and said."""
+    few = {"depth": 3, "stage_starts": (1,)}
+    pretrained, model = (
+        create_model(preset, **few, num_classes=7),
+        create_model(preset, **few, num_classes=5, crop_size=384),
+    )
+    torch.save(checkpoint_content(pretrained, "mvit_video"), tmp_path / "in21k.pt")
+    head = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith("head.")}
+    config = copy.copy(composed("in1k_mvitv2_l_384_from_in21k"))
+    config.weights = str(tmp_path / "in21k.pt")
+    with caplog.at_level(logging.INFO):
+        start_from_weights(config, model)
+    tables = [name for name in model.state_dict() if "rel_pos" in name]
+    assert model.blocks[0].attn.rel_pos_h.shape[0] == 191 and len(tables) == 6
+    assert "; interpolated: blocks.0.attn.rel_pos_h, blocks.0.attn.rel_pos_w, " in caplog.text
+    assert "; new: head.projection.weight, head.projection.bias" in caplog.text
+    for name, tensor in pretrained.state_dict().items():
+        if name in head:
+            assert torch.equal(model.state_dict()[name], head[name])
+        elif name not in tables:
+            assert torch.equal(model.state_dict()[name], tensor), name
 
 
 def test_a_video_model_is_refused_with_the_way_out() -> None:
