@@ -88,7 +88,7 @@ def test_images_are_verified_indexed_compared_and_packed(folder: Path, tmp_path:
 
 
 def test_images_are_not_encoded_again(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="reencode.enabled=true: writes videos"):
+    with pytest.raises(ValueError, match=r"reencode\.enabled=true: writes videos"):
         prepared(folder, tmp_path, "reencode.enabled=true")
 
 
