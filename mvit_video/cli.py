@@ -37,6 +37,7 @@ def run_command(
     config_name: str,
     job: Callable[[Any], Any],
     *,
+    groups: Callable[[Sequence[str]], Sequence[str]] | None = None,
     adapt: Callable[[DictConfig, Sequence[str]], None] | None = None,
     shown: Sequence[str] | None = None,
     interrupted: str = "",
@@ -46,6 +47,7 @@ def run_command(
     Args:
         config_name: file in conf/.
         job: what the command does.
+        groups: gives choices of groups, as words for the command line, that the words on it imply.
         adapt: changes the composed options before they are checked, given the keys on the command line.
         shown: the training's options that matter to this command; its own and these are printed. None: all.
         interrupted: what to say to whoever pressed Ctrl-C, besides that it was so.
@@ -61,6 +63,9 @@ def run_command(
         sys.argv = [word for word in sys.argv if word not in _HELP | _MULTIRUN]
 
     refusals = _Refusals()
+
+    implied = [] if groups is None else list(groups(_overrides(sys.argv)))
+    sys.argv[1:1] = implied
 
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")
     def compose(config: DictConfig) -> None:
@@ -78,7 +83,7 @@ def run_command(
         configure_logging()
         try:
             if adapt is not None:
-                adapt(config, _given_keys())
+                adapt(config, _given_keys(implied))
             options = _in_sweep(to_object(config), names)
             if adapt is None:
                 _show(config, options, config_name, shown)
@@ -146,9 +151,9 @@ class _Refusals:
         return f"{lines[-1]}\nOptions are given as key=value; --help lists them\n" if lines else ""
 
 
-def _given_keys() -> list[str]:
-    """The options and groups that the command line gives."""
-    given = list(HydraConfig.get().overrides.task)
+def _given_keys(implied: Sequence[str] = ()) -> list[str]:
+    """The options and groups that the command line gives, without what was added to it."""
+    given = [word for word in HydraConfig.get().overrides.task if word not in implied]
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
 
 

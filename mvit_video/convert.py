@@ -1,4 +1,4 @@
-"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|mvit_video`.
+"""Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|timm|mvit_video`.
 
 IN may also be the directory of a run: its best checkpoint is taken, or the newest of a run without validation. OUT with
 the ending .safetensors holds weights alone, with the model's configuration and the names of the classes as text beside
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mvit_video.models.weights.formats import TargetFormat
 
 SAFETENSORS = ".safetensors"
-TARGETS = ("pyslowfast", "torchvision", "pytorchvideo", "mvit_video")
+TARGETS = ("pyslowfast", "torchvision", "pytorchvideo", "timm", "mvit_video")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.convert",
         description="Convert the weights of an MViT. The input may be a file of PySlowFast, facebookresearch/mvit, "
-        "torchvision, PyTorchVideo, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
+        "torchvision, PyTorchVideo, timm, MMAction2, detectron2 or mvit_video; who wrote it is seen from its tensors.",
     )
     parser.add_argument(
         "input",
@@ -80,11 +80,12 @@ def convert(arguments: argparse.Namespace) -> str:
         CheckpointError: the file cannot be read.
         OSError: the output cannot be written.
     """
+    from mvit_video.engine.checkpoints import find_checkpoint
     from mvit_video.engine.checkpoints.files import temporary
     from mvit_video.models.weights.files import read_weights_file
     from mvit_video.models.weights.loading import load_checkpoint_model
 
-    checkpoint, which = find_checkpoint(arguments.input)
+    checkpoint = find_checkpoint(arguments.input)
     with _readable(checkpoint, arguments.output) as path:
         file = read_weights_file(path, use_ema=not arguments.no_ema)
         model, report = load_checkpoint_model(
@@ -105,30 +106,17 @@ def convert(arguments: argparse.Namespace) -> str:
     kept = arguments.output.suffix == SAFETENSORS or arguments.to == "mvit_video"
     lost = "" if kept or not names else "; the names of the classes are left out: this container has no place for them"
     return (
-        f"{checkpoint}{which}: {report.format}, {report}\n"
+        f"{checkpoint}{_which(arguments.input, checkpoint)}: {report.format}, {report}\n"
         f"{arguments.output}: {arguments.to}, {len(model.state_dict())} tensors, {parameters:,} parameters, "
         f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes{lost}"
     )
 
 
-def find_checkpoint(path: Path) -> tuple[Path, str]:
-    """The file that `path` names; of a run, or its folder of checkpoints, the best checkpoint, else the newest.
-
-    Besides, which of a run's checkpoints it is, in words for people; empty for a file that was named.
-
-    Raises:
-        CheckpointError: a folder without checkpoints.
-    """
-    from mvit_video.engine.checkpoints import CheckpointError, is_folder_of_shards, latest_checkpoint
-
-    if not path.is_dir() or is_folder_of_shards(path):
-        return path, ""
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    best = folder / "best.pt"
-    found = best if best.is_file() else latest_checkpoint(folder)
-    if found is None:
-        raise CheckpointError(f"{path} has no complete checkpoint: name a file, or the folder of a run that has one")
-    return found, " (the best of the run)" if found == best else " (the newest of the run, which has no validation)"
+def _which(asked: Path, found: Path) -> str:
+    """Which checkpoint of a run it is, in words for people; empty for a file that was named."""
+    if asked == found:
+        return ""
+    return " (the best of the run)" if found.name == "best.pt" else " (the newest of the run, which has no validation)"
 
 
 @contextmanager

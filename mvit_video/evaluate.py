@@ -17,6 +17,13 @@ def run(config: Evaluate) -> None:
     launch(evaluate, config)
 
 
+def groups(words: Sequence[str]) -> Sequence[str]:
+    """The kind of data that the run or checkpoint was trained on: images have other options than videos."""
+    from mvit_video.build.stored_options import stored_groups
+
+    return stored_groups(words)
+
+
 def adapt(config: DictConfig, given: Sequence[str]) -> None:
     """Take the options from the run or checkpoint, but for what the command line gives."""
     from mvit_video.build.stored_options import take_stored_options
@@ -26,7 +33,7 @@ def adapt(config: DictConfig, given: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("evaluate", run, adapt=adapt)
+    run_command("evaluate", run, groups=groups, adapt=adapt)
 
 
 api.make_callable(__name__, api.evaluate)

@@ -21,11 +21,11 @@ def run(config: "Prepare") -> dict[str, Any] | None:
     """Prepare as configured; the content of report.json, None after a dry run.
 
     Raises:
-        ValueError: a split is not configured, a folder may not be written to, the disk is too small, or no video is
-            usable.
-        RuntimeError: another run prepares to the same folder; or some videos are broken and strict=true.
+        ValueError: a split is not configured, a folder may not be written to, the disk is too small, or no file
+            is usable.
+        RuntimeError: another run prepares to the same folder; or some files are broken and strict=true.
     """
-    from mvit_video.build.clips import build_sampler
+    from mvit_video.build.common import build_task_builder
     from mvit_video.build.preparation import preparation_plan, prepared_manifests
     from mvit_video.preparation.pipeline import prepare_data_set
     from mvit_video.preparation.report import attention, summary_table
@@ -36,11 +36,10 @@ def run(config: "Prepare") -> dict[str, Any] | None:
             config.data.source["missing"] = "skip"
     elif hasattr(config.data.source, "missing"):
         config.data.source.missing = "skip"
-    manifests = prepared_manifests(config)
+    content = build_task_builder(config).preparation(config)
+    manifests = prepared_manifests(config, content.kind)
     plan = preparation_plan(config, manifests)
-    report = prepare_data_set(
-        manifests, plan, sampler=build_sampler(config.data), confirm=lambda cost: _confirm(cost, config)
-    )
+    report = prepare_data_set(manifests, plan, content=content, confirm=lambda cost: _confirm(cost, config))
     if report is None:
         return None
     logger.info("done:\n%s", summary_table(report))
@@ -50,7 +49,8 @@ def run(config: "Prepare") -> dict[str, Any] | None:
     logger.info("train and evaluate with: %s", report["use"])
     if config.strict and report["problems"]:
         raise RuntimeError(
-            f"{len(report['problems'])} videos are missing or broken and strict=true; see {plan.out / 'report.md'}"
+            f"{len(report['problems'])} {content.kind.plural} are missing or broken and strict=true; see "
+            f"{plan.out / 'report.md'}"
         )
     return report
 

@@ -1,21 +1,25 @@
-"""Measure our model beside torchvision's of the same geometry, interleaved in one process.
+"""Measure our model beside torchvision's (video) or timm's (images) of the same geometry, interleaved in one process.
 
     python scripts/bench_model.py                                    # MViTv2-S 16x4, batch 1, float32, one CPU thread
     python scripts/bench_model.py --dtype float32 bfloat16 --markdown
+    python scripts/bench_model.py --model mvitv2_t_image --batch 8 --reps 7
     python scripts/bench_model.py --device cuda --batch 16 --dtype bfloat16 --compile
 
 Times are process CPU time on the CPU and device events on CUDA, the least of the repetitions; the two models take turns
-so that a slow moment of a shared machine hits both. Saved bytes are what autograd keeps between forward and backward
-(distinct storages, without parameters). Everything is printed; the exit code is 0 whatever the figures are.
+so that a slow moment of a shared machine hits both, and the median of the ratios within a turn stands beside. Saved
+bytes are what autograd keeps between forward and backward (distinct storages, without parameters). Everything is
+printed; the exit code is 0 whatever the figures are.
 """
 
 import argparse
 import dataclasses
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from importlib.metadata import version
 
 import resident_memory
 import torch
@@ -28,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mvit_video.models import MViT, MViTConfig, get_config
 from mvit_video.models.config import Triple
 
-OURS, THEIRS = "ours", "torchvision"
+OURS = "ours"
 KINDS = {
     "matrix products (linear layers)": ("aten::mm", "aten::addmm"),
     "fused attention": ("scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention"),
@@ -48,10 +52,10 @@ KINDS = {
 
 @dataclasses.dataclass
 class Result:
-    """One model in one setting; seconds, and bytes."""
+    """One model in one setting; seconds of every turn, and bytes."""
 
-    forward: float = float("inf")
-    step: float = float("inf")
+    forward: list[float] = dataclasses.field(default_factory=list)
+    step: list[float] = dataclasses.field(default_factory=list)
     saved: int = 0
     peak: int = 0
 
@@ -90,6 +94,31 @@ def torchvision_twin(config: MViTConfig) -> nn.Module:
         dropout=0.0,
         stochastic_depth_prob=0.0,
     )
+
+
+def timm_twin(config: MViTConfig) -> nn.Module:
+    """timm's MultiScaleVit with the geometry of an image configuration.
+
+    Raises:
+        ValueError: timm has no such model.
+    """
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
+    if config.rel_pos != "spatial" or config.pool_kernel is None or not config.pool_all_queries:
+        raise ValueError("timm has image models of MViTv2: relative positions, and pooled queries in every block.")
+    starts = (0, *config.stage_starts)
+    ends = (*config.stage_starts, config.depth)
+    geometry = MultiScaleVitCfg(
+        depths=tuple(end - start for start, end in zip(starts, ends, strict=True)),
+        embed_dim=tuple(config.embed_dim * 2**stage for stage in range(len(ends))),
+        num_heads=tuple(config.num_heads * 2**stage for stage in range(len(ends))),
+        stride_q=tuple((1, 1) if stage == 0 else (2, 2) for stage in range(len(ends))),
+        stride_kv_adaptive=config.kv_stride[1:],
+        expand_attn=config.expand_in == "attention",
+        use_cls_token=config.cls_token,
+        residual_pooling=config.residual_pooling,
+    )
+    return MultiScaleVit(geometry, img_size=(config.crop_size, config.crop_size), num_classes=config.num_classes)
 
 
 class Clock:
@@ -152,18 +181,22 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 
 
 class Pair:
-    """Our model and torchvision's, and one training step of either."""
+    """Our model and the other library's, and one training step of either."""
 
     def __init__(self, config: MViTConfig, options: argparse.Namespace, dtype: torch.dtype) -> None:
         self.device, self.dtype = options.device, dtype
         torch.manual_seed(0)
-        self.plain = {OURS: MViT(config), THEIRS: torchvision_twin(config)}
+        self.is_image = config.is_image
+        self.peer = "timm" if config.is_image else "torchvision"
+        twin = timm_twin if config.is_image else torchvision_twin
+        self.plain = {OURS: MViT(config), self.peer: twin(config)}
         self.models: dict[str, Callable[[Tensor], Tensor]] = {}
         for name, model in self.plain.items():
             model.to(self.device).train()
             self.models[name] = torch.compile(model) if options.compile else model
-        size = (config.num_frames, config.crop_size, config.crop_size)
-        self.clips = torch.randn(options.batch, config.in_channels, *size, device=self.device)
+        frames = () if config.is_image else (config.num_frames,)
+        size = (options.batch, config.in_channels, *frames, config.crop_size, config.crop_size)
+        self.clips = torch.randn(size, device=self.device)
         self.targets = torch.arange(options.batch, device=self.device) % config.num_classes
 
     def autocast(self) -> torch.autocast:
@@ -190,14 +223,21 @@ class Pair:
             self.evaluate(name)
         for _ in range(reps):
             for name, result in results.items():
-                result.forward = min(result.forward, clock(lambda n=name: self.evaluate(n)))  # type: ignore[misc]
-                result.step = min(result.step, clock(lambda n=name: self.step(n)))  # type: ignore[misc]
+                result.forward.append(clock(lambda n=name: self.evaluate(n)))  # type: ignore[misc]
+                result.step.append(clock(lambda n=name: self.step(n)))  # type: ignore[misc]
         for name, result in results.items():
             for model in self.plain.values():
                 model.zero_grad(set_to_none=True)
             result.saved = saved_bytes(self.plain[name], lambda n=name: self.forward(n))  # type: ignore[misc]
             result.peak = peak_bytes(self.device, lambda n=name: self.step(n))  # type: ignore[misc]
         return results
+
+    def block(self, name: str, index: int) -> nn.Module:
+        """The block of a model that has this number in ours."""
+        if name != "timm":
+            return self.plain[name].get_submodule(f"blocks.{index}")
+        blocks = [block for stage in self.plain[name].get_submodule("stages").children() for block in stage.blocks]  # type: ignore[union-attr]
+        return blocks[index]  # type: ignore[no-any-return]
 
 
 def block_kinds(config: MViTConfig) -> list[tuple[int, int]]:
@@ -214,15 +254,17 @@ def measure_blocks(pair: Pair, config: MViTConfig, batch: int, reps: int) -> lis
     clock = Clock(pair.device)
     for index, count in block_kinds(config):
         geometry = config.blocks[index]
-        tokens = 1 + geometry.grid_in[0] * geometry.grid_in[1] * geometry.grid_in[2]
+        cls = int(config.cls_token)
+        tokens = cls + geometry.grid_in[0] * geometry.grid_in[1] * geometry.grid_in[2]
         x = torch.randn(batch, tokens, geometry.dim_in, device=pair.device, requires_grad=True)
         best = dict.fromkeys(pair.plain, float("inf"))
         saved = dict.fromkeys(pair.plain, 0)
         for rep in range(reps + 1):
             for name, model in pair.plain.items():
-                block = model.get_submodule(f"blocks.{index}")
+                block = pair.block(name, index)
+                grid_in = list(geometry.grid_in[1:]) if name == "timm" else geometry.grid_in
 
-                def forward(block: nn.Module = block, x: Tensor = x, grid: Triple = geometry.grid_in) -> Tensor:
+                def forward(block: nn.Module = block, x: Tensor = x, grid: Triple | list[int] = grid_in) -> Tensor:
                     with pair.autocast():
                         out: Tensor = block(x, grid)[0]
                         return out.float().square().mean()
@@ -231,10 +273,16 @@ def measure_blocks(pair: Pair, config: MViTConfig, batch: int, reps: int) -> lis
                     saved[name] = saved_bytes(model, forward)
                 else:
                     best[name] = min(best[name], clock(lambda f=forward: f().backward()))  # type: ignore[misc]
-        q, kv = (1 + g[0] * g[1] * g[2] for g in (geometry.grid_q, geometry.grid_kv))
+        q, kv = (cls + g[0] * g[1] * g[2] for g in (geometry.grid_q, geometry.grid_kv))
         what = f"{geometry.num_heads} heads, {q} queries, {kv} keys"
-        rows.append([f"{index}" if count == 1 else f"{index} and like ({count})", what, *_compare(best, 1e3, "{:.0f}")])
-        rows[-1] += _compare(saved, 1 / 2**20, "{:.0f}")
+        rows.append(
+            [
+                f"{index}" if count == 1 else f"{index} and like ({count})",
+                what,
+                *_compare(best, pair.peer, 1e3, "{:.0f}"),
+            ]
+        )
+        rows[-1] += _compare(saved, pair.peer, 1 / 2**20, "{:.0f}")
     return rows
 
 
@@ -264,13 +312,13 @@ def measure_kinds(pair: Pair) -> list[list[str]]:
     whole = {name: sum(times[name] for times in totals.values()) for name in pair.plain}
     rows = []
     for kind, times in sorted(totals.items(), key=lambda item: -item[1][OURS]):
-        cells = [f"{1e3 * times[name]:.0f} ms ({100 * times[name] / whole[name]:.0f} %)" for name in (OURS, THEIRS)]
+        cells = [f"{1e3 * times[name]:.0f} ms ({100 * times[name] / whole[name]:.0f} %)" for name in pair.plain]
         rows.append([kind, *cells])
     return rows
 
 
-def _compare(values: dict[str, float] | dict[str, int], scale: float, form: str) -> list[str]:
-    ours, theirs = values[OURS] * scale, values[THEIRS] * scale
+def _compare(values: dict[str, float] | dict[str, int], peer: str, scale: float, form: str) -> list[str]:
+    ours, theirs = values[OURS] * scale, values[peer] * scale
     return [form.format(ours), form.format(theirs), f"{theirs / ours:.2f}x" if ours else "-"]
 
 
@@ -284,28 +332,32 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) 
 
 
 def flops_of_step(pair: Pair) -> float:
-    """Three times the forward pass of torchvision's form, counted from its matrix products and convolutions."""
+    """Three times the forward pass of the other library's form, counted from its matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        pair.plain[THEIRS](pair.clips)
+        pair.plain[pair.peer](pair.clips)
     return 3.0 * counter.get_total_flops()
 
 
 def totals_table(pair: Pair, results: dict[str, Result], options: argparse.Namespace) -> str:
     flops, rate = flops_of_step(pair), matrix_rate(pair.device, pair.dtype)
-    seconds = {name: {"forward": r.forward, "step": r.step} for name, r in results.items()}
+    peer, names = pair.peer, (OURS, pair.peer)
     rows = []
     for what, label in (("forward", "forward, ms"), ("step", "train step, ms")):
-        rows.append([label, *_compare({name: value[what] for name, value in seconds.items()}, 1e3, "{:.0f}")])
-    rows.append(["saved for backward, MB", *_compare({n: r.saved for n, r in results.items()}, 1e-6, "{:.0f}")])
-    rows.append(["peak memory, MB", *_compare({n: r.peak for n, r in results.items()}, 1e-6, "{:.0f}")])
-    clips = {name: options.batch / result.step for name, result in results.items()}
-    rows.append(["clips/s, train step", f"{clips[OURS]:.2f}", f"{clips[THEIRS]:.2f}", ""])
-    achieved = {name: flops / result.step for name, result in results.items()}
+        turns = {name: getattr(result, what) for name, result in results.items()}
+        ratio = statistics.median(theirs / ours for ours, theirs in zip(turns[OURS], turns[peer], strict=True))
+        rows.append([label, *_compare({name: min(seconds) for name, seconds in turns.items()}, peer, 1e3, "{:.0f}")])
+        rows.append([f"{what}, median of {len(turns[OURS])} turns", "", "", f"{ratio:.2f}x"])
+    rows.append(["saved for backward, MB", *_compare({n: r.saved for n, r in results.items()}, peer, 1e-6, "{:.0f}")])
+    rows.append(["peak memory, MB", *_compare({n: r.peak for n, r in results.items()}, peer, 1e-6, "{:.0f}")])
+    samples = {name: options.batch / min(result.step) for name, result in results.items()}
+    unit = "images" if pair.is_image else "clips"
+    rows.append([f"{unit}/s, train step", f"{samples[OURS]:.2f}", f"{samples[peer]:.2f}", ""])
+    achieved = {name: flops / min(result.step) for name, result in results.items()}
     unit, factor = ("TFLOP/s", 1e-12) if pair.device == "cuda" else ("GFLOP/s", 1e-9)
-    rows.append([unit, *(f"{achieved[name] * factor:.1f}" for name in (OURS, THEIRS)), ""])
-    share = [f"{100 * achieved[name] / rate:.0f} %" for name in (OURS, THEIRS)]
+    rows.append([unit, *(f"{achieved[name] * factor:.1f}" for name in names), ""])
+    share = [f"{100 * achieved[name] / rate:.0f} %" for name in names]
     rows.append([f"share of the matrix rate ({rate * factor:.0f} {unit})", *share, ""])
-    header = [f"{options.model}, batch {options.batch}, {_dtype_name(pair)}", OURS, THEIRS, "theirs / ours"]
+    header = [f"{options.model}, batch {options.batch}, {_dtype_name(pair)}", OURS, peer, "theirs / ours"]
     return table(header, rows, options.markdown)
 
 
@@ -314,16 +366,15 @@ def _dtype_name(pair: Pair) -> str:
 
 
 def machine(options: argparse.Namespace) -> str:
-    import torchvision
-
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.machine()
     if options.device == "cpu" and sys.platform == "linux":
         with open("/proc/cpuinfo") as file:
             name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
     form = "compiled" if options.compile else "eager"
+    peer = "timm" if options.model.endswith(("_image", "_image_cls")) else "torchvision"
     return (
         f"{date.today()}: {name}, {options.threads} CPU thread(s), {torch.backends.cpu.get_cpu_capability()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, {form}"
+        f"Python {platform.python_version()}, torch {torch.__version__}, {peer} {version(peer)}, {form}"
     )
 
 
@@ -351,9 +402,11 @@ def main(arguments: list[str] | None = None) -> None:
         print(totals_table(pair, pair.measure(options.reps), options), end="\n\n", flush=True)
         if options.totals_only:
             continue
-        header = ["block", "what", "ours, ms", "torchvision, ms", "ratio", "saved, MiB", "torchvision, MiB", "ratio"]
+        header = ["block", "what", "ours, ms", f"{pair.peer}, ms", "ratio", "saved, MiB", f"{pair.peer}, MiB", "ratio"]
         print(table(header, measure_blocks(pair, config, options.batch, options.reps), options.markdown), end="\n\n")
-        print(table(["kind of operation", OURS, THEIRS], measure_kinds(pair), options.markdown), end="\n\n", flush=True)
+        print(
+            table(["kind of operation", OURS, pair.peer], measure_kinds(pair), options.markdown), end="\n\n", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mvit_video.build.clips import build_evaluation, build_normalization
+from mvit_video.build.clips import build_evaluation
+from mvit_video.build.samples import build_normalization
 from mvit_video.build.video_classification import VideoClassification
 from mvit_video.config import Train
 from mvit_video.data.datasets.manifest import Manifest

@@ -12,9 +12,10 @@ from mvit_video.auditing.entries import Entries
 from mvit_video.auditing.page import WORDS, Section
 from mvit_video.auditing.report import PAGE, Audited, Scored, write_report
 from mvit_video.auditing.survey import SurveyOptions, survey
+from mvit_video.build.clips import video_data
 from mvit_video.build.common import process_group_of
 from mvit_video.build.evaluation import Trained, load_trained, score_split
-from mvit_video.config import Audit
+from mvit_video.config import Audit, VideoData
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.distributed.process_group import World
@@ -36,7 +37,8 @@ def audit(config: Audit) -> dict[str, Any]:
         trained = load_trained(config, world, needs_training_split=True)
         names = trained.builder.class_names(trained.split)
         train = trained.builder.read_split(config, trained.source, "train", class_names=names)
-        if not (isinstance(train, Manifest) and isinstance(trained.split, Manifest)):
+        labelled = isinstance(train, Manifest) and isinstance(trained.split, Manifest)
+        if not (labelled and isinstance(config.data, VideoData)):
             raise ValueError(
                 f"an audit compares labelled videos, and the task {type(trained.builder).__name__} reads something "
                 f"else: its number alone comes from python -m mvit_video.evaluate run={config.name}"
@@ -116,7 +118,7 @@ def _report(config: Audit, trained: Trained, entries: Entries, scored: Scored, w
         takes=config.takes,
         frames=config.frames,
         similarity=config.similarity,
-        time_limit_s=config.data.video_time_limit_s,
+        time_limit_s=video_data(config).video_time_limit_s,
     )
     folder = Path(config.output) if config.output else config.run_dir / "audit"
     about = {
@@ -133,7 +135,7 @@ def _report(config: Audit, trained: Trained, entries: Entries, scored: Scored, w
         entries=entries,
         survey=survey(entries, look, device=world.device),
         scored=scored,
-        time_limit_s=config.data.video_time_limit_s,
+        time_limit_s=video_data(config).video_time_limit_s,
     )
     content, sections = write_report(folder, audited)
     _say(folder, sections)

@@ -33,16 +33,21 @@ class StepBatch:
         """Of one step, over all processes."""
         return self.batch_size * self.accumulate * self.processes
 
-    def text(self, optim: Optim) -> str:
-        """The step in one line, with what differs from the recipe and the learning rate that follows from it."""
+    def text(self, optim: Optim, *, item: str = "video") -> str:
+        """The step in one line, with what differs from the recipe and the learning rate that follows from it.
+
+        Args:
+            optim: the optimizer's options.
+            item: what the data set is a set of, in the singular.
+        """
         rate = _rate(optim, self.videos)
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         product = f"trainer.batch_size={self.batch_size} x {processes} x trainer.accumulate={self.accumulate}"
         if self.recipe is None or self.recipe == self.videos:
             stated = "no global batch is stated" if self.recipe is None else "the recipe's global batch"
-            return f"{self.videos} videos per optimizer step ({stated}) = {product}; learning rate {rate}"
+            return f"{self.videos} {item}s per optimizer step ({stated}) = {product}; learning rate {rate}"
         return (
-            f"global batch {self.recipe} -> {self.videos} videos per optimizer step ({self.reason}) = {product}; "
+            f"global batch {self.recipe} -> {self.videos} {item}s per optimizer step ({self.reason}) = {product}; "
             f"learning rate {_rate(optim, self.recipe)} -> {rate}"
         )
 

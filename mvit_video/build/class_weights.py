@@ -33,9 +33,9 @@ def weights_by_name(given: Weighting, class_names: Sequence[str], *, option: str
 
 
 def weights_text(manifest: Manifest, weights: Sequence[float]) -> str:
-    """The weight of each class, and how many videos it has."""
-    counts = manifest.counts()
-    rows = [f"{name} {weights[i]:.3g} ({counts[i]} videos)" for i, name in enumerate(manifest.class_names)]
+    """The weight of each class, and how many files it has."""
+    counts, files = manifest.counts(), manifest.kind.plural
+    rows = [f"{name} {weights[i]:.3g} ({counts[i]} {files})" for i, name in enumerate(manifest.class_names)]
     return shortened(rows)
 
 

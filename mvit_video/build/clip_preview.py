@@ -6,14 +6,9 @@ from typing import Any
 
 import torch
 
-from mvit_video.build.clips import (
-    build_eval_dataset,
-    build_mixing,
-    build_normalization,
-    build_train_loader,
-    read_manifest,
-)
-from mvit_video.config import Augment, Data, Preview
+from mvit_video.build.clips import build_eval_dataset, build_train_loader, video_augment, video_data
+from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
+from mvit_video.config import Augment, Preview, VideoAugment, VideoData
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.process_group import World
@@ -44,10 +39,9 @@ def preview_sections(config: Preview, source: Source, *, multi_label: bool = Fal
 
 def _training(config: Preview, manifest: Manifest) -> Section:
     """Training clips from the builders that a training run uses."""
-    if config.per_class or not config.mix:
-        config = replace(config, augment=replace(config.augment, mix_prob=0.0))
-    rank = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
-    loader = build_train_loader(config, manifest, rank)
+    config = without_mixing(config)
+    world = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
+    loader = build_train_loader(config, manifest, world)
     targets = None if manifest.label_sets is None else targets_of(manifest, smoothing=config.augment.smoothing)
     normalization, mixing = build_normalization(config.data), build_mixing(config)
     if config.per_class:
@@ -69,10 +63,11 @@ def _training(config: Preview, manifest: Manifest) -> Section:
         )
         heading = f"{config.name}: training clips from step {config.step} on"
     batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} clips (videos x copies)"
+    rank = f"rank {config.rank} of {config.processes}"
     about = (
         f"videos of {manifest.source}",
-        f"{clip_text(config.data)}  ·  {batch}  ·  rank {config.rank} of {config.processes}  ·  seed {config.seed}",
-        augment_text(config.augment),
+        f"{clip_text(video_data(config))}  ·  {batch}  ·  {rank}  ·  seed {config.seed}",
+        augment_text(video_augment(config)),
         FRAME_NUMBERS,
     )
     return Section("train", heading, about, clips, failures, item="video")
@@ -80,40 +75,52 @@ def _training(config: Preview, manifest: Manifest) -> Section:
 
 def _test(config: Preview, manifest: Manifest) -> Section:
     """Test views from the builders that an evaluation uses."""
-    data = config.data
+    data = video_data(config)
     count = min(config.videos, len(manifest))
     shown = "1 video" if count == 1 else f"{count} videos"
     logger.info("reading the test views of %s", shown)
     dataset = build_eval_dataset(
         config, manifest, temporal_views=data.test_temporal_views, spatial_views=data.test_spatial_views
     )
-    clips, failures = evaluation_views(dataset, normalization=build_normalization(data), count=config.videos)
+    clips, failures = evaluation_views(dataset, normalization=build_normalization(config.data), count=config.videos)
     views = f"{data.test_temporal_views} x {data.test_spatial_views} views, short side {data.test_short_side}"
     heading = f"{config.name}: test views of {shown} of the {config.split} split"
     about = (f"videos of {manifest.source}", f"{clip_text(data)}  ·  {views}", FRAME_NUMBERS)
     return Section("test", heading, about, clips, failures, item="video")
 
 
-def clip_text(data: Data) -> str:
+def without_mixing(config: Preview) -> Preview:
+    """The options, without mixing where samples are to be shown by themselves."""
+    if config.mix and not config.per_class:
+        return config
+    return replace(config, augment=replace(config.augment, mix_prob=0.0))
+
+
+def mixing_text(augment: Augment) -> str:
+    """What mixing may do, in a few words."""
+    mixed = augment.mix_prob > 0
+    mixup, cutmix = (alpha if mixed else 0 for alpha in (augment.mixup_alpha, augment.cutmix_alpha))
+    return f"mixup {mixup:g}, cutmix {cutmix:g}  ·  smoothing {augment.smoothing:g}"
+
+
+def clip_text(data: VideoData) -> str:
     """How clips are taken, in a few words."""
     spread = "one of each segment" if data.sampling == "segments" else f"one in {data.sampling_rate:g}"
     rate = f"{data.target_fps:g} frames/s"
     return f"{data.num_frames} frames, {spread} at {rate}  ·  {data.crop_size} x {data.crop_size} pixels"
 
 
-def augment_text(augment: Augment) -> str:
+def augment_text(augment: VideoAugment) -> str:
     """What augmentation may do, in a few words."""
     if augment.crop == "resized":
         crop = f"crop of {100 * augment.scale[0]:g} to {100 * augment.scale[1]:g} % of the frame"
     else:
         crop = f"crop from a short side of {augment.jitter[0]} to {augment.jitter[1]}"
-    mixed = augment.mix_prob > 0
     parts = [
         crop,
         f"flip {augment.flip:g}",
         augment.randaugment or "no RandAugment",
         f"erasing {augment.erase_prob:g}",
-        f"mixup {augment.mixup_alpha if mixed else 0:g}, cutmix {augment.cutmix_alpha if mixed else 0:g}",
-        f"smoothing {augment.smoothing:g}",
+        mixing_text(augment),
     ]
     return "  ·  ".join(parts)

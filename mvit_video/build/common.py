@@ -23,10 +23,12 @@ from mvit_video.distributed import process_group
 from mvit_video.distributed.process_group import World
 from mvit_video.distributed.sharding import Sharding
 from mvit_video.engine.average import WeightAverage
-from mvit_video.engine.checkpoints import is_folder_of_shards, whole_weights_in
+from mvit_video.engine.checkpoints import find_checkpoint, is_folder_of_shards, whole_weights_in
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.engine.task import TrainBatches
 from mvit_video.engine.trainer import TrainerOptions
+from mvit_video.models.weights.files import WeightsFile, read_weights_file
+from mvit_video.models.weights.loading import holds_image_model
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
 from mvit_video.runtime import determinism, env
 
@@ -130,10 +132,35 @@ def load_weights(
     image_to_video: Literal["published", "corrected"] | None = None,
 ) -> None:
     """Put the weights of a file into the model and say what did not come from the file; see models.load_weights."""
-    # A folder of shards is unknown to `models`, which reads files alone.
-    source = whole_weights_in(Path(path), use_ema=use_ema) if is_folder_of_shards(Path(path)) else path
-    report = models.load_weights(model, source, new_head=new_head, use_ema=use_ema, image_to_video=image_to_video)
+    file = _weights_file(Path(path), use_ema=use_ema)
+    report = models.load_weights(model, file, new_head=new_head, use_ema=use_ema, image_to_video=image_to_video)
     logger.info("weights from %s: %s", path, report)
+
+
+def start_from_weights(config: Train, model: nn.Module) -> None:
+    """Put `config.weights` into a new model: a file, or a run, of which the best checkpoint counts.
+
+    An image model's weights go into a video model by the rule of `config.image_to_video`, "corrected" if it names none.
+    """
+    assert config.weights is not None
+    path, rule = find_checkpoint(Path(config.weights)), config.image_to_video
+    file = _weights_file(path, use_ema=True)
+    is_video = isinstance(model, models.MViT) and not model.config.is_image
+    if rule is None and is_video and holds_image_model(file):
+        rule = "corrected"
+        logger.info(
+            "%s holds an image model: its convolutions are repeated over time and divided by the frames of their "
+            "kernels (image_to_video=corrected)",
+            path,
+        )
+    report = models.load_weights(model, file, new_head=True, image_to_video=rule)  # type: ignore[arg-type]
+    logger.info("weights from %s: %s", path, report)
+
+
+def _weights_file(path: Path, *, use_ema: bool) -> WeightsFile:
+    if is_folder_of_shards(path):  # unknown to `models`, which reads files alone
+        return WeightsFile(tensors=whole_weights_in(path, use_ema=use_ema))
+    return read_weights_file(path, use_ema=use_ema)
 
 
 def build_average(config: Train, model: nn.Module) -> WeightAverage | None:

@@ -68,5 +68,5 @@ def ways_out(config: Train, world: World, *, items: int) -> list[str]:
         )
     if trainer.precision != "bf16":
         ways.append(f"trainer.precision=bf16 instead of {trainer.precision}: half the bytes for most activations")
-    ways.append(f"data.num_frames below {config.data.num_frames} or data.crop_size below {config.data.crop_size}")
+    ways.append(" or ".join(f"{name} below {size}" for name, size in config.data.sizes().items()))
     return ways

@@ -17,6 +17,7 @@ from mvit_video.build.batch import step_batch
 from mvit_video.build.batch_size import AUTO, Room, choose_batch_size, training_state
 from mvit_video.config import Plan
 from mvit_video.config.mistakes import choices_of
+from mvit_video.config.plan import TRAINING_PLACES
 from mvit_video.distributed.process_group import World
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
@@ -55,12 +56,22 @@ class Measured:
         return sum(self.costs[index].flops for index in blocks) / sum(cost.flops for cost in self.costs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a data set is a set of, and what the model sees of it, in the singular: "video" and "clip"."""
+
+    item: str
+    sample: str
+
+
 def print_plan(config: Plan) -> None:
     """Print what the run needs on the chosen machine, and on fewer and more of it.
 
     Raises:
         ValueError: the model is no MViT, the number of training videos is not known, or a step takes more than that.
     """
+    builder = common.build_task_builder(config)
+    words = Words(item=builder.item, sample=builder.sample)
     machine, strategy = build_machine(config), _strategy(config)
     videos = count_videos(config)
     measured, model = measure(config)
@@ -68,7 +79,7 @@ def print_plan(config: Plan) -> None:
     chosen = forecast(work, machine, ranks=_ranks(config), strategy=strategy)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 180, highlight=False)
-    for table in (summary(config, machine, work, chosen, measured), scaling(config, machine, work)):
+    for table in (summary(config, machine, work, chosen, measured, words), scaling(config, machine, work, words)):
         table.box = None if terminal else box.MARKDOWN
         console.print(table)
         console.print()
@@ -107,20 +118,20 @@ def build_machine(config: Plan) -> Machine:
 
 
 def count_videos(config: Plan) -> int:
-    """Training videos: as given, else those that the data source lists, else as published.
+    """Training videos or images: as given, else those that the data source lists, else as published.
 
     Raises:
         ValueError: there is nothing to know it from.
     """
     if config.num_videos is not None:
         return config.num_videos
-    if getattr(config.data.source, "train", None) is not None:
+    if any(getattr(config.data.source, key, None) is not None for key in TRAINING_PLACES):
         source = common.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
         return len(common.build_task_builder(config).read_split(config, source, "train"))
     if config.published_videos is not None:
         return config.published_videos
     raise ValueError(
-        "the number of training videos is not known: give num_videos=..., or data.source.train=... to have them counted"
+        "the number of training files is not known: give num_videos=..., or data.source.train=... to have them counted"
     )
 
 
@@ -200,7 +211,7 @@ def ways_out(config: Plan, machine: Machine, work: Workload, measured: Measured,
     return found or ["none of activation checkpointing, a smaller batch and trainer.strategy=fsdp is enough alone"]
 
 
-def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured) -> Table:
+def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured, words: Words) -> Table:
     """The run on the chosen number of ranks."""
     unit = _unit(config)
     table = Table(title=f"{config.name} on {plan.ranks} x {machine.name} ({_strategy(config)})")
@@ -208,28 +219,36 @@ def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, meas
     table.add_column("figure", justify="right")
     table.add_column("from")
     for row in (
-        *_model_rows(work, plan, measured, unit),
-        *_step_rows(config, machine, work, plan),
-        *_run_rows(config, work, plan),
+        *_model_rows(work, plan, measured, unit, words),
+        *_step_rows(config, machine, work, plan, words),
+        *_run_rows(config, work, plan, words),
     ):
         table.add_row(*row)
     return table
 
 
-def _model_rows(work: Workload, plan: Forecast, measured: Measured, unit: str) -> list[tuple[str, str, str]]:
+def _model_rows(
+    work: Workload, plan: Forecast, measured: Measured, unit: str, words: Words
+) -> list[tuple[str, str, str]]:
     """Size of the model, and memory."""
     again = f"{len(measured.recomputed)} of {len(work.blocks)} blocks recomputed" if measured.recomputed else "all kept"
     copies = f"weights, gradients, {work.moments} x optimizer" + (", average" if work.ema else "")
     return [
         ("parameters", f"{work.parameters / 1e6:.2f} M", "the model"),
-        ("forward pass", f"{work.forward_flops / 1e9:.1f} GFLOP per clip", "of all blocks; 2 per multiply-add"),
+        (
+            "forward pass",
+            f"{work.forward_flops / 1e9:.1f} GFLOP per {words.sample}",
+            "of all blocks; 2 per multiply-add",
+        ),
         ("done twice", f"{work.recomputed:.0%} of that", again),
         ("memory: state", f"{plan.state_bytes / GB:.2f} GB per {unit}", f"float32: {copies}"),
         ("memory: activations", f"{plan.activation_bytes / GB:.2f} GB per {unit}", "counted for this batch"),
     ]
 
 
-def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:
+def _step_rows(
+    config: Plan, machine: Machine, work: Workload, plan: Forecast, words: Words
+) -> list[tuple[str, str, str]]:
     """One step."""
     repeats, unit = work.repeats, _unit(config)
     step = step_batch(config.trainer, processes=plan.ranks, items=work.videos)
@@ -238,10 +257,10 @@ def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -
     stated = f"; the recipe's are {step.recipe}: {step.reason}" if step.reason else ""
     bound = "starting kernels" if _launch_bound(work, machine) else f"{machine.utilisation:.0%} of the matrix rate"
     return [
-        (f"step of one {unit}", f"{work.videos_per_step} videos, {work.clips_per_step} clips", batch),
+        (f"step of one {unit}", _amount(work.videos_per_step, work.clips_per_step, words), batch),
         (
             "step of all",
-            f"{step.videos} videos, {plan.ranks * work.clips_per_step} clips",
+            _amount(step.videos, plan.ranks * work.clips_per_step, words),
             f"learning rate {lr:.3g}{stated}",
         ),
         ("arithmetic", f"{1e3 * plan.compute_s:.1f} ms", f"bound by {bound}: an assumption"),
@@ -252,41 +271,54 @@ def _step_rows(config: Plan, machine: Machine, work: Workload, plan: Forecast) -
     ]
 
 
+def _amount(items: int, samples: int, words: Words) -> str:
+    """Items of a step, and samples where these have another name or number."""
+    if words.item == words.sample and items == samples:
+        return f"{items} {words.item}s"
+    seen = "augmented" if words.item == words.sample else f"{words.sample}s"
+    return f"{items} {words.item}s, {samples} {seen}"
+
+
 def _beside(steps: int) -> str:
     """What hides the vote."""
     return "beside the step, which is not shorter" if steps == 1 else f"beside {steps} steps, which are not shorter"
 
 
-def _run_rows(config: Plan, work: Workload, plan: Forecast) -> list[tuple[str, str, str]]:
+def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words) -> list[tuple[str, str, str]]:
     """The whole run, and what feeds and saves it."""
     unit, ranks = _unit(config), plan.ranks
     rate = config.videos_per_core_s
     cores = costs.decode_cores(plan.clips_per_s, repeats=work.repeats, videos_per_core_s=rate)
     read = costs.read_rate(plan.clips_per_s, repeats=work.repeats, video_bytes=config.video_kb * 1e3)
     return [
-        ("steps", f"{plan.steps:,}", f"{work.epochs:g} epochs of {work.videos:,} videos"),
+        ("steps", f"{plan.steps:,}", f"{work.epochs:g} epochs of {work.videos:,} {words.item}s"),
         ("whole run", f"{_hours(plan.rank_hours)} {unit}-hours", f"{_hours(plan.rank_hours / ranks)} hours"),
-        ("clips", f"{plan.clips_per_s:.1f} per s and {unit}", f"{plan.clips_per_s * ranks:,.0f} per s in all"),
+        (
+            f"{words.sample}s",
+            f"{plan.clips_per_s:.1f} per s and {unit}",
+            f"{plan.clips_per_s * ranks:,.0f} per s in all",
+        ),
         (
             "decoding",
             f"{cores:.1f} cores per {unit}, {cores * ranks:,.0f} in all",
-            f"{rate:g} videos per s and core: an assumption",
+            f"{rate:g} {words.item}s per s and core: an assumption",
         ),
         (
             "storage",
             f"{read / 1e6:.1f} MB/s per {unit}, {ranks * read / GB:.2f} GB/s in all",
-            f"videos of {config.video_kb:g} kB, read whole",
+            f"{words.item}s of {config.video_kb:g} kB, read whole",
         ),
         ("checkpoint", f"{plan.checkpoint_bytes / GB:.2f} GB", f"{1e3 * plan.stall_s:.0f} ms stall"),
         ("writing it", f"{plan.write_s:.1f} s", "beside the training"),
     ]
 
 
-def scaling(config: Plan, machine: Machine, work: Workload) -> Table:
+def scaling(config: Plan, machine: Machine, work: Workload, words: Words) -> Table:
     """The same batch per forward pass on one of them, one node, and more nodes; accumulation as a training would."""
     unit = _unit(config)
     table = Table(title="more of them: the same batch per forward pass on each")
-    columns = ("accumulate", "videos/step", "step", "exchange", "vote", "efficiency", "clips/s", "hours")
+    items, rate = f"{words.item}s/step", f"{words.sample}s/s"
+    columns = ("accumulate", items, "step", "exchange", "vote", "efficiency", rate, "hours")
     for name in (f"{unit}s" if unit == "GPU" else "processes", *columns, f"{unit}-hours", "memory"):
         table.add_column(name, justify="right")
     ranks = 1

@@ -9,7 +9,9 @@ from typing import cast
 import torch
 
 from mvit_video.build.common import build_source
+from mvit_video.build.samples import check_kind
 from mvit_video.config import Prepare
+from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.distributed.process_group import World
@@ -21,13 +23,22 @@ from mvit_video.runtime.cores import usable_cores
 logger = logging.getLogger(__name__)
 
 
-def prepared_manifests(config: Prepare) -> dict[str, Manifest]:
-    """The manifests of the splits to prepare; a test split that is the validation split is left out."""
+def prepared_manifests(config: Prepare, kind: FileKind) -> dict[str, Manifest]:
+    """The manifests of the splits to prepare; a test split that is the validation split is left out.
+
+    Args:
+        config: the options.
+        kind: of the files that the task is for.
+
+    Raises:
+        ValueError: a split is not configured, or has files of another kind.
+    """
     source = build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
     manifests: dict[str, Manifest] = {split: source.manifest(split) for split in _splits(config, source)}
     if "test" in manifests and "val" in manifests and manifests["test"].source == manifests["val"].source:
         del manifests["test"]
     for split, manifest in manifests.items():
+        check_kind(manifest, kind)
         classes = config.data.num_classes
         if classes is not None and manifest.num_classes != classes:
             logger.warning(

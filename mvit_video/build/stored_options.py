@@ -6,13 +6,16 @@ frames, another size, another order of classes. So it takes them from the run, a
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mvit_video.config import Train
+from mvit_video.config.help import SCHEMA_SUFFIX
 from mvit_video.config.nearest import did_you_mean
+from mvit_video.config.registry import choices_over, schema_of, source_of
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
 from mvit_video.models.weights.files import read_weights_file
@@ -51,16 +54,18 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
         return
     given = [key.replace("/", ".") for key in given]
     keys = [key for key in given if key.split(".")[0] in stored and key not in _PLACES]
-    composed: Any = OmegaConf.to_container(config, resolve=True)
+    # Without an experiment the groups that nobody chose need not go together.
+    composed: Any = OmegaConf.to_container(config, resolve=True) if "experiment" in given else None
+    chosen = {key: _value(config, key) for key in keys}
     with open_dict(config):
         for key in (key for key in stored if key in config and key not in (*_PLACES, "name", "output_dir")):
             _put(config, key, stored[key])
         for key in keys:
-            OmegaConf.update(config, key, _select(composed, key), merge=False, force_add=True)
+            OmegaConf.update(config, key, chosen[key], merge=False, force_add=True)
         _follow_data(config, stored)
         if run_dir is not None:
             _find_places(config, stored, run_dir, given)
-    _say(config, stored, composed if "experiment" in given else None)
+    _say(config, stored, composed)
 
 
 def _say(config: DictConfig, stored: Mapping[str, Any], experiment: Mapping[str, Any] | None) -> None:
@@ -190,9 +195,53 @@ def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None
     return options if isinstance(options, dict) and "data" in options else None
 
 
+def stored_groups(words: Sequence[str]) -> list[str]:
+    """Choices of groups that fit the run or checkpoint of a command line, as words in front of it.
+
+    Args:
+        words: `option=value` as given. An experiment, or a choice of one of these groups, is left alone.
+    """
+    given = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)}
+    stored = None if "experiment" in given else _stored_by(given)
+    if stored is None:
+        return []
+    found = []
+    for group in ("data", "augment"):
+        entry = schema_of(group, stored.get(group) or {})
+        if group not in given and entry is not None and entry.name != f"{group}{SCHEMA_SUFFIX}":
+            found.append(f"{group}={choices_over(entry)[0]}")
+    source = source_of((stored.get("data", {}).get("source") or {}).get("_target_", ""))
+    if source is not None and not {"data", "data/source"} & set(given):
+        found.append(f"data/source={source}")
+    return found
+
+
+def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
+    """The options of the run or checkpoint; None where there are none. What is given wrongly is said later."""
+    output_dir = given.get("output_dir", Train.output_dir)
+    places = [given[key] for key in ("run", "checkpoint") if key in given]
+    places += [os.path.join(output_dir, given[key]) for key in ("run", "name") if key in given]
+    for place in map(Path, places):
+        folder = _run_that_holds(place)
+        if folder is not None:
+            options: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+            return options if isinstance(options, dict) else None
+    checkpoint = Path(given.get("checkpoint", ""))
+    if not checkpoint.is_file():
+        return None
+    try:
+        return _options_of(checkpoint, None)
+    except (ValueError, RuntimeError, OSError):
+        return None
+
+
 def _put(config: DictConfig, key: str, value: Any) -> None:
     """A group with a schema takes what it knows, and the rest is named; another group is taken as it is."""
+    entry = schema_of(key, value) if isinstance(value, dict) else None
     node = config[key]
+    typed = isinstance(node, DictConfig) and "_target_" not in node
+    if entry is not None and typed and OmegaConf.get_type(node) is not entry.schema:
+        config[key] = node = OmegaConf.structured(entry.schema)
     if not isinstance(node, DictConfig) or "_target_" in node or OmegaConf.get_type(node) is dict:
         config[key] = value
         return
@@ -239,7 +288,7 @@ def _folder_of_start(stored: Mapping[str, Any], run_dir: Path) -> Path | None:
     return place.parents[len(parts)]
 
 
-def _select(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
+def _value(config: DictConfig, key: str) -> Any:
+    """An option, or all of a group, as plain values."""
+    found = OmegaConf.select(config, key)
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found

@@ -4,20 +4,31 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mvit_video.build.run_identity import DataRecord
-from mvit_video.config import Preview, Train
+from mvit_video.config import Prepare, Preview, Train
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.models import MViTConfig
+from mvit_video.preparation.content import Content
 
 
 class TaskBuilder(Protocol):
     """From options to the objects in which tasks differ. `conf/task/` names the implementation.
 
     What `read_split` gives is handed back to the other methods and looked into by nobody else.
+
+    Attributes:
+        sample: what the model sees of an item, in the singular: "clip".
     """
+
+    sample: str
+
+    @property
+    def item(self) -> str:
+        """What a data set is a set of, in the singular: "video"."""
+        ...
 
     def read_split(
         self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
@@ -69,6 +80,14 @@ class TaskBuilder(Protocol):
 
     def repeats(self, config: Train) -> int:
         """Samples that a training step takes of each item."""
+        ...
+
+    def preparation(self, config: Prepare) -> Content:
+        """How the files of the data set are prepared.
+
+        Raises:
+            ValueError: an option that does not go with them.
+        """
         ...
 
     def preview(self, config: Preview, source: Source) -> Sequence[Section]:

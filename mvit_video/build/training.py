@@ -19,9 +19,9 @@ from mvit_video.build.common import (
     build_sharding,
     build_source,
     build_task_builder,
-    load_weights,
     plan_activations,
     process_group_of,
+    start_from_weights,
     trainer_options,
 )
 from mvit_video.build.out_of_memory import explained
@@ -79,19 +79,19 @@ def train_to_end(config: Train) -> Outcome:
 
 
 def _train(config: Train, world: World) -> Outcome:
-    weights = None if config.weights is None else weights_file(config.weights)
+    if config.weights is not None:
+        weights_file(config.weights)  # refused before the data is read
     builder = build_task_builder(config)
     source = build_source(config.data, world)
     train_split, val_split = _splits(config, builder, source)
     model = build_model(config).to(world.device)
-    if weights is not None:
-        rule: Any = config.image_to_video
-        load_weights(model, weights, new_head=True, image_to_video=rule)
+    if config.weights is not None:
+        start_from_weights(config, model)
     choose_trained_part(config, model)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
-    _say_batch(config, loader, world)
     task = builder.task(config, train_split)
+    _say_batch(config, loader, world, item=task.item)
     options = trainer_options(config, loader, world)
     plan_activations(config, builder, model, world)
     average = build_average(config, model)
@@ -163,12 +163,12 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
     return train_split, None
 
 
-def _say_batch(config: Train, loader: TrainBatches, world: World) -> None:
-    """One line on the videos of a step; a warning where they are not as many as the recipe states."""
+def _say_batch(config: Train, loader: TrainBatches, world: World, *, item: str) -> None:
+    """One line on the items of a step; a warning where they are not as many as the recipe states."""
     batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
     if batch.videos != loader.items_per_step:
         return  # the task cuts its steps in a way of its own
-    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim))
+    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim, item=item))
 
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:

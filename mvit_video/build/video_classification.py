@@ -5,29 +5,23 @@ from collections.abc import Sequence
 
 from mvit_video.build.class_weights import Weighting, weights_by_name, weights_text
 from mvit_video.build.clip_preview import preview_sections
-from mvit_video.build.clips import (
-    build_evaluation,
-    build_mixing,
-    build_normalization,
-    build_train_loader,
-    read_manifest,
-)
-from mvit_video.build.run_identity import DataRecord
-from mvit_video.config import Preview, Train
-from mvit_video.data.datasets.fingerprint import fingerprint
+from mvit_video.build.clips import build_evaluation, build_sampler, build_train_loader, video_data
+from mvit_video.build.samples import ManifestSplits, build_mixing, build_normalization
+from mvit_video.config import Prepare, Preview, Train
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.datasets.sources import Source
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.preparation.video_content import VideoContent
 from mvit_video.tasks.classification import Classification, ViewEvaluation, balanced_class_weights
 
 logger = logging.getLogger(__name__)
 
 
-class VideoClassification:
+class VideoClassification(ManifestSplits):
     """A `TaskBuilder`: see task_builder.py.
 
     Args:
@@ -37,25 +31,6 @@ class VideoClassification:
 
     def __init__(self, class_weights: Weighting = "none") -> None:
         self.class_weights = class_weights
-
-    def read_split(
-        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
-    ) -> Manifest:
-        """The videos of a split. Options that left the number of classes open take it from here."""
-        return read_manifest(config, source, split, class_names=class_names)
-
-    def class_names(self, split: Manifest) -> Sequence[str]:
-        """The names of the classes."""
-        return split.class_names
-
-    def record(self, split: Manifest) -> DataRecord:
-        """Where the videos were listed, how many they are, and the digest of their names and labels."""
-        return DataRecord(source=split.source, items=len(split), fingerprint=fingerprint(split))
-
-    def shared(self, train: Manifest, other: Manifest) -> Sequence[str]:
-        """The files, or segments of files, that both splits list."""
-        trained = {(path, train.segment(index)) for index, path in enumerate(train.paths)}
-        return [path for index, path in enumerate(other.paths) if (path, other.segment(index)) in trained]
 
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
@@ -85,12 +60,13 @@ class VideoClassification:
 
     def evaluation(self, config: Train, split: Manifest, world: World, *, frame_order: FrameOrder) -> ViewEvaluation:
         """The views that a test counts."""
+        data = video_data(config)
         return build_evaluation(
             config,
             split,
             world,
-            temporal_views=config.data.test_temporal_views,
-            spatial_views=config.data.test_spatial_views,
+            temporal_views=data.test_temporal_views,
+            spatial_views=data.test_spatial_views,
             frame_order=frame_order,
         )
 
@@ -100,9 +76,9 @@ class VideoClassification:
         clips = config.trainer.batch_size * self.repeats(config)
         return clips, model.in_channels, *frames, model.crop_size, model.crop_size
 
-    def repeats(self, config: Train) -> int:
-        """Clips that a training step takes of each video."""
-        return config.augment.repeats
+    def preparation(self, config: Prepare) -> VideoContent:
+        """Videos, and which of them are shorter than a clip."""
+        return VideoContent(build_sampler(video_data(config)))
 
     def preview(self, config: Preview, source: Source) -> Sequence[Section]:
         """Training clips and test views."""

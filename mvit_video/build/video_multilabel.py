@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mvit_video.build.class_weights import Weighting, weights_by_name, weights_text
 from mvit_video.build.clip_preview import preview_sections
-from mvit_video.build.clips import build_mixing, build_normalization, read_manifest
+from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
 from mvit_video.build.video_classification import VideoClassification
 from mvit_video.config import Preview, Train
 from mvit_video.data.datasets.manifest import Manifest

@@ -11,8 +11,8 @@ This package imports neither torch nor the rest of the project, so that `--help`
 """
 
 from mvit_video.config.audit import Audit
-from mvit_video.config.augment import Augment
-from mvit_video.config.data import Data
+from mvit_video.config.augment import Augment, ImageAugment, VideoAugment
+from mvit_video.config.data import Data, ImageData, VideoData
 from mvit_video.config.evaluate import Evaluate
 from mvit_video.config.launcher import LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher
 from mvit_video.config.machine import Machine
@@ -32,7 +32,7 @@ from mvit_video.config.sources import (
     MotionSource,
     Ssv2Source,
 )
-from mvit_video.config.task import VideoClassification, VideoMultilabel
+from mvit_video.config.task import ImageClassification, VideoClassification, VideoMultilabel
 from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
 
@@ -43,6 +43,9 @@ __all__ = [
     "Data",
     "Evaluate",
     "FolderSource",
+    "ImageAugment",
+    "ImageClassification",
+    "ImageData",
     "IndexSource",
     "KineticsSource",
     "LabeledVideoPathsSource",
@@ -64,7 +67,9 @@ __all__ = [
     "TorchrunLauncher",
     "Train",
     "Trainer",
+    "VideoAugment",
     "VideoClassification",
+    "VideoData",
     "VideoMultilabel",
     "config_dir",
     "register",

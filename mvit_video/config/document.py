@@ -1,6 +1,5 @@
 """docs/options.md, made of the schemas: `python -m mvit_video.config.document docs/options.md` (no path: prints it)."""
 
-import re
 import sys
 import types
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING
 
 from mvit_video.config.help import SCHEMA_SUFFIX
-from mvit_video.config.registry import SCHEMAS, Registered, config_dir
+from mvit_video.config.registry import SCHEMAS, Registered, choices_over
 from mvit_video.config.rules import Rule, rule_of
 from mvit_video.config.summary import value_text
 from mvit_video.config.train import Train
@@ -50,26 +49,13 @@ def _section(entry: Registered) -> Iterator[str]:
     yield _paragraph(entry.schema)
     if entry.schema is not Train and issubclass(entry.schema, Train):
         yield "It takes the options of `mvit_video.train` too."
-    names = _choices(entry)
+    names = choices_over(entry)
     if names:
         yield "Choices: " + ", ".join(f"`{name}`" for name in names) + "."
     yield ""
     yield "| option | type | default | rule | meaning |"
     yield "|---|---|---|---|---|"
     yield from _rows(entry.schema, prefix)
-
-
-def _choices(entry: Registered) -> list[str]:
-    """Files of the group that are made over this schema, or over a file that is."""
-    if entry.group is None or not entry.name.endswith(SCHEMA_SUFFIX):
-        return []
-    texts = {file.stem: file.read_text("utf-8") for file in (Path(config_dir()) / entry.group).glob("*.yaml")}
-    made, before = {entry.name}, 0
-    while len(made) > before:
-        before = len(made)
-        over = re.compile(rf"^ *- ({'|'.join(map(re.escape, sorted(made)))})$", re.MULTILINE)
-        made |= {name for name, text in texts.items() if over.search(text)}
-    return sorted(made - {entry.name})
 
 
 def _rows(schema: type, prefix: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, ValidationError
 
 from mvit_video.config.help import SCHEMA_SUFFIX
 from mvit_video.config.nearest import did_you_mean, nearest
@@ -35,6 +35,8 @@ def explain(error: BaseException, given: Sequence[str]) -> str | None:
             return _missing_choice(cause)
         if isinstance(cause, OverrideParseException):
             return _unreadable(cause)
+        if isinstance(cause, InterpolationKeyError):
+            return _unknown_reference(cause)
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and _is_schema(cause.object_type):
             return _file_of(error) + _unknown_option(cause)
         if isinstance(cause, ValidationError) and _is_schema(cause.object_type):
@@ -81,6 +83,18 @@ def _missing_choice(error: MissingConfigException) -> str | None:
     group, _, name = error.missing_cfg_file.rpartition("/")
     known = [known for known in error.options if not known.endswith(SCHEMA_SUFFIX)]
     return f"{group}={name}: unknown; {did_you_mean(name, known, kind=f'choices for {group}')}"
+
+
+def _unknown_reference(error: InterpolationKeyError) -> str | None:
+    """An option that follows another one, which the chosen group does not have: a video model with data of images."""
+    target = re.search(r"Interpolation key '([\w.]+)' not found", str(error))
+    if target is None or error.full_key is None:
+        return None
+    own, other = (key.split(".")[0] for key in (error.full_key, target[1]))
+    return (
+        f"{error.full_key}: follows {target[1]}, which the chosen `{other}` does not have; choose a `{own}` made for "
+        f"it, or give {error.full_key}=..."
+    )
 
 
 def _unknown_option(error: ConfigKeyError | ConfigAttributeError) -> str:

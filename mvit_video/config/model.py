@@ -37,6 +37,9 @@ class MViT:
         choices=("cls", "norm_mean", "mean_norm"),
         help="what the head sees: class token, mean of normalised tokens, or normalised mean of tokens",
     )
+    residual_with_cls: bool | None = option(
+        None, help="the class token's query is added in residual pooling, too, as in timm's models"
+    )
     init: str | None = option(
         None, choices=("pyslowfast", "zero_bias", "fan_in"), help="how weights are drawn before training"
     )

@@ -14,7 +14,7 @@ class Preview(Train):
     """Everything a preview needs: the options of the training, what to show, and how."""
 
     out: str | None = option(None, help="folder of the sheets; null: <run>/preview")
-    clips: int = option(16, at_least=0, help="training clips to show; 0: none")
+    clips: int = option(16, at_least=0, help="training clips or images to show; 0: none")
     mix: bool = option(True, help="show training clips mixed with one another as they are trained on; false: apart")
     per_class: bool = option(
         False, help="instead of the first clips of a step show one training clip of each class, not mixed"
@@ -22,7 +22,9 @@ class Preview(Train):
     step: int = option(0, at_least=0, help="optimizer step whose batches are shown")
     processes: int = option(1, at_least=1, help="processes of the training run: they share out each step's videos")
     rank: int = option(0, at_least=0, help="the one of them whose batches are shown")
-    videos: int = option(4, at_least=0, help="videos whose test views are shown, spread evenly over the split; 0: none")
+    videos: int = option(
+        4, at_least=0, help="videos or images whose test views are shown, spread evenly over the split; 0: none"
+    )
     split: str = option("test", choices=SPLITS, help="split of these videos; without a test split val")
     frames: int | None = option(
         None, at_least=1, help="pictures per row, spread evenly over the clip; null: as many as fit"

@@ -1,14 +1,25 @@
 """What Hydra is told: the schema of each group and command, and where the YAML files are."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
 from mvit_video.config.audit import Audit
-from mvit_video.config.augment import Augment
-from mvit_video.config.data import Data
+from mvit_video.config.augment import ImageAugment, VideoAugment
+from mvit_video.config.data import ImageData, VideoData
 from mvit_video.config.evaluate import Evaluate
+from mvit_video.config.image_sources import (
+    ImageFolderSource,
+    ImageListSource,
+    ImageNetSource,
+    ImageParquetSource,
+    ImageShardsSource,
+    ImageTableSource,
+)
 from mvit_video.config.launcher import LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher
 from mvit_video.config.machine import Machine
 from mvit_video.config.model import Baseline, MViT
@@ -24,6 +35,7 @@ from mvit_video.config.sources import (
     LabeledVideoPathsSource,
     ListSource,
     MotionSource,
+    ShapesSource,
     Ssv2Source,
 )
 from mvit_video.config.table_sources import (
@@ -35,7 +47,7 @@ from mvit_video.config.table_sources import (
     TableSource,
     Ucf101Source,
 )
-from mvit_video.config.task import VideoClassification, VideoMultilabel
+from mvit_video.config.task import ImageClassification, VideoClassification, VideoMultilabel
 from mvit_video.config.train import Train
 from mvit_video.config.trainer import Trainer
 
@@ -64,9 +76,11 @@ SCHEMAS = (
     Registered(None, "plan_schema", Plan),
     Registered("task", "video_classification", VideoClassification),
     Registered("task", "video_multilabel", VideoMultilabel),
+    Registered("task", "image_classification", ImageClassification),
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
-    Registered("data", "data_schema", Data),
+    Registered("data", "data_schema", VideoData),
+    Registered("data", "image_data_schema", ImageData),
     Registered("data/source", "list", ListSource),
     Registered("data/source", "kinetics", KineticsSource),
     Registered("data/source", "ssv2", Ssv2Source),
@@ -74,6 +88,7 @@ SCHEMAS = (
     Registered("data/source", "labeled_video_paths", LabeledVideoPathsSource),
     Registered("data/source", "index", IndexSource),
     Registered("data/source", "motion", MotionSource),
+    Registered("data/source", "shapes", ShapesSource),
     Registered("data/source", "table", TableSource),
     Registered("data/source", "ucf101", Ucf101Source),
     Registered("data/source", "hmdb51", Hmdb51Source),
@@ -81,7 +96,14 @@ SCHEMAS = (
     Registered("data/source", "charades", CharadesSource),
     Registered("data/source", "epic_kitchens", EpicKitchensSource),
     Registered("data/source", "jester", JesterSource),
-    Registered("augment", "augment_schema", Augment),
+    Registered("data/source", "imagenet", ImageNetSource),
+    Registered("data/source", "image_folder", ImageFolderSource),
+    Registered("data/source", "image_list", ImageListSource),
+    Registered("data/source", "image_table", ImageTableSource),
+    Registered("data/source", "image_shards", ImageShardsSource),
+    Registered("data/source", "image_parquet", ImageParquetSource),
+    Registered("augment", "augment_schema", VideoAugment),
+    Registered("augment", "image_augment_schema", ImageAugment),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),
     Registered("trainer", "trainer_schema", Trainer),
@@ -91,6 +113,39 @@ SCHEMAS = (
     Registered("launcher", "slurm_schema", SlurmLauncher),
     Registered("machine", "machine_schema", Machine),
 )
+
+
+def schema_of(group: str, values: Mapping[str, Any]) -> Registered | None:
+    """The schema of a group that stored values were made over: that which knows most of them; None without a schema.
+
+    Args:
+        group: "data" or another group whose choices are made over one of several schemas.
+        values: by the names of options.
+    """
+    known = [entry for entry in SCHEMAS if entry.group == group and entry.name.endswith("_schema")]
+    counts = [len(set(values) & {declared.name for declared in fields(entry.schema)}) for entry in known]
+    return known[counts.index(max(counts))] if known else None
+
+
+def source_of(target: str) -> str | None:
+    """The choice of the group `data/source` that stands for a class; None for a user's own."""
+    for entry in SCHEMAS:
+        if entry.group == "data/source" and getattr(entry.schema, "_target_", None) == target:
+            return entry.name
+    return None
+
+
+def choices_over(entry: Registered) -> list[str]:
+    """Files of the group that are made over this schema, or over a file that is."""
+    if entry.group is None or not entry.name.endswith("_schema"):
+        return []
+    texts = {file.stem: file.read_text("utf-8") for file in (Path(config_dir()) / entry.group).glob("*.yaml")}
+    made, before = {entry.name}, 0
+    while len(made) > before:
+        before = len(made)
+        over = re.compile(rf"^ *- ({'|'.join(map(re.escape, sorted(made)))})$", re.MULTILINE)
+        made |= {name for name, text in texts.items() if over.search(text)}
+    return sorted(made - {entry.name})
 
 
 def config_dir() -> str:

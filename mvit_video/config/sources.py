@@ -9,6 +9,7 @@ from omegaconf import MISSING, SI, DictConfig
 from mvit_video.config.rules import option
 
 SPLITS = ("train", "val", "test")
+_EVERY_SPLIT = ("table", "folder")  # fields that may hold every split at once
 _MISSING_FILES = "what to do about listed videos that do not exist: stop, or train without them and say how many"
 _FRAME_RATE = "frames per second of videos that are folders of numbered pictures; null: there are none"
 _ROOT = "folder that relative paths start from; null: the current one, or the list's where none of the files is there"
@@ -113,6 +114,17 @@ class MotionSource:
     workers: int | None = option(None, at_least=1, help="processes that write it; null: one per core")
 
 
+@dataclass
+class ShapesSource:
+    """The embedded set of images: six kinds of figures, generated on first use."""
+
+    _target_: str = "mvit_video.data.datasets.sources.ShapesSource"
+    root: str = option("data/shapes", help="folder it is written to")
+    train_images: int = option(3000, at_least=1, help="training images")
+    test_images: int = option(600, at_least=1, help="test images")
+    seed: int = option(0, at_least=0, help="another seed draws other pictures")
+
+
 def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool = False) -> set[str]:
     """Names of the fields that say where `splits` are and have no value: to the schema all of them are optional.
 
@@ -123,7 +135,7 @@ def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool 
         splits: those the command cannot do without.
         cut_training: whether the validation split is cut off the training split.
     """
-    if not isinstance(source, DictConfig) or source.get("table") is not None:  # one table may hold every split
+    if not isinstance(source, DictConfig) or any(source.get(key) is not None for key in _EVERY_SPLIT):
         return set()
     read = ["val" if split == "test" and source.get("test") is None else split for split in splits]
     if cut_training:

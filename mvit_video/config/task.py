@@ -42,6 +42,28 @@ class VideoClassification:
         yield from weighting_problems("task.class_weights", self.class_weights)
 
 
+@dataclass
+class ImageClassification:
+    """Naming the class of an image: soft-target cross entropy, top-1 and top-5."""
+
+    _target_: str = "mvit_video.build.image_classification.ImageClassification"
+    class_weights: Any = option(
+        "none",
+        help="weights of the classes in the loss; none: 1; balanced: images / (classes * images of the class); or by "
+        "name, {NAME: NUMBER, ...}, 1 for the others",
+    )
+    classes: str = option(
+        "all",
+        neutral=True,
+        help="evaluation: all: any class of the model may be named; present: those that the split has (ImageNet-A, "
+        "-R); else a file with one class name a line",
+    )
+
+    def problems(self) -> Iterator[str]:
+        """The rule of the weights."""
+        yield from weighting_problems("task.class_weights", self.class_weights)
+
+
 def weighting_problems(option_name: str, value: object) -> Iterator[str]:
     """One line for each thing that is wrong with a weighting of classes."""
     if not isinstance(value, dict):

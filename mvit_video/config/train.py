@@ -32,7 +32,9 @@ class Train:
         help="weights to start from: a file, or the directory of a run; the class head may differ; null: random ones",
     )
     image_to_video: str | None = option(
-        None, choices=("published", "corrected"), help="how image weights become a video model's; see README, Weights"
+        None,
+        choices=("published", "corrected"),
+        help="how an image model's weights become a video model's (see README, Weights); null: corrected where needed",
     )
     resume: str = option(
         "auto",
@@ -83,11 +85,7 @@ class Train:
                 f"name={self.name!r}: names a folder in output_dir={self.output_dir}; it must be a plain name without "
                 "slashes, such as birds. Another place is output_dir=PATH"
             )
-        if self.augment.crop == "jitter" and min(self.augment.jitter) < self.data.crop_size:
-            yield (
-                f"augment.jitter={self.augment.jitter}: no short side may be under "
-                f"data.crop_size={self.data.crop_size}; raise the jitter or lower the crop"
-            )
+        yield from self.augment.problems_with(self.data.crop_size)
         if self.optim.frozen == "backbone" and self.weights is None and type(self) is Train:
             yield "optim.frozen=backbone: is for starting from weights; give weights=PATH, or set optim.frozen=none"
         if self.optim.frozen == "backbone" and self.trainer.strategy == "fsdp":

@@ -29,7 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pooling_form": get_args(PoolingForm),
     "norm_form": get_args(NormForm),
 }
-_FLAGS = ("pool_all_queries", "residual_pooling", "cls_token", "qkv_bias")
+_FLAGS = ("pool_all_queries", "residual_pooling", "residual_with_cls", "cls_token", "qkv_bias")
 _SIZES = {"depth": 1, "embed_dim": 1, "num_heads": 1, "num_classes": 0, "num_frames": 1, "crop_size": 1}
 _SIZES["in_channels"] = 1
 _TRIPLES = {"patch_kernel": 1, "patch_stride": 1, "patch_padding": 0, "pool_kernel": 1, "kv_stride": 1}
@@ -129,6 +129,9 @@ class MViTConfig:
     """Pool (and normalise) queries in every block, not only where they are strided."""
     residual_pooling: bool = True
     """Add the pooled queries to the output of the attention (v2)."""
+    residual_with_cls: bool = False
+    """Whether the class token, too, adds its query in residual pooling. timm's models do, as the first release of
+    facebookresearch/mvit did; its later code, PySlowFast and every published video model do not."""
     rel_pos: RelativePositions = "spatiotemporal"
     """Axes that have decomposed relative positions (v2): none, height and width, or time as well."""
     abs_pos: AbsolutePositions = "none"
@@ -241,6 +244,11 @@ class MViTConfig:
         if self.head_pooling == "cls" and not self.cls_token:
             raise ValueError(
                 "head_pooling='cls' needs cls_token=True; without the token use 'norm_mean' or 'mean_norm'"
+            )
+        if self.residual_with_cls and not (self.cls_token and self.residual_pooling):
+            raise ValueError(
+                "residual_with_cls=True needs cls_token=True and residual_pooling=True: it is about the class token's "
+                "share in residual pooling."
             )
         for name in ("pool_kernel", "patch_kernel"):
             kernel = getattr(self, name)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
+from mvit_video.preparation.content import Content
 from mvit_video.preparation.cost import Cost
 from mvit_video.preparation.inventory import Inventory, take_inventory
 from mvit_video.preparation.journal import Journal, Status, Verify
@@ -67,7 +67,7 @@ def prepare_data_set(
     manifests: Mapping[str, Manifest],
     plan: PreparePlan,
     *,
-    sampler: ClipSampler,
+    content: Content,
     confirm: Callable[[Cost], bool] = lambda cost: True,
 ) -> Statistics | None:
     """Prepare the splits as planned; the content of report.json, or None if it stopped after the estimate.
@@ -76,15 +76,15 @@ def prepare_data_set(
 
     Args:
         manifests: by the splits' names.
-        sampler: how clips are taken, for what counts as short.
+        content: what the files are.
         confirm: asked once the cost is known and before anything long begins.
 
     Raises:
-        ValueError: a folder may not be written to, the disk is too small, or no video is usable.
+        ValueError: a folder may not be written to, the disk is too small, or no file is usable.
         RuntimeError: another run prepares to the same folder, or a shard cannot be written.
     """
     start = time.monotonic()
-    logger.info("looking up %s", count_text(sum(map(len, manifests.values())), "video"))
+    logger.info("looking up %s", count_text(sum(map(len, manifests.values())), content.kind.noun))
     data = take_inventory(manifests, limit=plan.limit)
     _check_kinds(data, plan)
     _check_folders(data, plan)
@@ -93,7 +93,7 @@ def prepare_data_set(
         stack.enter_context(_only_run(plan.out))
         options = WorkerOptions(workers=plan.workers, time_limit_s=plan.time_limit_s, retry_broken=plan.retry_broken)
         journal = stack.enter_context(Journal(plan.out / JOURNAL))
-        reading = ScanStage(data.items, journal, verify=plan.verify, options=options)
+        reading = ScanStage(data.items, journal, verify=plan.verify, options=options, content=content)
         effort = Effort(read=len(reading.todo), known=len(data.items) - len(reading.todo))
         reencoding = _reencoding(data, plan, stack)
         cost = _estimate(data, reading, reencoding, plan)
@@ -111,7 +111,7 @@ def prepare_data_set(
         if plan.shards is not None:
             packed = pack_splits(data, records, plan.shards, keep=plan.keep, workers=plan.workers, out=plan.out)
         effort = replace(effort, seconds=time.monotonic() - start)
-        return write_results(data, records, packed, out=plan.out, keep=plan.keep, sampler=sampler, effort=effort)
+        return write_results(data, records, packed, out=plan.out, keep=plan.keep, content=content, effort=effort)
 
 
 def _estimate(data: Inventory, reading: ScanStage, reencoding: ReencodeStage | None, plan: PreparePlan) -> Cost:

@@ -12,14 +12,15 @@ _BAR = 30
 
 def markdown(report: Statistics) -> str:
     """report.md."""
+    item = report["item"]
     parts = [
         f"# Data set report\n\n{_summary(report)}",
         "## How to train with it\n\n" + _use(report),
-        *(_split(name, statistics) for name, statistics in report["splits"].items()),
+        *(_split(name, statistics, report) for name, statistics in report["splits"].items()),
         "## Problems\n\n" + _problems(report["problems"]),
-        "## Duplicates\n\n" + _duplicates(report["duplicates"]),
-        "## Videos of different splits that look the same\n\n" + _near(report["near_duplicates"]),
-        "## Short videos\n\n" + _short(report["short"]),
+        "## Duplicates\n\n" + _duplicates(report["duplicates"], item),
+        f"## {item.capitalize()}s of different splits that look the same\n\n" + _near(report["near_duplicates"]),
+        f"## {report['short']['title']}\n\n" + _short(report["short"], item),
     ]
     for title, key in (("Re-encoding", "reencoding"), ("Shards", "shards")):
         if report.get(key):
@@ -29,8 +30,9 @@ def markdown(report: Statistics) -> str:
 
 def summary_table(report: Statistics) -> str:
     """The end of the run: a row per split, and what needs attention."""
-    head = ("split", "listed", "usable", "broken", "missing", "classes", "hours", "size", "median s", "median fps")
-    rows = [head]
+    timed = "duration_s" in report["quantities"].values()
+    times = ("hours", "median s", "median fps") if timed else ()
+    rows = [("split", "listed", "usable", "broken", "missing", "classes", "size", *times)]
     for name, statistics in report["splits"].items():
         bad = sum(count for status, count in statistics["statuses"].items() if status not in ("ok", "missing"))
         rows.append(
@@ -41,13 +43,17 @@ def summary_table(report: Statistics) -> str:
                 str(bad),
                 str(statistics["statuses"].get("missing", 0)),
                 str(statistics["classes"]["number"]),
-                f"{statistics['hours']:.2f}",
                 size_text(statistics["bytes"]),
-                f"{statistics['duration_s'].get('median', 0):g}",
-                f"{statistics['fps'].get('median', 0):g}",
+                *(_times(statistics) if timed else ()),
             )
         )
     return _printable(aligned(rows))
+
+
+def _times(statistics: Statistics) -> tuple[str, str, str]:
+    """Hours of a split, and the medians of its videos' durations and rates."""
+    duration, rate = (statistics[key].get("median", 0) for key in ("duration_s", "fps"))
+    return f"{statistics['hours']:.2f}", f"{duration:g}", f"{rate:g}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -61,42 +67,43 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def attention(report: Statistics) -> list[str]:
     """Lines about what the user should look at; none if all is well."""
-    lines = []
+    lines, item = [], report["item"]
     statuses: dict[str, int] = {}
     for problem in report["problems"]:
         statuses[problem["status"]] = statuses.get(problem["status"], 0) + 1
     if statuses:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(statuses.items()))
-        lines.append(f"problems with {count_text(sum(statuses.values()), 'video')}: {kinds}")
+        lines.append(f"problems with {count_text(sum(statuses.values()), item)}: {kinds}")
     same, near = report["duplicates"], report["near_duplicates"]
     if same["across_splits"]:
-        lines.append(f"in more than one split, byte for byte: {count_text(same['across_splits'], 'video')}")
+        lines.append(f"in more than one split, byte for byte: {count_text(same['across_splits'], item)}")
     if same["across_classes"]:
-        lines.append(f"in more than one class, byte for byte: {count_text(same['across_classes'], 'video')}")
+        lines.append(f"in more than one class, byte for byte: {count_text(same['across_classes'], item)}")
     if near["pairs"]:
-        lines.append(f"in different splits and looking the same: {count_text(near['pairs'], 'pair')} of videos")
+        lines.append(f"in different splits and looking the same: {count_text(near['pairs'], 'pair')} of {item}s")
     for name, statistics in report["splits"].items():
         empty = statistics["classes"]["empty"]
         if empty:
-            lines.append(f"without a video in {name}: {count_text(len(empty), 'class')} ({_some(empty, 3)})")
+            lines.append(f"without any {item} in {name}: {count_text(len(empty), 'class')} ({_some(empty, 3)})")
         if statistics["left_out"]:
             count = sum(map(len, statistics["left_out"].values()))
             what = describe_left_out(statistics["left_out"])
             lines.append(f"not used in {name}: {count_text(count, 'file')} ({what})")
     if report["short"]["videos"]:
-        lines.append(f"{report['short']['rule']}: {count_text(report['short']['videos'], 'video')}")
+        lines.append(f"{report['short']['rule']}: {count_text(report['short']['videos'], item)}")
     return [_printable(line) for line in lines]
 
 
 def _summary(report: Statistics) -> str:
     splits = report["splits"].values()
-    total = sum(statistics["hours"] for statistics in splits)
+    usable = count_text(sum(f["usable"] for f in splits), f"usable {report['item']}")
+    hours = f", {sum(f['hours'] for f in splits):.2f} hours" if all("hours" in f for f in splits) else ""
     lines = [
         f"Written {report['created']} by mvit_video {report['mvit_video']}. Verification: {report['verify']}"
         + (" (every frame decoded)." if report["verify"] == "decode" else " (packets read, pictures not decoded)."),
-        f"{count_text(sum(f['usable'] for f in splits), 'usable video')}, {total:.2f} hours, "
-        f"{size_text(sum(f['bytes'] for f in splits))}. This run read {count_text(report['read'], 'file')} in "
-        f"{duration_text(report['seconds'])}; {report['known']} were known from earlier runs.",
+        f"{usable}{hours}, {size_text(sum(f['bytes'] for f in splits))}. This run read "
+        f"{count_text(report['read'], 'file')} in {duration_text(report['seconds'])}; "
+        f"{report['known']} were known from earlier runs.",
     ]
     notes = attention(report)
     lines += ["", "Worth a look:", "", *(f"- {line}" for line in notes)] if notes else ["", "Nothing stands out."]
@@ -105,15 +112,16 @@ def _summary(report: Statistics) -> str:
 
 def _use(report: Statistics) -> str:
     if not report["use"]:
-        return "No split has a usable video.\n"
+        return f"No split has a usable {report['item']}.\n"
     return (
         "Give these options to mvit_video.train, evaluate and preview, in place of the source's own:\n\n"
-        "```\n" + report["use"] + "\n```\n\nThe index holds every usable video with its frame index. "
+        "```\n" + report["use"] + f"\n```\n\nThe index holds every usable {report['item']}"
+        f"{' with its frame index' if 'frames' in report['quantities'] else ''}. "
         f"{report['layout']}\n"
     )
 
 
-def _split(name: str, statistics: Statistics) -> str:
+def _split(name: str, statistics: Statistics, report: Statistics) -> str:
     classes = statistics["classes"]
     lines = [f"## Split {name}", "", f"Source: `{statistics['source']}`", ""]
     statuses = ", ".join(f"{count} {kind}" for kind, count in sorted(statistics["statuses"].items()) if count)
@@ -129,22 +137,19 @@ def _split(name: str, statistics: Statistics) -> str:
     if statistics["listed_more_than_once"]:
         lines.append(f"{statistics['listed_more_than_once']} entries repeat a file that is listed before.")
     lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]
-    for title, key in (
-        ("videos per class", None), ("duration, s", "duration_s"), ("frames", "frames"), ("frames/s", "fps"),
-        ("short side, pixels", "short_side"), ("file, bytes", "file_bytes"),
-    ):  # fmt: skip
-        marks = (classes["videos"] if key is None else statistics[key]).values()
-        lines.append(f"| {title} | " + " | ".join(f"{mark:g}" for mark in marks) + " |")
+    item = report["item"]
+    rows = {f"{item}s per class": classes["videos"]}
+    rows |= {title: statistics[key] for title, key in report["quantities"].items()}
+    lines += [
+        f"| {title} | " + " | ".join(f"{mark:g}" for mark in marks.values()) + " |" for title, marks in rows.items()
+    ]
     lines += [
         "",
         f"{classes['number']} classes. Fewest: {_counted(classes['smallest'])}. Most: {_counted(classes['largest'])}.",
     ]
     if classes["empty"]:
-        lines.append(f"Without a usable video: {_some(classes['empty'], _SHOWN)}.")
-    for title, key in (
-        ("Durations, s", "duration_histogram"), ("Frame rates", "fps_histogram"), ("Picture sizes", "sizes"),
-        ("Codecs", "codecs"), ("Containers", "containers"),
-    ):  # fmt: skip
+        lines.append(f"Without a usable {item}: {_some(classes['empty'], _SHOWN)}.")
+    for title, key in report["histograms"].items():
         lines += ["", f"{title}:", "", "```", *_bars(statistics[key]), "```"]
     return "\n".join(lines) + "\n"
 
@@ -171,11 +176,11 @@ def _problems(found: Sequence[Statistics]) -> str:
     return "\n".join(rows) + _rest(len(found), "problems")
 
 
-def _duplicates(statistics: Statistics) -> str:
+def _duplicates(statistics: Statistics, item: str) -> str:
     if not statistics["groups"]:
         return "No two files have the same bytes.\n"
     lines = [
-        f"Byte for byte more than once: {count_text(statistics['groups'], 'video')} "
+        f"Byte for byte more than once: {count_text(statistics['groups'], item)} "
         f"({statistics['extra_files']} too many in all); {statistics['across_splits']} of them in more than one split, "
         f"{statistics['across_classes']} with more than one class.",
         "",
@@ -192,10 +197,11 @@ def _near(statistics: Statistics) -> str:
     return "\n".join(lines) + _rest(statistics["pairs"], "near_duplicates")
 
 
-def _short(statistics: Statistics) -> str:
-    lines = [f"{statistics['rule'].capitalize()}: {count_text(statistics['videos'], 'video')}.", ""]
+def _short(statistics: Statistics, item: str) -> str:
+    lines = [f"{statistics['rule'].capitalize()}: {count_text(statistics['videos'], item)}.", ""]
     for video in statistics["list"][:_SHOWN]:
-        lines.append(f"- {_named(video)}: {video['frames']} frames of {video['needed']:g}")
+        unit = next(name for name in ("frames", "pixels") if name in video)
+        lines.append(f"- {_named(video)}: {video[unit]} {unit} of {video['needed']:g}")
     return "\n".join(lines) + _rest(statistics["videos"], "short")
 
 

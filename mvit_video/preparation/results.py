@@ -12,8 +12,8 @@ import mvit_video
 from mvit_video.data.datasets.index_file import DIGEST_BYTES, IndexedVideo, write_index
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segment
-from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import statistics
+from mvit_video.preparation.content import Content
 from mvit_video.preparation.inventory import Inventory, SplitEntry
 from mvit_video.preparation.journal import Record, Status
 from mvit_video.preparation.output_paths import common_folder, is_within
@@ -43,7 +43,7 @@ def write_results(
     *,
     out: Path,
     keep: frozenset[Status],
-    sampler: ClipSampler,
+    content: Content,
     effort: Effort,
 ) -> Statistics:
     """Write indexes and reports; the content of report.json.
@@ -53,11 +53,11 @@ def write_results(
         packed: where the splits' videos are in shards; None for files.
         out: folder to write to.
         keep: statuses of the videos that are indexed.
-        sampler: how clips are taken.
+        content: what the files are.
         effort: what was done.
 
     Raises:
-        ValueError: no split has a usable video; the report is written nevertheless.
+        ValueError: no split has a usable file; the report is written nevertheless.
     """
     usable = {split: split_frames(entries, records, keep=keep) for split, entries in data.entries.items()}
     indexes = {}
@@ -66,11 +66,11 @@ def write_results(
             path = out / f"{split}.index"
             _write_split(path, split, data, records, frames, None if packed is None else packed[split])
             indexes[split] = str(path)
-    report = _report(data, records, usable, packed, indexes, sampler=sampler, effort=effort)
+    report = _report(data, records, usable, packed, indexes, content=content, effort=effort)
     write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "report.md", markdown(report))
     if not indexes:
-        raise ValueError(f"no video of any split can be used; {out / 'report.md'} has the reasons")
+        raise ValueError(f"no {content.kind.noun} of any split can be used; {out / 'report.md'} has the reasons")
     return report
 
 
@@ -102,6 +102,7 @@ def _write_split(
         shards=[] if packed is None else [_from(path.parent, shard) for shard in packed.shards],
         left_out=_left_out(split, data, records, frames),
         frame_rate=manifest.frame_rate,
+        kind=manifest.kind,
     )
 
 
@@ -154,7 +155,7 @@ def _files(
             path=name,
             size=state.size,
             mtime_ns=None if is_remote(name) else state.mtime_ns,
-            frames=record.encoded_frames,
+            frames=record.encoded_frames if record.frames else b"",
             digest=_digest(record),
             **_row(manifest, entry),
         )
@@ -171,7 +172,7 @@ def _members(
             path=name,
             size=record.file.size,
             mtime_ns=None,
-            frames=record.encoded_frames,
+            frames=record.encoded_frames if record.frames else b"",
             digest=_digest(record),
             shard=shard,
             start=start,
@@ -211,28 +212,33 @@ def _report(
     packed: Mapping[str, PackedSplit] | None,
     indexes: Mapping[str, str],
     *,
-    sampler: ClipSampler,
+    content: Content,
     effort: Effort,
 ) -> Statistics:
     written = [record for record in records.values() if record.written is not None]
-    layout = "The videos stay where they are; the index refers to them."
+    layout = f"The {content.kind.plural} stay where they are; the index refers to them."
     if written:
         layout = "It refers to the re-encoded files."
     if packed is not None:
         layout = "It refers to the tar shards."
     return {
         "version": REPORT_VERSION,
+        "item": content.kind.noun,
+        "quantities": dict(content.quantities),
+        "histograms": dict(content.histograms),
         "mvit_video": mvit_video.__version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "verify": "decode" if all(r.verify == "decode" for r in records.values()) else "index",
         "read": effort.read,
         "known": effort.known,
         "seconds": round(effort.seconds, 1),
-        "splits": {split: statistics.split_statistics(split, data, records, usable[split]) for split in data.entries},
+        "splits": {
+            split: statistics.split_statistics(split, data, records, usable[split], content) for split in data.entries
+        },
         "problems": statistics.problems(data, records, usable),
         "duplicates": statistics.duplicates(data, records),
-        "near_duplicates": statistics.near_duplicates(data, records),
-        "short": statistics.short_videos(data, records, usable, sampler),
+        "near_duplicates": statistics.near_duplicates(data, records, content),
+        "short": statistics.too_small(data, records, usable, content),
         "reencoding": _reencoding_statistics(written),
         "shards": None if packed is None else {s: f"{len(p.shards)} shards" for s, p in packed.items()},
         "indexes": dict(indexes),

@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from mvit_video.preparation.content import Content
 from mvit_video.preparation.inventory import InventoryItem
 from mvit_video.preparation.isolated_workers import Failure, Outcome, run_isolated
 from mvit_video.preparation.journal import FileState, Journal, Record, Status, Verify
 from mvit_video.preparation.progress import track_files
 from mvit_video.preparation.reencode import EncodeTask, Encoding, encode_file
-from mvit_video.preparation.scan import ScanTask, scan_file
+from mvit_video.preparation.scan import ScanTask
 from mvit_video.video.reader import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
 Task = TypeVar("Task", ScanTask, EncodeTask)
-PRELOAD = ("mvit_video.preparation.scan", "mvit_video.preparation.reencode")
+_ENCODING = ("mvit_video.preparation.reencode",)
 _STATUSES: Mapping[Failure, Status] = {"error": "broken", "killed": "killed", "timeout": "timeout"}
 
 
@@ -42,10 +43,17 @@ class ScanStage:
         items: the files.
         journal: of this and earlier runs.
         verify: how far files are read.
+        content: what they are.
     """
 
     def __init__(
-        self, items: Sequence[InventoryItem], journal: Journal, *, verify: Verify, options: WorkerOptions
+        self,
+        items: Sequence[InventoryItem],
+        journal: Journal,
+        *,
+        verify: Verify,
+        options: WorkerOptions,
+        content: Content,
     ) -> None:
         self.records: dict[int, Record] = {}  # by item
         self.todo: list[int] = []
@@ -53,6 +61,7 @@ class ScanStage:
         self._journal = journal
         self._options = options
         self._verify: Verify = verify
+        self._content = content
         for place, item in enumerate(items):
             record = _absent(item, verify) if item.state is None else journal.find(item.state)
             if record is not None and _stands_for(record, item, verify) and not _again(record, options):
@@ -65,7 +74,8 @@ class ScanStage:
     def work(self, places: Sequence[int], *, title: str = "reading") -> float:
         """Read the files at `places` of the items; the workers' seconds spent on them, added up."""
         items = {place: self._items[place] for place in places}
-        tasks = {p: ScanTask(item.location, _state(item), self._verify, MAX_PIXELS) for p, item in items.items()}
+        most = self._content.max_pixels
+        tasks = {p: ScanTask(item.location, _state(item), self._verify, most) for p, item in items.items()}
         done, seconds = set(places), 0.0
 
         def keep(place: int, outcome: Outcome[ScanTask, Record]) -> None:
@@ -75,7 +85,9 @@ class ScanStage:
             self._journal.add(record)
             self.records[place] = record
 
-        _work(scan_file, tasks, keep, options=self._options, title=title, sizes=[self._items[p].size for p in places])
+        sizes = [self._items[p].size for p in places]
+        scan, preload = self._content.scan, self._content.preload
+        _work(scan, tasks, keep, options=self._options, title=title, sizes=sizes, preload=preload)
         self.todo = [place for place in self.todo if place not in done]
         return seconds
 
@@ -148,7 +160,8 @@ class ReencodeStage:
             self._journal.add(record)
             self.records[place] = record
 
-        _work(encode_file, tasks, keep, options=self._options, title=title, sizes=[self._items[p].size for p in places])
+        sizes = [self._items[p].size for p in places]
+        _work(encode_file, tasks, keep, options=self._options, title=title, sizes=sizes, preload=_ENCODING)
         return seconds
 
     def _stands(self, record: Record, place: int) -> bool:
@@ -174,6 +187,7 @@ def _work(
     options: WorkerOptions,
     title: str,
     sizes: Iterable[int],
+    preload: tuple[str, ...],
 ) -> None:
     """Do the tasks in worker processes and keep each outcome as it comes."""
     places = {id(task): place for place, task in tasks.items()}
@@ -185,7 +199,7 @@ def _work(
         tasks.values(),
         workers=min(options.workers, len(tasks)),
         time_limit_s=options.time_limit_s,
-        preload=PRELOAD,
+        preload=preload,
     )
     with track_files(title, len(tasks)) as progress:
         for outcome in outcomes:

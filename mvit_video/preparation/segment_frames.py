@@ -55,5 +55,15 @@ def split_frames(
     return SplitFrames(tuple(found[entry.row] for entry in entries if entry.row in found), empty)
 
 
+def frame_count(entry: SplitEntry, record: Record) -> int:
+    """Frames of an entry: of its segment, or of the whole file."""
+    return record.num_frames if entry.frames is None else len(entry.frames)
+
+
+def duration(entry: SplitEntry, record: Record) -> float:
+    """Seconds of an entry."""
+    return record.duration if entry.segment.whole or not record.fps else frame_count(entry, record) / record.fps
+
+
 def _seconds(record: Record) -> npt.NDArray[np.float64]:
     return record.frame_index.seconds_shown()

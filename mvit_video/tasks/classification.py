@@ -95,6 +95,14 @@ def mixed_batch(
     return *mixing.mix(clips, targets_of(batch), draw), draw
 
 
+CROSS_ENTROPY_PANEL = Panel(
+    title="Loss",
+    unit="cross entropy",
+    curves=(Curve("train", "loss", "training"), Curve("eval", "loss", "validation")),
+    bottom=None,
+)
+
+
 class Classification:
     """The task of naming the class of a clip; a `Task` of engine/task.py.
 
@@ -109,12 +117,7 @@ class Classification:
     sample = "clip"
     metrics = (LoggedMetric(name="top1", console="top1 {:.1f}%", factor=100.0),)
     panels: Sequence[Panel] = (
-        Panel(
-            title="Loss",
-            unit="cross entropy",
-            curves=(Curve("train", "loss", "training"), Curve("eval", "loss", "validation")),
-            bottom=None,
-        ),
+        CROSS_ENTROPY_PANEL,
         Panel(
             title="Accuracy",
             unit="top-1 (%)",
@@ -253,7 +256,7 @@ class ViewScorer:
         folder.mkdir(parents=True, exist_ok=True)
         labels = np.asarray(self.manifest.labels)
         results = {**self.scores.results(labels, self.manifest.class_names), **about}
-        write_text(folder / "predictions.jsonl", "".join(_prediction_lines(self.scores, self.manifest)))
+        write_text(folder / "predictions.jsonl", "".join(prediction_lines(self.scores, self.manifest, item="video")))
         plot_confusion(self.scores.confusion(labels), self.manifest.class_names, folder / "confusion.png")
         write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
@@ -272,12 +275,12 @@ class ViewScorer:
         )
 
 
-def _prediction_lines(scores: ViewScores, manifest: Manifest) -> Iterable[str]:
-    """One JSON line per video: its label, its five best classes with their mean probability over the views."""
+def prediction_lines(scores: ViewScores, manifest: Manifest, *, item: str) -> Iterable[str]:
+    """One JSON line per video or image: path (as `item`), label, five best classes with their mean probability."""
     video_scores = scores.video_scores()
     views = scores.views_per_video()
     for video, (path, label) in enumerate(zip(manifest.paths, manifest.labels, strict=True)):
-        line: dict[str, Any] = {"video": path, "label": manifest.class_names[label]}
+        line: dict[str, Any] = {item: path, "label": manifest.class_names[label]}
         if views[video] == 0:
             line["failed"] = True
         else:

@@ -1,4 +1,4 @@
-"""What the model sees of videos: training clips and test views.
+"""What the model sees of videos and of images: training samples and test views.
 
 Clips are taken at the last point before the model, after decoding, augmentation, normalisation, erasing and mixing:
 from the same loader, `Normalization` and `mixed_batch` that a training step uses.
@@ -7,6 +7,7 @@ from the same loader, `Normalization` and `mixed_batch` that a training step use
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.data.loading.samples import EvalSamples
 from mvit_video.data.sampling import view_of
 from mvit_video.engine.contact_sheet import Pictures, denormalize_clips, shorten, spread
 from mvit_video.engine.preview import Item
@@ -23,6 +25,7 @@ from mvit_video.video.reader import VideoDecodeError, VideoInfo, VideoReader
 
 logger = logging.getLogger(__name__)
 
+FramesOf = Callable[[Any, int, int], tuple[VideoInfo | None, tuple[int, ...]]]
 _CPU = torch.device("cpu")
 _STAY_UNKNOWN = "the frame numbers of %s stay unknown: %s"
 NAME_LENGTH = 48  # characters of a class name in a caption; the index page has it whole
@@ -35,6 +38,16 @@ def shown(clips: torch.Tensor, normalization: Normalization) -> Pictures:
     )
 
 
+def frames_of_clip(dataset: TrainDataset, epoch: int, draw: int) -> tuple[VideoInfo | None, tuple[int, ...]]:
+    """A video that was read before, and the frames drawn for its clip; none if it can no longer be read."""
+    try:
+        with VideoReader(dataset.manifest.location(draw % len(dataset)), backend=dataset.backend) as reader:
+            return reader.info, tuple(dataset.frame_numbers(epoch, draw, reader))
+    except VideoDecodeError as error:
+        logger.warning(_STAY_UNKNOWN, error.path, error.reason)
+        return None, ()
+
+
 def training_clips(
     loader: TrainLoader,
     *,
@@ -44,6 +57,7 @@ def training_clips(
     step: int,
     count: int,
     targets_of: Callable[[Batch], torch.Tensor] | None = None,
+    frames_of: FramesOf | None = frames_of_clip,
 ) -> tuple[list[Item], list[tuple[str, str]]]:
     """The first `count` clips from optimizer step `step` on, and (path, reason) of the videos that were replaced.
 
@@ -52,9 +66,10 @@ def training_clips(
         normalization, mixing, targets_of: see classification.mixed_batch.
         seed: of the run.
         step, count: where to begin, and how many clips.
+        frames_of: gives the frames of a clip; None: the samples are images.
 
     Raises:
-        VideoDecodeError: a video and all its replacements are unreadable.
+        DecodeError: a video and all its replacements are unreadable.
     """
     clips: list[Item] = []
     failures: dict[str, str] = {}
@@ -67,7 +82,7 @@ def training_clips(
         pictures = shown(inputs, normalization)
         for row in range(min(len(pictures), count - len(clips))):
             at = step + number // loader.accumulate
-            clips.append(_training_clip(loader, batch, row, at, draw, targets[row], pictures[row]))
+            clips.append(_training_clip(loader, batch, row, at, draw, targets[row], pictures[row], frames_of))
         if len(clips) >= count:
             break
     return clips, list(failures.items())
@@ -80,6 +95,7 @@ def class_clips(
     mixing: Mixing,
     step: int,
     targets_of: Callable[[Batch], torch.Tensor] | None = None,
+    frames_of: FramesOf | None = frames_of_clip,
 ) -> tuple[list[Item], list[tuple[str, str]]]:
     """A clip of each class, by class, and (path, reason) of the videos that could not be read.
 
@@ -91,6 +107,7 @@ def class_clips(
         mixing: with probability 0, for a clip has no partner here.
         step: optimizer step that tells the epoch.
         targets_of: see classification.mixed_batch.
+        frames_of: see training_clips.
     """
     epoch = step // loader.steps_per_epoch
     labels = loader.dataset.manifest.labels
@@ -108,13 +125,13 @@ def class_clips(
         inputs, targets, draw = mixed_batch(
             batch, normalization=normalization, mixing=mixing, seed=loader.seed, targets_of=targets_of
         )
-        item = _training_clip(loader, batch, 0, step, draw, targets[0], shown(inputs, normalization)[0])
+        item = _training_clip(loader, batch, 0, step, draw, targets[0], shown(inputs, normalization)[0], frames_of)
         clips[label] = dataclasses.replace(item, position=f"epoch {epoch}, place {position} in its order")
         if len(clips) == loader.dataset.manifest.num_classes:
             break
     missing = [name for label, name in enumerate(loader.dataset.manifest.class_names) if label not in clips]
     if missing:
-        logger.warning("no training video to show of %s", ", ".join(missing))
+        logger.warning("no training %s to show of %s", loader.dataset.manifest.kind.noun, ", ".join(missing))
     return [clips[label] for label in sorted(clips)], list(failures.items())
 
 
@@ -126,6 +143,7 @@ def _training_clip(
     draw: MixDraw,
     targets: torch.Tensor,
     pictures: Pictures,
+    frames_of: FramesOf | None,
 ) -> Item:
     dataset = loader.dataset
     names = dataset.manifest.class_names
@@ -140,7 +158,7 @@ def _training_clip(
     if draw_key % len(dataset) != video:  # it could not be read, and this one took its place
         draw_key = video
     copies = f", copy {copy + 1} of {dataset.repeats}" if dataset.repeats > 1 else ""
-    info, numbers = _frames_of_clip(dataset, batch.epoch, draw_key)
+    info, numbers = (None, ()) if frames_of is None else frames_of(dataset, batch.epoch, draw_key)
     return Item(
         title=title,
         target=target_text(names, targets),
@@ -170,9 +188,28 @@ def evaluation_views(
     return clips, failures
 
 
-def _failed_clip(dataset: EvalDataset, batch: Batch, video: int) -> Item:
+def evaluation_images(
+    dataset: EvalSamples, *, normalization: Normalization, count: int
+) -> tuple[list[Item], list[tuple[str, str]]]:
+    """Test views of `count` images spread evenly over the split, and (path, reason) of those that cannot be read."""
+    items: list[Item] = []
+    failures: list[tuple[str, str]] = []
+    for image in spread(len(dataset), count):
+        batch = collate([dataset[image]]).to(_CPU)
+        failures += batch.failures
+        if bool(batch.failed.any()):
+            items.append(_failed_clip(dataset, batch, image))
+            continue
+        name = classes_text(dataset.manifest, image)
+        position = f"image {image} of the split"
+        pictures = shown(normalization(batch), normalization)[0]
+        items.append(Item(title=name, target=name, path=batch.paths[0], position=position, pictures=pictures))
+    return items, failures
+
+
+def _failed_clip(dataset: EvalSamples, batch: Batch, video: int) -> Item:
     name = classes_text(dataset.manifest, video)
-    position_text = f"video {video} of the split"
+    position_text = f"{dataset.manifest.kind.noun} {video} of the split"
     reason = "; ".join(reason for _, reason in batch.failures)
     return Item(title=name, target=name, path=batch.paths[0], position=position_text, pictures=None, problem=reason)
 
@@ -200,16 +237,6 @@ def _crop_name(spatial: int, num_spatial: int, info: VideoInfo | None) -> str:
         return "centre"
     portrait = info is not None and info.height > info.width
     return ("top", "middle", "bottom")[spatial] if portrait else ("left", "centre", "right")[spatial]
-
-
-def _frames_of_clip(dataset: TrainDataset, epoch: int, draw: int) -> tuple[VideoInfo | None, tuple[int, ...]]:
-    """A video that was read before, and the frames drawn for its clip; none if it can no longer be read."""
-    try:
-        with VideoReader(dataset.manifest.location(draw % len(dataset)), backend=dataset.backend) as reader:
-            return reader.info, tuple(dataset.frame_numbers(epoch, draw, reader))
-    except VideoDecodeError as error:
-        logger.warning(_STAY_UNKNOWN, error.path, error.reason)
-        return None, ()
 
 
 def _frames_of_views(dataset: EvalDataset, video: int) -> tuple[VideoInfo | None, list[tuple[int, ...]]]:

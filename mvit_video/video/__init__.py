@@ -17,7 +17,8 @@
 | `YuvFrames` | frames as the decoder makes them; `rgb()` converts them on any device (yuv.py) |
 | `Backend`, `BACKENDS`, `Layout`, `MAX_PIXELS` | the choices of decoder and pixel layout, and the largest picture |
 
-Needs PyAV, NumPy and PyTorch; decord, torchcodec and fsspec where they are asked for.
+Needs PyAV, NumPy and PyTorch, and of the project runtime/decode_error.py; decord, torchcodec and fsspec where they are
+asked for.
 """  # noqa: E501 - a table
 
 import importlib

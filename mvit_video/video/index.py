@@ -14,25 +14,14 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from mvit_video.runtime.decode_error import DecodeError
+
 _TIME_ROUNDING = 0.5e-6  # s
 UNREACHABLE = -1  # anchor of a packet that no key frame precedes
 
 
-class VideoDecodeError(RuntimeError):
-    """A video file, or one of its frames, that cannot be read.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, for people.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)  # both in args: the error must survive pickling on its way out of a worker
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+class VideoDecodeError(DecodeError):
+    """A video file, or one of its frames, that cannot be read; it has `path` and `reason`."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from mvit_video.convert import main
 from mvit_video.models import from_checkpoint
 from mvit_video.models.weights.loading import checkpoint_content
-from tests.models.helpers import randomised, small_config, v1_fields
-from tests.models.peers import torchvision_state
+from tests.models.helpers import image_fields, randomised, small_config, v1_fields
+from tests.models.peers import timm_state, torchvision_state
 
 CONFIG = small_config()
 
@@ -44,6 +44,23 @@ def test_to_torchvision_and_back(source, tmp_path, capsys):
     assert model.config.drop_path == 0.1
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pyth", "ours.pt", "tv.pth"]
+
+
+def test_to_timm_and_back(tmp_path, capsys):
+    """An image model: the bare state dict that timm's create_model reads from checkpoint_path, and back to the bit."""
+    config = small_config(**image_fields(cls_token=False, head_pooling="norm_mean"))
+    state = dict(randomised(config).float().state_dict())
+    source, theirs, tensors, ours = (tmp_path / name for name in ("in.pyth", "t.pth", "t.safetensors", "ours.pt"))
+    torch.save({"model_state": state}, source)
+    main([str(source), str(theirs), "--to", "timm"])
+    main([str(source), str(tensors), "--to", "timm"])
+    written, wanted = torch.load(theirs, weights_only=True), timm_state(state, config)
+    assert list(written) == list(wanted) and all(torch.equal(written[name], value) for name, value in wanted.items())
+    capsys.readouterr()
+    for given in (theirs, tensors):
+        main([str(given), str(ours), "--to", "mvit_video"])
+        assert "of them converted from timm" in capsys.readouterr().out
+        assert all(torch.equal(value, state[name]) for name, value in from_checkpoint(ours).state_dict().items())
 
 
 def test_the_container_of_pyslowfast_and_another_size(source, tmp_path, capsys):
@@ -111,7 +128,7 @@ def test_help_needs_no_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "--to {pyslowfast,torchvision,pytorchvideo,mvit_video}" in result.stdout
+    assert "--to {pyslowfast,torchvision,pytorchvideo,timm,mvit_video}" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["out.pt", "out.safetensors"])

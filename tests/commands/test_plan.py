@@ -157,7 +157,7 @@ def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
     assert count_videos(plan_options(*folder)) == 3
     assert count_videos(plan_options(*folder, "num_videos=7")) == 7
     with pytest.raises(
-        ValueError, match=r"training videos is not known: give num_videos=\.\.\., or data\.source\.train"
+        ValueError, match=r"training files is not known: give num_videos=\.\.\., or data\.source\.train"
     ):
         count_videos(plan_options("+experiment=finetune_folder"))
 

@@ -13,7 +13,7 @@ from PIL import Image
 from mvit_video.build.clip_preview import augment_text, clip_text
 from mvit_video.build.common import build_model
 from mvit_video.build.preview import preview
-from mvit_video.config import Augment, Data, Preview
+from mvit_video.config import Preview, VideoAugment, VideoData
 from mvit_video.engine.contact_sheet import Layout
 from tests import interpreters
 from tests.conftest import motion_overrides, options
@@ -133,11 +133,11 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_the_options_in_words() -> None:
-    data = Data(num_frames=16, sampling_rate=4, target_fps=30, crop_size=224)
+    data = VideoData(num_frames=16, sampling_rate=4, target_fps=30, crop_size=224)
     assert clip_text(data) == "16 frames, one in 4 at 30 frames/s  ·  224 x 224 pixels"
     data.sampling = "segments"
     assert clip_text(data).startswith("16 frames, one of each segment at 30 frames/s")
-    augment = Augment(randaugment="rand-m7", erase_prob=0.25, mixup_alpha=0.8, cutmix_alpha=1.0, smoothing=0.1)
+    augment = VideoAugment(randaugment="rand-m7", erase_prob=0.25, mixup_alpha=0.8, cutmix_alpha=1.0, smoothing=0.1)
     assert augment_text(augment) == (
         "crop of 8 to 100 % of the frame  ·  flip 0.5  ·  rand-m7  ·  erasing 0.25  ·  mixup 0.8, cutmix 1  ·  "
         "smoothing 0.1"

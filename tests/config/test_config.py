@@ -79,6 +79,20 @@ def test_a_table_holds_every_split_or_one() -> None:
     assert options(*table, "data.source.table=t.csv").data.source.table == "t.csv"
 
 
+def test_a_folder_of_imagenet_holds_every_split() -> None:
+    imagenet = ["+experiment=in1k_mvitv2_t"]
+    assert options(*imagenet, "data.source.folder=in").data.source == config.image_sources.ImageNetSource(folder="in")
+    with pytest.raises(ValueError, match=r"no value yet[^$]*data\.source\.train="):
+        options(*imagenet)
+    with pytest.raises(
+        ValueError, match=r"data\.source\.synsets=s\.txt: has no effect without data\.source\.val_labels"
+    ):
+        options(*imagenet, "data.source.folder=in", "data.source.synsets=s.txt")
+    table = [*imagenet, "data/source=image_table", "data.source.table=t.csv"]
+    with pytest.raises(ValueError, match=r"data\.source\.val=v\.csv: not together with data\.source\.table=t\.csv"):
+        options(*table, "data.source.val=v.csv")
+
+
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(ValueError, match=r"flip=2[^$]*\n.*batch_size=0"):
         options(MOTION, "trainer.batch_size=0", "augment.flip=2")

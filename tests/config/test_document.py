@@ -25,7 +25,7 @@ def test_each_option_has_a_row_with_type_default_rule_and_meaning() -> None:
     assert "| `optim.lr` | float | required | above 0 | peak learning rate, for reference_batch videos a step |" in page
     assert "| `reencode.enabled` | bool | `false` |  | re-encode at all |" in page
     assert sum(line.startswith("| `seed` |") for line in page) == 1  # the other commands add to those of training
-    assert "Choices: `adamw`, `sgd`." in page
+    assert "Choices: `adamw`, `imagenet`, `sgd`." in page
 
 
 def test_the_page_is_written_without_torch(tmp_path: Path) -> None:

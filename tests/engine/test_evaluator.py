@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mvit_video import build
-from mvit_video.build.clips import build_eval_dataset, read_manifest
+from mvit_video.build.clips import build_eval_dataset
 from mvit_video.build.common import build_model, build_source, load_weights
+from mvit_video.build.samples import read_manifest
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.distributed.process_group import World
 from mvit_video.tasks.classification import ViewScorer

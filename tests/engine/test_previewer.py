@@ -11,14 +11,9 @@ from PIL import Image
 
 from mvit_video import build
 from mvit_video.build import training
-from mvit_video.build.clips import (
-    build_eval_dataset,
-    build_mixing,
-    build_normalization,
-    build_train_loader,
-    read_manifest,
-)
+from mvit_video.build.clips import build_eval_dataset, build_train_loader
 from mvit_video.build.common import build_source
+from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
 from mvit_video.config import Train
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments

@@ -4,6 +4,8 @@ import re
 
 from torch import Tensor
 
+from mvit_video.models import MViTConfig
+
 State = dict[str, Tensor]
 
 # PySlowFast and facebookresearch/mvit; torchvision; MMAction2; detectron2's MViT backbone. None: it has no such tensor.
@@ -80,6 +82,25 @@ def detectron2_state(state: State, prefix: str = "backbone.bottom_up.") -> State
     top = {ours: theirs for ours, _, _, theirs in NAMES}
     names = {name: _named(name, top, {short: None for short, _ in BLOCK_NAMES}, "") for name in state}
     return {prefix + theirs: state[ours] for ours, theirs in names.items()}
+
+
+def timm_state(state: State, config: MViTConfig) -> State:
+    """timm's MultiScaleVit: blocks counted within their stage, the shortcut's projection named after its place."""
+    stage_of = {block: sum(block >= start for start in config.stage_starts) for block in range(config.depth)}
+    shortcut = {"attention": "shortcut_proj_attn", "mlp": "shortcut_proj_mlp"}[config.expand_in]
+    renamed: State = {}
+    for name, tensor in state.items():
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        if block is None:
+            renamed[
+                {"head.projection.weight": "head.fc.weight", "head.projection.bias": "head.fc.bias"}.get(name, name)
+            ] = tensor
+            continue
+        stage = stage_of[int(block[1])]
+        within = int(block[1]) - min(other for other, of in stage_of.items() if of == stage)
+        inside = {"proj.weight": f"{shortcut}.weight", "proj.bias": f"{shortcut}.bias"}.get(block[2], block[2])
+        renamed[f"stages.{stage}.blocks.{within}.{inside}"] = tensor
+    return renamed
 
 
 def _named(name: str, top: dict[str, str | None], inside: dict[str, str | None], prefix: str) -> str:

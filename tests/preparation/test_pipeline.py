@@ -18,6 +18,7 @@ from mvit_video.preparation import resumable_stages
 from mvit_video.preparation.pipeline import PreparePlan, prepare_data_set
 from mvit_video.preparation.reencode import Encoding
 from mvit_video.preparation.split_packing import ShardOptions
+from mvit_video.preparation.video_content import VideoContent
 from mvit_video.video.reader import VideoReader
 from tests.preparation.videos import damage, truncate, write_video
 
@@ -61,7 +62,7 @@ def plan(root: Path, **changes: object) -> PreparePlan:
 
 
 def prepare(root: Path, **changes: object) -> dict:
-    report = prepare_data_set(manifests(root), plan(root, **changes), sampler=SAMPLER)
+    report = prepare_data_set(manifests(root), plan(root, **changes), content=VideoContent(SAMPLER))
     assert report is not None
     return report
 
@@ -182,7 +183,7 @@ def test_shards_of_an_index_are_indexed_in_place(videos):
     prepare(videos, shards=shards)
     first = opened(videos)
     out = videos.parent / "again"
-    prepare_data_set({"train": first}, dataclasses.replace(plan(videos), out=out), sampler=SAMPLER)
+    prepare_data_set({"train": first}, dataclasses.replace(plan(videos), out=out), content=VideoContent(SAMPLER))
     second = IndexSource(train=str(out / "train.index")).manifest("train")
     assert list(second.paths) == list(first.paths) and list(second.labels) == list(first.labels)
     for index in (0, 5):
@@ -203,7 +204,7 @@ def test_the_index_moves_with_the_files_below_it(videos, tmp_path):
 
 def test_estimate_alone(videos, caplog):
     with caplog.at_level("INFO"):
-        result = prepare_data_set(manifests(videos), plan(videos, dry_run=True), sampler=SAMPLER)
+        result = prepare_data_set(manifests(videos), plan(videos, dry_run=True), content=VideoContent(SAMPLER))
     assert result is None
     assert "to read: 6 files, " in caplog.text and "(8 are read already): about " in caplog.text
     assert sorted(path.name for path in (videos.parent / "out").iterdir()) == [".lock", "journal.jsonl"]
@@ -212,7 +213,7 @@ def test_estimate_alone(videos, caplog):
 
 def test_stopping_at_the_question(videos):
     asked = []
-    result = prepare_data_set(manifests(videos), plan(videos), sampler=SAMPLER, confirm=asked.append)  # type: ignore[arg-type]
+    result = prepare_data_set(manifests(videos), plan(videos), content=VideoContent(SAMPLER), confirm=asked.append)  # type: ignore[arg-type]
     assert result is None and len(asked) == 1 and asked[0].files == 6
 
 
@@ -232,7 +233,9 @@ def test_files_that_take_too_long(videos, monkeypatch):
     monkeypatch.setattr(resumable_stages, "scan_file", hang)
     with pytest.raises(ValueError, match=r"no video of any split can be used; .*report.md has the reasons"):
         prepare_data_set(
-            {"train": from_folder(videos / "train")}, plan(videos, time_limit_s=0.25, limit=3), sampler=SAMPLER
+            {"train": from_folder(videos / "train")},
+            plan(videos, time_limit_s=0.25, limit=3),
+            content=VideoContent(SAMPLER),
         )
     report = json.loads((videos.parent / "out" / "report.json").read_text())
     assert [p["status"] for p in report["problems"]] == ["timeout"] * 3
@@ -242,7 +245,7 @@ def test_files_that_take_too_long(videos, monkeypatch):
 def test_missing_files_are_listed(videos, tmp_path):
     listed = dataclasses.replace(manifests(videos)["train"], missing=(str(videos / "gone.mp4"),))
     (videos / "train" / "cat" / "2.mp4").unlink()
-    report = prepare_data_set({"train": listed}, plan(videos, limit=4), sampler=SAMPLER)
+    report = prepare_data_set({"train": listed}, plan(videos, limit=4), content=VideoContent(SAMPLER))
     assert report is not None
     reasons = {Path(p["path"]).name: p["reason"] for p in report["problems"] if p["status"] == "missing"}
     assert reasons == {"gone.mp4": "no such file", "2.mp4": "No such file or directory"}
@@ -283,4 +286,4 @@ def test_two_runs_do_not_prepare_to_the_same_folder(videos):
             prepare(videos)
         return False
 
-    prepare_data_set(manifests(videos), plan(videos, limit=1), sampler=SAMPLER, confirm=intrude)
+    prepare_data_set(manifests(videos), plan(videos, limit=1), content=VideoContent(SAMPLER), confirm=intrude)

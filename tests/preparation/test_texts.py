@@ -10,9 +10,10 @@ from mvit_video.preparation.cost import Cost, check_disk, extrapolate, free_byte
 from mvit_video.preparation.inventory import evenly_spaced
 from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
 from mvit_video.preparation.progress import FileProgress, progress_line
+from mvit_video.preparation.quantities import histogram, most_common, quantiles
 from mvit_video.preparation.report import aligned
 from mvit_video.preparation.shard_writing import ShardMember, member_name, plan_shards, unique_names
-from mvit_video.preparation.statistics import frames_needed, histogram, most_common, quantiles, span_rule
+from mvit_video.preparation.video_content import frames_needed, span_rule
 from mvit_video.video.location import VideoLocation
 
 

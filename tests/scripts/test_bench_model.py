@@ -33,6 +33,38 @@ def test_the_twin_of_torchvision_is_the_same_model(bench: ModuleType) -> None:
         bench.torchvision_twin(get_config("mvitv2_t_image"))
 
 
+def test_the_twin_of_timm_is_the_same_model(bench: ModuleType) -> None:
+    pytest.importorskip("timm")
+    for name in ("mvitv2_s_image", "mvitv2_l_image"):
+        config = get_config(name, depth=3, stage_starts=(1, 2), crop_size=64, num_classes=5)
+        ours, theirs = MViT(config).eval(), bench.timm_twin(config).eval()
+        load_weights(ours, theirs.state_dict())
+        images = torch.randn(1, 3, 64, 64)
+        with torch.inference_mode():
+            torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="timm has image models of MViTv2"):
+        bench.timm_twin(get_config("mvitv2_t_image", rel_pos="none"))
+
+
+def test_images_are_measured_beside_timm(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    threads = torch.get_num_threads()
+    small = {"crop_size": 32, "embed_dim": 8, "depth": 2, "stage_starts": (1,)}
+    monkeypatch.setattr(bench, "get_config", lambda name, **changes: get_config(name, **small, **changes))
+    monkeypatch.setattr(bench, "matrix_rate", lambda device, dtype: 1e11)
+    try:
+        bench.main(["--model", "mvitv2_t_image", "--reps", "2", "--markdown"])
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "| mvitv2_t_image, batch 1, float32 | ours | timm | theirs / ours |" in printed
+    for row in ("| step, median of 2 turns |", "| images/s, train step |", "| 0 | 1 heads, 64 queries, 4 keys |"):
+        assert printed.count(row) == 1
+    assert "timm 1." in printed
+
+
 def test_saved_bytes_are_distinct_storages_without_parameters(bench: ModuleType) -> None:
     layer = torch.nn.Linear(3, 5)
     x = torch.randn(7, 3)

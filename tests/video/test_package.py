@@ -20,11 +20,13 @@ print(*sorted(name for name in sys.modules if name.startswith("mvit_video.")))
 """
 
 
-def test_it_imports_nothing_else_of_the_project_and_torch_only_for_a_reader() -> None:
+def test_it_imports_the_error_alone_of_the_project_and_torch_only_for_a_reader() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=True)
     torch_at_once, modules = done.stdout.splitlines()
     assert torch_at_once == "False"
-    assert [name for name in modules.split() if not name.startswith("mvit_video.video")] == []
+    # The error has its base, which images share, below: a file of twenty lines that imports nothing.
+    others = [name for name in modules.split() if not name.startswith("mvit_video.video")]
+    assert others == ["mvit_video.runtime", "mvit_video.runtime.decode_error"]
     assert "mvit_video.video.backends.pyav_decoder" in modules
 
 

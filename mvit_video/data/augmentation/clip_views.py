@@ -6,14 +6,12 @@ frames a CPU makes the same bytes in both places; a GPU rounds single values to 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
 from mvit_video.data.augmentation.transforms import (
     Box,
-    ViewDraw,
-    apply_view,
     resize,
     short_side_size,
     shrinks_like_a_decoder,
@@ -23,6 +21,18 @@ from mvit_video.video.yuv import YuvFrames
 
 AugmentDevice = Literal["worker", "model"]
 Frames = torch.Tensor | YuvFrames  # uint8 (N, H, W, 3), or planes
+
+
+class View(Protocol):
+    """What is to be made of the decoded frames of a video or of an image, as plain numbers."""
+
+    def begin(self, frames: torch.Tensor) -> torch.Tensor:
+        """What all views of a source have in common, done once for all of them."""
+        ...
+
+    def finish(self, frames: torch.Tensor) -> torch.Tensor:
+        """The view, uint8 (T, S, S, 3), of frames that `begin` gave."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,18 @@ class EvalView:
     scaled: tuple[int, int]
     box: Box
     antialias: bool = False
+
+    def begin(self, frames: torch.Tensor) -> torch.Tensor:
+        """The frames, scaled."""
+        return resize(frames, *self.scaled, antialias=self.antialias)
+
+    def finish(self, frames: torch.Tensor) -> torch.Tensor:
+        """(T, size, size, 3) of scaled frames."""
+        top, left, height, width = self.box
+        box = frames[:, top : top + height, left : left + width]
+        if list(self.rows) == list(range(len(frames))):
+            return box
+        return torch.stack([box[row] for row in self.rows])
 
 
 def eval_view(
@@ -66,42 +88,25 @@ def eval_view(
 
 @dataclass(frozen=True)
 class ClipSource:
-    """Decoded frames of one video and the views to be made of them.
+    """Decoded frames of one video, or the pixels of one image as one frame, and the views to be made of them.
 
     Attributes:
         frames: uint8 (N, H, W, 3), or YUV planes.
-        views: training views of all N frames, or test views.
+        views: training views of all N frames, or test views; all of a kind.
     """
 
     frames: Frames
-    views: tuple[ViewDraw | EvalView, ...]
+    views: Sequence[View]
 
     def clips(self) -> torch.Tensor:
         """uint8 (views, T, S, S, 3) on the device of the frames."""
         frames = self.frames.rgb() if isinstance(self.frames, YuvFrames) else self.frames
-        first = self.views[0]
-        if isinstance(first, ViewDraw):
-            # All views of a video begin alike: once for all of them.
-            frames = resize(frames, *first.decoded, antialias=True)
-        else:
-            frames = resize(frames, *first.scaled, antialias=first.antialias)
+        frames = self.views[0].begin(frames)
         out: torch.Tensor | None = None
         for place, view in enumerate(self.views):
-            if isinstance(view, ViewDraw):
-                clip = apply_view(frames, view)
-            else:
-                clip = _cut_rows(frames, view)
+            clip = view.finish(frames)
             if out is None:
                 out = torch.empty((len(self.views), *clip.shape), dtype=torch.uint8, device=clip.device)
             out[place] = clip
         assert out is not None
         return out
-
-
-def _cut_rows(frames: torch.Tensor, view: EvalView) -> torch.Tensor:
-    """(T, size, size, 3) of frames that have the view's scaled size."""
-    top, left, height, width = view.box
-    box = frames[:, top : top + height, left : left + width]
-    if list(view.rows) == list(range(len(frames))):
-        return box
-    return torch.stack([box[row] for row in view.rows])

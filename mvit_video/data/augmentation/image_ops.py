@@ -1,4 +1,4 @@
-"""The operations of RandAugment on whole clips, as tensor operations on a CPU or a GPU.
+"""The operations of RandAugment on images and whole clips, as tensor operations on a CPU or a GPU.
 
 They agree with Pillow's ImageOps, ImageEnhance and Image.transform, which the published recipes were trained with;
 torchvision's tensor operations differ (bicubic filter, rounding). Each frame is an image of its own: histograms and
@@ -7,6 +7,9 @@ means are per frame.
 An operation takes uint8 (T, 3, h, w) planes, the part `have` (top, left, h, w) of whole frames that they show, and the
 window (top, left, height, width) of its result that is wanted. It gives uint8 (T, 3, height, width): just what it would
 give for whole frames, cut. `reach` says which part of its input it needs for that.
+
+Where a source lies on the border of two grey levels, geometric operations may round it to the other one, which is a
+value in some thousands. `exact` leaves these operations to Pillow itself, on a CPU.
 
 On a CPU the work goes frame by frame, or by bands of rows, which stay in the cache; on a GPU all at once, and nothing
 there waits for the device.
@@ -20,11 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 Interpolation = Literal["bilinear", "bicubic"]
 Affine = tuple[float, float, float, float, float, float]
 Window = tuple[int, int, int, int]
+Colour = tuple[int, int, int]  # R, G, B
 
+PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FRAMES_AT_ONCE = 32  # keeps the float copies of a long clip small
 # Pixels of the result that a geometric operation makes at a time: their taps and sums stay in a core's cache.
 _BAND_PIXELS, _SLID_PIXELS = 16384, 4096
@@ -44,10 +50,16 @@ def apply_op(
     have: Window,
     size: tuple[int, int],
     interpolation: Interpolation,
-    fill: int,
+    fill: Colour,
+    exact: bool = False,
 ) -> torch.Tensor:
-    """Operation `name` (of randaugment.OPS or INCREASING_OPS) on frames of `size` pixels, see the module's text."""
+    """Operation `name` (of randaugment.OPS or INCREASING_OPS) on frames of `size` pixels, see the module's text.
+
+    `exact` needs whole frames, and gives them.
+    """
     if name in _AFFINE:
+        if exact and not on_gpu(planes):
+            return _by_pillow(name, planes, argument, interpolation=interpolation, fill=fill)
         matrix = _AFFINE[name](argument, *size)
         return affine(planes, matrix, window, have=have, size=size, interpolation=interpolation, fill=fill)
     within = (window[0] - have[0], window[1] - have[1], window[2], window[3])
@@ -110,7 +122,7 @@ def affine(
     have: Window,
     size: tuple[int, int],
     interpolation: Interpolation,
-    fill: int,
+    fill: Colour,
 ) -> torch.Tensor:
     """Resample every frame at (a x + b y + c, d x + e y + f), pixel centres lying at half integers.
 
@@ -132,6 +144,8 @@ def affine(
     top, left, rows, columns = window
     out = torch.empty((frames, 3, rows, columns), dtype=torch.uint8, device=planes.device)
     band = rows if on_gpu(planes) else max(1, _BAND_PIXELS // columns)
+    filled = torch.tensor([fill * min(frames, _FRAMES_AT_ONCE)], dtype=torch.float32)
+    filled = filled.to(planes.device, non_blocking=True)
     for chunk, target in zip(planes.split(_FRAMES_AT_ONCE), out.split(_FRAMES_AT_ONCE)):
         table = _pixel_table(chunk)
         for first in range(0, rows, band):
@@ -140,11 +154,28 @@ def affine(
             indices, weights, outside = _affine_taps(matrix, size, have, place, interpolation, planes.device)
             summed = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
             # Pillow truncates; the sum of float32 weights may be a hair below 1, which must not cost a grey level.
-            summed.add_(torch.where(outside, float(fill), 1e-3)[:, None])
+            summed.add_(torch.where(outside[:, None], filled[:, : summed.shape[1]], 1e-3))
             pixels = torch.empty(summed.shape, dtype=torch.uint8, device=planes.device)
             _truncate(summed.clamp_(0, 255), pixels)
             part.copy_(_transposed(pixels).view(part.shape))
     return out
+
+
+def _by_pillow(
+    name: str, planes: torch.Tensor, argument: float, *, interpolation: Interpolation, fill: Colour
+) -> torch.Tensor:
+    """A geometric operation as Pillow computes it, in double precision."""
+    resample = PILLOW_FILTERS[interpolation]
+    out = np.empty(planes.shape, np.uint8)
+    for frame, target in zip(planes.numpy(), out):
+        image = Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0)))
+        if name == "Rotate":
+            image = image.rotate(argument, resample=resample, fillcolor=fill)
+        else:
+            matrix = _AFFINE[name](argument, *frame.shape[1:])
+            image = image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
+        target[:] = np.asarray(image).transpose(2, 0, 1)
+    return torch.from_numpy(out)
 
 
 def _moved(
@@ -156,11 +187,12 @@ def _moved(
     have: Window,
     size: tuple[int, int],
     interpolation: Interpolation,
-    fill: int,
+    fill: Colour,
 ) -> torch.Tensor:
     """Resample along rows (dim 2) or columns (dim 3) at i + offset, on a CPU: all pixels share their weights."""
     length, begin, count = size[dim - 2], window[dim - 2], window[dim]
-    out = torch.full((*planes.shape[:2], *window[2:]), fill, dtype=torch.uint8)
+    out = torch.empty((*planes.shape[:2], *window[2:]), dtype=torch.uint8)
+    out[:] = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
     source = begin + 0.5 + offset
     low, high = max(0, math.ceil(-source)), min(count, math.ceil(length - source))
     if low >= high:
@@ -194,7 +226,7 @@ def _slid(
     have: Window,
     width: int,
     interpolation: Interpolation,
-    fill: int,
+    fill: Colour,
 ) -> torch.Tensor:
     """Resample every row at x + slope y + offset, on a CPU: half the time of a table of pixels.
 
@@ -222,11 +254,12 @@ def _slid(
             total.addcmul_(values[..., tap : tap + columns], weight[part])
         # See `affine` for what is added.
         np.copyto(out[:, part], total.add_(1e-3).clamp_(0, 255).numpy(), casting="unsafe")
+    filled = np.tile(np.array(fill, np.uint8), len(planes))[:, None]
     for row, (begin, end) in enumerate(zip(begins, ends)):
         if begin:
-            out[:, row, :begin] = fill
+            out[:, row, :begin] = filled
         if end < columns:
-            out[:, row, end:] = fill
+            out[:, row, end:] = filled
     return torch.from_numpy(out).view(*planes.shape[:2], rows, columns)
 
 

@@ -1,8 +1,12 @@
-"""RandAugment for clips: one draw of operations per clip, applied to every frame alike.
+"""RandAugment for images and clips: one draw of operations per image or clip, applied to every frame alike.
 
 The policy is the one of timm's configuration strings as PySlowFast uses them (datasets/rand_augment.py; arXiv
 1909.13719): `rand-m7-n4-mstd0.5-inc1` draws 4 of 15 operations with replacement, applies each with probability 0.5, and
 draws each one's magnitude from N(7, 0.5) clipped to [0, 10].
+
+PosterizeIncreasing keeps 0 bits at magnitude 10, which makes a black picture: the published pipelines, on the Pillow of
+their day, trained on those, and so does this one. Pillow 13 refuses them, and timm 1.0 on it stops in the middle of a
+training. With m9 and mstd0.5 that is one use in fifty of the operation.
 """
 
 import re
@@ -12,7 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mvit_video.data.augmentation.image_ops import Interpolation, Window, any_layout, apply_op, cut, on_gpu, reach
+from mvit_video.data.augmentation.image_ops import (
+    Colour,
+    Interpolation,
+    Window,
+    any_layout,
+    apply_op,
+    cut,
+    on_gpu,
+    reach,
+)
 
 MAX_MAGNITUDE = 10.0
 APPLY_PROBABILITY = 0.5
@@ -168,8 +181,9 @@ def apply_ops(
     draws: Sequence[OpDraw],
     *,
     box: Window | None = None,
-    fill: int = 128,
+    fill: int | Colour = 128,
     interpolation: Interpolation = "bicubic",
+    exact: bool = False,
 ) -> torch.Tensor:
     """Apply drawn operations to a clip, on the device it is on.
 
@@ -178,15 +192,18 @@ def apply_ops(
         draws: first to last.
         box: (top, left, height, width) of the result that is wanted; the rest is not computed where no operation after
             needs it. All of it by default.
-        fill: grey level of the corners that a geometric operation leaves empty.
+        fill: grey level, or colour, of the corners that a geometric operation leaves empty.
         interpolation: filter of the geometric operations.
+        exact: geometric operations to the last bit as Pillow's, on a CPU; see image_ops.py. Not together with `box`.
 
     Returns:
         uint8 (T, height, width, 3); views of `frames` if there are no draws.
 
     Raises:
-        ValueError: frames of another type or shape.
+        ValueError: frames of another type or shape, or `box` with `exact`.
     """
+    if exact and box is not None:
+        raise ValueError(f"box={box} with exact=True: exact operations are made of whole frames; leave one of them out")
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"frames {tuple(frames.shape)} of {frames.dtype}: RandAugment takes uint8 (T, H, W, 3) frames")
     height, width = frames.shape[1:3]
@@ -195,7 +212,7 @@ def apply_ops(
         return frames if box is None else cut(frames.permute(0, 3, 1, 2), box).permute(0, 2, 3, 1)
     windows = [whole if box is None else box]
     for draw in reversed(draws):
-        windows.insert(0, reach(draw.name, draw.argument, windows[0], height, width))
+        windows.insert(0, whole if exact else reach(draw.name, draw.argument, windows[0], height, width))
     top, left, rows, columns = windows[0]
     clip = frames[:, top : top + rows, left : left + columns]
     # Planes are quicker to work on, but nothing is worth turning the clip for if every operation takes it as it is.
@@ -210,7 +227,8 @@ def apply_ops(
             have=have,
             size=(height, width),
             interpolation=interpolation,
-            fill=fill,
+            fill=(fill, fill, fill) if isinstance(fill, int) else fill,
+            exact=exact,
         )
     return clip if in_place else _interleaved(clip)
 

@@ -54,6 +54,14 @@ class ViewDraw:
     erase: Box
     bgr: bool = False
 
+    def begin(self, frames: torch.Tensor) -> torch.Tensor:
+        """The frames at the decoder's size, from which all views of a video are made."""
+        return resize(frames, *self.decoded, antialias=True)
+
+    def finish(self, frames: torch.Tensor) -> torch.Tensor:
+        """The view, see `apply_view`."""
+        return apply_view(frames, self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
@@ -229,15 +237,15 @@ def jitter_short_side(low: int, high: int, *, inverse_uniform: bool, rng: np.ran
     return round(rng.uniform(low, high))
 
 
-def erase_box(height: int, width: int, *, prob: float, rng: np.random.Generator) -> Box:
+def erase_box(height: int, width: int, *, prob: float, rng: np.random.Generator, tries: int = 100) -> Box:
     """(top, left, height, width) of a random erasing box, zeros with probability 1 - prob.
 
-    Area uniform in 2 % to a third of the frame, aspect ratio log-uniform in 0.3 .. 1/0.3; a hundred tries to find one
-    smaller than the frame (arXiv 1708.04896; PySlowFast datasets/random_erasing.py, cube).
+    Area uniform in 2 % to a third of the frame, aspect ratio log-uniform in 0.3 .. 1/0.3; `tries` to find one smaller
+    than the frame (arXiv 1708.04896; PySlowFast datasets/random_erasing.py: 100 for the cubes of clips, 10 for images).
     """
     if rng.random() >= prob:
         return NO_BOX
-    for _ in range(100):
+    for _ in range(tries):
         area = rng.uniform(*ERASE_AREA) * height * width
         aspect = math.exp(rng.uniform(math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1])))
         box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

@@ -1,4 +1,4 @@
-"""Folders that hold one folder of videos per class.
+"""Folders that hold one folder of videos, or of images, per class.
 
 Files that are not used (unknown extensions, hidden ones such as the twins `._NAME.mp4` that macOS leaves, files beside
 the class folders, empty class folders) are counted and named in the manifest's `left_out`.
@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
+from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import (
     BESIDE,
     EMPTY_FOLDER,
@@ -31,30 +31,33 @@ class ClassFolders:
 
     Attributes:
         root: the folder.
-        videos: paths of each class's videos, by the class's name, both sorted; no class is empty.
+        files: paths of each class's files, by the class's name, both sorted; no class is empty.
         left_out: files that are not used, by reason, relative to the root.
         frame_rate: of videos that are folders of pictures; None where such are not looked for.
+        kind: what the files are.
     """
 
     root: str
-    videos: Mapping[str, tuple[str, ...]]
+    files: Mapping[str, tuple[str, ...]]
     left_out: LeftOut
     frame_rate: float | None = None
+    kind: FileKind = VIDEOS
 
     @property
     def names(self) -> tuple[str, ...]:
         """The classes, sorted."""
-        return tuple(self.videos)
+        return tuple(self.files)
 
 
-def read_class_folders(root: PathLike, *, frame_rate: float | None = None) -> ClassFolders:
+def read_class_folders(root: PathLike, *, frame_rate: float | None = None, kind: FileKind = VIDEOS) -> ClassFolders:
     """List a folder of class folders.
 
-    Videos are known by their extension (VIDEO_EXTENSIONS, in any case) and may lie in sub-folders of the class folder.
+    Files are known by their extension (in any case) and may lie in sub-folders of the class folder.
 
     Args:
         root: the folder.
         frame_rate: with it, a folder below a class folder that holds pictures is a video of so many frames per second.
+        kind: VIDEOS or IMAGES.
 
     Raises:
         ValueError: no class folders, splits in the place of classes, or a class folder whose files are all no videos.
@@ -62,87 +65,101 @@ def read_class_folders(root: PathLike, *, frame_rate: float | None = None) -> Cl
     source = os.fspath(root)
     left_out = LeftOutFiles()
     folders = []
-    for entry in scan(source):
+    for entry in scan(source, kind.plural):
         if entry.name.startswith("."):
             left_out.add(HIDDEN, entry.name)
         elif entry.is_dir():
             folders.append(entry.name)
         else:
             left_out.add(BESIDE, entry.name)
-    _check_folders(source, sorted(folders))
-    videos: dict[str, tuple[str, ...]] = {}
+    _check_folders(source, sorted(folders), kind)
+    files: dict[str, tuple[str, ...]] = {}
     for name in sorted(folders):
         before = LeftOutFiles()
-        found = _videos_below(os.path.join(source, name), source, before, frames=frame_rate is not None)
+        found = _files_below(os.path.join(source, name), source, before, kind, frames=frame_rate is not None)
         rest = before.frozen()
         if found:
-            videos[name] = tuple(found)
+            files[name] = tuple(found)
         elif any(reason != HIDDEN for reason in rest):
-            raise ValueError(_no_video(os.path.join(source, name), rest))
+            raise ValueError(_no_file(os.path.join(source, name), rest, kind))
         else:
             left_out.add(EMPTY_FOLDER, name)
         for reason, names in rest.items():
             for path in names:
                 left_out.add(reason, path)
-    if not videos:
-        raise ValueError(f"{source}: all of its class folders are empty; put the videos of each class into its folder")
-    return ClassFolders(source, videos, left_out.frozen(), frame_rate)
+    if not files:
+        way_out = f"put the {kind.plural} of each class into its folder"
+        raise ValueError(f"{source}: all of its class folders are empty; {way_out}")
+    return ClassFolders(source, files, left_out.frozen(), frame_rate, kind)
 
 
 def from_folder(
-    root: PathLike, *, class_names: Sequence[str] | None = None, frame_rate: float | None = None
+    root: PathLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    frame_rate: float | None = None,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
-    """Read a folder that holds one folder of videos per class, in the sorted order of names and paths.
+    """Read a folder that holds one folder of videos (or images) per class, in the sorted order of names and paths.
 
     Args:
         root: the folder, see `read_class_folders`.
         class_names: names of the classes in the order of their indices, `class_names` of the training manifest for the
             other splits. By default the sorted names of the class folders that hold a video.
-        frame_rate: see `read_class_folders`.
+        frame_rate, kind: see `read_class_folders`.
 
     Raises:
         ValueError: see `read_class_folders`; or a folder that is none of `class_names`.
     """
-    return manifest_of(read_class_folders(root, frame_rate=frame_rate), class_names=class_names)
+    return manifest_of(read_class_folders(root, frame_rate=frame_rate, kind=kind), class_names=class_names)
 
 
 def manifest_of(folders: ClassFolders, *, class_names: Sequence[str] | None = None) -> Manifest:
     """The manifest of folders that were read; the argument is that of `from_folder`."""
     names = folders.names
-    paths = [path for videos in folders.videos.values() for path in videos]
-    labels = [label for label, videos in enumerate(folders.videos.values()) for _ in videos]
-    manifest = Manifest(paths, labels, names, folders.root, left_out=folders.left_out, frame_rate=folders.frame_rate)
+    paths = [path for files in folders.files.values() for path in files]
+    labels = [label for label, files in enumerate(folders.files.values()) for _ in files]
+    manifest = Manifest(
+        paths,
+        labels,
+        names,
+        folders.root,
+        left_out=folders.left_out,
+        frame_rate=folders.frame_rate,
+        kind=folders.kind,
+    )
     return manifest if class_names is None else manifest.with_classes(class_names)
 
 
-def folder_class_names(root: PathLike, *, frame_rate: float | None = None) -> tuple[str, ...]:
+def folder_class_names(root: PathLike, *, frame_rate: float | None = None, kind: FileKind = VIDEOS) -> tuple[str, ...]:
     """The classes of a folder of class folders, sorted: those `from_folder` takes when it is given none."""
-    return read_class_folders(root, frame_rate=frame_rate).names
+    return read_class_folders(root, frame_rate=frame_rate, kind=kind).names
 
 
-def _check_folders(source: str, folders: Sequence[str]) -> None:
+def _check_folders(source: str, folders: Sequence[str], kind: FileKind) -> None:
     if not folders:
-        raise ValueError(f"{source}: no class folders in it; lay the videos out as {source}/<class>/<video>.mp4")
+        example = f"{source}/<class>/<{kind.noun}>{kind.extensions[0]}"
+        raise ValueError(f"{source}: no class folders in it; lay the {kind.plural} out as {example}")
     if {name.lower() for name in folders} <= _SPLIT_NAMES:
         raise ValueError(f"{source}: its folders ({', '.join(folders)}) are splits, not classes; pass one of them")
 
 
-def _videos_below(folder: str, root: str, left_out: LeftOutFiles, *, frames: bool) -> list[str]:
-    """Paths of the videos of a folder and its sub-folders, sorted; links to folders are not followed.
+def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind, *, frames: bool) -> list[str]:
+    """Paths of the files of a folder and its sub-folders, sorted; links to folders are not followed.
 
     Args:
         frames: whether a sub-folder that holds pictures is a video.
     """
     paths: list[str] = []
-    for entry in scan(folder):
+    for entry in scan(folder, kind.plural):
         if entry.name.startswith("."):
             left_out.add(HIDDEN, os.path.relpath(entry.path, root))
         elif entry.is_dir(follow_symlinks=False):
             if frames and _holds_pictures(entry.path):
                 paths.append(entry.path)
             else:
-                paths += _videos_below(entry.path, root, left_out, frames=frames)
-        elif entry.name.lower().endswith(VIDEO_EXTENSIONS):
+                paths += _files_below(entry.path, root, left_out, kind, frames=frames)
+        elif kind.has(entry.name):
             paths.append(entry.path)
         else:
             left_out.add(extension_reason(entry.name), os.path.relpath(entry.path, root))
@@ -153,14 +170,15 @@ def _holds_pictures(folder: str) -> bool:
     return any(entry.name.lower().endswith(PICTURE_EXTENSIONS) for entry in scan(folder))
 
 
-def _no_video(folder: str, rest: LeftOut) -> str:
-    known = ", ".join(VIDEO_EXTENSIONS[:6])
-    pictures = any(reason.removeprefix("extension ") in PICTURE_EXTENSIONS for reason in rest)
+def _no_file(folder: str, rest: LeftOut, kind: FileKind) -> str:
+    known = ", ".join(kind.extensions[:6])
+    pictures = kind is VIDEOS and any(reason.removeprefix("extension ") in PICTURE_EXTENSIONS for reason in rest)
     frames = ""
     if pictures:
         frames = "; where they are the frames of videos, a folder for each, give data.source.frame_rate"
     return (
-        f"{folder}: no video in the class folder (found {describe_left_out(rest)}); videos are known by their "
-        f"extension ({known} and {len(VIDEO_EXTENSIONS) - 6} more): add videos, rename them, or remove the folder"
+        f"{folder}: no {kind.noun} in the class folder (found {describe_left_out(rest)}); {kind.plural} are known by "
+        f"their extension ({known} and {len(kind.extensions) - 6} more): add {kind.plural}, rename them, or remove the "
+        f"folder"
         f"{frames}"
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mvit_video.data.datasets.imagenet_names import IMAGENET_1K, imagenet_class_names, wnid_of
 from mvit_video.data.datasets.listing import read_json, read_text
 
 _SHOWN = 12
@@ -55,15 +56,20 @@ def label_table(
         ValueError: a class that is used is not in `new`; the text has both lists and the nearest names.
     """
     names = checked_names(new, "class names")
-    place = {_composed(name): index for index, name in enumerate(names)}
+    place = {_identity(name): index for index, name in enumerate(names)}
     used = np.unique(labels).tolist()
-    unknown = [old[label] for label in used if _composed(old[label]) not in place]
+    unknown = [old[label] for label in used if _identity(old[label]) not in place]
     if unknown:
         raise ValueError(unknown_classes(source, unknown, [old[label] for label in used], names))
     table = np.full(len(old), -1, np.int64)
     for label in used:
-        table[label] = place[_composed(old[label])]
+        table[label] = place[_identity(old[label])]
     return table
+
+
+def _identity(name: str) -> str:
+    """What two names of one class have in common: of ImageNet's the wnid, of others all of it."""
+    return wnid_of(name) or _composed(name)
 
 
 def _composed(name: str) -> str:
@@ -107,8 +113,13 @@ def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names in the order of their indices, from one name per line or a JSON object from name to index."""
+    """Names in the order of their indices, from one name per line or a JSON object from name to index.
+
+    The word "imagenet_1k" in the place of a path gives the classes of ImageNet-1k.
+    """
     source = os.fspath(path)
+    if source == IMAGENET_1K:
+        return imagenet_class_names()
     if not source.lower().endswith(".json"):
         lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
         return checked_names([line for line in lines if line], source)

@@ -1,10 +1,15 @@
-"""Which files of a folder are videos: the extensions of the containers and streams that FFmpeg's demuxers read.
+"""Which files of a folder are videos, and which are images.
+
+Videos have the extensions of the containers and streams that FFmpeg's demuxers read.
 
 FFmpeg itself names extensions for some demuxers only (none for MPEG-TS of cameras, DVD or RealMedia), and sound,
 subtitles and single pictures among them; so the list is fixed here, and the same with every build of FFmpeg.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mvit_video.images.formats import IMAGE_EXTENSIONS
 
 # By the demuxer that reads them, as `ffmpeg -demuxers` names it.
 EXTENSIONS_OF_DEMUXER: Mapping[str, tuple[str, ...]] = {
@@ -38,3 +43,33 @@ VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v") + tuple(
     for extension in extensions
     if extension not in (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 )
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a data set is made of.
+
+    Attributes:
+        noun: what people call one of them.
+        extensions: of the files that are such, in lower case, the usual ones first.
+    """
+
+    noun: str
+    extensions: tuple[str, ...]
+
+    @property
+    def plural(self) -> str:
+        return f"{self.noun}s"
+
+    @property
+    def one(self) -> str:
+        """The noun with its article."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name is one."""
+        return name.lower().endswith(self.extensions)
+
+
+VIDEOS = FileKind("video", VIDEO_EXTENSIONS)
+IMAGES = FileKind("image", IMAGE_EXTENSIONS)

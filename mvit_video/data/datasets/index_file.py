@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvit_video.data.datasets.array_views import TEXT_ERRORS, ArrayView, FloatArrayView, TextArrayView
+from mvit_video.data.datasets.extensions import IMAGES, VIDEOS, FileKind
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.segments import Segment, Segments
 from mvit_video.runtime.files import replacing
@@ -78,7 +79,7 @@ class IndexedVideo:
         label: class index.
         size: bytes of the video.
         mtime_ns: modification time of a local file; None for a remote one or a member of a shard.
-        frames: its frame index, or what encode_frame_index made of it (in another process, say).
+        frames: its frame index, or what encode_frame_index made of it (in another process, say); no bytes for an image.
         digest: 16 bytes that equal contents share.
         shard: number of its shard, NO_SHARD for a file of its own.
         start: its first byte in the shard.
@@ -119,6 +120,7 @@ class _Header(TypedDict):
     frame_rate: NotRequired[float | None]
     label_sets: NotRequired[_Section]  # all labels, one set behind the other
     groups: NotRequired[_Section]
+    kind: NotRequired[str]  # noun of the files; videos where it is absent
 
 
 def write_index(
@@ -130,6 +132,7 @@ def write_index(
     shards: Sequence[str] = (),
     left_out: Sequence[tuple[str, str]] = (),
     frame_rate: float | None = None,
+    kind: FileKind = VIDEOS,
 ) -> None:
     """Write an index; a file that is there already is replaced once the new one is complete.
 
@@ -142,6 +145,7 @@ def write_index(
         shards: the tar files, relative to the index's folder, or absolute paths or URLs.
         left_out: (path, reason) of videos that the split lists and the index does not hold.
         frame_rate: of videos that are folders of pictures, frames per second; None where there are none.
+        kind: what is indexed: VIDEOS or IMAGES.
 
     Raises:
         ValueError: no videos, a label or shard out of range, or some videos in shards and some not; segments, several
@@ -151,7 +155,7 @@ def write_index(
         writer = _Writer(file, os.fspath(path), num_classes=len(class_names), num_shards=len(shards), root=root)
         for video in videos:
             writer.add(video)
-        writer.finish(class_names=class_names, shards=shards, left_out=left_out, frame_rate=frame_rate)
+        writer.finish(class_names=class_names, shards=shards, left_out=left_out, frame_rate=frame_rate, kind=kind)
 
 
 class _Writer:
@@ -240,6 +244,7 @@ class _Writer:
         shards: Sequence[str],
         left_out: Sequence[tuple[str, str]],
         frame_rate: float | None,
+        kind: FileKind,
     ) -> None:
         """Write what follows the videos, and the head. ValueError if there are none."""
         count = len(self._columns["label"])
@@ -250,8 +255,8 @@ class _Writer:
         self._columns["path_at"].append(len(self._paths))
         paths_at = self._put(self._paths)["at"]
         columns = {}
-        for key, kind in {**_COLUMNS, **more}.items():
-            raw = self._digests if key == "digest" else np.asarray(self._columns[key]).astype(kind).tobytes()
+        for key, form in {**_COLUMNS, **more}.items():
+            raw = self._digests if key == "digest" else np.asarray(self._columns[key]).astype(form).tobytes()
             columns[key] = self._put(raw)
         header = _Header(
             videos=count,
@@ -261,6 +266,7 @@ class _Writer:
             columns=columns,
             paths_at=paths_at,
             left_out=self._put(_to_json([list(pair) for pair in left_out])),
+            kind=kind.noun,
         )
         if more or frame_rate is not None:
             header["frame_rate"] = frame_rate
@@ -312,6 +318,7 @@ class IndexFile:
     Attributes:
         path: as given.
         class_names: name of each class.
+        kind: of the files.
         labels: int32 (videos,), class index of each video.
         shard_of: int32 (videos,), number of each video's shard; None if the videos are files of their own.
         shards: places of the shards.
@@ -335,6 +342,7 @@ class IndexFile:
         self._left_out_at = header["left_out"]
         self._paths_at = header["paths_at"]
         self.class_names = tuple(header["class_names"])
+        self.kind = IMAGES if header.get("kind") == IMAGES.noun else VIDEOS
         folder = os.path.dirname(self.path)
         self._base = join_location(folder, header["root"] or "") if root is None else root
         self.shards = tuple(join_location(folder if root is None else root, shard) for shard in header["shards"])
@@ -406,7 +414,7 @@ class IndexFile:
             start=row["start"],
             size=row["size"],
             mtime_ns=None if row["mtime_ns"] == _NO_MTIME else row["mtime_ns"],
-            index=self.frames(index),
+            index=self.frames(index) if self.kind == VIDEOS else None,
             frame_rate=self.frame_rate,
         )
 

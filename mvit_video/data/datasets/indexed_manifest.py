@@ -34,7 +34,14 @@ class IndexedManifest(Manifest):
         left_out = tuple(path for path, _ in index.left_out)
         more = {name: getattr(index, name) for name in (*_MORE, "frame_rate")}
         return cls(
-            index.paths, IntArrayView(index.labels), index.class_names, index.path, left_out, index=index, **more
+            index.paths,
+            IntArrayView(index.labels),
+            index.class_names,
+            index.path,
+            left_out,
+            kind=index.kind,
+            index=index,
+            **more,
         )
 
     def __reduce__(self) -> "tuple[Callable[..., IndexedManifest], tuple[Any, ...]]":

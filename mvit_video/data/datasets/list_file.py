@@ -3,7 +3,7 @@
 import logging
 import re
 
-from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
+from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.listing import read_text
 
 logger = logging.getLogger(__name__)
@@ -13,7 +13,7 @@ _NUMBER = re.compile("[0-9]{1,9}")
 _ANY_NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
 
 
-def parse_list(source: str, separator: str) -> list[tuple[int, str, str | int]]:
+def parse_list(source: str, separator: str, kind: FileKind = VIDEOS) -> list[tuple[int, str, str | int]]:
     """(line number, path, label) of every line; labels all numbers or all names, 0 throughout if the list has none."""
     rows: list[tuple[int, str, str]] = []
     unlabelled: list[tuple[int, str]] = []
@@ -26,14 +26,14 @@ def parse_list(source: str, separator: str) -> list[tuple[int, str, str | int]]:
             unlabelled.append((number, text))
             continue
         name, label = fields
-        if not name or _is_no_label(label):
+        if not name or _is_no_label(label, kind):
             raise ValueError(bad_line(f"{source}:{number}", text, f"has the label {label!r}", separator))
         rows.append((number, name, label))
     if unlabelled:
         number, text = unlabelled[0]
         if rows or re.search(r"[\s,;|]\s*-?\d+$", text):
             raise ValueError(bad_line(f"{source}:{number}", text, "has no label", separator))
-        logger.warning("%s: no labels in the list, so every video gets label 0", source)
+        logger.warning("%s: no labels in the list, so every %s gets label 0", source, kind.noun)
         return [(number, text, 0) for number, text in unlabelled]
     if not rows:
         raise ValueError(EMPTY_LIST.format(source))
@@ -66,11 +66,11 @@ def _list_fields(text: str, separator: str) -> list[str]:
     return [fields[0].strip(), fields[-1].strip()] if len(fields) > 1 else fields
 
 
-def _is_no_label(label: str) -> bool:
+def _is_no_label(label: str, kind: FileKind) -> bool:
     """Whether a field is neither the number of a class nor a name: -1, 1.0, part of a path."""
     if _NUMBER.fullmatch(label):
         return False
-    return not label or _ANY_NUMBER.fullmatch(label) is not None or label.lower().endswith(VIDEO_EXTENSIONS)
+    return not label or _ANY_NUMBER.fullmatch(label) is not None or kind.has(label)
 
 
 def bad_line(place: str, text: str, reason: str, separator: str) -> str:

@@ -32,11 +32,11 @@ def read_json(source: str, what: str) -> object:
         raise ValueError(f"{source}:{error.lineno}: the {what} is not JSON ({error.msg}); repair the file") from error
 
 
-def scan(folder: str) -> list[os.DirEntry[str]]:
-    """Entries of a folder the user named."""
+def scan(folder: str, of: str = "videos") -> list[os.DirEntry[str]]:
+    """Entries of a folder the user named; `of` says in the error what is looked for there."""
     if not os.path.isdir(folder):
         state = "is not a folder" if os.path.exists(folder) else "does not exist"
-        raise ValueError(f"{folder}: the folder of videos {state}; give the path of an existing folder")
+        raise ValueError(f"{folder}: the folder of {of} {state}; give the path of an existing folder")
     with os.scandir(folder) as entries:
         return list(entries)
 

@@ -23,13 +23,16 @@ from mvit_video.data.datasets.class_names import (
     numbered_names,
     read_class_names,
 )
-from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS
+from mvit_video.data.datasets.extensions import VIDEO_EXTENSIONS, VIDEOS, FileKind
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut
 from mvit_video.data.datasets.list_file import EMPTY_LIST, bad_line, parse_list
 from mvit_video.data.datasets.listing import absent_text, listed_files, read_json, read_text, scan, videos_by_stem
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
+from mvit_video.images.formats import ImageDecodeError
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
+from mvit_video.video.byte_source import locate
+from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class Manifest:
         weights: how often each entry is drawn, relative to the others; None for all alike.
         label_sets: all classes of each video of a multi-label set; `labels` then holds the first of each.
         frame_rate: of videos that are folders of numbered pictures, frames per second; None where there are none.
+        kind: what the entries are: VIDEOS or IMAGES.
 
     ValueError for no videos, another number of labels (or segments, ...) than of videos, or a label out of range.
     """
@@ -73,6 +77,7 @@ class Manifest:
     weights: FloatArrayView | None = field(default=None, repr=False)
     label_sets: LabelSetArrayView | None = field(default=None, repr=False)
     frame_rate: float | None = field(default=None, repr=False)
+    kind: FileKind = field(default=VIDEOS, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.paths, ArrayView):
@@ -80,8 +85,8 @@ class Manifest:
         if not isinstance(self.labels, ArrayView):
             object.__setattr__(self, "labels", IntArrayView(self.labels))
         if not self.paths or len(self.paths) != len(self.labels):
-            numbers = f"{len(self.paths)} videos and {len(self.labels)} labels"
-            raise ValueError(f"{self.source}: {numbers}; give at least one video, and one label for each")
+            numbers = f"{len(self.paths)} {self.kind.plural} and {len(self.labels)} labels"
+            raise ValueError(f"{self.source}: {numbers}; give at least one {self.kind.noun}, and one label for each")
         labels = np.asarray(self.labels)
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(bad):
@@ -91,7 +96,8 @@ class Manifest:
         for name in ("segments", "groups", "weights", "label_sets"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.paths):
-                raise ValueError(f"{self.source}: {len(self.paths)} videos and {len(values)} {name}; give one for each")
+                numbers = f"{len(self.paths)} {self.kind.plural} and {len(values)} {name}"
+                raise ValueError(f"{self.source}: {numbers}; give one for each")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -109,6 +115,18 @@ class Manifest:
         """Where the bytes of a video are."""
         path = self.paths[index]
         return VideoLocation(name=path, url=path, frame_rate=self.frame_rate)
+
+    def read(self, index: int) -> bytes:
+        """The whole file of an entry: for images, which are decoded from memory.
+
+        Raises:
+            ImageDecodeError: it cannot be read.
+            RuntimeError: a package that fsspec needs for its URL is not installed.
+        """
+        try:
+            return locate(self.location(index)).read()
+        except VideoDecodeError as error:
+            raise ImageDecodeError(error.path, error.reason) from error
 
     def segment(self, index: int) -> Segment:
         """The stretch of its file that an entry is."""
@@ -182,19 +200,28 @@ class Manifest:
 
 
 def say_duplicates(manifest: Manifest) -> None:
-    """Count the entries that repeat an earlier one, and name the videos that are listed under several classes."""
+    """Count the entries that repeat an earlier one, and name those that are listed under several classes."""
+    noun = manifest.kind.noun
     if manifest.num_duplicates():
-        logger.info("%s: %d entries repeat a video that is already listed", manifest.source, manifest.num_duplicates())
+        logger.info(
+            "%s: %d entries repeat %s",
+            manifest.source,
+            manifest.num_duplicates(),
+            f"{manifest.kind.one} that is already listed",
+        )
     conflicting = manifest.conflicting()
     if conflicting:
         path, names = conflicting[0]
+        several = ", or state that a video may have several (task=video_multilabel)" if noun == "video" else ""
         logger.warning(
-            "%s: %d videos are listed under several classes, and the model is trained on each of them: %s is %s. "
-            "Correct the labels, or state that a video may have several (task=video_multilabel)",
+            "%s: %d %ss are listed under several classes, and the model is trained on each of them: %s is %s. "
+            "Correct the labels%s",
             manifest.source,
             len(conflicting),
+            noun,
             path,
             " and ".join(names),
+            several,
         )
 
 
@@ -207,6 +234,7 @@ def from_list(
     num_classes: int | None = None,
     missing: Missing = "error",
     frame_rate: float | None = None,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
     """Read a list with one `path label` per line (PySlowFast datasets/kinetics.py).
 
@@ -225,11 +253,12 @@ def from_list(
         num_classes: number of classes; by default that of class_names_file, else the largest label + 1.
         missing: whether a listed file that does not exist is an error or is left out.
         frame_rate: frames per second of the entries that are folders of pictures; None where there are none.
+        kind: VIDEOS or IMAGES.
     """
     source = os.fspath(path)
     names = _Classes(class_names_file, num_classes)
-    rows = parse_list(source, separator)
-    return _from_rows(rows, names, source=source, root=root, missing=missing, frame_rate=frame_rate)
+    rows = parse_list(source, separator, kind)
+    return _from_rows(rows, names, source=source, root=root, missing=missing, frame_rate=frame_rate, kind=kind)
 
 
 def list_class_names(
@@ -238,11 +267,12 @@ def list_class_names(
     separator: str = " ",
     class_names_file: PathLike | None = None,
     num_classes: int | None = None,
+    kind: FileKind = VIDEOS,
 ) -> tuple[str, ...]:
-    """The classes that `from_list` gives a list, without looking for its videos."""
+    """The classes that `from_list` gives a list, without looking for its files."""
     source = os.fspath(path)
     classes = _Classes(class_names_file, num_classes)
-    return classes.of(source, [label for _, _, label in parse_list(source, separator)])
+    return classes.of(source, [label for _, _, label in parse_list(source, separator, kind)])
 
 
 def from_labeled_video_paths(
@@ -378,6 +408,7 @@ def _from_rows(
     root: PathLike | None,
     missing: Missing,
     frame_rate: float | None = None,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
     """The manifest of (line number, path, label) rows; labels are numbers, or all are names."""
     names = classes.of(source, [label for _, _, label in rows])
@@ -395,7 +426,7 @@ def _from_rows(
         root=None if root is None else os.fspath(root),
         folders=frame_rate is not None,
     )
-    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing)
+    manifest = _assemble(listed, found, labels, names, source=source, root=root, missing=missing, kind=kind)
     return replace(manifest, frame_rate=frame_rate)
 
 
@@ -490,8 +521,9 @@ def _assemble(
     source: str,
     root: PathLike | None,
     missing: Missing,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
-    """The manifest of the videos that were found, or an error for those that were not."""
+    """The manifest of the files that were found, or an error for those that were not."""
     if missing not in ("error", "skip"):
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
     absent = tuple(name for name, path in zip(listed, found) if path is None)
@@ -500,12 +532,15 @@ def _assemble(
         base = None if root is None else os.fspath(root)
         place, way_out = absent_text(base, all_of_them=len(absent) == len(listed))
         raise ValueError(
-            f"{source}: {len(absent)} of {len(listed)} listed videos do not exist under {place}: {shown}; {way_out}"
+            f"{source}: {len(absent)} of {len(listed)} listed {kind.plural} do not exist under {place}: {shown}; "
+            f"{way_out}"
         )
     if absent:
-        logger.warning("%s: left out %d of %d videos whose files do not exist", source, len(absent), len(listed))
+        logger.warning(
+            "%s: left out %d of %d %s whose files do not exist", source, len(absent), len(listed), kind.plural
+        )
     paths = tuple(path for path in found if path is not None)
     kept_labels = tuple(label for path, label in zip(found, labels) if path is not None)
-    manifest = Manifest(paths, kept_labels, class_names, source, absent)
+    manifest = Manifest(paths, kept_labels, class_names, source, absent, kind=kind)
     say_duplicates(manifest)
     return manifest

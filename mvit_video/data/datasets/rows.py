@@ -17,6 +17,7 @@ import av
 
 from mvit_video.data.datasets.array_views import FloatArrayView
 from mvit_video.data.datasets.class_names import checked_names, class_index, numbered_names
+from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut, examples
 from mvit_video.data.datasets.listing import absent_text, listed_files
@@ -66,6 +67,7 @@ def manifest_of_rows(
     frame_rate: float | None = None,
     left_out: LeftOut | None = None,
     numbered: bool = True,
+    kind: FileKind = VIDEOS,
 ) -> Manifest:
     """The manifest of the rows whose files are there.
 
@@ -82,6 +84,7 @@ def manifest_of_rows(
         frame_rate: frames per second of videos that are folders of pictures; None where there are none.
         left_out: what of the annotation was not used, by reason.
         numbered: whether a whole number that is no class's name is a class's number.
+        kind: VIDEOS or IMAGES.
 
     Raises:
         ValueError: a file does not exist, a label is unknown, a segment lies beyond the end.
@@ -92,7 +95,7 @@ def manifest_of_rows(
         raise ValueError(f"beyond={beyond!r} must be 'error' or 'cut'")
     base = None if root is None else os.fspath(root)
     paths, found = listed_files([row.path for row in rows], source=source, root=base, folders=frame_rate is not None)
-    absent = _absent(rows, paths, found, source=source, base=base or "", missing=missing)
+    absent = _absent(rows, paths, found, source=source, base=base or "", missing=missing, kind=kind)
     kept = [(row, path) for row, path in zip(rows, found) if path is not None]
     reasons = dict(left_out or {})
     if any(not row.segment.whole for row, _ in kept):
@@ -102,7 +105,9 @@ def manifest_of_rows(
         if not kept:
             raise ValueError(f"{source}: every segment lies beyond the end of its video; correct the times")
     indices = {name: index for index, name in enumerate(class_names)}
-    sets = [sorted({_index(label, indices, row.place, numbered=numbered) for label in row.labels}) for row, _ in kept]
+    sets = [
+        sorted({label_index(label, indices, row.place, numbered=numbered) for label in row.labels}) for row, _ in kept
+    ]
     manifest = Manifest(
         [path for _, path in kept],
         [labels[0] for labels in sets],
@@ -115,6 +120,7 @@ def manifest_of_rows(
         weights=_weights([row for row, _ in kept], source),
         label_sets=LabelSetArrayView(sets) if multi_label else None,
         frame_rate=frame_rate,
+        kind=kind,
     )
     say_duplicates(manifest)
     return manifest
@@ -168,8 +174,8 @@ def _is_number(label: Label) -> bool:
     return isinstance(label, int) or re.fullmatch("[0-9]{1,9}", label) is not None
 
 
-def _index(label: Label, indices: dict[str, int], place: str, *, numbered: bool) -> int:
-    """A label's class: by its name, else by its number."""
+def label_index(label: Label, indices: dict[str, int], place: str, *, numbered: bool) -> int:
+    """A label's class: by its name, else by its number. ValueError with the place for one that is none."""
     if str(label) in indices:
         return indices[str(label)]
     if numbered and _is_number(label):
@@ -190,6 +196,7 @@ def _absent(
     source: str,
     base: str,
     missing: Missing,
+    kind: FileKind,
 ) -> tuple[str, ...]:
     """The paths that do not exist. ValueError if they may not be left out."""
     gone = [(row, path) for row, path, there in zip(rows, paths, found) if there is None]
@@ -197,7 +204,7 @@ def _absent(
         shown = examples((f"{path} ({row.place})" for row, path in gone), 5)
         place, way_out = absent_text(base, all_of_them=len(gone) == len(rows))
         raise ValueError(
-            f"{source}: {len(gone)} of {len(rows)} listed videos do not exist under {place}: {shown}; {way_out}"
+            f"{source}: {len(gone)} of {len(rows)} listed {kind.plural} do not exist under {place}: {shown}; {way_out}"
         )
     if gone:
         logger.warning("%s: left out %d of %d rows whose files do not exist", source, len(gone), len(rows))

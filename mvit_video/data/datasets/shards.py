@@ -143,7 +143,7 @@ class ShardWriter:
             file.flush()
             place = join_location(self.folder, self._shards[-1])
             if is_remote(self.folder):
-                system, target = _file_system(place)
+                system, target = file_system(place)
                 system.put_file(file.name, target)
             else:
                 os.fsync(file.fileno())
@@ -202,7 +202,7 @@ def list_members(url: str) -> list[Member]:
     """
     members: list[Member] = []
     try:
-        with _open_shard(url) as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
+        with open_shard(url) as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
             for info in archive:
                 if info.issparse():
                     raise ValueError(f"{url}: {info.name} is a sparse file; pack it again without --sparse")
@@ -255,21 +255,22 @@ def _opened(content: str | os.PathLike[str] | bytes) -> Iterator[tuple[BinaryIO,
         yield file, file_stat.st_size, int(file_stat.st_mtime)
 
 
-def _open_shard(url: str) -> BinaryIO:
+def open_shard(url: str) -> BinaryIO:
+    """A shard to read, local or remote."""
     if not is_remote(url):
         return open(url, "rb")
-    system, path = _file_system(url)
+    system, path = file_system(url)
     return system.open(path, "rb")
 
 
 def _exists(place: str) -> bool:
     if not is_remote(place):
         return os.path.exists(place)
-    system, path = _file_system(place)
+    system, path = file_system(place)
     return bool(system.exists(path))
 
 
-def _file_system(url: str) -> "tuple[AbstractFileSystem, str]":
+def file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     """The file system of a URL, and its path there. RuntimeError if its package is not installed."""
     import fsspec  # slow to import
 

@@ -11,11 +11,14 @@ from typing import Literal, Protocol
 from mvit_video.data.datasets import manifest as read
 from mvit_video.data.datasets.class_folders import folder_class_names, from_folder
 from mvit_video.data.datasets.class_names import alike, listed, read_class_names
+from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.index_file import IndexFile
 from mvit_video.data.datasets.indexed_manifest import from_index
 from mvit_video.data.datasets.left_out import describe_left_out
 from mvit_video.data.datasets.manifest import Manifest, Missing
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
+from mvit_video.data.embedded.shapes import CLASS_NAMES as SHAPES
+from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
 
 logger = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
@@ -38,7 +41,7 @@ class Source(Protocol):
 
 
 @dataclass(kw_only=True)
-class _Splits:
+class Splits:
     """Where each split is. Subclasses say how one is read."""
 
     train: str | None = None
@@ -88,7 +91,7 @@ class _Splits:
 
 
 @dataclass(kw_only=True)
-class ListSource(_Splits):
+class ListSource(Splits):
     """PySlowFast lists, `path label` a line; see manifest.from_list for the fields."""
 
     root: str | None = None
@@ -116,7 +119,7 @@ class ListSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class LabeledVideoPathsSource(_Splits):
+class LabeledVideoPathsSource(Splits):
     """Labelled lists as PyTorchVideo reads them; see manifest.from_labeled_video_paths."""
 
     root: str | None = None
@@ -138,7 +141,7 @@ class LabeledVideoPathsSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class KineticsSource(_Splits):
+class KineticsSource(Splits):
     """Kinetics annotation CSV files over folders of videos; see manifest.from_kinetics_csv.
 
     Without `class_names_file` the classes are the sorted labels of the training annotation, or of the split's own where
@@ -167,7 +170,7 @@ class KineticsSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class Ssv2Source(_Splits):
+class Ssv2Source(Splits):
     """Something-Something v2 JSON annotations over one folder of videos; see manifest.from_ssv2_json."""
 
     labels: str
@@ -185,7 +188,7 @@ class Ssv2Source(_Splits):
 
 
 @dataclass(kw_only=True)
-class FolderSource(_Splits):
+class FolderSource(Splits):
     """One folder per class; see class_folders.from_folder. The classes are the folders of the training split."""
 
     frame_rate: float | None = None
@@ -198,7 +201,7 @@ class FolderSource(_Splits):
 
 
 @dataclass(kw_only=True)
-class IndexSource(_Splits):
+class IndexSource(Splits):
     """Prepared splits: the index files that mvit_video.prepare writes; see indexed_manifest.from_index."""
 
     root: str | None = None
@@ -239,10 +242,36 @@ class MotionSource:
         return logged(read.from_list(root / f"{name}.csv", root=root, class_names_file=root / "classes.txt"), split)
 
 
+@dataclass(kw_only=True)
+class ShapesSource:
+    """The embedded set of images, generated on first use; see shapes.ShapesSpec. Its test set validates, too."""
+
+    root: str
+    train_images: int = 3000
+    test_images: int = 600
+    seed: int = 0
+
+    def prepare(self) -> None:
+        """Generate the images where they are not there yet."""
+        spec = ShapesSpec(train_images=self.train_images, test_images=self.test_images, seed=self.seed)
+        generate_shapes(self.root, spec)
+
+    def has(self, split: Split) -> bool:
+        """See Source: the set has every split."""
+        return True
+
+    def manifest(self, split: Split) -> Manifest:
+        """See Source."""
+        folder = Path(self.root) / ("train" if split == "train" else "test")
+        listed = [(path, label) for label, name in enumerate(SHAPES) for path in sorted((folder / name).glob("*.jpg"))]
+        paths, labels = [str(path) for path, _ in listed], [label for _, label in listed]
+        return logged(Manifest(paths, labels, SHAPES, str(folder), kind=IMAGES), split)
+
+
 def logged(manifest: Manifest, split: Split) -> Manifest:
     """The manifest, after saying what it holds and what it does not."""
     left_out = f" ({len(manifest.missing)} listed files are missing or broken and left out)" if manifest.missing else ""
-    shape = f"{len(manifest)} videos, {manifest.num_classes} classes"
+    shape = f"{len(manifest)} {manifest.kind.plural}, {manifest.num_classes} classes"
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
     if manifest.left_out:
         count = sum(map(len, manifest.left_out.values()))
@@ -251,8 +280,8 @@ def logged(manifest: Manifest, split: Split) -> Manifest:
     if empty:
         # A split to measure on may well lack classes; a training that lacks one cannot learn it.
         level = logging.WARNING if split == "train" else logging.INFO
-        texts = (len(empty), manifest.num_classes, listed(empty))
-        logger.log(level, "%s split: %d of %d classes have no video: %s", split, *texts)
+        texts = (len(empty), manifest.num_classes, manifest.kind.noun, listed(empty))
+        logger.log(level, "%s split: %d of %d classes have no %s: %s", split, *texts)
     if split == "train":
         for group in alike(manifest.class_names):
             logger.warning(

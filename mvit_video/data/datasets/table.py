@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mvit_video.data.datasets.class_names import read_class_names
+from mvit_video.data.datasets.extensions import IMAGES, VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import examples
 from mvit_video.data.datasets.manifest import Manifest, Missing
 from mvit_video.data.datasets.rows import Beyond, Label, Row, check_groups, manifest_of_rows, names_of_labels
@@ -31,6 +32,12 @@ _USUAL = {
     "end": ("end", "end_time", "time_end", "end_s", "stop", "stop_timestamp"),
     "group": ("group", "scene", "site"),
     "weight": ("weight",),
+}
+_USUAL_OF_IMAGES = {
+    **_USUAL,
+    "path": ("path", "image", "filename", "filepath", "file", "file_name", "image_path", "img_path"),
+    "start": (),
+    "end": (),
 }
 _SPLITS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -79,6 +86,7 @@ class TableSource:
     missing: Missing = "error"
     beyond: Beyond = "error"
     frame_rate: float | None = None
+    kind: ClassVar[FileKind] = VIDEOS
     _read: dict[str, "ReadTable"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +125,7 @@ class TableSource:
             multi_label=self._is_multi_label(),
             frame_rate=self.frame_rate,
             numbered=numbered,
+            kind=self.kind,
         )
         return logged(manifest, split)
 
@@ -126,7 +135,7 @@ class TableSource:
         shared = sorted({row.path for row in rows} & trained)
         if shared:
             texts = (split, len(shared), examples(shared))
-            logger.warning("%s split: %d of its videos are in the training split, too: %s", *texts)
+            logger.warning(f"%s split: %d of its {self.kind.plural} are in the training split, too: %s", *texts)
 
     def _place(self, split: str) -> str | None:
         return self.table if self.table is not None else getattr(self, split)
@@ -193,6 +202,13 @@ class TableSource:
         return self.label_separator is not None or any(self._table(split).multi_label for split in splits)
 
 
+@dataclass(kw_only=True)
+class ImageTableSource(TableSource):
+    """Tables of images: as TableSource, without segments."""
+
+    kind: ClassVar[FileKind] = IMAGES
+
+
 @dataclass(frozen=True)
 class ReadTable:
     """A table with its columns understood.
@@ -212,11 +228,12 @@ class ReadTable:
     @classmethod
     def of(cls, table: Table, options: TableSource) -> "ReadTable":
         """Understand a table. ValueError for a column that is not there, or a value that breaks its rule."""
-        columns = {use: _column(table, use, getattr(options, f"{use}_column")) for use in _USUAL}
+        usual = _USUAL if options.kind is VIDEOS else _USUAL_OF_IMAGES
+        columns = {use: _column(table, use, getattr(options, f"{use}_column"), usual[use]) for use in usual}
         for use in ("path", "label"):
             if columns[use] is None:
                 raise ValueError(
-                    f"{table.source}: no column of the {use} (one of {', '.join(_USUAL[use])}); its columns are "
+                    f"{table.source}: no column of the {use} (one of {', '.join(usual[use])}); its columns are "
                     f"{', '.join(table.columns)}: name it with data.source.{use}_column=..., and give the table a "
                     "first line that names its columns if it has none"
                 )
@@ -224,7 +241,7 @@ class ReadTable:
         if unused:
             logger.info("%s: columns that are not used: %s", table.source, ", ".join(unused))
             segments = [name for name in unused if re.search(r"start|end|begin|stop|frame", name.casefold())]
-            if segments and columns["start"] is None and columns["end"] is None:
+            if segments and options.kind is VIDEOS and columns["start"] is None and columns["end"] is None:
                 logger.warning(
                     "%s: %s looks like a part of a video, and whole videos are taken: times in seconds are read from "
                     "the columns data.source.start_column=... and data.source.end_column=...; frame numbers are not "
@@ -232,12 +249,12 @@ class ReadTable:
                     table.source,
                     " and ".join(segments),
                 )
-        parser = _RowParser(columns, options.label_separator)
+        parser = _RowParser(columns, options.label_separator, options.kind)
         rows = tuple(parser.parsed(row) for row in table.rows)
         return cls(table, columns, rows, parser.multi_label)
 
 
-def _column(table: Table, use: str, asked: str | None) -> str | None:
+def _column(table: Table, use: str, asked: str | None, usual: Sequence[str]) -> str | None:
     """The column for a use: the one that was asked for, or the one with a usual name."""
     folded = {name.casefold(): name for name in table.columns}
     if asked is not None and asked.casefold() == NONE:
@@ -251,7 +268,7 @@ def _column(table: Table, use: str, asked: str | None) -> str | None:
                 f"data.source.{use}_column"
             )
         return folded[asked.casefold()]
-    found = [folded[name] for name in _USUAL[use] if name in folded]
+    found = [folded[name] for name in usual if name in folded]
     if len(found) > 1:
         raise ValueError(
             f"{table.source}: columns {found[0]!r} and {found[1]!r} could both be the {use}; say which with "
@@ -272,10 +289,12 @@ class _RowParser:
     Args:
         columns: the name of the column for each use.
         separator: between the labels of a row; None for one label a row.
+        kind: what the rows are.
     """
 
-    def __init__(self, columns: dict[str, str | None], separator: str | None) -> None:
+    def __init__(self, columns: dict[str, str | None], separator: str | None, kind: FileKind) -> None:
         self._columns = columns
+        self._kind = kind
         self._separator = separator
         self.multi_label = False
 
@@ -284,7 +303,7 @@ class _RowParser:
         path = self._value(row, "path")
         if not isinstance(path, str) or not path:
             raise ValueError(
-                f"{row.place}: path {path!r}; each row needs the path of a video: fill it in or remove the row"
+                f"{row.place}: path {path!r}; each row needs the path of {self._kind.one}: fill it in or remove the row"
             )
         return self._split(row), Row(
             place=row.place,

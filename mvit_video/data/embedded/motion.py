@@ -14,7 +14,6 @@ encodes, writes and lists them, once:
 """
 
 import argparse
-import fcntl
 import io
 import json
 import logging
@@ -24,7 +23,6 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -45,8 +43,8 @@ from rich.progress import (
 from rich.text import Text
 
 from mvit_video.data.embedded.motion_scenes import CLASS_NAMES, KINDS, PAIRS, Split, render_scene, sample_scene
+from mvit_video.data.embedded.set_on_disk import check_same, only_writer, write_bytes
 from mvit_video.runtime.cores import usable_cores
-from mvit_video.runtime.files import replacing
 from mvit_video.video import x264
 
 logger = logging.getLogger(__name__)
@@ -165,11 +163,6 @@ def encode_h264(pictures: Sequence[av.VideoFrame], *, fps: int, crf: int) -> byt
     return buffer.getvalue()
 
 
-def _replace_file(path: Path, content: bytes) -> None:
-    with replacing(path, per_process=True) as beside:
-        beside.write_bytes(content)
-
-
 def write_scene(job: SceneJob) -> list[VideoRecord]:
     """Render one scene and write its two videos, forward then reversed. Depends on nothing but the job."""
     rng = np.random.default_rng([job.seed, SPLITS.index(job.split), job.scene])
@@ -179,7 +172,7 @@ def write_scene(job: SceneJob) -> list[VideoRecord]:
     for order, direction in enumerate(DIRECTIONS):
         content = encode_h264(pictures if order == 0 else pictures[::-1], fps=scene.fps, crf=job.crf)
         relative = f"videos/{job.split}/{job.scene:05d}_{direction}.mp4"
-        _replace_file(job.root / relative, content)
+        write_bytes(job.root / relative, content)
         records.append(
             VideoRecord(
                 path=relative,
@@ -278,26 +271,13 @@ def _write_lists(root: Path, spec: MotionSpec, records: Sequence[VideoRecord]) -
     """Lists and class names, then the record of the set, last."""
     for split in SPLITS:
         lines = [f"{record.path} {record.label}\n" for record in records if record.path.startswith(f"videos/{split}/")]
-        _replace_file(root / f"{split}.csv", "".join(lines).encode())
-    _replace_file(root / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES).encode())
+        write_bytes(root / f"{split}.csv", "".join(lines).encode())
+    write_bytes(root / "classes.txt", "".join(f"{name}\n" for name in CLASS_NAMES).encode())
     # A row per video, without keys: a set is recognised in milliseconds.
     columns = [field.name for field in fields(VideoRecord)]
     rows = [[getattr(record, column) for column in columns] for record in records]
     content = {"version": GENERATOR_VERSION, "spec": asdict(spec), "columns": columns, "videos": rows}
-    _replace_file(root / RECORD_NAME, json.dumps(content).replace("], [", "],\n[").encode())
-
-
-def _check_same(root: Path, spec: MotionSpec, content: dict) -> None:
-    """Raise ValueError if the set in `root` was made from another spec or by another version of the generator."""
-    wanted = {"generator version": GENERATOR_VERSION, **asdict(spec)}
-    found = {"generator version": content.get("version"), **content.get("spec", {})}
-    different = [
-        f"{key} {found.get(key)} (asked for: {value})" for key, value in wanted.items() if found.get(key) != value
-    ]
-    if different:
-        raise ValueError(
-            f"{root} holds another motion set, with {', '.join(different)}; give another directory or delete {root}"
-        )
+    write_bytes(root / RECORD_NAME, json.dumps(content).replace("], [", "],\n[").encode())
 
 
 def _missing_file(root: Path, content: dict) -> str | None:
@@ -323,21 +303,11 @@ def _lacking(root: Path, spec: MotionSpec) -> str | None:
         return f"no {RECORD_NAME}"
     except json.JSONDecodeError:
         return f"{RECORD_NAME} is damaged"
-    _check_same(root, spec, content)
+    wanted = {"generator version": GENERATOR_VERSION, **asdict(spec)}
+    found = {"generator version": content.get("version"), **content.get("spec", {})}
+    check_same(root, "motion", wanted=wanted, found=found)
     missing = _missing_file(root, content)
     return None if missing is None else f"{missing} is missing or damaged"
-
-
-@contextmanager
-def _only_writer(root: Path) -> Iterator[None]:
-    """Hold the lock of `root`; the system frees it when its holder dies, however it dies."""
-    with (root / LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process is writing %s; waiting for it", root)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def generate_motion(
@@ -360,7 +330,7 @@ def generate_motion(
     if _lacking(root, spec) is None:
         return _motion_set(root)
     root.mkdir(parents=True, exist_ok=True)
-    with _only_writer(root):
+    with only_writer(root / LOCK_NAME):
         lacking = _lacking(root, spec)
         if lacking is not None:
             logger.info("writing the motion videos to %s: %s", root, lacking)

@@ -223,7 +223,7 @@ def _sample_size(rng: np.random.Generator) -> tuple[int, int]:
     return (SHORT_SIDE, long_side) if wide else (long_side, SHORT_SIDE)
 
 
-def _sample_background(rng: np.random.Generator, split: Split, height: int, width: int) -> tuple[str, FloatArray]:
+def sample_background(rng: np.random.Generator, split: Split, height: int, width: int) -> tuple[str, FloatArray]:
     """Name of the texture and a (3, height, width) picture in 0..255: two colours, slow colour noise, pixel noise."""
     base = rng.uniform(60, 190, 3)
     other = np.clip(base + rng.uniform(-45, 45, 3), 0, 255)
@@ -297,7 +297,7 @@ def sample_scene(rng: np.random.Generator, *, kind: Kind, split: Split, difficul
     height, width = _sample_size(rng)
     fps = int(rng.choice(FRAME_RATES))
     frames = round(rng.uniform(*SECONDS) * fps)
-    texture, background = _sample_background(rng, split, height + 2 * MARGIN, width + 2 * MARGIN)
+    texture, background = sample_background(rng, split, height + 2 * MARGIN, width + 2 * MARGIN)
     mean_color = background.mean(axis=(1, 2))
     sprite = _sample_sprite(rng, split, mean_color)
     shake = _sample_jitter(rng, frames, fps, tau=0.2, amplitude=rng.uniform(0.15, 0.6) * difficulty)
@@ -369,7 +369,7 @@ def distractor_poses(scene: Scene, item: Distractor) -> Poses:
 # --- pixels; colour planes come before height and width, which numpy handles several times faster than after ---
 
 
-def _paint_sprite(frames: FloatArray, sprite: Sprite, poses: Poses) -> None:
+def paint_sprite(frames: FloatArray, sprite: Sprite, poses: Poses) -> None:
     """Paint a sprite onto a few consecutive frames (T, 3, H, W), in place, its edges smoothed over one pixel."""
     reach = int(poses.radius.max()) + 3
     left, top = np.floor(poses.x).astype(int) - reach, np.floor(poses.y).astype(int) - reach
@@ -417,7 +417,7 @@ def render_scene(scene: Scene) -> NDArray[np.uint8]:
         crops = [_crop_background(scene.background, scene.height, scene.width, x, y) for x, y in corners[part]]
         frames = np.stack(crops)
         for sprite, poses in painted:
-            _paint_sprite(frames, sprite, poses.seen(part, scene.shake[part]))
+            paint_sprite(frames, sprite, poses.seen(part, scene.shake[part]))
         # All that is blended lies in 0..255, so the sum does too.
         video[part] = frames.astype(np.uint8).transpose(0, 2, 3, 1)
     return video

@@ -1,33 +1,21 @@
-"""From a manifest to samples: decode once, take the clips, augment or crop, or say how the model's device is to do so.
-
-A training sample is a pure function of (seed, epoch, index); an evaluation sample of the index alone. A training video
-that cannot be read is replaced by another of the same set, chosen by the same key; an evaluation video that cannot be
-read is returned as failed, to be counted.
-"""
+"""From a manifest to samples of videos: decode once, take the clips, cut them or say how a device is to."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
-from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, EvalView, Frames, eval_view
-from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw
+from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, Frames, eval_view
+from mvit_video.data.augmentation.transforms import TrainTransform
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segment
-from mvit_video.data.loading.batch import FrameOrder, Sample
-from mvit_video.data.loading.worker_monitor import reading
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.data.loading.samples import DRAW_CLIP, DRAW_FRAME_ORDER, EvalSamples, TrainSamples
 from mvit_video.data.sampling import ClipSampler, view_of
-from mvit_video.video.reader import Backend, FrameTimes, Layout, VideoDecodeError, VideoReader
-from mvit_video.video.yuv import YuvFrames
+from mvit_video.video.reader import Backend, FrameTimes, Layout, VideoReader
 
 logger = logging.getLogger(__name__)
-
-MAX_REPLACEMENTS = 20
-# What a random draw is for, the last part of its key: draws for different things never share a stream.
-DRAW_CLIP, DRAW_REPLACEMENT, DRAW_FRAME_ORDER, DRAW_AUGMENT = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +53,9 @@ class DecodeOptions:
         """The frames in the layout."""
         return video.read_yuv(indices) if self.layout == "yuv420" else video.read(indices)
 
-    def finished(self, source: ClipSource) -> tuple[torch.Tensor, ClipSource | None]:
-        """The clips if they are made in the worker, else nothing and the source."""
-        if self.device == "model":
-            return torch.empty(0, dtype=torch.uint8), source
-        return source.clips(), None
 
-
-class TrainDataset(Dataset[Sample]):
-    """Augmented clips of the training videos.
+class TrainDataset(TrainSamples):
+    """Augmented clips of the training videos; what it raises is a VideoDecodeError.
 
     Args:
         manifest: videos and labels.
@@ -94,45 +76,14 @@ class TrainDataset(Dataset[Sample]):
         seed: int,
         decoding: DecodeOptions = DecodeOptions(),
     ) -> None:
-        self.manifest = manifest
+        super().__init__(manifest, transform=transform, repeats=repeats, seed=seed, device=decoding.device)
         self.sampler = sampler
-        self.transform = transform
-        self.repeats = repeats
-        self.seed = seed
         self.decoding = decoding
-
-    def __len__(self) -> int:
-        return len(self.manifest)
 
     @property
     def backend(self) -> Backend:
         """The decoder."""
         return self.decoding.backend
-
-    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """The sample of key (epoch, position in the epoch's order, draw).
-
-        A draw is the index of a video, plus the number of videos for each time the epoch has drawn it before: the same
-        video then gives another clip.
-
-        Raises:
-            VideoDecodeError: when the video and all its replacements are unreadable.
-        """
-        epoch, position, draw = key
-        failures: list[tuple[str, str]] = []
-        for _ in range(MAX_REPLACEMENTS):
-            try:
-                frames = self._clip(epoch, draw)
-            except VideoDecodeError as error:
-                failures.append((error.path, error.reason))
-                draw = self._replacement(epoch, draw, len(failures))
-                continue
-            return self._augmented(frames, epoch, position, draw, failures)
-        raise VideoDecodeError(
-            failures[0][0],
-            f"{failures[0][1]}; {MAX_REPLACEMENTS - 1} replacements failed too, the last {failures[-1][0]}: "
-            f"{failures[-1][1]}. Check the folder of the videos",
-        )
 
     def frame_numbers(self, epoch: int, draw: int, video: VideoReader) -> list[int]:
         """The frames of `video` that the clip of a draw of an epoch is made of; see `__getitem__`."""
@@ -141,45 +92,12 @@ class TrainDataset(Dataset[Sample]):
         clip = self.sampler.train(len(frames), video.info.fps, rng, times=_times(video, self.sampler, frames))
         return [frames[place] for place in clip]
 
-    def _clip(self, epoch: int, draw: int) -> Frames:
-        index = draw % len(self.manifest)
-        with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
+    def _read(self, epoch: int, draw: int) -> Frames:
+        with self.decoding.open(self.manifest, draw % len(self.manifest)) as video:
             return self.decoding.read(video, self.frame_numbers(epoch, draw, video))
 
-    def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
-        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
-        return int(rng.integers(len(self.manifest)))
 
-    def _augmented(
-        self, frames: Frames, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
-    ) -> Sample:
-        height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
-        # The frames are brought to the decoder's size once; each view is drawn for that.
-        decoded = self.transform.decoded_size(height, width)
-        views: list[ViewDraw] = []
-        seeds: list[int] = []
-        for repeat in range(self.repeats):
-            rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, repeat])
-            views.append(self.transform.draw(*decoded, rng))
-            seeds.append(int(rng.integers(2**62)))
-        clips, source = self.decoding.finished(ClipSource(frames, tuple(views)))
-        index = draw % len(self.manifest)
-        return Sample(
-            clips=clips,
-            label=self.manifest.labels[index],
-            video=index,
-            views=torch.arange(self.repeats),
-            erase=torch.tensor([view.erase for view in views], dtype=torch.int32),
-            noise_seeds=torch.tensor(seeds),
-            path=self.manifest.paths[index],
-            epoch=epoch,
-            position=position,
-            failures=failures,
-            source=source,
-        )
-
-
-class EvalDataset(Dataset[Sample]):
+class EvalDataset(EvalSamples):
     """All views of each video: `temporal_views` clips along it, `spatial_views` crops of each, one decode.
 
     Args:
@@ -211,58 +129,26 @@ class EvalDataset(Dataset[Sample]):
         seed: int = 0,
         decoding: DecodeOptions = DecodeOptions(),
     ) -> None:
-        self.manifest = manifest
-        self.sampler = sampler
         self.temporal_views = _distinct_views(temporal_views, sampler)
+        super().__init__(
+            manifest,
+            crop_size=crop_size,
+            num_views=self.temporal_views * spatial_views,
+            view_frames=sampler.num_frames,
+            device=decoding.device,
+        )
+        self.sampler = sampler
         self.spatial_views = spatial_views
         self.short_side = short_side
-        self.crop_size = crop_size
         self.decode_short_side = decode_short_side
         self.frame_order: FrameOrder = frame_order
         self.seed = seed
         self.decoding = decoding
 
-    def __len__(self) -> int:
-        return len(self.manifest)
-
     @property
     def backend(self) -> Backend:
         """The decoder."""
         return self.decoding.backend
-
-    @property
-    def num_views(self) -> int:
-        """Views per video."""
-        return self.temporal_views * self.spatial_views
-
-    def __getitem__(self, index: int) -> Sample:
-        """All views of one video; `failed` with blank clips when it cannot be read."""
-        path = self.manifest.paths[index]
-        failures: list[tuple[str, str]] = []
-        try:
-            source = self._views(index)
-        except VideoDecodeError as error:
-            failures = [(error.path, error.reason)]
-            source = self._blank()
-        clips, source_left = self.decoding.finished(source)
-        return Sample(
-            clips=clips,
-            label=self.manifest.labels[index],
-            video=index,
-            views=torch.arange(self.num_views),
-            erase=torch.zeros(self.num_views, 4, dtype=torch.int32),
-            noise_seeds=torch.zeros(self.num_views, dtype=torch.int64),
-            path=path,
-            failures=failures,
-            failed=bool(failures),
-            source=source_left,
-        )
-
-    def _blank(self) -> ClipSource:
-        """Black clips in the place of a video that cannot be read."""
-        side = self.crop_size
-        view = EvalView(rows=(0,) * self.sampler.num_frames, scaled=(side, side), box=(0, 0, side, side))
-        return ClipSource(torch.zeros(1, side, side, 3, dtype=torch.uint8), (view,) * self.num_views)
 
     def frame_numbers(self, index: int, video: VideoReader) -> list[list[int]]:
         """The frames of `video`, number `index` of the set, that the clip of each temporal view is made of."""
@@ -273,7 +159,7 @@ class EvalDataset(Dataset[Sample]):
 
     def _views(self, index: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
-        with reading(self.manifest.paths[index]), self.decoding.open(self.manifest, index) as video:
+        with self.decoding.open(self.manifest, index) as video:
             info = video.info
             wanted = self.frame_numbers(index, video)
             distinct = sorted({frame for clip in wanted for frame in clip})

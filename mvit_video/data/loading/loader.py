@@ -16,9 +16,9 @@ import torch
 from mvit_video.data.datasets.shards import shard_order
 from mvit_video.data.loading import shared_memory
 from mvit_video.data.loading.batch import Batch, Sample
-from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
 from mvit_video.data.loading.draws import drawn_videos
 from mvit_video.data.loading.packed_clips import pack
+from mvit_video.data.loading.samples import EvalSamples, TrainSamples
 from mvit_video.data.loading.workers import Workers, pinned
 from mvit_video.runtime.formatting import count_text
 
@@ -97,7 +97,7 @@ class LoaderOptions:
     timeout_s: float = 300.0
     pin_memory: bool = False
 
-    def batches(self, dataset: TrainDataset | EvalDataset, keys: Iterator[list[Any]]) -> Iterator[Batch]:
+    def batches(self, dataset: TrainSamples | EvalSamples, keys: Iterator[list[Any]]) -> Iterator[Batch]:
         """One batch for each list of the dataset's keys, in order.
 
         Raises:
@@ -117,7 +117,7 @@ class LoaderOptions:
 class _Fetch:
     """Makes a batch of keys."""
 
-    dataset: TrainDataset | EvalDataset
+    dataset: TrainSamples | EvalSamples
 
     def __call__(self, keys: list[Any]) -> Batch:
         return collate([self.dataset[key] for key in keys])
@@ -143,7 +143,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: TrainDataset,
+        dataset: TrainSamples,
         *,
         batch_size: int,
         accumulate: int,
@@ -214,7 +214,7 @@ class TrainLoader:
 
 
 def eval_loader(
-    dataset: EvalDataset,
+    dataset: EvalSamples,
     *,
     clips_per_batch: int,
     rank: int,

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mvit_video.data.augmentation.clip_views import ClipSource, EvalView, Frames
-from mvit_video.data.augmentation.transforms import ViewDraw
+from mvit_video.data.augmentation.clip_views import ClipSource, Frames, View
 from mvit_video.data.loading import shared_memory
 from mvit_video.video.yuv import YuvFrames
 
@@ -29,7 +28,7 @@ class PackedVideo:
     height: int
     width: int
     yuv: tuple[str, bool] | None
-    views: tuple[ViewDraw | EvalView, ...]
+    views: tuple[View, ...]
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -97,7 +96,7 @@ def _shape(source: ClipSource) -> PackedVideo:
     frames = source.frames
     yuv = (frames.matrix, frames.full_range) if isinstance(frames, YuvFrames) else None
     count, height, width = _tensors(frames)[0].shape[:3]
-    return PackedVideo(count, height, width, yuv, source.views)
+    return PackedVideo(count, height, width, yuv, tuple(source.views))
 
 
 def _tensors(frames: Frames) -> tuple[torch.Tensor, ...]:

@@ -6,7 +6,13 @@ complete, single.py and shards.py for the two forms, loading.py for which one is
 training goes on.
 """
 
-from mvit_video.engine.checkpoints.loading import latest_checkpoint, load_checkpoint, load_latest, whole_weights_in
+from mvit_video.engine.checkpoints.loading import (
+    find_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    load_latest,
+    whole_weights_in,
+)
 from mvit_video.engine.checkpoints.shards import WHOLE, is_folder_of_shards, save_shards, whole_weights
 from mvit_video.engine.checkpoints.single import save_checkpoint
 from mvit_video.engine.checkpoints.writer import CheckpointWriter, Snapshot
@@ -17,6 +23,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointWriter",
     "Snapshot",
+    "find_checkpoint",
     "is_folder_of_shards",
     "latest_checkpoint",
     "load_checkpoint",

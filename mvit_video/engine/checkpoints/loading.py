@@ -25,6 +25,22 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return next((path for path, manifest in newest_first(folder) if has_its_size(path, manifest)), None)
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The file that `path` names; of a run, or its folder of checkpoints, the best checkpoint, else the newest.
+
+    Raises:
+        CheckpointError: a folder without checkpoints.
+    """
+    if not path.is_dir() or is_folder_of_shards(path):
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    best = folder / "best.pt"
+    found = best if best.is_file() else latest_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(f"{path} has no complete checkpoint: name a file, or the folder of a run that has one")
+    return found
+
+
 def load_latest(folder: Path, *, world: World = ALONE, layout: Layout | None = None) -> dict[str, Any] | None:
     """The state of the newest checkpoint of `folder` that is undamaged; None if there is no checkpoint.
 

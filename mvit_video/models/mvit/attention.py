@@ -139,6 +139,8 @@ class MultiscaleAttention(nn.Module):
         self.geometry = geometry
         self.cls = int(config.cls_token)
         self.residual_pooling = config.residual_pooling
+        self.spared = 0 if config.residual_with_cls else self.cls
+        """Leading tokens that residual pooling adds nothing to."""
         self.form: AttentionForm = config.attention_form
         self.axes = tuple(axis for axis in range(3) if geometry.table_rows[axis])
         head_dim = geometry.head_dim
@@ -224,7 +226,7 @@ class MultiscaleAttention(nn.Module):
     def attend_cls(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> Tensor:
         """What :meth:`attend` gives for the class token, from its query (B, 1, heads * c) alone: (B, 1, dim_attn).
 
-        The class token is not pooled, has no relative positions and gets no pooled query added.
+        The class token is not pooled, has no relative positions and, but for `residual_with_cls`, gets no query added.
         """
         k, v, _ = self._pool_keys(kv, grid, picked)
         q = q.unflatten(-1, (self.geometry.num_heads, -1))
@@ -232,8 +234,10 @@ class MultiscaleAttention(nn.Module):
         if self.pool_q is not None:
             q = self._norm(q, "q", q.dtype)
             idle.append(self.pool_q.weight)
-        out = fused_attention(q.transpose(1, 2), k, v, q.shape[-1] ** -0.5, small=True)
-        return with_zero_gradients(self.proj(out.transpose(1, 2).flatten(2)), idle)
+        out = fused_attention(q.transpose(1, 2), k, v, q.shape[-1] ** -0.5, small=True).transpose(1, 2)
+        if self.residual_pooling:
+            out = self._add_queries(out, q)
+        return with_zero_gradients(self.proj(out.flatten(2)), idle)
 
     def _fused_pool(self, tokens: Tensor, name: str, grid: Triple, stride: Triple) -> Tensor | None:
         """Convolution and norm in one Triton kernel, (B, N', heads, c), if that form is chosen and takes the tokens."""
@@ -297,7 +301,7 @@ class MultiscaleAttention(nn.Module):
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
         out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values)
         if self.residual_pooling and is_plain(self.proj):
-            return merge_heads(out, q, extended, self.proj, self.cls)
+            return merge_heads(out, q, extended, self.proj, self.spared)
         out = out[..., :width].transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
@@ -313,10 +317,10 @@ class MultiscaleAttention(nn.Module):
         return explicit_attention(q, k, v, terms @ one_hot[self.cls :].t(), self.cls)
 
     def _add_queries(self, out: Tensor, q: Tensor) -> Tensor:
-        """Residual pooling: every token but the class token adds its pooled query. Both (B, N, heads, c)."""
-        if not self.cls:
+        """Residual pooling: every token but (as a rule) the class token adds its query. Both (B, N, heads, c)."""
+        if not self.spared:
             return out + q
-        return torch.cat([out[:, : self.cls], out[:, self.cls :] + q[:, self.cls :]], dim=1)
+        return torch.cat([out[:, : self.spared], out[:, self.spared :] + q[:, self.spared :]], dim=1)
 
     def _tables(self, grid_q: Triple, grid_kv: Triple) -> list[Tensor]:
         """Per axis, the row for each pair of coordinates: (queries, keys, c)."""

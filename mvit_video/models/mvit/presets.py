@@ -7,6 +7,9 @@ from collections.abc import Callable
 from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.network import MViT
 
+IN21K_CLASSES = 19_168
+"""Classes of the published ImageNet-21k weights: the release of winter 2021 joined with ImageNet-1k."""
+
 
 def mvitv2_s_16x4() -> MViTConfig:
     """MViTv2-S, 16 frames at stride 4, Kinetics-400 (PySlowFast configs/Kinetics/MVITv2_S_16x4.yaml)."""
@@ -103,6 +106,35 @@ def mvitv2_h_image() -> MViTConfig:
     return _image(depth=80, embed_dim=192, num_heads=3, stage_starts=(4, 12, 72), drop_path=0.5)
 
 
+def _image_cls(**changes: object) -> MViTConfig:
+    """As :func:`_image`, with the class token that ImageNet-21k models have, and their 19,168 classes."""
+    return _image(cls_token=True, head_pooling="cls", num_classes=IN21K_CLASSES, **changes)
+
+
+def mvitv2_b_image_cls() -> MViTConfig:
+    """MViTv2-B for ImageNet-21k: head on a class token (the published MViTv2_B_in21k.pyth; timm's mvitv2_base_cls).
+
+    No configuration was published; the drop path rate is that of ImageNet-1k, whose recipe the paper takes over.
+    """
+    return _image_cls(depth=24, stage_starts=(2, 5, 21), drop_path=0.3)
+
+
+def mvitv2_l_image_cls() -> MViTConfig:
+    """MViTv2-L for ImageNet-21k: class token, and widening in the attention, unlike the ImageNet-1k file.
+
+    The published MViTv2_L_in21k.pyth; timm's mvitv2_large_cls. Drop path as in :func:`mvitv2_b_image_cls`.
+    """
+    return _image_cls(depth=48, embed_dim=144, num_heads=2, stage_starts=(2, 8, 44), drop_path=0.5)
+
+
+def mvitv2_h_image_cls() -> MViTConfig:
+    """MViTv2-H for ImageNet-21k: class token (the published MViTv2_H_in21k.pyth; timm's mvitv2_huge_cls).
+
+    The drop path rate is that of L.
+    """
+    return _image_cls(depth=80, embed_dim=192, num_heads=3, stage_starts=(4, 12, 72), drop_path=0.5)
+
+
 def mvitv2_motion() -> MViTConfig:
     """A 0.7 M parameter MViTv2 that learns the embedded motion data set in minutes on a CPU: 8 frames, crop 48."""
     return MViTConfig(
@@ -115,6 +147,19 @@ def mvitv2_motion() -> MViTConfig:
         kv_stride=(1, 4, 4),
         drop_path=0.0,
         dropout=0.0,
+        init="fan_in",
+    )
+
+
+def mvitv2_shapes() -> MViTConfig:
+    """A small image MViTv2 that learns the embedded set of shapes in minutes on a CPU: crop 64."""
+    return _image(
+        depth=4,
+        embed_dim=48,
+        stage_starts=(1, 3),
+        num_classes=6,
+        crop_size=64,
+        drop_path=0.0,
         init="fan_in",
     )
 
@@ -132,7 +177,11 @@ PRESETS: dict[str, Callable[[], MViTConfig]] = {
         mvitv2_b_image,
         mvitv2_l_image,
         mvitv2_h_image,
+        mvitv2_b_image_cls,
+        mvitv2_l_image_cls,
+        mvitv2_h_image_cls,
         mvitv2_motion,
+        mvitv2_shapes,
     )
 }
 

@@ -131,7 +131,8 @@ def fit_state_dict(
             problems.append(_problem(name, source, target, origin))
     if problems:
         shown = "\n  ".join(problems[:8] + ["..."] * (len(problems) > 8))
-        raise ValueError(f"the weights do not fit the model ({len(problems)} problems):\n  {shown}")
+        why = "".join(f" {reason}" for reason in _unlike(own, state)) if isinstance(model, MViT) else ""
+        raise ValueError(f"the weights do not fit the model ({len(problems)} problems):{why}\n  {shown}")
     return fitted, report
 
 
@@ -272,6 +273,45 @@ def _may_be_new(name: str, source: Tensor | None, origin: Mapping[str, str], rul
 
 def _is_head(name: str) -> bool:
     return name.startswith("head.")
+
+
+def _unlike(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """In which way the file's model is another one, in words, with the way out."""
+    ours, theirs = _shape_of(own), _shape_of(state)
+    reasons = []
+    if theirs["depth"] != ours["depth"] or theirs["width"] != ours["width"]:
+        reasons.append(
+            f"the file's model has {theirs['depth']} blocks from {theirs['width']} channels on, this one "
+            f"{ours['depth']} from {ours['width']}: take weights of the same size."
+        )
+    if {theirs["widens"], ours["widens"]} == {"attention", "mlp"}:
+        reasons.append(
+            f"the file's model widens in the {theirs['widens']} (the published ImageNet-1k file of L and MaskFeat's "
+            f"widen in the mlp, all others in the attention), this one in the {ours['widens']}: build it with "
+            f"expand_in='{theirs['widens']}' (model.expand_in={theirs['widens']} in a command)."
+        )
+    if "cls_token" in state and "cls_token" not in own:
+        reasons.append(
+            "the file's model has a class token, as those of ImageNet-21k have, this one has none: build it with "
+            "cls_token=True, head_pooling='cls' (an image model of the name ..._cls)."
+        )
+    return reasons
+
+
+def _shape_of(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """Number of blocks, width of the stem, and whether "attention" or "mlp" widens; None for what is not to be seen."""
+    blocks = [int(name.split(".")[1]) for name in state if name.startswith("blocks.") and name.split(".")[1].isdigit()]
+    widens = None
+    for index in range(1 + max(blocks, default=-1)):
+        qkv, out = (state.get(f"blocks.{index}.{layer}.weight") for layer in ("attn.qkv", "mlp.fc2"))
+        if qkv is None or out is None or qkv.dim() != 2:
+            continue
+        if qkv.shape[0] // 3 != qkv.shape[1]:
+            widens = "attention"
+        elif out.shape[0] != qkv.shape[0] // 3:
+            widens = "mlp"
+    stem = state.get(STEM)
+    return {"depth": 1 + max(blocks, default=-1), "width": None if stem is None else stem.shape[0], "widens": widens}
 
 
 def _problem(name: str, source: Tensor | None, target: Tensor, origin: Mapping[str, str]) -> str:

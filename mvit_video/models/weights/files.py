@@ -28,8 +28,9 @@ _AVERAGED = ("state_dict_ema", "model_ema")
 _EXCHANGED = "ema_state_dict"
 # What torch's and MMEngine's averaged models count in a tensor.
 _COUNTERS = ("n_averaged", "steps")
-# What wraps a model under these names: DataParallel and DDP; Lightning and training classes; classifiers of a backbone.
-_WRAPPERS = ("module.", "model.", "backbone.")
+# What wraps a model under these names: DataParallel and DDP; Lightning and training classes; classifiers of a backbone;
+# transformers' models of timm.
+_WRAPPERS = ("module.", "model.", "backbone.", "timm_model.")
 # How torch names an object that weights_only=True does not load.
 _REFUSED_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 # A zip archive, or the magic number of torch's older format.

@@ -15,12 +15,12 @@ from torch import Tensor
 from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.network import MViT
 
-SourceFormat = Literal["pyslowfast", "torchvision", "pytorchvideo", "mmaction2", "detectron2"]
-TargetFormat = Literal["pyslowfast", "torchvision", "pytorchvideo", "mvit_video"]
+SourceFormat = Literal["pyslowfast", "torchvision", "pytorchvideo", "timm", "mmaction2", "detectron2"]
+TargetFormat = Literal["pyslowfast", "torchvision", "pytorchvideo", "timm", "mvit_video"]
 
 KNOWN_FORMATS = (
     "PySlowFast and facebookresearch/mvit (patch_embed.proj.weight), torchvision (conv_proj.weight), "
-    "PyTorchVideo (patch_embed.patch_model.weight), "
+    "PyTorchVideo (patch_embed.patch_model.weight), timm (stages.0.blocks.0.attn.qkv.weight), "
     "MMAction2 (backbone.patch_embed.projection.weight) and detectron2 (backbone.bottom_up.patch_embed.proj.weight)"
 )
 
@@ -65,6 +65,10 @@ _PYTORCHVIDEO = (
 )
 _SEPARATE_QKV = re.compile(r"^(blocks\.\d+\.attn\.)([qkv])\.(weight|bias)$")
 
+# timm counts blocks within their stage.
+_TIMM_BLOCK = re.compile(r"^stages\.(\d+)\.blocks\.(\d+)\.(.+)$")
+_TIMM_SHORTCUT = re.compile(r"^shortcut_proj_(?:attn|mlp)\.")
+
 _DETECTRON2_PREFIX = re.compile(r"^backbone\.(?:bottom_up|net)\.(?:net\.)?")
 _DETECTRON2_OTHER = ("proposal_generator.", "roi_heads.", "backbone.", "pixel_mean", "pixel_std", "anchor_generator.")
 
@@ -104,6 +108,8 @@ def recognise(names: Iterable[str]) -> SourceFormat | None:
         return "torchvision"
     if "patch_embed.patch_model.weight" in known:
         return "pytorchvideo"
+    if {"patch_embed.proj.weight", "stages.0.blocks.0.attn.qkv.weight"} <= known:
+        return "timm"
     if known & {"backbone.patch_embed.projection.weight", "patch_embed.projection.weight"}:
         return "mmaction2"
     if any(_DETECTRON2_PREFIX.match(name) or re.match(r"scale\d+_norm\.", name) for name in known):
@@ -120,8 +126,10 @@ def to_our_names(state: Mapping[str, Tensor], source: SourceFormat) -> Renamed:
     of earlier stages are left out, as are the other parts of a detector.
 
     Raises:
-        ValueError: two tensors would get one name.
+        ValueError: two tensors would get one name, or blocks are missing whose number the names depend on.
     """
+    if source == "timm":
+        return _from_timm(state)
     if source == "torchvision":
         return _from_torchvision(state)
     if source == "pytorchvideo":
@@ -155,6 +163,11 @@ def pool_norm_eps(source: SourceFormat) -> float:
     return 1e-5 if source == "pytorchvideo" else 1e-6
 
 
+def adds_query_to_cls(source: SourceFormat) -> bool:
+    """MViTConfig.residual_with_cls of the models with a class token that have these names (timm models/mvitv2.py)."""
+    return source == "timm"
+
+
 def _from_pytorchvideo(state: Mapping[str, Tensor]) -> Renamed:
     """Queries, keys and values have a projection each, or (later releases) one together."""
     result = Renamed()
@@ -182,6 +195,45 @@ def _as_pytorchvideo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed |= {f"{fused[1]}{x}.{fused[2]}": part for x, part in zip("qkv", tensor.chunk(3), strict=True)}
         else:
             renamed[_renamed(name, _PYTORCHVIDEO)] = tensor.unsqueeze(2) if _is_flat_pool(name, tensor) else tensor
+    return renamed
+
+
+def _from_timm(state: Mapping[str, Tensor]) -> Renamed:
+    """Blocks are counted through all stages; the shortcut's projection is one, wherever the block widens."""
+    places = {name: found for name in state if (found := _TIMM_BLOCK.match(name))}
+    depths: dict[int, int] = {}
+    for found in places.values():
+        depths[int(found[1])] = max(depths.get(int(found[1]), 0), int(found[2]) + 1)
+    missing = set(range(max(depths) + 1)) - depths.keys()
+    if missing:
+        raise ValueError(
+            f"stages.{max(depths)} is there, stages.{min(missing)} not: blocks are numbered through all stages, which "
+            "needs a whole state dict."
+        )
+    first = {stage: sum(depths[earlier] for earlier in range(stage)) for stage in depths}
+    result = Renamed()
+    for name, tensor in state.items():
+        place = places.get(name)
+        if place is None:
+            result.add(_renamed(name, [("head.fc.", "head.projection.")]), tensor, name)
+            continue
+        index = first[int(place[1])] + int(place[2])
+        result.add(f"blocks.{index}.{_TIMM_SHORTCUT.sub('proj.', place[3])}", tensor, name)
+    return result
+
+
+def _as_timm(state: Mapping[str, Tensor], config: MViTConfig) -> dict[str, Tensor]:
+    shortcut = "shortcut_proj_attn." if config.expand_in == "attention" else "shortcut_proj_mlp."
+    first = (0, *config.stage_starts)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        block = re.match(r"^blocks\.(\d+)\.(.+)$", name)
+        if block is None:
+            renamed[_renamed(name, [("head.projection.", "head.fc.")])] = tensor
+            continue
+        stage = config.blocks[int(block[1])].stage
+        inside = _renamed(block[2], [("proj.", shortcut)])
+        renamed[f"stages.{stage}.blocks.{int(block[1]) - first[stage]}.{inside}"] = tensor
     return renamed
 
 
@@ -232,6 +284,8 @@ def save_as(model: MViT, format: TargetFormat) -> dict[str, Tensor]:
       (configs/ImageNet) has them.
     - "torchvision": the names of torchvision.models.video.mvit_v1_b and mvit_v2_s, which load it strictly.
     - "pytorchvideo": the names of its create_multiscale_vision_transformers, which loads it strictly (MViTv1 alone).
+    - "timm": the names of its mvitv2_tiny, _small, _base, _large and of their _cls variants, which load it strictly
+      (image models alone).
 
     Raises:
         ValueError: the format is unknown, or its class has no such model.
@@ -244,6 +298,8 @@ def save_as(model: MViT, format: TargetFormat) -> dict[str, Tensor]:
         return {name: tensor.unsqueeze(2) if _is_flat_pool(name, tensor) else tensor for name, tensor in state.items()}
     if format == "torchvision":
         return dict(_as_torchvision(name, tensor) for name, tensor in state.items())
+    if format == "timm":
+        return _as_timm(state, model.config)
     return _as_pytorchvideo(state) if format == "pytorchvideo" else state
 
 
@@ -291,10 +347,26 @@ def _check_target(config: MViTConfig, format: TargetFormat) -> None:
             == ("cls" if config.cls_token else "norm_mean"),
             "num_classes of 1 or more": config.num_classes > 0,
         }
+    elif format == "timm":
+        wanted |= {
+            "num_frames=1": config.is_image,
+            "rel_pos='spatial' or 'none'": config.rel_pos != "spatiotemporal",
+            "abs_pos='none' or 'joint'": config.abs_pos != "separable",
+            "pool_all_queries=True": config.pool_all_queries,
+            "a pool_kernel": config.pool_kernel is not None,
+            "head_pooling='cls' or 'norm_mean'": config.head_pooling != "mean_norm",
+        }
+    if config.cls_token and config.residual_pooling:
+        with_cls = adds_query_to_cls(format)
+        wanted[f"residual_with_cls={with_cls}"] = config.residual_with_cls == with_cls
     lacking = [rule for rule, holds in wanted.items() if not holds]
     if lacking:
-        project = {"pyslowfast": "PySlowFast", "torchvision": "torchvision", "pytorchvideo": "PyTorchVideo"}[format]
+        project = {"pyslowfast": "PySlowFast", "pytorchvideo": "PyTorchVideo"}.get(format, format)
         way_out = "" if format == "pyslowfast" else " Save as 'mvit_video' or 'pyslowfast' instead."
         if config.pool_norm_eps != eps:
             way_out += f" pool_norm_eps={eps:g} (--set in convert) makes it one with slightly other logits."
+        if f"residual_with_cls={not config.residual_with_cls}" in lacking:
+            way_out += (
+                f" residual_with_cls={not config.residual_with_cls} (--set in convert) makes it one with other logits."
+            )
         raise ValueError(f"{project}'s MViT has no such model: it needs {'; '.join(lacking)}.{way_out}")

@@ -54,6 +54,8 @@ def infer_config(
     fields = _seen(state, told)
     fields["head_pooling"] = _head_pooling(fields, told, mean_of_tokens=mean_of_tokens)
     fields["residual_pooling"] = told.get("residual_pooling", fields["rel_pos"] != "none")
+    with_cls = bool(fields["cls_token"] and fields["residual_pooling"])
+    fields["residual_with_cls"] = with_cls and told.get("residual_with_cls", False)
     config = MViTConfig(**{**fields, **overrides})  # type: ignore[arg-type]
     training = _preset_training_fields(config)
     training |= {name: value for name, value in told.items() if name in TRAINING_FIELDS}
@@ -237,11 +239,11 @@ def _padding(kernel: Triple, told: object) -> Triple | None:
 
 
 def _preset_training_fields(config: MViTConfig) -> dict[str, object]:
-    """Drop rates and the like of the preset that is the same model but for classes and eps; nothing without one."""
+    """Drop rates and the like of the preset that is this model but for classes and numerics; nothing without one."""
     for make in PRESETS.values():
         preset = make()
         training: dict[str, object] = {name: getattr(preset, name) for name in TRAINING_FIELDS}
-        other = {"num_classes": preset.num_classes, "pool_norm_eps": preset.pool_norm_eps}
+        other = {name: getattr(preset, name) for name in ("num_classes", "pool_norm_eps", "residual_with_cls")}
         same = dataclasses.replace(config, **other, **training)  # type: ignore[arg-type]
         if same == preset:
             return training

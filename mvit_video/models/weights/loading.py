@@ -11,7 +11,7 @@ from torch import nn
 
 from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.network import MViT
-from mvit_video.models.weights.conversion import ImageToVideo, LoadReport, Rules, fit_state_dict
+from mvit_video.models.weights.conversion import ImageToVideo, LoadReport, Rules, fit_state_dict, is_image_state
 from mvit_video.models.weights.files import (
     WeightsFile,
     check_finite,
@@ -24,6 +24,7 @@ from mvit_video.models.weights.formats import (
     Renamed,
     SourceFormat,
     TargetFormat,
+    adds_query_to_cls,
     pool_norm_eps,
     recognise,
     save_as,
@@ -50,10 +51,10 @@ def load_weights(
     """Put published weights, or our own, into a model.
 
     Recognised by the names of the tensors: PySlowFast and facebookresearch/mvit (image models with or without a time
-    axis in their pooling weights), torchvision, PyTorchVideo, MMAction2, detectron2 backbones, and this project; also
-    within a wrapper ("module.", "model.", "backbone." before the names) that leaves them unknown. Relative tables and
-    position embeddings of another frame count or crop are interpolated (relative and temporal ones linearly, spatial
-    ones bicubically, as PySlowFast does); everything else must fit, name by name and shape by shape.
+    axis in their pooling weights), torchvision, PyTorchVideo, timm, MMAction2, detectron2 backbones, and this
+    project; also within a wrapper ("module.", "model.", "backbone." before the names) that leaves them unknown.
+    Relative tables and position embeddings of another frame count or crop are interpolated (relative and temporal ones
+    linearly, spatial ones bicubically, as PySlowFast does); everything else must fit, name by name, shape by shape.
 
     Args:
         model: receives the weights in place. Models besides MViT take a state dict of their own names.
@@ -104,6 +105,7 @@ def from_checkpoint(
       token, relative positions and expansion in the MLP (the MaskFeat fine-tunes).
     - a joint position embedding of a video model needs num_frames.
     - pool_norm_eps is 1e-5 in PyTorchVideo's names, else 1e-6.
+    - residual_with_cls is True in timm's names with a class token, else False.
     - rates of dropout are those of the preset that is this model, else MViTConfig's.
 
     A detectron2 backbone becomes the image model without head (num_classes=0), without window attention.
@@ -136,7 +138,11 @@ def load_checkpoint_model(
     assert written_by is not None  # without a model, unknown names are refused
     config = infer_config(
         renamed.tensors,
-        stored={"pool_norm_eps": pool_norm_eps(written_by), **stored_fields(file.config)},
+        stored={
+            "pool_norm_eps": pool_norm_eps(written_by),
+            "residual_with_cls": adds_query_to_cls(written_by),
+            **stored_fields(file.config),
+        },
         overrides=overrides,
         mean_of_tokens=written_by == "pyslowfast",
     )
@@ -150,8 +156,15 @@ def load_checkpoint_model(
     return model, report
 
 
+def holds_image_model(file: WeightsFile) -> bool:
+    """Whether the weights are those of an image MViT, whoever wrote them; False where nobody known did."""
+    state, _ = without_wrapper(file.tensors, lambda names: recognise(names) is not None)
+    written_by = recognise(state)
+    return written_by is not None and is_image_state(to_our_names(state, written_by).tensors)
+
+
 def checkpoint_content(model: MViT, format: TargetFormat) -> dict[str, object]:
-    """What a file in that format holds, for torch.save: a container, for torchvision the bare state dict.
+    """What a file in that format holds, for torch.save: a container, for torchvision and timm the bare state dict.
 
     Raises:
         ValueError: as :func:`save_as`.
@@ -159,7 +172,7 @@ def checkpoint_content(model: MViT, format: TargetFormat) -> dict[str, object]:
     state = save_as(model, format)
     if format in ("pyslowfast", "pytorchvideo"):
         return {"model_state": state}
-    if format == "torchvision":
+    if format in ("torchvision", "timm"):
         return dict(state)
     fields = {"_target_": "mvit_video.models.MViTConfig", **dataclasses.asdict(model.config)}
     return {"model": state, "config": json.dumps({"model": fields})}
@@ -216,7 +229,22 @@ def _load(
             f"{model.config.pool_norm_eps:g}: logits differ slightly; build it with "
             f"pool_norm_eps={pool_norm_eps(written_by):g} for the same"
         )
+    configured = file.config is not None and file.config.kind == "mvit_video"
+    if isinstance(model, MViT) and written_by is not None and "cls_token" in renamed.tensors and not configured:
+        report.notes += _residual_note(model.config, written_by)
     return report
+
+
+def _residual_note(config: MViTConfig, written_by: SourceFormat) -> list[str]:
+    """What to know where residual pooling treats the class token otherwise than the file's program does."""
+    theirs = adds_query_to_cls(written_by)
+    if not (config.cls_token and config.residual_pooling) or config.residual_with_cls == theirs:
+        return []
+    does, does_not = ("adds", "does not") if theirs else ("does not add", "does")
+    return [
+        f"{written_by} {does} the class token's query in residual pooling, this model {does_not}: logits differ; build "
+        f"it with residual_with_cls={theirs} for the same"
+    ]
 
 
 def _described(config: MViTConfig) -> str:

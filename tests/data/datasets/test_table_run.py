@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mvit_video import build
-from mvit_video.build.clips import build_train_loader, read_manifest
+from mvit_video.build.clips import build_train_loader
 from mvit_video.build.common import build_source
+from mvit_video.build.samples import read_manifest
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.distributed.process_group import World
 from tests.conftest import motion_overrides, options

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mvit_video.convert import find_checkpoint, main
-from mvit_video.engine.checkpoints import CheckpointError, save_checkpoint
+from mvit_video.convert import main
+from mvit_video.engine.checkpoints import CheckpointError, find_checkpoint, save_checkpoint
 from mvit_video.models import from_checkpoint, load_weights
 from mvit_video.models.mvit.network import MViT
 from mvit_video.models.weights.files import read_weights_file
@@ -77,8 +77,8 @@ def test_back_into_a_model(run, tmp_path):
 def test_the_newest_where_there_is_no_best(run, tmp_path):
     for name in ("best.pt", "best.json"):
         (run / "checkpoints" / name).unlink()
-    assert find_checkpoint(run)[0].name == "step_00000002.pt"
-    assert find_checkpoint(run / "checkpoints")[0].name == "step_00000002.pt"
+    assert find_checkpoint(run).name == "step_00000002.pt"
+    assert find_checkpoint(run / "checkpoints").name == "step_00000002.pt"
     with pytest.raises(CheckpointError, match="has no complete checkpoint"):
         find_checkpoint(tmp_path)
 
@@ -107,7 +107,7 @@ def test_names_of_others(run, tmp_path):
 def test_other_containers_need_to_be_named(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(run), str(tmp_path / "out.pt")])
-    assert "required: --to {pyslowfast,torchvision,pytorchvideo,mvit_video}" in capsys.readouterr().err
+    assert "required: --to {pyslowfast,torchvision,pytorchvideo,timm,mvit_video}" in capsys.readouterr().err
 
 
 def test_it_says_which_checkpoint_of_a_run_it_takes(run, tmp_path, capsys):

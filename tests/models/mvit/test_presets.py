@@ -53,6 +53,12 @@ def on_meta(name: str, **overrides: object) -> MViT:
         ("mvitv2_l_image", {"expand_in": "attention"}, 213_635_368),
         ("mvitv2_h_image", {}, 666_879_720),
         ("mvitv2_h_image", {"expand_in": "mlp"}, 674_625_192),
+        ("mvitv2_b_image_cls", {"num_classes": 1000}, 51_472_840),
+        ("mvitv2_l_image_cls", {"num_classes": 1000}, 213_635_512),
+        ("mvitv2_h_image_cls", {"num_classes": 1000}, 666_879_912),
+        ("mvitv2_b_image_cls", {}, 51_472_840 + 18_168 * 769),
+        ("mvitv2_l_image_cls", {}, 213_635_512 + 18_168 * 1153),
+        ("mvitv2_h_image_cls", {}, 666_879_912 + 18_168 * 1537),
         ("mvitv2_motion", {}, 697_352),
     ],
 )
@@ -110,6 +116,9 @@ def test_list_models():
         "mvitv2_b_image",
         "mvitv2_l_image",
         "mvitv2_h_image",
+        "mvitv2_b_image_cls",
+        "mvitv2_l_image_cls",
+        "mvitv2_h_image_cls",
         "mvitv2_motion",
     ]
 

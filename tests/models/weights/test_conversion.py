@@ -58,6 +58,23 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"blocks\.0\.proj\.weight: in the model, not in the file"):
             load_weights(MViT(small_config(expand_in="mlp")), state_of(V2))
 
+    def test_what_makes_it_another_model_is_said(self):
+        with pytest.raises(
+            ValueError, match=r"has 3 blocks from 8 channels on, this one 4 from 8: take weights of the"
+        ):
+            load_weights(MViT(V2), state_of(small_config(depth=3, stage_starts=(1,))))
+        said = r"the file's model widens in the mlp .*, this one in the attention: build it with expand_in='mlp'"
+        with pytest.raises(ValueError, match=said):
+            load_weights(MViT(V2), state_of(small_config(expand_in="mlp")))
+        said = r"widens in the attention .*, this one in the mlp: .*model\.expand_in=attention in a command"
+        with pytest.raises(ValueError, match=said):
+            load_weights(
+                MViT(small_config(expand_in="mlp")), state_of(IMAGE), image_to_video="corrected", new_head=True
+            )
+        with_cls = small_config(**image_fields(num_classes=7))
+        with pytest.raises(ValueError, match=r"has a class token, as those of ImageNet-21k have, this one has none"):
+            load_weights(MViT(IMAGE), state_of(with_cls))
+
     def test_tables_of_other_head_widths_are_not_interpolated(self):
         state = state_of(V2) | {TABLE: torch.zeros(3, 4)}
         with pytest.raises(ValueError, match=r"rel_pos_t: \(3, 4\) in the file, \(3, 8\) in the model"):
@@ -213,6 +230,13 @@ class TestImageToVideo:
         assert state["blocks.1.attn.rel_pos_h"].shape == (15, 8)
         report = load_weights(MViT(V2), state, image_to_video="corrected", new_head=True)
         assert report.interpolated == ["blocks.1.attn.rel_pos_h", "blocks.1.attn.rel_pos_w"]
+
+    def test_the_class_token_of_an_image_model_is_taken_over(self):
+        """ImageNet-21k's models have one; ImageNet-1k's leave it to chance."""
+        state = state_of(small_config(**image_fields(num_classes=7)))
+        model = MViT(V2)
+        report = load_weights(model, state, image_to_video="corrected", new_head=True)
+        assert torch.equal(model.cls_token, state["cls_token"]) and "cls_token" in report.loaded
 
     def test_version_1_loses_its_joint_positions(self):
         state = state_of(small_config(**(v1_fields() | image_fields(abs_pos="joint", rel_pos="none"))))

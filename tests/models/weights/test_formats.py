@@ -169,5 +169,5 @@ def test_what_torchvision_cannot_be():
         save_as(MViT(IMAGE), "torchvision")
     with pytest.raises(ValueError, match=r"it needs head_pooling='cls'\. Save as 'mvit_video' or 'pyslowfast' instead"):
         save_as(MViT(MASKFEAT), "torchvision")
-    with pytest.raises(ValueError, match=r"format='timm' is not one of 'pyslowfast', .*, 'mvit_video'"):
-        save_as(MViT(V2), "timm")
+    with pytest.raises(ValueError, match=r"format='keras' is not one of 'pyslowfast', .*, 'mvit_video'"):
+        save_as(MViT(V2), "keras")

@@ -1,0 +1,204 @@
+"""The embedded data set `shapes`: six kinds of figures as real JPEG files, one folder per class.
+
+A figure lies anywhere in a textured picture, turned, of any size, in any colour. What it is called is its outline
+alone: no pixel and no colour says anything about it, so a linear model on pixels cannot name it. The textures of the
+test set do not occur in training. The figures and textures are those of the set `motion`.
+
+    <root>/{train,test}/{bar,disc,...}/00012.jpg
+    <root>/shapes.json      the spec and the size of each file; last of all, so its presence means a complete set
+
+    python -m mvit_video.data.embedded.shapes OUT [--train-images 3000 --test-images 600 --seed 0]
+"""
+
+import argparse
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvit_video.data.embedded.motion_scenes import Poses, Split, Sprite, paint_sprite, sample_background
+from mvit_video.data.embedded.set_on_disk import check_same, only_writer, write_bytes
+
+logger = logging.getLogger(__name__)
+
+GENERATOR_VERSION = 1  # raised by any change that alters a file
+RECORD_NAME, LOCK_NAME = "shapes.json", "shapes.lock"
+SPLITS: tuple[Split, ...] = ("train", "test")
+# Class name -> outline of motion_scenes.
+OUTLINE_OF = {
+    "bar": "bar",
+    "disc": "disc",
+    "square": "square",
+    "star": "star5",
+    "trefoil": "trefoil",
+    "triangle": "triangle",
+}
+CLASS_NAMES = tuple(OUTLINE_OF)
+SHORT_SIDE, LONG_SIDE = 72, 96
+RADII = (13.0, 26.0)  # of the figure, in pixels
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What determines the set to the last pixel.
+
+    quality: of the JPEG files; larger is larger and better.
+    """
+
+    train_images: int = 3000
+    test_images: int = 600
+    seed: int = 0
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        step = len(CLASS_NAMES)
+        for name in ("train_images", "test_images"):
+            count = getattr(self, name)
+            if count <= 0 or count % step:
+                near = max(step, round(count / step) * step)
+                raise ValueError(
+                    f"{name}={count} must be a positive multiple of {step}, for {step} classes with equally many "
+                    f"images; use {name}={near}"
+                )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality={self.quality} must lie in 1..95; 90 is the default")
+
+    def images(self, split: Split) -> int:
+        """Number of images of a split."""
+        return self.train_images if split == "train" else self.test_images
+
+
+def render_shape(rng: np.random.Generator, *, outline: str, split: Split) -> NDArray[np.uint8]:
+    """A picture of a figure, uint8 (H, W, 3): place, size, angle, colour and background are random.
+
+    Args:
+        rng: of all draws.
+        outline: of the figure, from motion_scenes.
+        split: whose textures the background has.
+    """
+    long_side = int(rng.integers(SHORT_SIDE, LONG_SIDE, endpoint=True))
+    height, width = (SHORT_SIDE, long_side) if rng.random() < 0.5 else (long_side, SHORT_SIDE)
+    _, background = sample_background(rng, split, height, width)
+    radius = rng.uniform(*RADII)
+    place = [np.array([rng.uniform(radius, side - radius)]) for side in (width, height)]
+    sprite = Sprite(
+        shape=outline,
+        base_angle=rng.uniform(0, 2 * math.pi),
+        colors=np.repeat(_colour(rng, background.mean(axis=(1, 2)))[None], 2, axis=0),
+        striped=False,
+        stripe=1.0,
+        split=0.0,
+    )
+    picture = background[None].copy()
+    paint_sprite(picture, sprite, Poses(x=place[0], y=place[1], radius=np.array([radius]), angle=np.zeros(1)))
+    return picture[0].astype(np.uint8).transpose(1, 2, 0)
+
+
+def _colour(rng: np.random.Generator, background: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A colour, (3,), that stands out from the mean of the background."""
+    while True:
+        colour: NDArray[np.floating] = rng.uniform(10, 245, 3)
+        if np.abs(colour - background).sum() > 150:
+            return colour.astype(np.float32)
+
+
+def generate_shapes(root: str | Path, spec: ShapesSpec) -> Path:
+    """Write the set under `root`, unless it is there; the pictures depend on `spec` alone. Returns `root`.
+
+    A set that is there is recognised by its record and by the size of every file. One that was interrupted or damaged
+    is written again; a second process that asks for the same set waits for the first.
+
+    Raises:
+        ValueError: `root` holds a set of another spec or generator version.
+    """
+    root = Path(root)
+    if _lacking(root, spec) is None:
+        return root
+    root.mkdir(parents=True, exist_ok=True)
+    with only_writer(root / LOCK_NAME):
+        lacking = _lacking(root, spec)
+        if lacking is not None:
+            logger.info("writing the shapes to %s: %s", root, lacking)
+            # From here to the end the set is incomplete, whatever was there before.
+            (root / RECORD_NAME).unlink(missing_ok=True)
+            sizes = {path: size for split in SPLITS for path, size in _write_split(root, split, spec)}
+            record = {"version": GENERATOR_VERSION, "spec": asdict(spec), "bytes": sizes}
+            write_bytes(root / RECORD_NAME, json.dumps(record, indent=0).encode())
+            logger.info("%d images, %.1f MB, in %s", len(sizes), sum(sizes.values()) / 1e6, root)
+    return root
+
+
+def _write_split(root: Path, split: Split, spec: ShapesSpec) -> list[tuple[str, int]]:
+    """Write the files of a split; (path below the root, bytes) of each."""
+    for name in CLASS_NAMES:
+        folder = root / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.iterdir():  # of a killed writer, or damaged; the lock says that none is at work
+            leftover.unlink()
+    written = []
+    for number in range(spec.images(split)):
+        name = CLASS_NAMES[number % len(CLASS_NAMES)]
+        rng = np.random.default_rng([spec.seed, SPLITS.index(split), number])
+        buffer = io.BytesIO()
+        picture = Image.fromarray(render_shape(rng, outline=OUTLINE_OF[name], split=split))
+        picture.save(buffer, "JPEG", quality=spec.quality)
+        path = f"{split}/{name}/{number:05d}.jpg"
+        write_bytes(root / path, buffer.getvalue())
+        written.append((path, buffer.tell()))
+    return written
+
+
+def _lacking(root: Path, spec: ShapesSpec) -> str | None:
+    """What keeps `root` from holding this very set, whole, or None. Raises ValueError if it holds another one."""
+    try:
+        content = json.loads((root / RECORD_NAME).read_bytes())
+    except FileNotFoundError:
+        return f"no {RECORD_NAME}"
+    except json.JSONDecodeError:
+        return f"{RECORD_NAME} is damaged"
+    wanted = {"generator version": GENERATOR_VERSION, **asdict(spec)}
+    found = {"generator version": content.get("version"), **content.get("spec", {})}
+    check_same(root, "shapes", wanted=wanted, found=found)
+    sizes: dict[str, int] = {}
+    for split in SPLITS:
+        for name in CLASS_NAMES:
+            folder = root / split / name
+            if folder.is_dir():
+                with os.scandir(folder) as entries:
+                    sizes.update({f"{split}/{name}/{entry.name}": entry.stat().st_size for entry in entries})
+    missing = next((path for path, size in content["bytes"].items() if sizes.get(path) != size), None)
+    return None if missing is None else f"{missing} is missing or damaged"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: generate the set into a directory."""
+    default = ShapesSpec()
+    parser = argparse.ArgumentParser(
+        prog="python -m mvit_video.data.embedded.shapes", description="Write the embedded data set `shapes`."
+    )
+    parser.add_argument("out", type=Path, help="directory of the set")
+    parser.add_argument("--train-images", type=int, default=default.train_images, help="default %(default)s")
+    parser.add_argument("--test-images", type=int, default=default.test_images, help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        generate_shapes(
+            args.out, ShapesSpec(train_images=args.train_images, test_images=args.test_images, seed=args.seed)
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

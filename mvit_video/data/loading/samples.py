@@ -1,0 +1,213 @@
+"""What data sets of videos and of images have in common: keys, draws, and replacements of broken files.
+
+A training sample is a pure function of (seed, epoch, index); an evaluation sample of the index alone. A training file
+that cannot be read is replaced by another of the same set, chosen by the same key; an evaluation file that cannot be
+read is returned as failed, to be counted. What a kind of file adds is how one is read and which views are made of it.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, Frames, View
+from mvit_video.data.augmentation.transforms import Box
+from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.loading.batch import Sample
+from mvit_video.data.loading.worker_monitor import reading
+from mvit_video.runtime.decode_error import DecodeError
+from mvit_video.video.yuv import YuvFrames
+
+MAX_REPLACEMENTS = 20
+# What a random draw is for, the last part of its key: draws for different things never share a stream.
+DRAW_CLIP, DRAW_REPLACEMENT, DRAW_FRAME_ORDER, DRAW_AUGMENT = 0, 1, 2, 3
+
+
+class DrawnView(View, Protocol):
+    """A training view."""
+
+    @property
+    def erase(self) -> Box:
+        """The box of the finished view that is filled with noise; zeros for none."""
+        ...
+
+
+class Transform(Protocol):
+    """Draws training views."""
+
+    def decoded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that views of frames of this size are drawn for."""
+        ...
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> DrawnView:
+        """A random view."""
+        ...
+
+
+class TrainSamples(Dataset[Sample]):
+    """Augmented samples of training files.
+
+    Args:
+        manifest: files and labels.
+        transform: draws the views.
+        repeats: augmented copies of each decoded file (repeated augmentation).
+        seed: with the epoch and the index, the key of every random draw.
+        device: where samples are cut and augmented: "worker" (the loader's processes) or "model" (the model's device).
+    """
+
+    def __init__(
+        self, manifest: Manifest, *, transform: Transform, repeats: int, seed: int, device: AugmentDevice = "worker"
+    ) -> None:
+        self.manifest = manifest
+        self.transform = transform
+        self.repeats = repeats
+        self.seed = seed
+        self.device: AugmentDevice = device
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        """The sample of key (epoch, position in the epoch's order, draw).
+
+        A draw is the index of a file, plus the number of files for each time the epoch has drawn it before: the same
+        file then gives another sample.
+
+        Raises:
+            DecodeError: when the file and all its replacements are unreadable.
+        """
+        epoch, position, draw = key
+        failures: list[tuple[str, str]] = []
+        error: DecodeError | None = None
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                with reading(self.manifest.paths[draw % len(self)]):
+                    frames = self._read(epoch, draw)
+            except DecodeError as caught:
+                error = caught
+                failures.append((error.path, error.reason))
+                draw = self._replacement(epoch, draw, len(failures))
+                continue
+            return self._augmented(frames, epoch, position, draw, failures)
+        assert error is not None
+        raise type(error)(
+            failures[0][0],
+            f"{failures[0][1]}; {MAX_REPLACEMENTS - 1} replacements failed too, the last {failures[-1][0]}: "
+            f"{failures[-1][1]}. Check the folder of the files",
+        )
+
+    def _read(self, epoch: int, draw: int) -> Frames:
+        """The frames of a draw of an epoch, uint8 (N, H, W, 3) or planes. Raises DecodeError."""
+        raise NotImplementedError
+
+    def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
+        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
+        return int(rng.integers(len(self.manifest)))
+
+    def _augmented(
+        self, frames: Frames, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
+    ) -> Sample:
+        height, width = (frames.y if isinstance(frames, YuvFrames) else frames).shape[1:3]
+        # Frames are brought to the decoder's size once; each view is drawn for that.
+        decoded = self.transform.decoded_size(height, width)
+        views: list[DrawnView] = []
+        seeds: list[int] = []
+        for repeat in range(self.repeats):
+            rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, repeat])
+            views.append(self.transform.draw(*decoded, rng))
+            seeds.append(int(rng.integers(2**62)))
+        clips, source = finished(ClipSource(frames, tuple(views)), self.device)
+        index = draw % len(self.manifest)
+        return Sample(
+            clips=clips,
+            label=self.manifest.labels[index],
+            video=index,
+            views=torch.arange(self.repeats),
+            erase=torch.tensor([view.erase for view in views], dtype=torch.int32),
+            noise_seeds=torch.tensor(seeds),
+            path=self.manifest.paths[index],
+            epoch=epoch,
+            position=position,
+            failures=failures,
+            source=source,
+        )
+
+
+class EvalSamples(Dataset[Sample]):
+    """All test views of each file.
+
+    Args:
+        manifest: files and labels.
+        crop_size: side of the views, pixels.
+        num_views: views per file.
+        view_frames: frames of a view.
+        device: where views are cut: "worker" (the loader's processes) or "model" (the model's device).
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        crop_size: int,
+        num_views: int = 1,
+        view_frames: int = 1,
+        device: AugmentDevice = "worker",
+    ) -> None:
+        self.manifest = manifest
+        self.crop_size = crop_size
+        self.num_views = num_views
+        self.view_frames = view_frames
+        self.device: AugmentDevice = device
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> Sample:
+        """All views of one file; `failed` with blank ones when it cannot be read."""
+        failures: list[tuple[str, str]] = []
+        try:
+            with reading(self.manifest.paths[index]):
+                source = self._views(index)
+        except DecodeError as error:
+            failures = [(error.path, error.reason)]
+            source = self._blank()
+        clips, source_left = finished(source, self.device)
+        return Sample(
+            clips=clips,
+            label=self.manifest.labels[index],
+            video=index,
+            views=torch.arange(self.num_views),
+            erase=torch.zeros(self.num_views, 4, dtype=torch.int32),
+            noise_seeds=torch.zeros(self.num_views, dtype=torch.int64),
+            path=self.manifest.paths[index],
+            failures=failures,
+            failed=bool(failures),
+            source=source_left,
+        )
+
+    def _views(self, index: int) -> ClipSource:
+        """The decoded frames of a file and its views. Raises DecodeError."""
+        raise NotImplementedError
+
+    def _blank(self) -> ClipSource:
+        """Black views in the place of a file that cannot be read."""
+        frames = torch.zeros(self.view_frames, self.crop_size, self.crop_size, 3, dtype=torch.uint8)
+        return ClipSource(frames, (_AsItIs(),) * self.num_views)
+
+
+class _AsItIs:
+    """The view of frames that are what a model sees already."""
+
+    def begin(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames
+
+    def finish(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames
+
+
+def finished(source: ClipSource, device: AugmentDevice) -> tuple[torch.Tensor, ClipSource | None]:
+    """The views if they are made in the worker, else nothing and the source."""
+    if device == "model":
+        return torch.empty(0, dtype=torch.uint8), source
+    return source.clips(), None
