@@ -43,9 +43,17 @@ def group_choices() -> dict[str, list[str]]:
     """What can be chosen in each config group of the running command, its --config-dir included."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    groups = [group for group in hydra.list_all_config_groups() if group.split("/")[0] != "hydra"]
-    loader = hydra.config_loader
-    found = {group: loader.get_group_options(group, results_filter=ObjectType.CONFIG) for group in groups}
+    # The loader's own get_group_options copies every schema at each call, which takes seconds.
+    repository: Any = hydra.config_loader.repository  # type: ignore[attr-defined]
+    found: dict[str, list[str]] = {}
+    waiting = [""]
+    while waiting:
+        parent = waiting.pop()
+        for name in repository.get_group_options(parent, ObjectType.GROUP):
+            group = f"{parent}/{name}" if parent else name
+            if group != "hydra":
+                waiting.append(group)
+                found[group] = repository.get_group_options(group, ObjectType.CONFIG)
     return {
         group: [name for name in names if not name.endswith(SCHEMA_SUFFIX)] for group, names in sorted(found.items())
     }
