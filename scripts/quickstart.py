@@ -1,4 +1,7 @@
-"""Train the small MViTv2 on the embedded motion set, evaluate it three ways, and say where everything lies."""
+"""Train the small MViTv2 on the embedded motion set, evaluate it three ways, and say where everything lies.
+
+Arguments are training options. Another seed needs another name: `seed=1 name=quickstart_seed1`.
+"""
 
 import json
 import os
@@ -7,12 +10,16 @@ import sys
 import time
 from pathlib import Path
 
-RUN = Path("runs/quickstart")
+RUNS = Path("runs")
+NAME = "quickstart"
 
 
-def train(*options: str) -> None:
-    """Train on the embedded set, or go on with it."""
-    run("mvit_video.train", "+experiment=motion_mvitv2", f"name={RUN.name}", *machine_options(), *options)
+def train(*options: str) -> Path:
+    """Train on the embedded set, or go on with it; the folder of the run."""
+    name = ([NAME] + [option.removeprefix("name=") for option in options if option.startswith("name=")])[-1]
+    others = [option for option in options if not option.startswith("name=")]
+    run("mvit_video.train", "+experiment=motion_mvitv2", f"name={name}", *machine_options(), *others)
+    return RUNS / name
 
 
 def machine_options() -> list[str]:
@@ -28,22 +35,22 @@ def machine_options() -> list[str]:
     return ["launcher.processes=2", "trainer.batch_size=8", "trainer.num_workers=0", "trainer.threads=1"]
 
 
-def evaluate(frame_order: str) -> dict[str, float]:
+def evaluate(run_dir: Path, frame_order: str) -> dict[str, float]:
     """Accuracies of the last weights on frames in the given order; all other options are the run's."""
-    folder = RUN / f"evaluation_{frame_order}" if frame_order != "forward" else RUN / "evaluation"
-    words = (f"run={RUN}", f"checkpoint={newest()}", f"frame_order={frame_order}", f"output={folder}")
+    folder = run_dir / ("evaluation" if frame_order == "forward" else f"evaluation_{frame_order}")
+    words = (f"run={run_dir}", f"checkpoint={newest(run_dir)}", f"frame_order={frame_order}", f"output={folder}")
     run("mvit_video.evaluate", *words, *machine_options())
     return json.loads((folder / "results.json").read_text())
 
 
-def newest() -> Path:
+def newest(run_dir: Path) -> Path:
     """The last checkpoint of the run."""
-    return sorted((RUN / "checkpoints").glob("step_*.pt"))[-1]
+    return sorted((run_dir / "checkpoints").glob("step_*.pt"))[-1]
 
 
-def reversed_share() -> float:
+def reversed_share(run_dir: Path) -> float:
     """Per cent of the videos shown backwards for which the model names the reversed motion."""
-    lines = (RUN / "evaluation_reversed" / "predictions.jsonl").read_text().splitlines()
+    lines = (run_dir / "evaluation_reversed" / "predictions.jsonl").read_text().splitlines()
     names = (Path("data/motion") / "classes.txt").read_text().split()
     partner = {name: names[index ^ 1] for index, name in enumerate(names)}
     rows = [json.loads(line) for line in lines]
@@ -60,13 +67,13 @@ def run(module: str, *words: str) -> None:
 def main(options: list[str]) -> None:
     """Train, evaluate, report."""
     started = time.monotonic()
-    train(*options)
+    run_dir = train(*options)
     trained = time.monotonic()
-    forward = evaluate("forward")
-    shuffled = evaluate("shuffled")
-    evaluate("reversed")
+    forward = evaluate(run_dir, "forward")
+    shuffled = evaluate(run_dir, "shuffled")
+    evaluate(run_dir, "reversed")
     seconds = [round(t) for t in (trained - started, time.monotonic() - trained)]
-    scores = (forward["video_top1"], forward["clip_top1"], shuffled["video_top1"], reversed_share())
+    scores = (forward["video_top1"], forward["clip_top1"], shuffled["video_top1"], reversed_share(run_dir))
     print(f"""
 Data set and training took {seconds[0]} s, the three evaluations {seconds[1]} s. On {forward["num_videos"]} test videos:
 
@@ -74,12 +81,12 @@ Data set and training took {seconds[0]} s, the three evaluations {seconds[1]} s.
   the same frames shuffled                  {scores[2]:5.1f} %   (a model blind to time cannot pass 50 %)
   reversed motion named, frames reversed    {scores[3]:5.1f} %
 
-Curves       {RUN}/curves.png
-Confusions   {RUN}/evaluation/confusion.png
-Results      {RUN}/evaluation/results.json, predictions.jsonl
+Curves       {run_dir}/curves.png
+Confusions   {run_dir}/evaluation/confusion.png
+Results      {run_dir}/evaluation/results.json, predictions.jsonl
 Videos       data/motion/videos
-Checkpoints  {RUN}/checkpoints
-TensorBoard  {Path(sys.executable).parent}/tensorboard --logdir {RUN}/tensorboard
+Checkpoints  {run_dir}/checkpoints
+TensorBoard  {Path(sys.executable).parent}/tensorboard --logdir {run_dir}/tensorboard
 """)
 
 
