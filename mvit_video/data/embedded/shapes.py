@@ -1,6 +1,6 @@
 """The embedded data set `shapes`: six kinds of figures as real JPEG files, one folder per class.
 
-A picture shows figures of one kind anywhere on a textured ground, turned, of several sizes, each in a colour of its own.
+A picture shows figures of one kind anywhere on a textured ground, turned, of several sizes, each in its own colour.
 What they are called is their outline alone: no pixel and no colour says anything about it, so a linear model on pixels
 cannot name them. The textures of the test set do not occur in training. Outlines and textures are those of `motion`.
 
