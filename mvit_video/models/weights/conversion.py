@@ -286,9 +286,9 @@ def _unlike(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]
         )
     if {theirs["widens"], ours["widens"]} == {"attention", "mlp"}:
         reasons.append(
-            f"the file's model widens in the {theirs['widens']} (the published ImageNet-1k file of L and MaskFeat's "
-            f"widen in the mlp, all others in the attention), this one in the {ours['widens']}: build it with "
-            f"expand_in='{theirs['widens']}' (model.expand_in={theirs['widens']} in a command)."
+            f"the file's model widens in the {theirs['widens']} (MViTv1, the published ImageNet-1k file of L and "
+            f"MaskFeat's widen in the mlp, other MViTv2 in the attention), this one in the {ours['widens']}: build it "
+            f"with expand_in='{theirs['widens']}' (model.expand_in={theirs['widens']} in a command)."
         )
     if "cls_token" in state and "cls_token" not in own:
         reasons.append(
