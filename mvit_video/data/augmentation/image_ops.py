@@ -9,14 +9,14 @@ window (top, left, height, width) of its result that is wanted. It gives uint8 (
 give for whole frames, cut. `reach` says which part of its input it needs for that.
 
 Where a source lies on the border of two grey levels, geometric operations may round it to the other one, which is a
-value in some thousands. `exact` leaves these operations to Pillow itself, on a CPU.
+value in some thousands. `by_pillow` leaves some of these operations to Pillow itself, on a CPU.
 
 On a CPU the work goes frame by frame, or by bands of rows, which stay in the cache; on a GPU all at once, and nothing
 there waits for the device.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,9 @@ Window = tuple[int, int, int, int]
 Colour = tuple[int, int, int]  # R, G, B
 
 PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Left to Pillow: all that tensors round in another way; and what takes tensors five times as long, for one frame.
+EXACT_BY_PILLOW = frozenset({"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"})
+QUICK_BY_PILLOW = frozenset({"Rotate"})
 _FRAMES_AT_ONCE = 32  # keeps the float copies of a long clip small
 # Pixels of the result that a geometric operation makes at a time: their taps and sums stay in a core's cache.
 _BAND_PIXELS, _SLID_PIXELS = 16384, 4096
@@ -51,14 +54,14 @@ def apply_op(
     size: tuple[int, int],
     interpolation: Interpolation,
     fill: Colour,
-    exact: bool = False,
+    by_pillow: Collection[str] = (),
 ) -> torch.Tensor:
     """Operation `name` (of randaugment.OPS or INCREASING_OPS) on frames of `size` pixels, see the module's text.
 
-    `exact` needs whole frames, and gives them.
+    Those of `by_pillow` need whole frames, and give them.
     """
     if name in _AFFINE:
-        if exact and not on_gpu(planes):
+        if name in by_pillow and not on_gpu(planes):
             return _by_pillow(name, planes, argument, interpolation=interpolation, fill=fill)
         matrix = _AFFINE[name](argument, *size)
         return affine(planes, matrix, window, have=have, size=size, interpolation=interpolation, fill=fill)

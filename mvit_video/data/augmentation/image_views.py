@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mvit_video.data.augmentation.image_ops import PILLOW_FILTERS, Colour, Interpolation, on_gpu
+from mvit_video.data.augmentation.image_ops import (
+    EXACT_BY_PILLOW,
+    PILLOW_FILTERS,
+    QUICK_BY_PILLOW,
+    Colour,
+    Interpolation,
+    on_gpu,
+)
 from mvit_video.data.augmentation.randaugment import OpDraw, RandAugment, apply_ops, parse_spec
 from mvit_video.data.augmentation.transforms import Box, erase_box, random_resized_crop_box, short_side_size
 
@@ -39,6 +46,11 @@ class Resampling:
     interpolation: Interpolation = "bicubic"
     exact: bool = True
     fill: Colour = (124, 116, 104)
+
+    @property
+    def by_pillow(self) -> frozenset[str]:
+        """Operations that are left to Pillow."""
+        return EXACT_BY_PILLOW if self.exact else QUICK_BY_PILLOW
 
     def __post_init__(self) -> None:
         if self.interpolation not in PILLOW_FILTERS:
@@ -99,7 +111,7 @@ class ImageViewDraw:
         if self.flip:
             view = view.flip(2)
         if self.ops:
-            view = apply_ops(view, self.ops, fill=how.fill, interpolation=how.interpolation, exact=how.exact)
+            view = apply_ops(view, self.ops, fill=how.fill, interpolation=how.interpolation, by_pillow=how.by_pillow)
         return view.contiguous()
 
 

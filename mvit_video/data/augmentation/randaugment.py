@@ -10,7 +10,7 @@ training. With m9 and mstd0.5 that is one use in fifty of the operation.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,7 +183,7 @@ def apply_ops(
     box: Window | None = None,
     fill: int | Colour = 128,
     interpolation: Interpolation = "bicubic",
-    exact: bool = False,
+    by_pillow: Collection[str] = (),
 ) -> torch.Tensor:
     """Apply drawn operations to a clip, on the device it is on.
 
@@ -194,16 +194,16 @@ def apply_ops(
             needs it. All of it by default.
         fill: grey level, or colour, of the corners that a geometric operation leaves empty.
         interpolation: filter of the geometric operations.
-        exact: geometric operations to the last bit as Pillow's, on a CPU; see image_ops.py. Not together with `box`.
+        by_pillow: geometric operations that Pillow itself does, on a CPU, see image_ops.py; not together with `box`.
 
     Returns:
         uint8 (T, height, width, 3); views of `frames` if there are no draws.
 
     Raises:
-        ValueError: frames of another type or shape, or `box` with `exact`.
+        ValueError: frames of another type or shape, or `box` with `by_pillow`.
     """
-    if exact and box is not None:
-        raise ValueError(f"box={box} with exact=True: exact operations are made of whole frames; leave one of them out")
+    if by_pillow and box is not None:
+        raise ValueError(f"box={box} with by_pillow: Pillow is given whole frames; leave one of them out")
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"frames {tuple(frames.shape)} of {frames.dtype}: RandAugment takes uint8 (T, H, W, 3) frames")
     height, width = frames.shape[1:3]
@@ -212,7 +212,7 @@ def apply_ops(
         return frames if box is None else cut(frames.permute(0, 3, 1, 2), box).permute(0, 2, 3, 1)
     windows = [whole if box is None else box]
     for draw in reversed(draws):
-        windows.insert(0, whole if exact else reach(draw.name, draw.argument, windows[0], height, width))
+        windows.insert(0, whole if by_pillow else reach(draw.name, draw.argument, windows[0], height, width))
     top, left, rows, columns = windows[0]
     clip = frames[:, top : top + rows, left : left + columns]
     # Planes are quicker to work on, but nothing is worth turning the clip for if every operation takes it as it is.
@@ -228,7 +228,7 @@ def apply_ops(
             size=(height, width),
             interpolation=interpolation,
             fill=(fill, fill, fill) if isinstance(fill, int) else fill,
-            exact=exact,
+            by_pillow=by_pillow,
         )
     return clip if in_place else _interleaved(clip)
 

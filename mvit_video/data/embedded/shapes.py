@@ -1,8 +1,8 @@
 """The embedded data set `shapes`: six kinds of figures as real JPEG files, one folder per class.
 
-A figure lies anywhere in a textured picture, turned, of any size, in any colour. What it is called is its outline
-alone: no pixel and no colour says anything about it, so a linear model on pixels cannot name it. The textures of the
-test set do not occur in training. The figures and textures are those of the set `motion`.
+A picture shows figures of one kind anywhere on a textured ground, turned, of several sizes, each in its own colour.
+What they are called is their outline alone: no pixel and no colour says anything about it, so a linear model on pixels
+cannot name them. The textures of the test set do not occur in training. Outlines and textures are those of `motion`.
 
     <root>/{train,test}/{bar,disc,...}/00012.jpg
     <root>/shapes.json      the spec and the size of each file; last of all, so its presence means a complete set
@@ -42,8 +42,9 @@ OUTLINE_OF = {
     "triangle": "triangle",
 }
 CLASS_NAMES = tuple(OUTLINE_OF)
-SHORT_SIDE, LONG_SIDE = 72, 96
-RADII = (13.0, 26.0)  # of the figure, in pixels
+SHORT_SIDE, LONG_SIDE = 54, 64
+FIGURES = (7, 10)
+RADII = (5.0, 9.0)  # of a figure, in pixels
 
 
 @dataclass(frozen=True)
@@ -78,37 +79,39 @@ class ShapesSpec:
         return self.train_images if split == "train" else self.test_images
 
 
-def render_shape(rng: np.random.Generator, *, outline: str, split: Split) -> NDArray[np.uint8]:
-    """A picture of a figure, uint8 (H, W, 3): place, size, angle, colour and background are random.
+def render_shapes(rng: np.random.Generator, *, outline: str, split: Split) -> NDArray[np.uint8]:
+    """A picture of figures of one kind, uint8 (H, W, 3): number, places, sizes, angles, colours and ground are random.
 
     Args:
         rng: of all draws.
-        outline: of the figure, from motion_scenes.
-        split: whose textures the background has.
+        outline: of the figures, from motion_scenes.
+        split: whose textures the ground has.
     """
     long_side = int(rng.integers(SHORT_SIDE, LONG_SIDE, endpoint=True))
     height, width = (SHORT_SIDE, long_side) if rng.random() < 0.5 else (long_side, SHORT_SIDE)
-    _, background = sample_background(rng, split, height, width)
-    radius = rng.uniform(*RADII)
-    place = [np.array([rng.uniform(radius, side - radius)]) for side in (width, height)]
-    sprite = Sprite(
-        shape=outline,
-        base_angle=rng.uniform(0, 2 * math.pi),
-        colors=np.repeat(_colour(rng, background.mean(axis=(1, 2)))[None], 2, axis=0),
-        striped=False,
-        stripe=1.0,
-        split=0.0,
-    )
-    picture = background[None].copy()
-    paint_sprite(picture, sprite, Poses(x=place[0], y=place[1], radius=np.array([radius]), angle=np.zeros(1)))
+    _, ground = sample_background(rng, split, height, width)
+    mean = ground.mean(axis=(1, 2))
+    picture = ground[None].copy()
+    for _ in range(int(rng.integers(*FIGURES, endpoint=True))):
+        colour = _colour(rng, mean)
+        sprite = Sprite(
+            shape=outline,
+            base_angle=rng.uniform(0, 2 * math.pi),
+            colors=np.stack([colour, colour]),
+            striped=False,
+            stripe=1.0,
+            split=0.0,
+        )
+        x, y, radius = (np.array([rng.uniform(*span)]) for span in ((0, width), (0, height), RADII))
+        paint_sprite(picture, sprite, Poses(x=x, y=y, radius=radius, angle=np.zeros(1)))
     return picture[0].astype(np.uint8).transpose(1, 2, 0)
 
 
-def _colour(rng: np.random.Generator, background: NDArray[np.floating]) -> NDArray[np.floating]:
-    """A colour, (3,), that stands out from the mean of the background."""
+def _colour(rng: np.random.Generator, ground: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A colour, (3,), that stands out from the mean of the ground."""
     while True:
         colour: NDArray[np.floating] = rng.uniform(10, 245, 3)
-        if np.abs(colour - background).sum() > 150:
+        if np.abs(colour - ground).sum() > 150:
             return colour.astype(np.float32)
 
 
@@ -150,7 +153,7 @@ def _write_split(root: Path, split: Split, spec: ShapesSpec) -> list[tuple[str, 
         name = CLASS_NAMES[number % len(CLASS_NAMES)]
         rng = np.random.default_rng([spec.seed, SPLITS.index(split), number])
         buffer = io.BytesIO()
-        picture = Image.fromarray(render_shape(rng, outline=OUTLINE_OF[name], split=split))
+        picture = Image.fromarray(render_shapes(rng, outline=OUTLINE_OF[name], split=split))
         picture.save(buffer, "JPEG", quality=spec.quality)
         path = f"{split}/{name}/{number:05d}.jpg"
         write_bytes(root / path, buffer.getvalue())

@@ -152,13 +152,14 @@ def mvitv2_motion() -> MViTConfig:
 
 
 def mvitv2_shapes() -> MViTConfig:
-    """A small image MViTv2 that learns the embedded set of shapes in minutes on a CPU: crop 64."""
+    """A 0.7 M parameter image MViTv2 that learns the embedded set of shapes in minutes on a CPU: crop 48."""
     return _image(
         depth=4,
         embed_dim=48,
         stage_starts=(1, 3),
         num_classes=6,
-        crop_size=64,
+        crop_size=48,
+        kv_stride=(1, 2, 2),
         drop_path=0.0,
         init="fan_in",
     )

@@ -17,6 +17,7 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
 
 from mvit_video.data.augmentation.clip_views import ClipSource
+from mvit_video.data.augmentation.image_ops import EXACT_BY_PILLOW
 from mvit_video.data.augmentation.image_views import (
     ImageTransform,
     Resampling,
@@ -110,7 +111,9 @@ def test_the_published_pipeline_is_timms_to_the_last_bit(drawing_from: Any) -> N
 
 
 def test_zero_bits_make_a_black_picture() -> None:
-    black = apply_ops(picture(8, 9), [OpDraw(name="PosterizeIncreasing", magnitude=10.0, argument=0)], exact=True)
+    black = apply_ops(
+        picture(8, 9), [OpDraw(name="PosterizeIncreasing", magnitude=10.0, argument=0)], by_pillow=EXACT_BY_PILLOW
+    )
     assert black.shape == (1, 8, 9, 3)
     assert not black.any()
     names = [op.argument for seed in range(400) for op in PUBLISHED.draw(64, 64, np.random.default_rng(seed)).ops
@@ -124,9 +127,9 @@ def test_corners_have_the_colour_of_the_mean_on_every_path() -> None:
     slid = OpDraw(name="ShearX", magnitude=9.0, argument=0.27)
     moved = OpDraw(name="TranslateYRel", magnitude=9.0, argument=12.0)
     for op, corner in ((turned, (0, 0)), (slid, (-1, -1)), (moved, (-1, 0))):
-        for exact in (True, False):
-            out = apply_ops(picture(32, 32), [op], fill=(124, 116, 104), exact=exact)
-            assert out[0][corner].tolist() == [124, 116, 104], (op.name, exact)
+        for by_pillow in (EXACT_BY_PILLOW, frozenset[str]()):
+            out = apply_ops(picture(32, 32), [op], fill=(124, 116, 104), by_pillow=by_pillow)
+            assert out[0][corner].tolist() == [124, 116, 104], (op.name, by_pillow)
 
 
 def test_what_is_not_exact_is_a_grey_level_or_two_off() -> None:
@@ -135,8 +138,8 @@ def test_what_is_not_exact_is_a_grey_level_or_two_off() -> None:
     near = quick.resize(image, 64, 64).int() - Resampling().resize(image, 64, 64).int()
     assert near.abs().max() <= 2
     assert 0 < near.bool().float().mean() < 0.4
-    with pytest.raises(ValueError, match=r"box=.*with exact=True: exact operations are made of whole frames"):
-        apply_ops(image, [OpDraw(name="Rotate", magnitude=1.0, argument=3.0)], box=(0, 0, 8, 8), exact=True)
+    with pytest.raises(ValueError, match=r"box=.*with by_pillow: Pillow is given whole frames"):
+        apply_ops(image, [OpDraw(name="Rotate", magnitude=1.0, argument=3.0)], box=(0, 0, 8, 8), by_pillow=["Rotate"])
 
 
 def test_colour_jitter_is_torchvisions() -> None:
