@@ -19,6 +19,8 @@ def run(config: Evaluate) -> None:
 
 def groups(words: Sequence[str]) -> Sequence[str]:
     """The kind of data that the run or checkpoint was trained on: images have other options than videos."""
+    if not any(word.startswith(("run=", "checkpoint=", "name=")) for word in words):
+        return []
     from mvit_video.build.stored_options import stored_groups
 
     return stored_groups(words)

@@ -14,7 +14,6 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import IndexSource
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
-from mvit_video.preparation import resumable_stages
 from mvit_video.preparation.pipeline import PreparePlan, prepare_data_set
 from mvit_video.preparation.reencode import Encoding
 from mvit_video.preparation.split_packing import ShardOptions
@@ -230,7 +229,7 @@ def hang(task: object) -> None:
 
 def test_files_that_take_too_long(videos, monkeypatch):
     shutil.rmtree(videos / "val")
-    monkeypatch.setattr(resumable_stages, "scan_file", hang)
+    monkeypatch.setattr(VideoContent, "scan", staticmethod(hang))
     with pytest.raises(ValueError, match=r"no video of any split can be used; .*report.md has the reasons"):
         prepare_data_set(
             {"train": from_folder(videos / "train")},

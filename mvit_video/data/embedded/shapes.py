@@ -1,4 +1,4 @@
-"""The embedded data set `shapes`: six kinds of figures as real JPEG files, one folder per class.
+"""The embedded data set `shapes`: four kinds of figures as real JPEG files, one folder per class.
 
 A picture shows figures of one kind anywhere on a textured ground, turned, of several sizes, each in its own colour.
 What they are called is their outline alone: no pixel and no colour says anything about it, so a linear model on pixels
@@ -33,18 +33,11 @@ GENERATOR_VERSION = 1  # raised by any change that alters a file
 RECORD_NAME, LOCK_NAME = "shapes.json", "shapes.lock"
 SPLITS: tuple[Split, ...] = ("train", "test")
 # Class name -> outline of motion_scenes.
-OUTLINE_OF = {
-    "bar": "bar",
-    "disc": "disc",
-    "square": "square",
-    "star": "star5",
-    "trefoil": "trefoil",
-    "triangle": "triangle",
-}
+OUTLINE_OF = {"bar": "bar", "disc": "disc", "star": "star5", "triangle": "triangle"}
 CLASS_NAMES = tuple(OUTLINE_OF)
-SHORT_SIDE, LONG_SIDE = 54, 64
-FIGURES = (7, 10)
-RADII = (5.0, 9.0)  # of a figure, in pixels
+SHORT_SIDE, LONG_SIDE = 54, 60
+FIGURES = (4, 7)
+RADII = (7.0, 11.0)  # of a figure, in pixels
 
 
 @dataclass(frozen=True)

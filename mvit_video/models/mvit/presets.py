@@ -157,7 +157,7 @@ def mvitv2_shapes() -> MViTConfig:
         depth=4,
         embed_dim=48,
         stage_starts=(1, 3),
-        num_classes=6,
+        num_classes=4,
         crop_size=48,
         kv_stride=(1, 2, 2),
         drop_path=0.0,

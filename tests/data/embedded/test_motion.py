@@ -31,6 +31,7 @@ from mvit_video.data.embedded.motion_scenes import (
     sample_scene,
     sprite_poses,
 )
+from mvit_video.data.embedded.set_on_disk import only_writer
 
 SMALL = MotionSpec(train_videos=16, test_videos=8)
 
@@ -379,7 +380,7 @@ def test_second_process_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCa
     root, made = tmp_path, []
     spec = MotionSpec(train_videos=8, test_videos=8)
     second = threading.Thread(target=lambda: made.append(generate_motion(root, spec, workers=1, progress=False)))
-    with motion._only_writer(root):
+    with only_writer(root / motion.LOCK_NAME):
         second.start()
         while "another process is writing" not in caplog.text and second.is_alive():
             time.sleep(0.005)
