@@ -21,6 +21,7 @@ from mvit_video.preparation.inventory import take_inventory
 from mvit_video.preparation.pipeline import PreparePlan, prepare_data_set
 from mvit_video.preparation.reencode import Encoding
 from mvit_video.preparation.split_packing import ShardOptions
+from mvit_video.preparation.video_content import VideoContent
 from mvit_video.video.reader import VideoReader
 from tests.data.loading.test_dataset import eval_dataset, train_dataset
 from tests.preparation.videos import pictures, write_video
@@ -31,7 +32,7 @@ COLUMNS = ("labels", "class_names", "segments", "groups", "weights", "label_sets
 
 def prepare(manifest: Manifest, out: Path, **changes: object) -> dict:
     plan = dataclasses.replace(PreparePlan(out=out, workers=1, encode_folder=str(out / "videos")), **changes)
-    report = prepare_data_set({"train": manifest}, plan, sampler=SAMPLER)
+    report = prepare_data_set({"train": manifest}, plan, content=VideoContent(SAMPLER))
     assert report is not None
     return report
 

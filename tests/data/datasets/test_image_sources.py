@@ -138,7 +138,8 @@ def test_a_list_of_images_names_what_is_missing(tmp_path):
     write_list(tmp_path / "a.txt", images(1))
     (tmp_path / "a" / f"{WNIDS[1]}_0.JPEG").unlink()
     with pytest.raises(
-        ValueError, match=r"1 of 3 listed images do not exist under .*; check root, or pass missing='skip'"
+        ValueError,
+        match=r"1 of 3 listed images do not exist under .*; check root, or leave .* data.source.missing=skip",
     ):
         ImageListSource(train=str(tmp_path / "a.txt"), root=str(tmp_path)).manifest("train")
     manifest = ImageListSource(train=str(tmp_path / "a.txt"), root=str(tmp_path), missing="skip").manifest("train")

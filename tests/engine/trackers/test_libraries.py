@@ -1,6 +1,7 @@
 """The adapters with the real libraries, offline; Trackio's, which needs an older Pillow, by its documentation."""
 
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     again.log(2, {"train/loss": 1.5})  # a step that was logged before
     again.log(3, {"train/loss": 1.0})
     again.finish("done")
-    first, second = (path.read_bytes() for path in sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb")))
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    deadline = time.monotonic() + 120  # the library's own process writes them, after `finish` on a busy machine
+    while b"done" not in files[-1].read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first, second = (path.read_bytes() for path in files)
     for text in (b"robin", b"birds", b"betas", b"train/loss", b"eval/video_top1", b"best/video_top1", b"saved"):
         assert text in first, text
     assert first.count(about["id"].encode()) and second.count(about["id"].encode())
