@@ -1,11 +1,14 @@
 """scripts/bench_few.py: a comparison at a tiny size, the draws of videos, and the table."""
 
+import re
 from pathlib import Path
 
 import bench_few
 import pytest
 
 from mvit_video.engine.checkpoints import load_checkpoint
+from tests.conftest import options
+from tests.paths import ROOT
 
 TINY = bench_few.Plan(
     videos=(4,),
@@ -85,3 +88,25 @@ def test_the_table_has_mean_and_range() -> None:
     table = bench_few.report([*lines, {"phase": "tuning", "way": "all layers", "video_top1": 1.0}]).splitlines()
     assert table[0] == "| trained | rate | 20 a class | 100 a class | CPU seconds |"
     assert table[2:] == ["| all layers | 0.001 | 55.0 (50.0 to 60.0) | 80.0 (80.0 to 80.0) | 10 |"]
+
+
+def test_the_recipes_of_the_page_are_the_ways_that_were_compared() -> None:
+    page = (ROOT / "docs/few.md").read_text(encoding="utf-8")
+    section = page.partition("## Recipes for")[2].partition("options to add")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([^`]+)`", line.split("|")[2]) for line in section.splitlines()[2:]]
+    given = [codes[0].split() if "(none)" not in line else [] for codes, line in zip(rows, section.splitlines()[2:])]
+    found = [
+        options("+experiment=finetune_folder", "data.source.train=t", "weights=w.pt", *more).optim for more in given
+    ]
+    assert [(one.frozen, one.last_blocks > 0, one.lora_rank, one.layer_decay) for one in found] == [
+        ("none", False, None, 0.75),
+        ("backbone", True, None, 1.0),
+        ("backbone", False, 8, 1.0),
+        ("backbone", False, None, 1.0),
+    ]
+    # The rates have the ratios of those measured, counted from the way with layer decay.
+    measured = {way.name: max(way.rates) for way in bench_few.WAYS}
+    names = ("all layers, layer decay 0.75", "last 2 of 4 blocks", "LoRA, rank 8", "linear probe")
+    for name, one in zip(names, found, strict=True):
+        ratio = measured[name] / measured[names[0]]
+        assert one.lr / found[0].lr == pytest.approx(ratio, rel=0.15)

@@ -1,1 +1,1 @@
-"""The data set `motion`: eight kinds of motion as generated videos, for the quickstart and the tests."""
+"""The data sets `motion` (videos) and `shapes` (images), generated: for the quickstart and the tests."""
