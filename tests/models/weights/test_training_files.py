@@ -1,6 +1,7 @@
 """Files of other people's trainings: averages beside plain weights, objects beside tensors, wrappers, NaN."""
 
 import argparse
+import functools
 import pickle
 import sys
 import types
@@ -23,8 +24,13 @@ PLAIN = {"norm.weight": torch.arange(3.0), "head.bias": torch.ones(2)}
 AVERAGE = {name: tensor + 10 for name, tensor in PLAIN.items()}
 
 
-def state_of(seed: int = 0) -> dict[str, torch.Tensor]:
+@functools.cache
+def _state(seed: int) -> dict[str, torch.Tensor]:
     return dict(randomised(CONFIG, seed).float().state_dict())
+
+
+def state_of(seed: int = 0) -> dict[str, torch.Tensor]:
+    return dict(_state(seed))
 
 
 def saved(path: Path, content: object, **options: object) -> Path:
