@@ -1,4 +1,4 @@
-"""Weights by name and of files: fetching, reading, whose names they are, which model they describe, fitting to a model."""
+"""Weights by name, of files and of state dicts: fetching, reading, whose they are, the model they describe, fitting."""
 
 from mvit_video.models.weights.zoo import ResolvedWeights, resolve
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 5  # that bring nothing new, before it is given up
+_ATTEMPTS_UNREACHED = 2  # the same, as long as there was no answer yet: most often there is no network
 _LONGEST_PAUSE_S = 30.0
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -44,6 +45,10 @@ class DownloadError(CheckpointError):
 
 class _TryAgainError(Exception):
     """A request that failed and may succeed later."""
+
+
+class _UnreachableError(_TryAgainError):
+    """There was no answer at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +84,17 @@ def download(url: str, target: Path, *, expected: Expected, name: str, pause_s: 
             if target.exists():
                 return
             part = part_of(target)
-            if not alone:  # nobody must write to the same file, so what is left behind cannot be taken up
+            if not alone:  # others may fetch it, too: each to a file of its own, which cannot be taken up later
                 part = part.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.part")
             logger.info("%s: fetching %s to %s", name, place.shown_url, target)
-            _receive(place, part, expected=expected, pause_s=pause_s)
-            _check(place, part, expected=expected)
-            os.replace(part, target)
-            _begun_file(part).unlink(missing_ok=True)
+            try:
+                _receive(place, part, expected=expected, pause_s=pause_s)
+                _check(place, part, expected=expected)
+                os.replace(part, target)
+                _discard(part)
+            finally:
+                if not alone:
+                    _discard(part)
     except OSError as error:  # of the files: those of the network are DownloadErrors by now
         raise DownloadError(_unwritable(place, error)) from error
 
@@ -112,15 +121,16 @@ class _Place:
 
 def _receive(place: _Place, part: Path, *, expected: Expected, pause_s: float) -> None:
     """Fill the part until it is whole; requests that bring something new may be as many as it takes."""
-    most, fruitless = _size(part), 0
+    most, fruitless, reached = _size(part), 0, False
     while True:
         try:
             _request(place, part, expected)
             return
         except _TryAgainError as failure:
+            reached = reached or not isinstance(failure, _UnreachableError)
             fruitless = 0 if _size(part) > most else fruitless + 1
             most = max(most, _size(part))
-            if fruitless >= _ATTEMPTS:
+            if fruitless >= (_ATTEMPTS if reached else _ATTEMPTS_UNREACHED):
                 kept = f"; {size_text(_size(part))} have arrived and are kept for the next time" if _size(part) else ""
                 raise place.error(f"cannot be fetched ({failure}, {fruitless} times in a row){kept}") from failure
             logger.warning("%s: %s; trying again at byte %d", place.name, failure, _size(part))
@@ -145,20 +155,35 @@ def _request(place: _Place, part: Path, expected: Expected) -> None:
         if begun.validator is not None:
             request.add_header("If-Range", begun.validator)
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            if response.status == 206 and begun is not None:
-                total = _total_of_part(response, have, begun, part)
-            else:
-                have, total = 0, _total_of_whole(response, place)
-            _check_room(place, part, total, have, expected)
-            _write_begun(part, _Begun(url=place.url, total=total, validator=_validator(response)))
-            _copy(response, part, have=have, total=total, name=place.name)
+        response = _open(request)
     except urllib.error.HTTPError as error:
         _explain(error, place, part, have)
-    except urllib.error.URLError as error:
-        raise _TryAgainError(f"cannot be reached: {error.reason}") from error
-    except http.client.HTTPException as error:
-        raise _TryAgainError(f"the connection broke off: {type(error).__name__}") from error
+        return
+    with response:
+        if response.status == 206 and begun is not None:
+            total = _total_of_part(response, have, begun, part)
+        else:
+            have, total = 0, _total_of_whole(response, place)
+        _check_room(place, part, total, have, expected)
+        _write_begun(part, _Begun(url=place.url, total=total, validator=_validator(response)))
+        _copy(response, part, have=have, total=total, name=place.name)
+
+
+def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """The answer to a request.
+
+    Raises:
+        HTTPError: the server refuses.
+        _UnreachableError: there is none.
+    """
+    try:
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise _UnreachableError(f"no answer: {reason}") from error
+    return response
 
 
 def _explain(error: urllib.error.HTTPError, place: _Place, part: Path, have: int) -> None:
@@ -236,7 +261,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     """Some of what has arrived; b"" at the end."""
     try:
         return response.read1(_CHUNK)
-    except OSError as error:  # a time-out, a reset
+    except (OSError, http.client.HTTPException) as error:  # a time-out, a reset, a chunk that ends too early
         raise _TryAgainError(f"the connection broke off: {error}") from error
 
 
@@ -276,6 +301,7 @@ def _alone(target: Path, name: str) -> Iterator[bool]:
         while True:
             file = stack.enter_context(open(lock, "ab"))
             if not _take(file, lock, name):
+                lock.unlink(missing_ok=True)
                 yield False
                 return
             with contextlib.suppress(FileNotFoundError):
@@ -313,8 +339,8 @@ def _unwritable(place: _Place, error: OSError) -> str:
             "for the next time. Make room there, or TORCH_HOME=FOLDER moves the cache"
         )
     return (
-        f"{place.name}: {place.target} cannot be written ({reason}). TORCH_HOME=FOLDER moves the cache to a folder that "
-        f"can be, or have somebody put {place.shown_url} there"
+        f"{place.name}: {place.target} cannot be written ({reason}). TORCH_HOME=FOLDER moves the cache to "
+        f"a folder that can be, or have somebody put {place.shown_url} there"
     )
 
 

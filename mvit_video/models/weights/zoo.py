@@ -4,7 +4,6 @@ import difflib
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -16,8 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 from mvit_video.models.weights.cache import Expected, cache_folder, check
 from mvit_video.models.weights.download import DownloadError, download
-
-logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".pt", ".pth", ".pyth", ".pkl", ".bin", ".ckpt", ".safetensors", ".shards")
 _TORCHVISION_ROUNDING = 525  # bytes: half of 0.001 MiB, to which torchvision rounds the sizes of its files
