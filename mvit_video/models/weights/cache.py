@@ -17,6 +17,8 @@ from mvit_video.runtime.files import replacing
 
 logger = logging.getLogger(__name__)
 
+RECORD_ENDING = ".first_use.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
@@ -52,7 +54,7 @@ def cache_folder() -> Path:
 
 def record_of(path: Path) -> Path:
     """The file that holds what `path` was when it was first used."""
-    return path.with_name(f"{path.name}.first_use.json")
+    return path.with_name(f"{path.name}{RECORD_ENDING}")
 
 
 def sha256_of(path: Path) -> str:

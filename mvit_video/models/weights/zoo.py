@@ -138,7 +138,7 @@ def resolve(source: str | os.PathLike[str]) -> ResolvedWeights:
 def unknown_name(name: str) -> str:
     """What to say of a name that nothing has, with the nearest ones."""
     known = list(zoo())
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return (
         f"{name}: there is no such file, folder or published weights; {hint}`python -m mvit_video.weights` lists all "
