@@ -1,7 +1,7 @@
 """Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|timm|mvit_video`.
 
-IN may also be the directory of a run, of which the best checkpoint is taken, or the newest where there was no validation;
-the name of published weights, or a URL. OUT with the ending .safetensors holds weights alone, with the model's
+IN may also be the name of published weights, a URL, or the directory of a run, of which the best checkpoint is taken,
+or the newest where there was no validation. OUT with the ending .safetensors holds weights alone, with the model's
 configuration and the names of the classes as text beside them.
 """
 

@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.weights",
-        description="Published weights by name. Each name can be given as weights=, checkpoint=, to from_checkpoint and "
+        description="Published weights by name. A name can be given as weights= and checkpoint=, to from_checkpoint and "
         "create_model(pretrained=).",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="names, parts of names, or patterns; none: all")

@@ -116,7 +116,7 @@ def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names in the order of their indices, from one name per line or a JSON object from name to index.
 
-    In the place of a path, the word "imagenet_1k" gives the classes of ImageNet-1k, "kinetics_400" those of Kinetics-400.
+    In the place of a path, the words "imagenet_1k" and "kinetics_400" give the classes of these data sets.
     """
     source = os.fspath(path)
     published = published_class_names(source) if source in (IMAGENET_1K, KINETICS_400) else None
