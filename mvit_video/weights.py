@@ -54,8 +54,8 @@ _COLUMNS = (
 def accuracy_text(accuracy: Mapping[str, Any]) -> str:
     """ "81.0 top-1 (5x1)", "48.3 box AP", or nothing."""
     if "top1" in accuracy:
-        return f"{accuracy['top1']:.1f} top-1" + (f" ({accuracy['views']})" if "views" in accuracy else "")
-    return f"{accuracy['box_ap']:.1f} box AP" if "box_ap" in accuracy else ""
+        return f"{round(accuracy['top1'], 2)} top-1" + (f" ({accuracy['views']})" if "views" in accuracy else "")
+    return f"{accuracy['box_ap']} box AP" if "box_ap" in accuracy else ""
 
 
 def entry_size(entry: Entry) -> str:
@@ -102,6 +102,8 @@ def table(items: Sequence[Listed], *, width: int, colours: bool) -> str:
     if others:
         lines.append("Fetched by a URL, and here, too:\n")
         lines += [f"  {path}, {size_text(path.stat().st_size)}, from {url}\n" for path, url in others]
+    if any(entry_size(item.entry).startswith("~") for item in items):
+        lines.append("~: not published; 4 bytes for each parameter\n")
     lines.append("--fetch NAME fetches, NAME alone shows all that is known\n")
     return "".join(lines)
 
@@ -131,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.weights",
-        description="Published weights by name. A name can be given as weights= and checkpoint=, to from_checkpoint and "
+        description="Published weights by name, to be given as weights= and checkpoint=, to from_checkpoint and "
         "create_model(pretrained=).",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="names, parts of names, or patterns; none: all")

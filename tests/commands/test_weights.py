@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from mvit_video import weights as command
-from mvit_video.build.stored_options import fetched, weights_file
+from mvit_video.build.common import start_from_weights
+from mvit_video.build.stored_options import fetched, take_stored_options, weights_file
+from mvit_video.config.compose import compose_options
 from mvit_video.convert import main as convert
-from mvit_video.models import create_model
+from mvit_video.models import create_model, from_checkpoint
 from mvit_video.models.weights import zoo as zoo_module
 from mvit_video.models.weights.loading import checkpoint_content
+from tests.conftest import options
 from tests.models.weights.weights_server import WeightsServer, weights_server
 
 
@@ -49,7 +52,7 @@ def test_the_table_fits_the_terminal(
     assert len(lines) > 50 and max(map(len, (line for line in lines if str(cache) not in line))) <= columns
     row = next(line for line in lines if line.startswith("k400_mvitv2_s "))
     assert "81.0 top-1 (5x1)" in row and (columns < 200 or "~138.0 MB" in row)
-    assert f"0 of them here (0 bytes), in {cache}" in lines[-2]
+    assert f"0 of them here (0 bytes), in {cache}" in lines[-3]
 
 
 def test_what_is_fetched_is_shown(cache: Path, server: WeightsServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,5 +97,17 @@ def test_names_and_addresses_where_a_file_is_asked_for(cache: Path, server: Weig
     assert fetched("k400_mvitv2_s") == weights_file("k400_mvitv2_s") == str(place)
     assert fetched("runs/mine") == "runs/mine"
     assert Path(weights_file(f"{server.url}/tiny.pt")) == place
+    for url in (f"{server.url}/tiny.pt", "'https://host/a.pt?download=1'"):  # as Hydra reads them
+        assert options("+experiment=motion_mvitv2", f"weights={url}").weights == url.strip("'")
+    config = options("+experiment=motion_mvitv2", "weights=k400_mvitv2_s")
+    model = create_model("mvitv2_motion")
+    start_from_weights(config, model)
+    assert torch.equal(model.patch_embed.proj.weight, from_checkpoint(place).patch_embed.proj.weight)
     convert(["k400_mvitv2_s", str(tmp_path / "out.safetensors")])
     assert (tmp_path / "out.safetensors").is_file()
+
+
+def test_an_evaluation_fetches_before_it_reads_the_options(cache: Path, server: WeightsServer) -> None:
+    composed = compose_options("evaluate", experiment="motion_mvitv2", options={"checkpoint": "k400_mvitv2_s"})
+    take_stored_options(composed.config, composed.given)
+    assert composed.config.checkpoint == str(cache / "MViTv2_S_16x4_k400_f302660347.pyth")
