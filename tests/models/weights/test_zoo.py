@@ -89,7 +89,7 @@ class TestTable:
         assert entry.preprocessing["num_frames"] == config.num_frames
 
     def test_a_hash_in_the_name_of_a_file_is_the_published_one(self) -> None:
-        found = {e.name: re.search(r"[-_]([0-9a-f]{6}|[0-9a-f]{8})\.(pth|pkl)$", e.url or "") for e in zoo().values()}
+        found = {e.name: re.search(r"[-_]([0-9a-f]{8})\.pth$", e.url or "") for e in zoo().values()}
         for name, match in found.items():
             if match and not zoo()[name].publisher.startswith(("PySlowFast", "PyTorchVideo")):
                 assert zoo()[name].sha256 == match[1], name
