@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from mvit_video.models.weights.cache import Expected, part_of, record_of, sha256_of
 from mvit_video.models.weights.files import CheckpointError
@@ -169,6 +169,23 @@ def _request(place: _Place, part: Path, expected: Expected) -> None:
         _copy(response, part, have=have, total=total, name=place.name)
 
 
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from https to http, where anybody on the way could give another file."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise urllib.error.HTTPError(newurl, code, "a redirect from https to an unsafe address", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
     """The answer to a request.
 
@@ -177,7 +194,9 @@ def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
         _UnreachableError: there is none.
     """
     try:
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        response: http.client.HTTPResponse = urllib.request.build_opener(_SafeRedirects).open(
+            request, timeout=_TIMEOUT_S
+        )
     except urllib.error.HTTPError:
         raise
     except (OSError, http.client.HTTPException) as error:

@@ -8,7 +8,11 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from http.client import HTTPMessage
+from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request
 
 import pytest
 
@@ -142,6 +146,18 @@ def test_a_circle_of_redirects_ends(server: WeightsServer, target: Path) -> None
     server.redirects["/moved.pth"] = server.url + "/moved.pth"
     with pytest.raises(DownloadError, match=r"refused \(HTTP 302 .*loop"):
         fetch(server.url + "/moved.pth", target)
+
+
+def test_a_redirect_out_of_https_is_not_followed() -> None:
+    def redirected(url: str, to: str) -> Request | None:
+        request = Request(url, headers={"Range": "bytes=5-"})
+        return module._SafeRedirects().redirect_request(request, BytesIO(), 302, "Found", HTTPMessage(), to)
+
+    with pytest.raises(HTTPError, match="redirect from https to an unsafe address"):
+        redirected("https://host/a.pth", "http://host/a.pth")
+    for url in ("https://host/a.pth", "http://host/a.pth"):
+        followed = redirected(url, "https://mirror/a.pth")
+        assert followed is not None and followed.get_header("Range") == "bytes=5-"
 
 
 def test_a_missing_file_is_asked_for_once(server: WeightsServer, target: Path) -> None:
