@@ -94,6 +94,7 @@ def _seen(state: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str, 
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "mlp_ratio": _mlp_ratio(state),
         "pool_norm_eps": told.get("pool_norm_eps", 1e-6),
+        "windows": told.get("windows", "none"),
     }
     fields["kv_stride"] = kv_stride or told.get("kv_stride") or _kv_stride_from_tables(state, starts, flat=flat)
     frames, side = _table_grid(state, told, patch_stride, flat=flat)
