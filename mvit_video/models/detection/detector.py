@@ -15,6 +15,9 @@ from mvit_video.models.detection.proposals import ProposalGenerator
 from mvit_video.models.detection.pyramid import COARSEST_STRIDE, Backbone
 from mvit_video.models.detection.resize import resize_image, resized_size
 from mvit_video.models.detection.roi_heads import RoIHeads, Target
+from mvit_video.models.detection.weights import load_into
+from mvit_video.models.weights.conversion import LoadReport, Rules
+from mvit_video.models.weights.files import WeightsFile
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -107,6 +110,14 @@ class Detector(nn.Module):
             normal = (image.to(self.mean) - self.mean) / self.std
             padded.append(F.pad(normal, (0, width - image.shape[-1], 0, height - image.shape[-2])))
         return torch.stack(padded)
+
+    def take_weights(self, file: WeightsFile, rules: Rules) -> LoadReport:
+        """Put a file's weights into this detector; :func:`mvit_video.models.load_weights` calls it.
+
+        Raises:
+            ValueError: names or shapes do not fit; the message lists them.
+        """
+        return load_into(self, self.backbone.bottom_up, file, rules)
 
     def layer_ids(self) -> dict[str, int]:
         """Depth of every parameter, for layer-wise learning rates: the backbone's, all others one above."""

@@ -259,7 +259,7 @@ def stored_fields(config: StoredConfig | None) -> dict[str, object]:
     """
     if config is None:
         return {}
-    sections = _parse_yaml(config.text)
+    sections = sections_of(config)
     if config.kind == "pyslowfast":
         return _pyslowfast_fields(sections)
     model = _section(sections, "model")
@@ -319,6 +319,15 @@ def _triple(value: object) -> Triple:
         raise ValueError(f"{value!r} must be three whole numbers: (time, height, width).")
     t, h, w = value
     return t, h, w
+
+
+def sections_of(config: StoredConfig) -> Mapping[str, object]:
+    """The sections of a configuration in a file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return _parse_yaml(config.text)
 
 
 def _section(sections: Mapping[str, object], name: str) -> Mapping[str, object]:
