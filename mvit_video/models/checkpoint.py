@@ -22,9 +22,8 @@ def from_checkpoint(
     """The model that a file or a state dict describes, with its weights.
 
     A file with the heads of a Mask R-CNN or Cascade Mask R-CNN (detectron2's .pkl files, and ours) gives a
-    :class:`mvit_video.models.detection.Detector`; see :func:`mvit_video.models.detection.loading.load_detector` for what
-    is read off it. Every other file gives an MViT; see
-    :func:`mvit_video.models.weights.loading.from_checkpoint`.
+    :class:`mvit_video.models.detection.Detector`: :func:`mvit_video.models.detection.loading.load_detector` says how.
+    Every other file gives an MViT: see :func:`mvit_video.models.weights.loading.from_checkpoint`.
 
     Args:
         source, allow, use_ema, allow_nonfinite: as in :func:`mvit_video.models.weights.loading.load_weights`.
@@ -44,9 +43,7 @@ def from_checkpoint(
         if holds_detector(file.tensors):
             return load_detector(file, allow=allow, backbone=backbone, overrides=overrides)[0]
     if backbone is not None:
-        raise ValueError(
-            f"backbone={dict(backbone)!r} is for detectors; the file holds none: pass its fields directly."
-        )
+        raise ValueError(f"backbone={dict(backbone)!r} is for detectors; the file holds none: pass fields as they are.")
     return load_checkpoint_model(
         file, allow=allow, use_ema=use_ema, allow_nonfinite=allow_nonfinite, overrides=overrides
     )[0]

@@ -32,7 +32,7 @@ def load_detector(
 ) -> tuple[Detector, LoadReport]:
     """The detector that a file describes, with its weights.
 
-    Sizes, classes, Mask R-CNN or cascade, and widths are read off the tensors. Windows, the sizes of images, anchors and
+    Sizes, classes, Mask R-CNN or cascade, and widths are read off the tensors. Windows, sizes of images, anchors and
     thresholds are not in them: they come from the arguments, else from the configuration stored in a file of this
     project, else they are as published.
 
@@ -84,13 +84,10 @@ def _describe_backbone(state: Mapping[str, Tensor], stored: DetectorConfig | Non
     shown = {name: tensor for name, tensor in body.items() if not name.startswith("scale")}
     known = {} if stored is None else dataclasses.asdict(stored.backbone)
     windows = known.get("windows", "hybrid")
-    config = infer_config(
-        shown,
-        stored=known,
-        overrides={"num_classes": 0, "stage_norms": True, "windows": windows, "init": "zero_tables"},
-    )
+    fixed = {"num_classes": 0, "stage_norms": True, "windows": windows, "init": known.get("init", "zero_tables")}
+    config = infer_config(shown, stored=known, overrides=fixed)
     for size in ("t", "s", "b", "l", "h") if stored is None else ():
-        published = detection_backbone(size)  # type: ignore[arg-type]
+        published = detection_backbone(size)
         rates = {name: getattr(published, name) for name in ("drop_path", "dropout", "activation_checkpointing")}
         if dataclasses.replace(config, **rates) == published:
             return published
@@ -113,9 +110,7 @@ def _stored_config(file: WeightsFile) -> DetectorConfig | None:
     if target.endswith(".DetectorConfig"):
         body = MViTConfig(**given.pop("backbone"))
         return DetectorConfig(backbone=body, **given)
-    raise ValueError(
-        f"the file's configuration is of {target}, its tensors are a detector's: pass its state dict alone."
-    )
+    raise ValueError(f"the file's configuration is of {target}, the tensors are a detector's: pass them alone.")
 
 
 def detector_content(detector: Detector) -> dict[str, object]:
