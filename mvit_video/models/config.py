@@ -371,7 +371,7 @@ class MViTConfig:
                 grid_q=pooled_grid(grid, kernel_q, stride_q),
                 grid_kv=pooled_grid(grid, kernel_kv, own_kv_stride),
                 window=None if is_global else table_grid,
-                table_rows=self._table_rows(table_grid, stride_q, own_kv_stride),
+                table_rows=self._table_rows(table_grid, stride_q, kv_stride),  # as without windows: weights fit both
                 drop_path=self.drop_path * index / max(self.depth - 1, 1),
             )
             blocks.append(block)

@@ -84,8 +84,9 @@ def _describe_backbone(state: Mapping[str, Tensor], stored: DetectorConfig | Non
     shown = {name: tensor for name, tensor in body.items() if not name.startswith("scale")}
     known = {} if stored is None else dataclasses.asdict(stored.backbone)
     windows = known.get("windows", "hybrid")
-    fixed = {"num_classes": 0, "stage_norms": True, "windows": windows, "init": known.get("init", "zero_tables")}
-    config = infer_config(shown, stored=known, overrides=fixed)
+    known["stage_norms"] = False  # set below: what is inferred is compared with classifiers
+    config = infer_config(shown, stored=known, overrides={"num_classes": 0, "windows": windows})
+    config = dataclasses.replace(config, stage_norms=True, init=known.get("init", "zero_tables"))
     for size in ("t", "s", "b", "l", "h") if stored is None else ():
         published = detection_backbone(size)
         rates = {name: getattr(published, name) for name in ("drop_path", "dropout", "activation_checkpointing")}
