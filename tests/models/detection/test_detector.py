@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from mvit_video.models.detection import create_detector, get_detector_config, list_detectors
 from mvit_video.models.detection.detector import MEAN, STD, Detector
-from tests.models.detection.helpers import drawn, tiny_backbone, tiny_config, tiny_detector, two_images
+from tests.models.detection.helpers import Target, drawn, tiny_backbone, tiny_config, tiny_detector, two_images
 
 
-def train(detector: Detector, steps: int, lr: float) -> None:
-    images, targets = zip(*two_images())
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+def train(detector: Detector, images: list[Tensor], targets: list[Target], steps: int) -> None:
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
         optimizer.zero_grad()
         torch.stack(list(detector(images, targets).values())).sum().backward()
@@ -20,22 +20,23 @@ def train(detector: Detector, steps: int, lr: float) -> None:
         schedule.step()
 
 
-@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_mask_rcnn"])
-def test_it_learns_two_images(kind):
-    """Every shape is the best detection of its class, its box and its mask overlap the drawn ones."""
-    detector = tiny_detector(kind=kind, rois_sampled=64)
-    train(detector, 120, 4e-3)
-    detector.eval()
+@pytest.mark.parametrize(("kind", "classes", "steps"), [("mask_rcnn", 3, 100), ("cascade_mask_rcnn", 1, 100)])
+def test_it_learns_two_images(kind, classes, steps):
+    """Every drawn shape is found: its class, a box and a mask that overlap it, before anything else of its class."""
     images, targets = zip(*two_images())
-    for found, target in zip(detector(images), targets, strict=True):
+    targets = [target | {"labels": target["labels"] % classes} for target in targets]
+    detector = tiny_detector(kind=kind, num_classes=classes, rois_sampled=16, hidden=64)
+    train(detector, images, targets, steps)
+    for found, target in zip(detector.eval()(images), targets, strict=True):
         assert found["scores"].diff().le(0).all()
-        for box, label, mask in zip(target["boxes"], target["labels"], target["masks"]):
-            best = (found["labels"] == label).nonzero().flatten()[0]
-            assert found["scores"][best] > 0.5
-            assert box_iou(box[None], found["boxes"][best][None]) > 0.7
-            pasted = found["masks"][best]
-            assert pasted.shape == mask.shape
-            assert (pasted & mask).sum() / (pasted | mask).sum() > 0.7
+        for label in target["labels"].unique():
+            drawn_here = (target["labels"] == label).nonzero().flatten()
+            best = (found["labels"] == label).nonzero().flatten()[: len(drawn_here)]
+            assert found["scores"][best].min() > 0.5
+            overlaps, which = box_iou(target["boxes"][drawn_here], found["boxes"][best]).max(dim=1)
+            assert overlaps.min() > 0.5
+            for mask, pasted in zip(target["masks"][drawn_here], found["masks"][best][which], strict=True):
+                assert (pasted & mask).sum() / (pasted | mask).sum() > 0.6
 
 
 def test_every_parameter_has_a_gradient_also_without_any_instance():
