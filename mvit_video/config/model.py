@@ -41,7 +41,7 @@ class MViT:
         None, help="the class token's query is added in residual pooling, too, as in timm's models"
     )
     init: str | None = option(
-        None, choices=("pyslowfast", "zero_bias", "fan_in"), help="how weights are drawn before training"
+        None, choices=("pyslowfast", "zero_bias", "zero_tables", "fan_in"), help="how weights are drawn before training"
     )
     head_init_scale: float | None = option(None, help="factor on the head's first weights")
     activation_checkpointing: Any = option(

@@ -1,12 +1,13 @@
-"""MViT models. Imports nothing but torch, so it runs wherever PyTorch does."""
+"""MViT models, and detectors on them. Imports nothing but torch (detectors: torchvision.ops, too)."""
 
+from mvit_video.models.checkpoint import from_checkpoint
 from mvit_video.models.config import BlockGeometry, MViTConfig
 from mvit_video.models.mvit.network import MViT
 from mvit_video.models.mvit.presets import get_config, list_models
 from mvit_video.models.weights.conversion import LoadReport
 from mvit_video.models.weights.files import CheckpointError
 from mvit_video.models.weights.formats import save_as
-from mvit_video.models.weights.loading import create_model, from_checkpoint, load_weights
+from mvit_video.models.weights.loading import create_model, load_weights
 
 __all__ = [
     "BlockGeometry",

@@ -11,7 +11,8 @@ Expansion = Literal["attention", "mlp"]
 RelativePositions = Literal["none", "spatial", "spatiotemporal"]
 AbsolutePositions = Literal["none", "joint", "separable"]
 HeadPooling = Literal["cls", "norm_mean", "mean_norm"]
-Initialisation = Literal["pyslowfast", "zero_bias", "fan_in"]
+Initialisation = Literal["pyslowfast", "zero_bias", "zero_tables", "fan_in"]
+Windows = Literal["none", "hybrid", "all"]
 AttentionForm = Literal["auto", "flash", "explicit"]
 NormForm = Literal["library", "triton"]
 PoolingForm = Literal["auto", "library", "flipped", "triton"]
@@ -25,11 +26,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "abs_pos": get_args(AbsolutePositions),
     "head_pooling": get_args(HeadPooling),
     "init": get_args(Initialisation),
+    "windows": get_args(Windows),
     "attention_form": get_args(AttentionForm),
     "pooling_form": get_args(PoolingForm),
     "norm_form": get_args(NormForm),
 }
-_FLAGS = ("pool_all_queries", "residual_pooling", "residual_with_cls", "cls_token", "qkv_bias")
+_FLAGS = ("pool_all_queries", "residual_pooling", "residual_with_cls", "cls_token", "qkv_bias", "stage_norms")
 _SIZES = {"depth": 1, "embed_dim": 1, "num_heads": 1, "num_classes": 0, "num_frames": 1, "crop_size": 1}
 _SIZES["in_channels"] = 1
 _TRIPLES = {"patch_kernel": 1, "patch_stride": 1, "patch_padding": 0, "pool_kernel": 1, "kv_stride": 1}
@@ -77,6 +79,8 @@ class BlockGeometry:
     """Queries, and the tokens that leave."""
     grid_kv: Triple
     """Keys and values."""
+    window: Triple | None
+    """Tokens of the input in one window of attention; None: every query attends to all keys."""
     table_rows: Triple
     """Rows of rel_pos_{t,h,w}; 0 where the block has no such table."""
     drop_path: float
@@ -85,6 +89,16 @@ class BlockGeometry:
     @property
     def head_dim(self) -> int:
         return self.dim_attn // self.num_heads
+
+    @property
+    def window_q(self) -> Triple | None:
+        """Pooled queries in one window."""
+        return None if self.window is None else _floor_divide(self.window, self.stride_q)
+
+    @property
+    def window_kv(self) -> Triple | None:
+        """Pooled keys in one window."""
+        return None if self.window is None else _floor_divide(self.window, self.stride_kv)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +164,13 @@ class MViTConfig:
     """Rate of the last block; block i has drop_path * i / (depth - 1)."""
     dropout: float = 0.5
     """Dropout before the linear layer of the head."""
+    windows: Windows = "none"
+    """Where an image model attends within windows: in no block; as detection does, in every block but the last one of
+    each stage after the first ("hybrid": there all keys are seen, pooled by twice the stride, but in the last stage);
+    or in every block ("all"). A window is as large as the nominal grid of its block, so that tables fit it."""
+    stage_norms: bool = False
+    """A LayerNorm for the last map of each stage, `scale2_norm` and so on, in place of the final norm and the head: the
+    backbone of a detector, which :meth:`mvit_video.models.mvit.network.MViT.forward_features` runs."""
     init: Initialisation = "pyslowfast"
     """How weights are drawn before training; see :func:`mvit_video.models.mvit.layers.init_module`."""
     head_init_scale: float = 1.0
@@ -254,6 +275,7 @@ class MViTConfig:
             kernel = getattr(self, name)
             if kernel is not None and any(k % 2 == 0 for k in kernel):
                 raise ValueError(f"{name}={kernel} must be odd on every axis, so that padding keeps the grids aligned.")
+        self._check_features()
         if self.is_image:
             for name in ("patch_kernel", "patch_stride", "pool_kernel", "kv_stride"):
                 value = getattr(self, name)
@@ -269,6 +291,39 @@ class MViTConfig:
                 f"num_frames={self.num_frames} and crop_size={self.crop_size} give an empty patch grid "
                 f"{self.table_grid} at patch_stride={self.patch_stride}; use a longer clip or a larger crop."
             )
+        self._check_windows()
+
+    def _check_features(self) -> None:
+        if self.stage_norms and (self.cls_token or self.num_classes or self.expand_in == "mlp"):
+            raise ValueError(
+                f"stage_norms=True with cls_token={self.cls_token}, num_classes={self.num_classes} and "
+                f"expand_in={self.expand_in!r}: a backbone has no class token, no head (num_classes=0), and widens in "
+                "the attention."
+            )
+        if self.stage_norms and self.activation_budget_gb is not None:
+            raise ValueError(
+                f"activation_budget_gb={self.activation_budget_gb} with stage_norms=True: what a detector keeps beside "
+                "its backbone is not measured; choose the blocks by activation_checkpointing."
+            )
+
+    def _check_windows(self) -> None:
+        if self.windows == "none":
+            return
+        if not self.is_image or self.cls_token:
+            raise ValueError(
+                f"windows={self.windows!r} with num_frames={self.num_frames} and cls_token={self.cls_token}: windows "
+                "are for image models (num_frames=1) without a class token."
+            )
+        for block in self.blocks:
+            window = block.window
+            if window is None:
+                continue
+            if any(n % s for stride in (block.stride_q, block.stride_kv) for n, s in zip(window, stride)):
+                raise ValueError(
+                    f"windows={self.windows!r} and crop_size={self.crop_size}: block {block.index} has windows of "
+                    f"{window[1]} x {window[2]}, which its strides {block.stride_q} and {block.stride_kv} do not "
+                    "divide; take a crop_size that is a multiple of every stride, such as 224."
+                )
 
     @property
     def is_image(self) -> bool:
@@ -321,30 +376,41 @@ class MViTConfig:
             if starts:
                 heads *= 2
                 kv_stride = _floor_divide(kv_stride, stride_q)
+            stage = sum(index >= start for start in self.stage_starts)
+            is_global = self._is_global(index, stage)
+            own_kv_stride = kv_stride
+            if self.windows == "hybrid" and is_global and stage < len(self.stage_starts):
+                own_kv_stride = (kv_stride[0], kv_stride[1] * 2, kv_stride[2] * 2)
             expands = starts if self.expand_in == "attention" else index + 1 in self.stage_starts
             dim_out = dim * 2 if expands else dim
             kernel_q = self._pool_kernel(stride_q) if starts or self.pool_all_queries else None
-            kernel_kv = self._pool_kernel(kv_stride)
+            kernel_kv = self._pool_kernel(own_kv_stride)
             block = BlockGeometry(
                 index=index,
-                stage=sum(index >= start for start in self.stage_starts),
+                stage=stage,
                 dim_in=dim,
                 dim_attn=dim_out if self.expand_in == "attention" else dim,
                 dim_out=dim_out,
                 num_heads=heads,
                 stride_q=stride_q,
-                stride_kv=kv_stride,
+                stride_kv=own_kv_stride,
                 kernel_q=kernel_q,
                 kernel_kv=kernel_kv,
                 grid_in=grid,
                 grid_q=pooled_grid(grid, kernel_q, stride_q),
-                grid_kv=pooled_grid(grid, kernel_kv, kv_stride),
-                table_rows=self._table_rows(table_grid, stride_q, kv_stride),
+                grid_kv=pooled_grid(grid, kernel_kv, own_kv_stride),
+                window=None if is_global else table_grid,
+                table_rows=self._table_rows(table_grid, stride_q, kv_stride),  # as without windows: weights fit both
                 drop_path=self.drop_path * index / max(self.depth - 1, 1),
             )
             blocks.append(block)
             dim, grid, table_grid = dim_out, block.grid_q, _floor_divide(table_grid, stride_q)
         return tuple(blocks)
+
+    def _is_global(self, index: int, stage: int) -> bool:
+        """Whether a block's queries see all keys (detectron2 modeling/backbone/mvit.py, last_block_indexes)."""
+        is_last = index + 1 in self.stage_starts or index + 1 == self.depth
+        return self.windows == "none" or (self.windows == "hybrid" and is_last and stage > 0)
 
     def _pool_kernel(self, stride: Triple) -> Triple | None:
         t, h, w = (s + 1 if s > 1 else 1 for s in stride)

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.models.config import AttentionForm, BlockGeometry, MViTConfig, Triple
+from mvit_video.models.config import AttentionForm, BlockGeometry, Initialisation, MViTConfig, Triple
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.kernels.position_columns import Widths, operand_padding, queries_with_terms
 from mvit_video.models.kernels.recompute import is_plain, merge_heads, with_zero_gradients
+from mvit_video.models.mvit.windows import cut_windows, join_windows
 
 AXES = ("t", "h", "w")
 SMALL_LOGITS = 100_000
@@ -176,10 +177,17 @@ class MultiscaleAttention(nn.Module):
             read = self.pool_k.read_tokens(geometry.grid_in, self.cls, device)
             self.register_buffer("read_tokens", read, persistent=False)
 
-    def reset_parameters(self) -> None:
-        """Initialise the relative tables (normal, 0.02) and rebuild the index buffers on the present device."""
+    def reset_parameters(self, style: Initialisation) -> None:
+        """Initialise the relative tables and rebuild the index buffers on the present device.
+
+        Tables are normal (0.02); zero in the style "zero_tables".
+        """
         for axis in self.axes:
-            nn.init.trunc_normal_(getattr(self, f"rel_pos_{AXES[axis]}"), std=0.02)
+            table = getattr(self, f"rel_pos_{AXES[axis]}")
+            if style == "zero_tables":
+                nn.init.zeros_(table)
+            else:
+                nn.init.trunc_normal_(table, std=0.02)
         self._register_buffers(self.qkv.weight.device)
 
     def forward(self, x: Tensor, grid: Triple) -> tuple[Tensor, Triple]:
@@ -204,7 +212,7 @@ class MultiscaleAttention(nn.Module):
         return self.pool_k.read_tokens(grid, self.cls, self.qkv.weight.device)
 
     def attend(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> tuple[Tensor, Triple]:
-        """Pooling, attention and projection.
+        """Pooling, attention and projection; with windows, attention within each window of the pooled maps.
 
         Args:
             q: (B, cls + T*H*W, heads * c), not pooled yet.
@@ -215,13 +223,23 @@ class MultiscaleAttention(nn.Module):
         """
         k, v, grid_kv = self._pool_keys(kv, grid, picked)
         q, grid_q = self._pool_queries(q, grid)
+        window_q, window_kv = self.geometry.window_q, self.geometry.window_kv
+        if window_q is None or window_kv is None:
+            return self._attend_pooled(q, k, v, grid_q, grid_kv), grid_q
+        # The queries of residual pooling and the projection come in the windows, too: each token has its own.
+        q = cut_windows(q, grid_q, window_q)
+        k, v = (cut_windows(x.transpose(1, 2), grid_kv, window_kv).transpose(1, 2) for x in (k, v))
+        return join_windows(self._attend_pooled(q, k, v, window_q, window_kv), grid_q, window_q), grid_q
+
+    def _attend_pooled(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple) -> Tensor:
+        """Attention, residual pooling and projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim_attn)."""
         form = choose_form(self.form, q.shape[1], k)
         if form != "explicit" and self.axes:
-            return self._attend_fused(q, k, v, grid_q, grid_kv, small=form == "matmul"), grid_q
+            return self._attend_fused(q, k, v, grid_q, grid_kv, small=form == "matmul")
         out = self._attend_plainly(q.transpose(1, 2), k, v, grid_q, grid_kv, form).transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
-        return self.proj(out.flatten(2)), grid_q
+        return self.proj(out.flatten(2))
 
     def attend_cls(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> Tensor:
         """What :meth:`attend` gives for the class token, from its query (B, 1, heads * c) alone: (B, 1, dim_attn).

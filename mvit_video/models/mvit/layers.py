@@ -109,6 +109,7 @@ def init_module(module: nn.Module, style: Initialisation) -> None:
       video recipe has it (PySlowFast models/video_model_builder.py).
     - "zero_bias": linear weights normal (0.02), biases 0, convolutions as PyTorch makes them, as facebookresearch/mvit,
       torchvision and detectron2 have it.
+    - "zero_tables": as "zero_bias", and relative tables are zero (detectron2 modeling/backbone/mvit.py).
     - "fan_in": linear weights normal (fan_in ** -0.5), biases 0, convolutions as PyTorch makes them. For small models,
       which 0.02 starts too weakly.
 

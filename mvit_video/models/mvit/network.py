@@ -35,8 +35,12 @@ class MViT(nn.Module):
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
         self._make_positions()
         self.blocks = nn.ModuleList(Block(config, geometry) for geometry in config.blocks)
-        self.norm = nn.LayerNorm(config.out_dim, eps=1e-6)
-        self.head = Head(config.out_dim, config.num_classes, config.dropout)
+        if config.stage_norms:
+            for stage, name in enumerate(self.feature_names()):
+                setattr(self, f"{name}_norm", nn.LayerNorm(config.embed_dim * 2**stage, eps=1e-6))
+        else:
+            self.norm = nn.LayerNorm(config.out_dim, eps=1e-6)
+            self.head = Head(config.out_dim, config.num_classes, config.dropout)
         self.recomputed: frozenset[int] | None = frozenset(config.recomputed_blocks)
         """Blocks that are recomputed in the backward pass; None: not planned yet, see :meth:`plan_checkpointing`."""
         if config.activation_budget_gb is not None:
@@ -59,18 +63,16 @@ class MViT(nn.Module):
 
         On the meta device there is nothing to draw: call it again after `to_empty`.
         """
-        if self.norm.weight.is_meta:
+        if self.patch_embed.proj.weight.is_meta:
             return
         for module in self.modules():
             init_module(module, self.config.init)
-            if isinstance(module, DepthwisePool):
+            if isinstance(module, (DepthwisePool, MultiscaleAttention)):
                 module.reset_parameters(self.config.init)
-            elif isinstance(module, MultiscaleAttention):
-                module.reset_parameters()
         for name, parameter in self.named_parameters(recurse=False):
             assert name == "cls_token" or name.startswith("pos_embed"), name
             nn.init.trunc_normal_(parameter, std=0.02)
-        projection = self.head.projection
+        projection = None if self.config.stage_norms else self.head.projection
         if isinstance(projection, nn.Linear):
             nn.init.trunc_normal_(projection.weight, std=0.02)
             with torch.no_grad():
@@ -84,8 +86,10 @@ class MViT(nn.Module):
             x: (B, C, T, H, W) normalised clips; image models take (B, C, H, W) or a T of 1.
 
         Raises:
-            ValueError: the input has another shape.
+            ValueError: the input has another shape, or the model is a backbone (`stage_norms`), which has no classes.
         """
+        if self.config.stage_norms:
+            raise ValueError("a model with stage_norms=True is a backbone without a head: call forward_features.")
         tokens, grid = self.embed(x)
         recomputed = self._recomputed(x)
         for index, block in enumerate(self.blocks):
@@ -95,7 +99,8 @@ class MViT(nn.Module):
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The last map of each stage, (B, C, T, H, W), finest first, without class token and final norm.
 
-        Image models give T = 1. With expand_in="mlp" a stage's last block already has the next stage's width.
+        With `stage_norms` each map went through its own norm; the map before the norm enters the next stage. Image
+        models give T = 1. With expand_in="mlp" a stage's last block already has the next stage's width.
         """
         maps: list[Tensor] = []
         tokens, grid = self.embed(x)
@@ -104,8 +109,14 @@ class MViT(nn.Module):
         for index, block in enumerate(self.blocks):
             tokens, grid = self._run_block(block, tokens, grid, index in recomputed)
             if index in last:
-                maps.append(tokens[:, self.cls :].transpose(1, 2).unflatten(2, grid))
+                norm = getattr(self, f"{self.feature_names()[len(maps)]}_norm") if self.config.stage_norms else None
+                kept = tokens[:, self.cls :] if norm is None else norm(tokens)
+                maps.append(kept.transpose(1, 2).unflatten(2, grid))
         return maps
+
+    def feature_names(self) -> list[str]:
+        """What detectron2 calls the maps of the stages: "scale2" for the first, whose stride is 2 ** 2, and so on."""
+        return [f"scale{stage + 2}" for stage in range(len(self.config.stage_starts) + 1)]
 
     def embed(self, x: Tensor) -> tuple[Tensor, Triple]:
         """Clips (as :meth:`forward` takes them) to tokens (B, cls + T*H*W, C) with their positions, and their grid."""
@@ -151,7 +162,7 @@ class MViT(nn.Module):
         for name, _ in self.named_parameters():
             if name.startswith("blocks."):
                 ids[name] = int(name.split(".")[1]) + 1
-            elif name.startswith(("norm.", "head.")):
+            elif name.startswith(("norm.", "head.", "scale")):
                 ids[name] = self.config.depth + 1
             else:
                 ids[name] = 0

@@ -94,6 +94,7 @@ def _seen(state: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str, 
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "mlp_ratio": _mlp_ratio(state),
         "pool_norm_eps": told.get("pool_norm_eps", 1e-6),
+        "windows": told.get("windows", "none"),
     }
     fields["kv_stride"] = kv_stride or told.get("kv_stride") or _kv_stride_from_tables(state, starts, flat=flat)
     frames, side = _table_grid(state, told, patch_stride, flat=flat)
@@ -258,7 +259,7 @@ def stored_fields(config: StoredConfig | None) -> dict[str, object]:
     """
     if config is None:
         return {}
-    sections = _parse_yaml(config.text)
+    sections = sections_of(config)
     if config.kind == "pyslowfast":
         return _pyslowfast_fields(sections)
     model = _section(sections, "model")
@@ -318,6 +319,15 @@ def _triple(value: object) -> Triple:
         raise ValueError(f"{value!r} must be three whole numbers: (time, height, width).")
     t, h, w = value
     return t, h, w
+
+
+def sections_of(config: StoredConfig) -> Mapping[str, object]:
+    """The sections of a configuration in a file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return _parse_yaml(config.text)
 
 
 def _section(sections: Mapping[str, object], name: str) -> Mapping[str, object]:

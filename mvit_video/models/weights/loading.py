@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -43,6 +43,18 @@ one as training codes save it."""
 _SIZES = ("num_frames", "crop_size")
 
 
+@runtime_checkable
+class TakesWeights(Protocol):
+    """A model that knows itself how published weights come into it, as detectors do."""
+
+    def take_weights(self, file: WeightsFile, rules: Rules) -> LoadReport:
+        """Put the weights into the model.
+
+        Raises:
+            ValueError: names or shapes do not fit; the message lists them.
+        """
+
+
 def load_weights(
     model: nn.Module,
     source: Source,
@@ -62,7 +74,8 @@ def load_weights(
     linearly, spatial ones bicubically, as PySlowFast does); everything else must fit, name by name, shape by shape.
 
     Args:
-        model: receives the weights in place. Models besides MViT take a state dict of their own names.
+        model: receives the weights in place. Detectors take those of a detector, or of an image classifier for their
+            backbone; other models besides MViT take a state dict of their own names.
         source: the name of published weights or a URL, fetched if need be (:func:`mvit_video.models.weights.resolve`);
             a file (see :func:`mvit_video.models.weights.files.read_weights_file`), a state dict, or a dictionary with
             one, as such a file holds it.
@@ -84,7 +97,9 @@ def load_weights(
         CheckpointError: the file cannot be fetched or read, or names a function that runs code.
     """
     rules = Rules(new_head=new_head, allow=allow, image_to_video=image_to_video)
-    file = _content(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
+    file = read_source(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
+    if isinstance(model, TakesWeights):
+        return model.take_weights(file, rules)
     written_by, renamed = _under_our_names(file, model)
     return _load(model, file, renamed, written_by, rules)
 
@@ -168,7 +183,7 @@ def load_checkpoint_model(
     overrides: Mapping[str, object],
 ) -> tuple[MViT, LoadReport]:
     """:func:`from_checkpoint` with its report."""
-    file = _content(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
+    file = read_source(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
     written_by, renamed = _under_our_names(file, None)
     assert written_by is not None  # without a model, unknown names are refused
     config = infer_config(
@@ -213,7 +228,13 @@ def checkpoint_content(model: MViT, format: TargetFormat) -> dict[str, object]:
     return {"model": state, "config": json.dumps({"model": fields})}
 
 
-def _content(source: Source, *, use_ema: bool, allow_nonfinite: bool) -> WeightsFile:
+def read_source(source: Source, *, use_ema: bool, allow_nonfinite: bool) -> WeightsFile:
+    """What a file, a state dict or a dictionary with one holds.
+
+    Raises:
+        ValueError: there are no weights, or they hold NaN or infinity.
+        CheckpointError: the file cannot be read.
+    """
     if isinstance(source, WeightsFile):
         file = source
     elif isinstance(source, Mapping):
