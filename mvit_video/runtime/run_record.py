@@ -284,7 +284,10 @@ def _split_of(data: Any, name: str) -> tuple[str | None, str]:
 
 
 # Numbers beside the metrics of a validation or evaluation: its protocol.
-_PROTOCOL = ("step", "time", "temporal_views", "spatial_views", "views_per_video", "short_side", "crop_size")
+_PROTOCOL = (
+    *("step", "time", "temporal_views", "spatial_views", "views_per_video", "short_side", "crop_size", "crop_ratio"),
+    "classes_to_choose_from",
+)
 
 
 def _metrics(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -178,7 +178,7 @@ def test_counts_and_the_protocol_are_no_metrics(tmp_path: Path, capsys: pytest.C
     folder = write_run(tmp_path) / "s" / "evaluation"
     folder.mkdir()
     results = {"video_top1": 50.0, "num_videos": 8, "views_per_video": 5, "crop_size": 224, "temporal_views": 5}
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps({**results, "crop_ratio": 0.875, "classes_to_choose_from": 3}))
     assert runs.main([str(tmp_path), "--best", "evaluation/num_videos"]) == 1
     text = capsys.readouterr().err
     assert text.endswith("known are evaluation/video_top1, video_top1\n")
