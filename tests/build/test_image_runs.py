@@ -150,6 +150,25 @@ def test_several_right_labels_and_classes_present(imagenet: Path, trained: Path,
     assert results["several_right_labels"]
 
 
+def test_results_among_other_classes_are_another_protocol(imagenet: Path, tmp_path: Path) -> None:
+    first, second, third = image_library.NAMES
+    split = tmp_path / "val"
+    image_library.write_folders(split, image_library.images(2, classes=1))
+    config: Any = evaluate_options(*small_images(imagenet, tmp_path, f"data.source.test={split}"))
+    manifest = ImageClassification().read_split(config, build_source(config.data, WORLD), "test")
+    records = []
+    for other in (second, third):
+        (tmp_path / "names.txt").write_text(f"{first}\n{other}\n")
+        task = ImageClassification(classes=str(tmp_path / "names.txt"))
+        records.append(task.evaluation(config, manifest, WORLD, frame_order="forward").about())
+    assert [record["classes_to_choose_from"] for record in records] == [2, 2]
+    assert [record["allowed_classes"] for record in records] == [[first, second], [first, third]]
+    assert (
+        "allowed_classes"
+        not in ImageClassification().evaluation(config, manifest, WORLD, frame_order="forward").about()
+    )
+
+
 def test_what_is_for_videos_is_refused_for_images(imagenet: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has images, and the task is for videos"):
         build.train(options(*small_images(imagenet, tmp_path, "task=video_classification")))
