@@ -172,7 +172,7 @@ def best_checkpoint(run_dir: Path) -> Path:
         return best
     newest = latest_checkpoint(run_dir / "checkpoints")
     if newest is None:
-        raise ValueError(f"{run_dir} has no checkpoint yet: train it first, or give checkpoint=PATH")
+        raise ValueError(f"{run_dir} has no checkpoint yet: train it first, or give the path of a file of weights")
     logger.info("%s was never validated: its newest checkpoint is taken, %s", run_dir, newest.name)
     return newest
 
