@@ -302,6 +302,25 @@ def test_folds_are_summed_up(folds: Path, capsys: pytest.CaptureFixture[str]) ->
     assert found["summaries"][0]["pooled"] == 80.0 and found["missing"] == {}
 
 
+def test_folds_of_images_are_summed_up(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold, top1 in enumerate((70.0, 80.0, 90.0)):
+        run_dir = folds / f"birds-fold-{fold}"
+        rows = [
+            {"kind": "train", "step": 20, "time": 0.0, "images_per_s": 12.5},
+            {"kind": "eval", "step": 20, "top1": top1, "num_images": 50},
+        ]
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run_dir / "evaluation").mkdir()
+        results = {"top1": top1 - 10, "crop_size": 64, "crop_ratio": 0.875}
+        (run_dir / "evaluation" / "results.json").write_text(json.dumps(results))
+    text = shown(capsys, folds, "--folds", "birds")
+    assert text.splitlines()[1].split() == ["fold", "run", "state", "images", "last", "best", "evaluation"]
+    assert "last validation: mean 80.00, standard deviation 10.00; 80.00 % of all 150 images, 95 %" in text
+    assert "evaluation (64 pixels, crop ratio 0.875): mean 70.00" in text
+    assert "Each image is tested once" in text and "video" not in text
+    assert "80.00" in shown(capsys, folds) and "12.5" in shown(capsys, folds)
+
+
 def test_folds_of_different_sizes_are_pooled_by_their_videos(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_fold(folds, 2, 50.0, videos=10)
     text = shown(capsys, folds, "--folds", "birds")
