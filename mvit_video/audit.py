@@ -16,6 +16,15 @@ def run(config: Audit) -> None:
     launch(audit, config)
 
 
+def groups(words: Sequence[str]) -> Sequence[str]:
+    """The kind of data that the run was trained on, so that its options are read as what they are."""
+    if not any(word.startswith(("run=", "checkpoint=", "name=")) for word in words):
+        return []
+    from mvit_video.build.stored_options import stored_groups
+
+    return stored_groups(words)
+
+
 def adapt(config: DictConfig, given: Sequence[str]) -> None:
     """Take the options from the run or checkpoint, but for what the command line gives."""
     from mvit_video.build.stored_options import take_stored_options
@@ -25,7 +34,7 @@ def adapt(config: DictConfig, given: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("audit", run, adapt=adapt)
+    run_command("audit", run, groups=groups, adapt=adapt)
 
 
 if __name__ == "__main__":

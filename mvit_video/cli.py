@@ -64,7 +64,10 @@ def run_command(
 
     refusals = _Refusals()
 
-    implied = [] if groups is None else list(groups(_overrides(sys.argv)))
+    try:
+        implied = [] if groups is None else list(groups(_overrides(sys.argv)))
+    except ValueError as error:
+        sys.exit(str(error))
     sys.argv[1:1] = implied
 
     @hydra.main(config_path=config_dir(), config_name=config_name, version_base="1.3")

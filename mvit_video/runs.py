@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mvit_video.runtime.fold_record import (
     FoldScore,
     FoldSummary,
     fold_score,
+    item_of,
     metric_of,
     summarize_folds,
     videos_of_all_folds,
@@ -358,7 +359,9 @@ def _show_folds(folder: Path, pattern: str, *, as_json: bool, width: int, colour
     if as_json:
         return _json(asdict(found)) + "\n"
     lines = [f"{found.metric} of each fold: at the last validation, at the best one, and by `evaluate`"]
-    text = lines[0] + "\n" + render(_FOLD_COLUMNS, found.scores, width=width, colours=colours)
+    item = item_of(found.metric)
+    columns = [replace(column, title=f"{item}s") if column.title == "videos" else column for column in _FOLD_COLUMNS]
+    text = lines[0] + "\n" + render(columns, found.scores, width=width, colours=colours)
     if found.missing:
         text += "missing: " + "; ".join(f"fold {fold} ({why})" for fold, why in found.missing.items()) + "\n"
     if found.left_out:
@@ -368,15 +371,13 @@ def _show_folds(folder: Path, pattern: str, *, as_json: bool, width: int, colour
         text += f"{one.measured}: mean {one.mean:.2f}{deviation}"
         if one.pooled is not None and one.interval is not None:
             low, high = one.interval
-            text += f"; {one.pooled:.2f} % of all {one.videos} videos, 95 % interval {low:.1f} to {high:.1f}"
+            text += f"; {one.pooled:.2f} % of all {one.videos} {item}s, 95 % interval {low:.1f} to {high:.1f}"
         text += "\n"
     if found.summaries:
-        text += "Each video is tested once, by the model that was not trained on it" + (
+        text += f"Each {item} is tested once, by the model that was not trained on it" + (
             ", but for those of the missing folds.\n" if found.missing else ".\n"
         )
-        text += (
-            "`best`, and an evaluation of best.pt, were chosen on the videos they are tested on: they are too high.\n"
-        )
+        text += "`best`, and an evaluation of best.pt, were chosen on what they are tested on: they are too high.\n"
     return text
 
 

@@ -18,10 +18,16 @@ def image_data(config: Train) -> ImageData:
     """The options of the group `data`.
 
     Raises:
-        ValueError: they are those of videos.
+        ValueError: they are those of videos, or the model is for clips.
     """
     if not isinstance(config.data, ImageData):
         raise ValueError("the task is for images, and data=... is a data set of videos: give one of images")
+    frames = getattr(config.model, "num_frames", 1)
+    if frames != 1:
+        raise ValueError(
+            f"model.num_frames={frames}: an image has one frame; leave the option out. A video model starts from the "
+            "trained image model with weights=runs/NAME, in a training on videos"
+        )
     return config.data
 
 

@@ -165,7 +165,8 @@ def measure(config: Plan) -> tuple[Measured, MViT]:
 
 def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -> Workload:
     """Sizes of the model and of the training."""
-    repeats = common.build_task_builder(config).repeats(config)
+    builder = common.build_task_builder(config)
+    repeats = builder.repeats(config)
     batch = step_batch(config.trainer, processes=_ranks(config), items=videos)
     clips = batch.batch_size * repeats
     state = training_state(config, model, accumulate=batch.accumulate, bf16=_bf16(config))
@@ -179,6 +180,7 @@ def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -
         videos=videos,
         epochs=config.schedule.epochs,
         compiled=config.trainer.compile or config.machine.device == "cpu",
+        item=builder.item,
     )
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mvit_video.config import Train
 from mvit_video.config.help import SCHEMA_SUFFIX
 from mvit_video.config.nearest import did_you_mean
-from mvit_video.config.registry import choices_over, schema_of, source_of
+from mvit_video.config.registry import choices_over, schema_of, source_of, task_of
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
 from mvit_video.models.weights.files import read_weights_file
@@ -187,7 +189,7 @@ def best_checkpoint(run_dir: Path) -> Path:
         return best
     newest = latest_checkpoint(run_dir / "checkpoints")
     if newest is None:
-        raise ValueError(f"{run_dir} has no checkpoint yet: train it first, or give checkpoint=PATH")
+        raise ValueError(f"{run_dir} has no checkpoint yet: train it first, or give the path of a file of weights")
     logger.info("%s was never validated: its newest checkpoint is taken, %s", run_dir, newest.name)
     return newest
 
@@ -214,8 +216,11 @@ def stored_groups(words: Sequence[str]) -> list[str]:
 
     Args:
         words: `option=value` as given. An experiment, or a choice of one of these groups, is left alone.
+
+    Raises:
+        ValueError: there is no such run. (Without it, options of images would be refused as unknown.)
     """
-    given = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)}
+    given = _values(words)
     stored = None if "experiment" in given else _stored_by(given)
     if stored is None:
         return []
@@ -224,17 +229,36 @@ def stored_groups(words: Sequence[str]) -> list[str]:
         entry = schema_of(group, stored.get(group) or {})
         if group not in given and entry is not None and entry.name != f"{group}{SCHEMA_SUFFIX}":
             found.append(f"{group}={choices_over(entry)[0]}")
+    task = task_of((stored.get("task") or {}).get("_target_", ""))
+    if task is not None and "task" not in given:
+        found.append(f"task={task}")
     source = source_of((stored.get("data", {}).get("source") or {}).get("_target_", ""))
     if source is not None and not {"data", "data/source"} & set(given):
         found.append(f"data/source={source}")
     return found
 
 
+def _values(words: Sequence[str]) -> dict[str, str]:
+    """What words of a command line set, without quotes; of a sweep the first value. Others are refused by Hydra."""
+    given = {}
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            continue
+        swept = override.is_sweep_override()
+        value = next(iter(override.sweep_string_iterator())) if swept else override.value()
+        if value is not None:
+            given[override.key_or_group] = str(value)
+    return given
+
+
 def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
-    """The options of the run or checkpoint; None where there are none. What is given wrongly is said later."""
+    """The options of the run or checkpoint; None where there are none. A wrong checkpoint is refused later."""
     output_dir = given.get("output_dir", Train.output_dir)
-    places = [given[key] for key in ("run", "checkpoint") if key in given]
-    places += [os.path.join(output_dir, given[key]) for key in ("run", "name") if key in given]
+    places = [str(find_run(given["run"], output_dir=output_dir))] if "run" in given else []
+    places += [given["checkpoint"]] if "checkpoint" in given else []
+    places += [os.path.join(output_dir, given["name"])] if "name" in given else []
     for place in map(Path, places):
         folder = _run_that_holds(place)
         if folder is not None:

@@ -129,8 +129,17 @@ def schema_of(group: str, values: Mapping[str, Any]) -> Registered | None:
 
 def source_of(target: str) -> str | None:
     """The choice of the group `data/source` that stands for a class; None for a user's own."""
+    return _choice_of("data/source", target)
+
+
+def task_of(target: str) -> str | None:
+    """The choice of the group `task` that stands for a class; None for a user's own."""
+    return _choice_of("task", target)
+
+
+def _choice_of(group: str, target: str) -> str | None:
     for entry in SCHEMAS:
-        if entry.group == "data/source" and getattr(entry.schema, "_target_", None) == target:
+        if entry.group == group and getattr(entry.schema, "_target_", None) == target:
             return entry.name
     return None
 

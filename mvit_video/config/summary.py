@@ -46,8 +46,12 @@ def summary_text(
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(dotted key, old value, new value) of every leaf that differs, in the order of `after`; lists are leaves."""
-    old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    """(dotted key, old value, new value) of every leaf that differs, in the order of `after`; lists are leaves.
+
+    What is a mapping on one side and a value on the other is a leaf, too.
+    """
+    plain_old, plain_new = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    old, new = _joined(plain_old, plain_new), _joined(plain_new, plain_old)
     differ = [key for key in (*new, *(key for key in old if key not in new)) if not _same(old, new, key)]
     return [(key, value_text(old.get(key, _ABSENT)), value_text(new.get(key, _ABSENT))) for key in differ]
 
@@ -63,6 +67,18 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _joined(leaves: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves, those below a leaf of the others as one mapping."""
+    joined: dict[str, Any] = {}
+    for key, value in leaves.items():
+        above = next((key[:at] for at, sign in enumerate(key) if sign == "." and key[:at] in others), None)
+        if above is None:
+            joined[key] = value
+        else:
+            joined.setdefault(above, {})[key[len(above) + 1 :]] = value
+    return joined
 
 
 def value_text(value: object) -> str:

@@ -97,6 +97,7 @@ class Workload(TrainingState):
         videos: in the training split.
         epochs: passes over the split.
         compiled: kernels are fused, so that starting them does not count.
+        item: what the split is a set of, for messages.
     """
 
     forward_flops: float
@@ -107,6 +108,7 @@ class Workload(TrainingState):
     videos: int
     epochs: float
     compiled: bool = False
+    item: str = "video"
 
     @property
     def clips_per_step(self) -> int:
@@ -309,9 +311,9 @@ def forecast(work: Workload, machine: Machine, *, ranks: int, strategy: Strategy
     per_step = work.videos_per_step * ranks
     if per_step > work.videos:
         raise ValueError(
-            f"a step on {ranks} ranks takes {per_step} videos, and there are {work.videos}: lower trainer.batch_size, "
-            f"trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: another machine=..., or "
-            "machine.ranks_per_node=1"
+            f"a step on {ranks} ranks takes {per_step} {work.item}s, and there are {work.videos}: lower "
+            f"trainer.batch_size, trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: "
+            "another machine=..., or machine.ranks_per_node=1"
         )
     compute, step = compute_s(work, machine), compute_s(work, machine)
     exchanges: list[Exchange] = []

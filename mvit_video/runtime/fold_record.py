@@ -11,7 +11,7 @@ from typing import Any
 from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run
 
 RUN_FILE = "run.json"
-METRICS = ("video_top1", "map")
+METRICS = ("video_top1", "top1", "map")  # of videos, of images, of videos with several classes
 _EVALUATION = "evaluation"
 
 
@@ -28,7 +28,7 @@ class FoldScore:
         best: the best of all its validations, at `best_step`.
         best_step: optimizer step.
         evaluation: of the metric in the folder `evaluation`; None where there is none.
-        views: of a video there, "5 x 1" for instance.
+        views: of a video there, "5 x 1" for instance; of an image its size, "224 pixels, crop ratio 0.875".
     """
 
     name: str
@@ -63,7 +63,7 @@ class FoldSummary:
 
 
 def metric_of(run_dirs: Sequence[Path]) -> str:
-    """The metric that all runs have: accuracy of videos, else mean average precision.
+    """The metric that all runs have: accuracy of videos or images, else mean average precision.
 
     Raises:
         ValueError: they have neither, or not the same.
@@ -72,10 +72,15 @@ def metric_of(run_dirs: Sequence[Path]) -> str:
     common = [metric for metric in METRICS if any(found) and all(metric in one for one in found if one)]
     if not common:
         raise ValueError(
-            f"the runs have no common one of {' and '.join(METRICS)} in their validations; folds are summed up once "
+            f"the runs have no common one of {', '.join(METRICS)} in their validations; folds are summed up once "
             "they were validated"
         )
     return common[0]
+
+
+def item_of(metric: str) -> str:
+    """What is tested, in the singular."""
+    return "image" if metric == "top1" else "video"
 
 
 def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[str, str]]) -> FoldScore:
@@ -88,7 +93,7 @@ def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[
         name=run_dir.name,
         fold=fold,
         state=summarize_run(run_dir, queue).state,
-        videos=int(records[-1].get("num_videos", 0)) if records else 0,
+        videos=int(records[-1].get(f"num_{item_of(metric)}s", 0)) if records else 0,
         last=float(records[-1][metric]) if records else None,
         best=None if best is None else float(best[metric]),
         best_step=None if best is None else int(best["step"]),
@@ -101,7 +106,10 @@ def _evaluation(path: Path, metric: str) -> tuple[float | None, str]:
     if not path.is_file():
         return None, ""
     results: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    views = f"{results.get('temporal_views', '?')} x {results.get('spatial_views', '?')}"
+    if item_of(metric) == "image":
+        views = f"{results.get('crop_size', '?')} pixels, crop ratio {results.get('crop_ratio', '?')}"
+    else:
+        views = f"{results.get('temporal_views', '?')} x {results.get('spatial_views', '?')}"
     return results.get(metric), views
 
 
@@ -112,10 +120,12 @@ def summarize_folds(scores: Sequence[FoldScore], metric: str) -> list[FoldSummar
         scores: of the folds that are done, each once.
         metric: of the values.
     """
-    summaries = [_summary("last validation (1 x 1 view)", [(one.last, one.videos) for one in scores], metric)]
+    of_images = item_of(metric) == "image"
+    last = "last validation" if of_images else "last validation (1 x 1 view)"
+    summaries = [_summary(last, [(one.last, one.videos) for one in scores], metric)]
     views = {one.views for one in scores}
     if len(views) == 1 and all(one.evaluation is not None for one in scores):
-        named = f"evaluation ({views.pop()} views)"
+        named = f"evaluation ({views.pop()}{'' if of_images else ' views'})"
         summaries.append(_summary(named, [(one.evaluation, one.videos) for one in scores], metric))
     return [one for one in summaries if one is not None]
 
@@ -126,7 +136,7 @@ def _summary(measured: str, found: Sequence[tuple[float | None, int]], metric: s
         return None
     values, total = [value for value, _ in rows], sum(videos for _, videos in rows)
     # An accuracy is a whole number of videos.
-    right = sum(round(value * videos / 100) for value, videos in rows) if metric == "video_top1" else None
+    right = sum(round(value * videos / 100) for value, videos in rows) if metric != "map" else None
     return FoldSummary(
         measured=measured,
         mean=statistics.fmean(values),

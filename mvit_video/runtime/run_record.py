@@ -25,7 +25,7 @@ class RunSummary:
         state: "waiting", "running", "preempted" (waiting to go on), "stopped", "cancelled", "failed" or "done".
         reason: why, where there is something to say.
         step, total_steps: progress; None before the first step.
-        top1: best video accuracy so far, percent.
+        top1: best accuracy of videos or images so far, percent.
         clips_per_s: over the last logged window.
         eta_s: seconds left at the speed of the last steps, for a run that is running.
         restarts: how often it went on after it had stopped; attempts that were refused, and those that found it done,
@@ -84,7 +84,8 @@ def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSum
     """
     events = attempts_made(read_events(run_dir))
     trained = [r for r in read_metrics_tail(run_dir / "metrics.jsonl") if r.get("kind") == "train"]
-    accuracies = [r["video_top1"] for r in read_validations(run_dir) if r.get("video_top1") is not None]
+    names = ("video_top1", "top1")  # of videos, of images
+    accuracies = [r[name] for r in read_validations(run_dir) for name in names if r.get(name) is not None]
     totals = [event["total"] for event in events if event["event"] == "steps"]
     state, reason = run_state(events, queue, silent_s=time.time() - (trained[-1]["time"] if trained else 0))
     step = trained[-1]["step"] if trained else None
@@ -97,7 +98,7 @@ def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSum
         step=step,
         total_steps=total,
         top1=max(accuracies) if accuracies else None,
-        clips_per_s=trained[-1].get("clips_per_s") if trained else None,
+        clips_per_s=trained[-1].get("clips_per_s", trained[-1].get("images_per_s")) if trained else None,
         eta_s=time_left(trained, total) if state == "running" else None,
         restarts=count_restarts(events),
         job=jobs[-1] if jobs else "",
@@ -284,7 +285,10 @@ def _split_of(data: Any, name: str) -> tuple[str | None, str]:
 
 
 # Numbers beside the metrics of a validation or evaluation: its protocol.
-_PROTOCOL = ("step", "time", "temporal_views", "spatial_views", "views_per_video", "short_side", "crop_size")
+_PROTOCOL = (
+    *("step", "time", "temporal_views", "spatial_views", "views_per_video", "short_side", "crop_size", "crop_ratio"),
+    "classes_to_choose_from",
+)
 
 
 def _metrics(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,16 @@ class ImageEvaluation:
     def about(self) -> dict[str, Any]:
         """The protocol: how images are read, resized, cropped and normalised, and what counts as right."""
         resampling = self.dataset.resampling
+        names = self.dataset.manifest.class_names
+        chosen = names if self.allowed is None else list(compress(names, self.allowed))
         return {
             "crop_size": self.dataset.crop_size,
             "crop_ratio": self.dataset.crop_ratio,
             "interpolation": resampling.interpolation,
             "exact": resampling.exact,
             "reading": asdict(self.dataset.reading),
-            "classes_to_choose_from": self.dataset.manifest.num_classes
-            if self.allowed is None
-            else int(self.allowed.sum()),
+            "classes_to_choose_from": len(chosen),
+            **({} if len(chosen) == len(names) else {"allowed_classes": list(chosen)}),
             "several_right_labels": self.dataset.manifest.label_sets is not None,
             "normalization": {"mean": [*self.normalization.mean], "std": [*self.normalization.std]},
         }

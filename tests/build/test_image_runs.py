@@ -110,14 +110,34 @@ def test_an_evaluation_takes_the_runs_options_and_others_of_images(
     assert "data/source=imagenet" in groups
     assert any(word.startswith("data=") for word in groups)
     assert any(word.startswith("augment=") for word in groups)
+    assert "task=image_classification" in groups
     assert stored_groups(["+experiment=in1k_mvitv2_t", *words]) == []
-    arguments = ["evaluate", *words]
+    assert stored_groups([f"run='{trained / 'tiny'}'"]) == groups
+    assert stored_groups([f"run={trained / 'tiny'},other"]) == groups
+    assert stored_groups(["run=null", "checkpoint=weights.pth"]) == []
+    arguments = ["evaluate", *words, "task.classes=present"]
     code = f"import sys; sys.argv = {arguments!r}\nfrom mvit_video.evaluate import main\nmain()"
     done = interpreters.run("-c", code, cwd=ROOT, check=True, timeout=120)
     results = json.loads((tmp_path / "results.json").read_text())
     assert "data.crop_ratio: 0.875 -> 0" in done.stderr + done.stdout
     assert (results["crop_ratio"], results["crop_size"], results["num_images"]) == (0, 32, len(VAL))
     assert results["reading"]["orientation"] == "ignore"
+    assert "task.classes: all -> present" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_a_run_that_does_not_exist_is_named_before_an_option_of_images(command: str, tmp_path: Path) -> None:
+    done = interpreters.run("-m", f"mvit_video.{command}", "run=none", "data.crop_ratio=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("run=none: neither none nor runs/none holds the config.yaml of a run")
+    assert "crop_ratio" not in done.stderr
+
+
+def test_an_audit_of_images_is_refused(trained: Path) -> None:
+    done = interpreters.run("-m", "mvit_video.audit", f"run={trained / 'tiny'}", cwd=trained)
+    assert done.returncode == 1
+    assert "an audit compares labelled videos, and the task ImageClassification reads something else" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_several_right_labels_and_classes_present(imagenet: Path, trained: Path, tmp_path: Path) -> None:
@@ -132,11 +152,32 @@ def test_several_right_labels_and_classes_present(imagenet: Path, trained: Path,
     assert results["several_right_labels"]
 
 
+def test_results_among_other_classes_are_another_protocol(imagenet: Path, tmp_path: Path) -> None:
+    first, second, third = image_library.NAMES
+    split = tmp_path / "val"
+    image_library.write_folders(split, image_library.images(2, classes=1))
+    config: Any = evaluate_options(*small_images(imagenet, tmp_path, f"data.source.test={split}"))
+    manifest = ImageClassification().read_split(config, build_source(config.data, WORLD), "test")
+    records = []
+    for other in (second, third):
+        (tmp_path / "names.txt").write_text(f"{first}\n{other}\n")
+        task = ImageClassification(classes=str(tmp_path / "names.txt"))
+        records.append(task.evaluation(config, manifest, WORLD, frame_order="forward").about())
+    assert [record["classes_to_choose_from"] for record in records] == [2, 2]
+    assert [record["allowed_classes"] for record in records] == [[first, second], [first, third]]
+    assert (
+        "allowed_classes"
+        not in ImageClassification().evaluation(config, manifest, WORLD, frame_order="forward").about()
+    )
+
+
 def test_what_is_for_videos_is_refused_for_images(imagenet: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has images, and the task is for videos"):
         build.train(options(*small_images(imagenet, tmp_path, "task=video_classification")))
     with pytest.raises(ValueError, match=r"augment=\.\.\. is for videos: give augment=imagenet"):
         build.train(options(*small_images(imagenet, tmp_path, "augment=finetune")))
+    with pytest.raises(ValueError, match=r"model\.num_frames=8: an image has one frame"):
+        build.train(options(*small_images(imagenet, tmp_path, "model.num_frames=8")))
     with pytest.raises(ValueError, match="frame_order=reversed: an image has one frame"):
         evaluation: Any = evaluate_options(*small_images(imagenet, tmp_path, "frame_order=reversed"))
         split = ImageClassification().read_split(evaluation, build_source(evaluation.data, WORLD), "val")

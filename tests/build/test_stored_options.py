@@ -125,7 +125,7 @@ def test_a_run_that_is_not_there(runs: Path) -> None:
 
 def test_a_run_without_checkpoint(runs: Path) -> None:
     (runs / "mine" / "checkpoints" / "best.pt").unlink()
-    with pytest.raises(ValueError, match="mine has no checkpoint yet: train it first, or give checkpoint=PATH"):
+    with pytest.raises(ValueError, match="mine has no checkpoint yet: train it first, or give the path of a file"):
         best_checkpoint(runs / "mine")
 
 

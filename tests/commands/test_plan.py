@@ -142,6 +142,7 @@ def test_sgd_keeps_one_moment(capsys: pytest.CaptureFixture[str]) -> None:
         ("k700_mvitv2_b", 542_357),
         ("ssv2_mvitv2_s", 168_913),
         ("motion_mvitv2", 2400),
+        ("shapes_mvitv2", 3000),
     ],
 )
 def test_published_sizes(experiment: str, videos: int) -> None:
@@ -181,3 +182,5 @@ def test_an_unknown_machine_is_refused_with_those_that_are_known() -> None:
 def test_more_nodes_than_videos() -> None:
     with pytest.raises(ValueError, match=r"a step on 400 ranks takes 6400 videos, and there are 2400"):
         print_plan(plan_options(*MOTION, "nodes=200"))
+    with pytest.raises(ValueError, match=r"a step on 400 ranks takes 6400 images, and there are 3000"):
+        print_plan(plan_options("+experiment=shapes_mvitv2", "nodes=50"))

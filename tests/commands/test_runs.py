@@ -178,7 +178,7 @@ def test_counts_and_the_protocol_are_no_metrics(tmp_path: Path, capsys: pytest.C
     folder = write_run(tmp_path) / "s" / "evaluation"
     folder.mkdir()
     results = {"video_top1": 50.0, "num_videos": 8, "views_per_video": 5, "crop_size": 224, "temporal_views": 5}
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps({**results, "crop_ratio": 0.875, "classes_to_choose_from": 3}))
     assert runs.main([str(tmp_path), "--best", "evaluation/num_videos"]) == 1
     text = capsys.readouterr().err
     assert text.endswith("known are evaluation/video_top1, video_top1\n")
@@ -300,6 +300,25 @@ def test_folds_are_summed_up(folds: Path, capsys: pytest.CaptureFixture[str]) ->
     assert expected in text and "missing" not in text
     found = json.loads(shown(capsys, folds, "--folds", "birds-fold-*", "--json"))
     assert found["summaries"][0]["pooled"] == 80.0 and found["missing"] == {}
+
+
+def test_folds_of_images_are_summed_up(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold, top1 in enumerate((70.0, 80.0, 90.0)):
+        run_dir = folds / f"birds-fold-{fold}"
+        rows = [
+            {"kind": "train", "step": 20, "time": 0.0, "images_per_s": 12.5},
+            {"kind": "eval", "step": 20, "top1": top1, "num_images": 50},
+        ]
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run_dir / "evaluation").mkdir()
+        results = {"top1": top1 - 10, "crop_size": 64, "crop_ratio": 0.875}
+        (run_dir / "evaluation" / "results.json").write_text(json.dumps(results))
+    text = shown(capsys, folds, "--folds", "birds")
+    assert text.splitlines()[1].split() == ["fold", "run", "state", "images", "last", "best", "evaluation"]
+    assert "last validation: mean 80.00, standard deviation 10.00; 80.00 % of all 150 images, 95 %" in text
+    assert "evaluation (64 pixels, crop ratio 0.875): mean 70.00" in text
+    assert "Each image is tested once" in text and "video" not in text
+    assert "80.00" in shown(capsys, folds) and "12.5" in shown(capsys, folds)
 
 
 def test_folds_of_different_sizes_are_pooled_by_their_videos(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,10 @@ def test_leaves_that_differ() -> None:
     ]
     assert changes({"gone": 1}, {}) == [("gone", "1", "absent")]
     assert changes(BASE, BASE) == []
+    weights = {"task": {"class_weights": {"rose": 3, "tulip": 0.5}}}
+    assert changes({"task": {"class_weights": "none"}}, weights) == [
+        ("task.class_weights", "none", "{rose:3,tulip:0.5}")
+    ]
 
 
 def test_what_is_chosen_and_what_is_changed() -> None:

@@ -191,17 +191,21 @@ def from_parquet(
     labels = np.concatenate([listing.labels for listing in held])
     if not len(labels):
         raise ValueError(f"{place}: {len(files)} files without a row; give files that hold images")
-    largest = max(listing.group_bytes for listing in held) / _MB
-    logger.info(
-        "%s: row groups of up to %.1f MiB; memory_mb=%d keeps %d of them, and data.shard_window should be no more",
-        place,
-        largest,
-        memory_mb,
-        max(1, int(memory_mb / max(largest, 1e-6))),
-    )
     names = _names(labels, class_names or next(iter(carried)), num_classes, place)
     sizes = [size for listing in held for size in listing.group_sizes]
     groups = [(file, number) for file, listing in enumerate(held) for number in range(len(listing.group_sizes))]
+    largest = max(listing.group_bytes for listing in held) / _MB
+    kept = max(1, int(memory_mb / max(largest, 1e-6)))
+    if kept < len(groups):
+        logger.info(
+            "%s: %d row groups of up to %.1f MiB; data.source.memory_mb=%d keeps %d of them at a time, and "
+            "data.shard_window should be no more",
+            place,
+            len(groups),
+            largest,
+            memory_mb,
+            kept,
+        )
     return ParquetManifest(
         [name for listing in held for name in listing.names],
         IntArrayView(labels),

@@ -1,12 +1,14 @@
 """Parquet files: what columns they may have, what is refused, and how much of them a process keeps."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from mvit_video.data.datasets import parquet_images
 from mvit_video.data.datasets.parquet_images import ImageParquetSource, ParquetManifest, from_parquet, parquet_names
 from mvit_video.images import ImageDecodeError
 from tests.image_library import WNIDS, images, jpeg, write_parquet
@@ -100,10 +102,14 @@ def test_a_file_that_is_broken_or_gone(tmp_path):
         manifest.read(0)
 
 
-def test_a_process_keeps_few_row_groups(tmp_path, caplog):
+def test_a_process_keeps_few_row_groups(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         manifest = from_parquet(str(write_parquet(tmp_path, images(4), rows=2)))
-    assert "row groups of up to 0.0 MiB; memory_mb=256 keeps " in caplog.text
+    assert "row groups" not in caplog.text  # all of them are kept
+    monkeypatch.setattr(parquet_images, "_MB", 1)
+    with caplog.at_level(logging.INFO):
+        from_parquet(str(tmp_path), memory_mb=1)
+    assert re.search(r"row groups of up to .* MiB; data\.source\.memory_mb=1 keeps 1 of them at a time", caplog.text)
     groups = manifest.row_groups
     loaded = []
     load = groups._load
