@@ -2,7 +2,7 @@
 
 A picture shows one figure at a random place, turned by a random angle, of a random size and colour, on a textured
 ground. Half of the pictures show a bright figure on a dark ground, half a dark one on a bright ground, in every class:
-on average no pixel is brighter in one class than in another, so a linear model on pixels cannot name the figure. The
+on average no pixel is brighter in one class than in another, so a linear model on pixels stays near chance. The
 textures of the test set do not occur in training. Outlines and textures are those of `motion`.
 
     <root>/{train,test}/{bar,disc,...}/00012.jpg
