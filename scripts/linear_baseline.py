@@ -2,7 +2,7 @@
 
     python scripts/linear_baseline.py data/shapes
 
-Logistic regression on the pixels of the test view (48 x 48 x 3), trained on the set's training images to its end, with
+Logistic regression on the pixels of the test view (32 x 32 x 3), trained on the set's training images to its end, with
 the weight decay that does best on the test images, which favours it.
 """
 
@@ -20,9 +20,9 @@ Labelled = tuple[torch.Tensor, torch.Tensor]
 
 
 def pixels_and_labels(root: Path, split: Split) -> Labelled:
-    """float32 (N, 6912), centred, and int64 (N,)."""
+    """float32 (N, 3072), centred, and int64 (N,)."""
     manifest = ShapesSource(root=str(root)).manifest(split)
-    dataset = ImageEvalDataset(manifest, crop_size=48, crop_ratio=0.9)
+    dataset = ImageEvalDataset(manifest, crop_size=32, crop_ratio=0.9)
     pixels = torch.stack([dataset[index].clips.flatten() for index in range(len(dataset))])
     return pixels.float() / 255 - 0.45, torch.tensor(list(manifest.labels))
 

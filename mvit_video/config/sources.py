@@ -116,7 +116,7 @@ class MotionSource:
 
 @dataclass
 class ShapesSource:
-    """The embedded set of images: four kinds of figures, generated on first use."""
+    """The embedded set of images: one of four kinds of figures in each, generated on first use."""
 
     _target_: str = "mvit_video.data.datasets.sources.ShapesSource"
     root: str = option("data/shapes", help="folder it is written to")

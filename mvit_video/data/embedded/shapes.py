@@ -1,8 +1,9 @@
 """The embedded data set `shapes`: four kinds of figures as real JPEG files, one folder per class.
 
-A picture shows figures of one kind anywhere on a textured ground, turned, of several sizes, each in its own colour.
-What they are called is their outline alone: no pixel and no colour says anything about it, so a linear model on pixels
-cannot name them. The textures of the test set do not occur in training. Outlines and textures are those of `motion`.
+A picture shows one figure at a random place, turned by a random angle, of a random size and colour, on a textured
+ground. Half of the pictures show a bright figure on a dark ground, half a dark one on a bright ground, in every class:
+on average no pixel is brighter in one class than in another, so a linear model on pixels stays near chance. The
+textures of the test set do not occur in training. Outlines and textures are those of `motion`.
 
     <root>/{train,test}/{bar,disc,...}/00012.jpg
     <root>/shapes.json      the spec and the size of each file; last of all, so its presence means a complete set
@@ -24,20 +25,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvit_video.data.embedded.motion_scenes import Poses, Split, Sprite, paint_sprite, sample_background
+from mvit_video.data.embedded.motion_scenes import TEXTURES, Poses, Split, Sprite, paint_sprite
 from mvit_video.data.embedded.set_on_disk import check_same, only_writer, write_bytes
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 1  # raised by any change that alters a file
+GENERATOR_VERSION = 2  # raised by any change that alters a file
 RECORD_NAME, LOCK_NAME = "shapes.json", "shapes.lock"
 SPLITS: tuple[Split, ...] = ("train", "test")
 # Class name -> outline of motion_scenes.
-OUTLINE_OF = {"bar": "bar", "disc": "disc", "star": "star5", "triangle": "triangle"}
+OUTLINE_OF = {"bar": "bar", "disc": "disc", "star": "star4", "triangle": "triangle"}
 CLASS_NAMES = tuple(OUTLINE_OF)
-SHORT_SIDE, LONG_SIDE = 54, 60
-FIGURES = (4, 7)
-RADII = (7.0, 11.0)  # of a figure, in pixels
+SHORT_SIDE, LONG_SIDE = 36, 40
+RADII = (8.0, 13.0)  # of a figure, in pixels
+INSIDE = 0.6  # a figure's centre keeps this share of its radius from the edge of the picture
+DARK, BRIGHT = (10.0, 105.0), (150.0, 245.0)  # of each colour channel
+TEXTURE_CONTRAST = 25.0  # largest difference of the ground's two colours, in each channel
 
 
 @dataclass(frozen=True)
@@ -73,39 +76,44 @@ class ShapesSpec:
 
 
 def render_shapes(rng: np.random.Generator, *, outline: str, split: Split) -> NDArray[np.uint8]:
-    """A picture of figures of one kind, uint8 (H, W, 3): number, places, sizes, angles, colours and ground are random.
+    """A picture of a figure, uint8 (H, W, 3): place, size, angle, colours and ground are random.
 
     Args:
         rng: of all draws.
-        outline: of the figures, from motion_scenes.
+        outline: of the figure, from motion_scenes.
         split: whose textures the ground has.
     """
     long_side = int(rng.integers(SHORT_SIDE, LONG_SIDE, endpoint=True))
     height, width = (SHORT_SIDE, long_side) if rng.random() < 0.5 else (long_side, SHORT_SIDE)
-    _, ground = sample_background(rng, split, height, width)
-    mean = ground.mean(axis=(1, 2))
-    picture = ground[None].copy()
-    for _ in range(int(rng.integers(*FIGURES, endpoint=True))):
-        colour = _colour(rng, mean)
-        sprite = Sprite(
-            shape=outline,
-            base_angle=rng.uniform(0, 2 * math.pi),
-            colors=np.stack([colour, colour]),
-            striped=False,
-            stripe=1.0,
-            split=0.0,
-        )
-        x, y, radius = (np.array([rng.uniform(*span)]) for span in ((0, width), (0, height), RADII))
-        paint_sprite(picture, sprite, Poses(x=x, y=y, radius=radius, angle=np.zeros(1)))
+    figure, ground = (BRIGHT, DARK) if rng.random() < 0.5 else (DARK, BRIGHT)
+    picture = _ground(rng, split, height=height, width=width, levels=ground)[None]
+    colour = rng.uniform(*figure, 3).astype(np.float32)
+    sprite = Sprite(
+        shape=outline,
+        base_angle=rng.uniform(0, 2 * math.pi),
+        colors=np.stack([colour, colour]),
+        striped=False,
+        stripe=1.0,
+        split=0.0,
+    )
+    size = rng.uniform(*RADII)
+    radius, x, y = (
+        np.array([value])
+        for value in (size, *(rng.uniform(INSIDE * size, side - INSIDE * size) for side in (width, height)))
+    )
+    paint_sprite(picture, sprite, Poses(x=x, y=y, radius=radius, angle=np.zeros(1)))
     return picture[0].astype(np.uint8).transpose(1, 2, 0)
 
 
-def _colour(rng: np.random.Generator, ground: NDArray[np.floating]) -> NDArray[np.floating]:
-    """A colour, (3,), that stands out from the mean of the ground."""
-    while True:
-        colour: NDArray[np.floating] = rng.uniform(10, 245, 3)
-        if np.abs(colour - ground).sum() > 150:
-            return colour.astype(np.float32)
+def _ground(
+    rng: np.random.Generator, split: Split, *, height: int, width: int, levels: tuple[float, float]
+) -> NDArray[np.floating]:
+    """A texture of two similar colours, and noise: float32 (3, H, W) in 0..255, the first colour within `levels`."""
+    colour = rng.uniform(*levels, 3)
+    difference = rng.uniform(-TEXTURE_CONTRAST, TEXTURE_CONTRAST, 3)
+    texture = list(TEXTURES[split].values())[int(rng.integers(len(TEXTURES[split])))]
+    picture = colour + difference * texture(rng, height, width)[..., None] + rng.normal(0, 5, (height, width, 3))
+    return np.ascontiguousarray(np.clip(picture, 0, 255).transpose(2, 0, 1), dtype=np.float32)
 
 
 def generate_shapes(root: str | Path, spec: ShapesSpec) -> Path:

@@ -152,13 +152,13 @@ def mvitv2_motion() -> MViTConfig:
 
 
 def mvitv2_shapes() -> MViTConfig:
-    """A 0.7 M parameter image MViTv2 that learns the embedded set of shapes in minutes on a CPU: crop 48."""
+    """A 0.3 M parameter image MViTv2 that learns the embedded set of shapes in two minutes on a CPU: crop 32."""
     return _image(
         depth=4,
-        embed_dim=48,
+        embed_dim=32,
         stage_starts=(1, 3),
         num_classes=4,
-        crop_size=48,
+        crop_size=32,
         kv_stride=(1, 2, 2),
         drop_path=0.0,
         init="fan_in",

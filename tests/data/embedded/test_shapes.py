@@ -90,16 +90,34 @@ def test_bad_specs_are_refused(changes: dict[str, int], message: str) -> None:
         ShapesSpec(**changes)
 
 
-def test_mean_pictures_of_classes_are_alike() -> None:
-    """No place and no colour tells the class: the classes' mean pictures differ no more than two halves of a class."""
-    means: dict[tuple[str, int], np.ndarray] = {}
-    for name in ("disc", "bar"):
-        for half in (0, 1):
-            pictures = [
-                render_shapes(np.random.default_rng([half, n]), outline=OUTLINE_OF[name], split="train")[:54, :54]
-                for n in range(40)
-            ]
-            means[name, half] = np.mean(pictures, axis=0)
-    within = np.abs(means["disc", 0] - means["disc", 1]).mean()
-    between = np.abs(means["disc", 0] - means["bar", 0]).mean()
-    assert between < 1.5 * within
+def pictures(name: str, *, seed: int = 0, count: int = 40) -> np.ndarray:
+    """Squares of pictures of a class, float64 (N, S, S, 3)."""
+    side = shapes.SHORT_SIDE
+    rngs = (np.random.default_rng([seed, number]) for number in range(count))
+    made = [render_shapes(rng, outline=OUTLINE_OF[name], split="train")[:side, :side] for rng in rngs]
+    return np.stack(made).astype(float)
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_a_figure_is_bright_on_dark_as_often_as_dark_on_bright(name: str) -> None:
+    """What a linear model needs to stay near chance: no pixel is brighter in one class than in another."""
+    made = pictures(name, count=80)
+    ground = np.median(made.mean(axis=-1), axis=(1, 2))
+    assert 25 < (ground > 127.5).sum() < 55
+    assert np.abs(made.mean(axis=0) - 127.5).mean() < 20
+    contrast = made.mean(axis=-1).max(axis=(1, 2)) - made.mean(axis=-1).min(axis=(1, 2))
+    assert contrast.min() > 45
+
+
+def test_places_sizes_and_angles_say_nothing_on_average() -> None:
+    """The classes' mean pictures differ no more than two halves of a class."""
+    half, other_half, bars = pictures("disc"), pictures("disc", seed=1), pictures("bar")
+    within = np.abs(half.mean(axis=0) - other_half.mean(axis=0)).mean()
+    assert np.abs(half.mean(axis=0) - bars.mean(axis=0)).mean() < 1.5 * within
+
+
+def test_the_textures_of_the_test_set_do_not_occur_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.TEXTURES, "test", {})
+    render_shapes(np.random.default_rng(0), outline="disc", split="train")
+    with pytest.raises(ValueError, match="high <= 0"):
+        render_shapes(np.random.default_rng(0), outline="disc", split="test")
