@@ -13,15 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 import mvit_video
+from mvit_video.build.clips import build_window_dataset
 from mvit_video.build.common import build_model, build_task_builder, load_weights, process_group_of
 from mvit_video.build.evaluation import free_folder, training_state_of
-from mvit_video.build.samples import ManifestSplits
+from mvit_video.build.image_classification import ImageClassification
+from mvit_video.build.samples import ManifestSplits, build_loading
 from mvit_video.build.task_builder import TaskBuilder
-from mvit_video.config import Predict
+from mvit_video.build.video_multilabel import VideoMultilabel
+from mvit_video.config import Predict, VideoData
 from mvit_video.data.datasets.class_names import numbered_names, read_class_names
 from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Split
+from mvit_video.data.loading.window_dataset import WindowDataset
 from mvit_video.distributed.process_group import World, barrier, from_main
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.precision import uses_bf16
@@ -29,8 +33,11 @@ from mvit_video.engine.task import Task
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, ResultsFolder
 from mvit_video.prediction.results import FilePrediction, best_classes, table_text
-from mvit_video.prediction.scoring import NamesClasses, scored_views
+from mvit_video.prediction.scoring import NamesClasses, ScoredViews, scored_views
+from mvit_video.prediction.timeline import timeline_names, write_timeline
+from mvit_video.prediction.windows import WindowPlan, window_predictions
 from mvit_video.runtime.output import write_out
+from mvit_video.tasks.image_classification import ImageEvaluation
 
 logger = logging.getLogger(__name__)
 
@@ -83,34 +90,76 @@ class FilePredictor:
         """What the model says of this rank's share of the files, every world.size-th, as they are done.
 
         A file that cannot be read gives a result with its error.
+
+        Raises:
+            ValueError: windows of something that has no time.
         """
         if not files:
             return
         manifest, task = self._split(files)
-        evaluation = self.builder.evaluation(self._for(files), manifest, self.world, frame_order="forward")
-        views = scored_views(
+        said: set[str] = set()
+        for one, note in self._windows(manifest, task) if self.config.windows else self._whole(manifest, task):
+            if note and one.path not in said:
+                said.add(one.path)
+                logger.warning("%s %s", one.path, note)
+            yield one
+
+    def _whole(self, manifest: Manifest, task: Task) -> Iterator[tuple[FilePrediction, str]]:
+        """Each file as an evaluation looks at it."""
+        evaluation = self.builder.evaluation(self._for(manifest), manifest, self.world, frame_order="forward")
+        allowed = evaluation.allowed if isinstance(evaluation, ImageEvaluation) else None
+        for found in self._scored(evaluation.batches(self.world), task):
+            path = manifest.paths[found.video]
+            if found.probabilities is None:
+                yield FilePrediction(path, error=found.error), ""
+                continue
+            mean = found.probabilities.sum(0) / np.float32(len(found.probabilities))
+            if allowed is not None:
+                mean = np.where(allowed, mean, 0) / mean[allowed].sum()
+            yield FilePrediction(path, best_classes(mean, self.class_names, top_k=self.config.top_k)), found.note
+
+    def _windows(self, manifest: Manifest, task: Task) -> Iterator[tuple[FilePrediction, str]]:
+        """Each video window by window."""
+        dataset = self._window_dataset(manifest)
+        share = range(self.world.rank, len(manifest), self.world.size)
+        plan = WindowPlan(dataset, share, clips_per_batch=self.config.trainer.eval_batch_size)
+        loading = build_loading(self.config, self.world)
+        views = self._scored(loading.batches(dataset, plan.batches()), task)
+        return window_predictions(plan, views, class_names=self.class_names, top_k=self.config.top_k)
+
+    def _window_dataset(self, manifest: Manifest) -> WindowDataset:
+        if not isinstance(self.config.data, VideoData):
+            raise ValueError("windows=true: an image has one moment; leave the option out")
+        return build_window_dataset(self.config, manifest)
+
+    def _scored(self, batches: Iterator[Any], task: Task) -> Iterator[ScoredViews]:
+        return scored_views(
             self.model,
-            evaluation.batches(self.world),
+            batches,
             task=_names_classes(task),
             device=self.world.device,
             bf16=uses_bf16(self.config.trainer.precision, self.world.device),  # type: ignore[arg-type]
         )
-        for found in views:
-            path = manifest.paths[found.video]
-            if found.probabilities is None:
-                yield FilePrediction(path, error=found.error)
-            else:
-                mean = found.probabilities.sum(0) / np.float32(len(found.probabilities))
-                yield FilePrediction(path, best_classes(mean, self.class_names, top_k=self.config.top_k))
+
+    @property
+    def several(self) -> bool:
+        """Whether a file may have several classes at a time."""
+        return isinstance(self.builder, VideoMultilabel)
 
     def protocol(self, files: Sequence[str]) -> dict[str, Any]:
         """How results come about: results of one folder have all of it in common."""
+        config = self.config
         manifest, _ = self._split(files[:1])
-        evaluation = self.builder.evaluation(self.config, manifest, self.world, frame_order="forward")
+        evaluation = self.builder.evaluation(config, manifest, self.world, frame_order="forward")
+        windows = None
+        if config.windows:
+            sliding = self._window_dataset(manifest).windows
+            windows = {"length_s": sliding.length_s, "stride_s": sliding.stride_s, "threshold": config.threshold}
         return {
             **self.about,
             **evaluation.about(),
-            "top_k": self.config.top_k,
+            "windows": windows,
+            "top_k": config.top_k,
             "class_names": list(self.class_names),
             "mvit_video": mvit_video.__version__,
         }
@@ -120,9 +169,9 @@ class FilePredictor:
         manifest = self.builder.read_split(self.config, source, "test", class_names=self.class_names)
         return manifest, self.builder.task(self.config, manifest)
 
-    def _for(self, files: Sequence[str]) -> Predict:
+    def _for(self, manifest: Manifest) -> Predict:
         """The options, with no more loader processes than there is work for."""
-        share = -(-len(files) // self.world.size)
+        share = -(-len(manifest) // self.world.size)
         workers = 0 if share == 1 else min(self.config.trainer.num_workers, share)
         return replace(self.config, trainer=replace(self.config.trainer, num_workers=workers))
 
@@ -141,6 +190,10 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
             "something else: give weights of a classification"
         )
     checkpoint = Path(config.checkpoint)
+    if isinstance(builder, ImageClassification) and builder.classes == "present":
+        raise ValueError(
+            "task.classes=present: images without labels have no classes; give task.classes=all, or a file"
+        )
     names = _class_names(config, checkpoint)
     config.data.num_classes = len(names)
     model_options = config.model
@@ -247,10 +300,19 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     rest = [path for path in files if path not in done]
     if done and world.is_main:
         logger.info("%d of %d %s have their results already, in %s", len(done), len(files), kind.plural, folder.folder)
+    names = timeline_names(files)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
         for one in predictor.predict(rest):
+            if one.windows is not None:
+                write_timeline(
+                    folder.folder / "timelines",
+                    names[one.path],
+                    one,
+                    threshold=predictor.config.threshold,
+                    several=predictor.several,
+                )
             folder.add(one)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)

@@ -27,6 +27,14 @@ class Predict(Train):
         None, help="file with one class name a line, for weights that hold none; null: those of the checkpoint"
     )
     top_k: int = option(5, at_least=1, help="classes that are given for each file, the most likely ones")
+    windows: bool = option(
+        False, help="look at videos window by window, for long ones in which several things happen, and draw a timeline"
+    )
+    window_s: float | None = option(None, above=0, help="seconds of a window; null: those of the model's clip")
+    overlap: float = option(0.5, at_least=0, below=1, help="share of a window that the next one has in common with it")
+    threshold: float = option(
+        0.5, at_least=0, at_most=1, help="score from which a class counts in a timeline; below it stands `other`"
+    )
     output: str | None = option(
         None,
         help="folder of the results; null: ./predictions, with a number behind it where results of other weights or "

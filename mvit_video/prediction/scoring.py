@@ -35,12 +35,14 @@ class ScoredViews:
         views: (V,) their numbers.
         probabilities: float32 (V, num_classes); None where the file could not be read.
         error: why not.
+        note: what is worth knowing of the file; empty if nothing is.
     """
 
     video: int
     views: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32] | None
     error: str | None = None
+    note: str = ""
 
 
 def scored_views(
@@ -57,7 +59,7 @@ def scored_views(
     """
     for batch in batches:
         probabilities = _probabilities(model, batch, task=task, device=device, bf16=bf16)
-        reasons = dict(batch.failures)
+        reasons, notes = dict(batch.failures), dict(batch.notes)
         videos, views, failed = batch.videos.numpy(), batch.views.numpy(), batch.failed.numpy()
         firsts = np.flatnonzero(np.diff(videos, prepend=-1))
         for first, end in zip(firsts, [*firsts[1:], len(videos)]):
@@ -65,7 +67,8 @@ def scored_views(
                 reason = reasons.get(batch.paths[first], "could not be read")
                 yield ScoredViews(int(videos[first]), views[first:end], None, reason)
             else:
-                yield ScoredViews(int(videos[first]), views[first:end], probabilities[first:end])
+                note = notes.get(batch.paths[first], "")
+                yield ScoredViews(int(videos[first]), views[first:end], probabilities[first:end], note=note)
 
 
 @torch.inference_mode()

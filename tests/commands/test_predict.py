@@ -181,3 +181,29 @@ def test_the_command_itself(
     with pytest.raises(SystemExit) as stop:
         predict.main()
     assert stop.value.code == 1 and "absent.mp4: there is no such file or folder" in capfd.readouterr().err
+
+
+def test_a_long_video_in_windows(
+    runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "windows=true", "window_s=0.5", "threshold=1"]
+    found = predicted(str(videos[0]), str(videos[1]), *words)
+    windows = found[0].windows
+    assert windows is not None and len(windows) > 2 and windows[1].start == pytest.approx(0.25)
+    line = json.loads((out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert [set(window) for window in line["windows"]] == [{"start", "end", "predictions"}] * len(windows)
+    timeline = json.loads((out / "timelines" / "a.json").read_text(encoding="utf-8"))
+    (only,) = timeline["segments"]
+    assert (only["start"], only["class"]) == (0.0, "other") and only["end"] == pytest.approx(windows[-1].end)
+    assert sorted(path.name for path in (out / "timelines").iterdir()) == ["a.json", "a.png", "b.json", "b.png"]
+    rows = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8")))
+    assert float(rows[5]["start"]) == pytest.approx(0.25) and len(rows) == 5 * sum(len(one.windows) for one in found)  # type: ignore[arg-type]
+
+
+def test_a_video_shorter_than_a_clip_is_named(
+    runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}", "data.sampling_rate=20"]
+    assert predicted(str(videos[0]), *words)[0].error is None
+    assert "its last frame is repeated" in caplog.text
