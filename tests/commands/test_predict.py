@@ -12,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mvit_video import build, predict
+import mvit_video
+from mvit_video import Predictor, build, predict
 from mvit_video.build.prediction import predict as predict_job
 from mvit_video.build.stored_options import take_stored_options
 from mvit_video.config import Predict, config_dir, register
@@ -207,3 +208,22 @@ def test_a_video_shorter_than_a_clip_is_named(
     words = ["weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}", "data.sampling_rate=20"]
     assert predicted(str(videos[0]), *words)[0].error is None
     assert "its last frame is repeated" in caplog.text
+
+
+def test_from_python(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    assert Predictor is mvit_video.Predictor
+    predictor = Predictor("tiny", output_dir=runs, top_k=3)
+    one = predictor(videos[0])
+    assert len(one.predictions) == 3 and {best.name for best in one.predictions} <= set(predictor.class_names)
+    every = list(predictor.predict(tmp_path / "videos"))
+    assert [found.path for found in every] == list(map(str, videos))
+    assert [best.score for best in every[0].predictions] == pytest.approx([b.score for b in one.predictions], abs=1e-6)
+    command = predicted(str(videos[0]), f"weights={runs / 'tiny'}", f"output={tmp_path / 'out'}", "top_k=3")
+    assert [best.score for best in one.predictions] == pytest.approx(
+        [b.score for b in command[0].predictions], abs=1e-6
+    )
+    assert predictor(tmp_path / "absent.mp4").error
+    with pytest.raises(ValueError, match=r"weights=tinny: .* did you mean 'tiny'\?"):
+        Predictor("tinny", output_dir=runs)
+    windows = Predictor("tiny", {"windows": True}, output_dir=runs)(videos[0]).windows
+    assert windows is not None and len(windows) >= 1
