@@ -25,16 +25,16 @@ from mvit_video.data.datasets.class_names import numbered_names, read_class_name
 from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Split
-from mvit_video.data.loading.window_dataset import WindowDataset
 from mvit_video.distributed.process_group import World, barrier, from_main
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Task
+from mvit_video.prediction.drawings import Drawings
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, ResultsFolder
 from mvit_video.prediction.results import FilePrediction, best_classes, table_text
 from mvit_video.prediction.scoring import NamesClasses, ScoredViews, scored_views
-from mvit_video.prediction.timeline import timeline_names, write_timeline
+from mvit_video.prediction.timeline import timeline_names
 from mvit_video.prediction.windows import WindowPlan, window_predictions
 from mvit_video.runtime.output import write_out
 from mvit_video.tasks.image_classification import ImageEvaluation
@@ -120,17 +120,12 @@ class FilePredictor:
 
     def _windows(self, manifest: Manifest, task: Task) -> Iterator[tuple[FilePrediction, str]]:
         """Each video window by window."""
-        dataset = self._window_dataset(manifest)
+        dataset = build_window_dataset(self.config, manifest)
         share = range(self.world.rank, len(manifest), self.world.size)
         plan = WindowPlan(dataset, share, clips_per_batch=self.config.trainer.eval_batch_size)
         loading = build_loading(self.config, self.world)
         views = self._scored(loading.batches(dataset, plan.batches()), task)
         return window_predictions(plan, views, class_names=self.class_names, top_k=self.config.top_k)
-
-    def _window_dataset(self, manifest: Manifest) -> WindowDataset:
-        if not isinstance(self.config.data, VideoData):
-            raise ValueError("windows=true: an image has one moment; leave the option out")
-        return build_window_dataset(self.config, manifest)
 
     def _scored(self, batches: Iterator[Any], task: Task) -> Iterator[ScoredViews]:
         return scored_views(
@@ -153,12 +148,13 @@ class FilePredictor:
         evaluation = self.builder.evaluation(config, manifest, self.world, frame_order="forward")
         windows = None
         if config.windows:
-            sliding = self._window_dataset(manifest).windows
+            sliding = build_window_dataset(config, manifest).windows
             windows = {"length_s": sliding.length_s, "stride_s": sliding.stride_s, "threshold": config.threshold}
         return {
             **self.about,
             **evaluation.about(),
             "windows": windows,
+            "annotate": config.annotate,
             "top_k": config.top_k,
             "class_names": list(self.class_names),
             "mvit_video": mvit_video.__version__,
@@ -194,6 +190,8 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
         raise ValueError(
             "task.classes=present: images without labels have no classes; give task.classes=all, or a file"
         )
+    if (config.annotate or config.windows) and not isinstance(config.data, VideoData):
+        raise ValueError("windows=true and annotate=true are for videos, and the model looks at images: leave them out")
     names = _class_names(config, checkpoint)
     config.data.num_classes = len(names)
     model_options = config.model
@@ -300,19 +298,18 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     rest = [path for path in files if path not in done]
     if done and world.is_main:
         logger.info("%d of %d %s have their results already, in %s", len(done), len(files), kind.plural, folder.folder)
-    names = timeline_names(files)
+    drawings = Drawings(
+        folder=folder.folder,
+        names=timeline_names(files),
+        threshold=predictor.config.threshold,
+        several=predictor.several,
+        annotate=predictor.config.annotate,
+    )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
         for one in predictor.predict(rest):
-            if one.windows is not None:
-                write_timeline(
-                    folder.folder / "timelines",
-                    names[one.path],
-                    one,
-                    threshold=predictor.config.threshold,
-                    several=predictor.several,
-                )
+            drawings.draw(one)
             folder.add(one)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)
@@ -320,7 +317,7 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     barrier(world)
     if not world.is_main:
         return []
-    by_path = {one.path: one for one in folder.finish()}
+    by_path = {one.path: one for one in folder.finish(files)}
     return [by_path[path] for path in files]
 
 

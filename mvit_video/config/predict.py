@@ -35,6 +35,7 @@ class Predict(Train):
     threshold: float = option(
         0.5, at_least=0, at_most=1, help="score from which a class counts in a timeline; below it stands `other`"
     )
+    annotate: bool = option(False, help="write each video again as MP4 with the words drawn on it and its sound")
     output: str | None = option(
         None,
         help="folder of the results; null: ./predictions, with a number behind it where results of other weights or "

@@ -61,9 +61,16 @@ class ResultsFolder:
         with open(self._part, "a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text + "\n")
 
-    def finish(self) -> list[FilePrediction]:
-        """Write predictions.jsonl, predictions.csv and results.json of all lines, and remove the ranks' own; rank 0."""
+    def finish(self, files: Sequence[str]) -> list[FilePrediction]:
+        """Write predictions.jsonl, predictions.csv and results.json of all lines, and remove the ranks' own; rank 0.
+
+        Args:
+            files: in the order of their lines; lines of other files, of earlier runs, stand before them.
+        """
         held = self.held()
+        now = set(files)
+        order = [*(path for path in held if path not in now), *(path for path in files if path in held)]
+        held = {path: held[path] for path in order}
         found = [FilePrediction.from_json(line) for line in held.values()]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in held.values())
         write_text(self.folder / LINES, text)

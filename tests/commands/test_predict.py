@@ -1,6 +1,7 @@
 """A prediction takes everything from the run, says what evaluate says, and goes on where it was killed."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import sys
@@ -9,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import mvit_video
 from mvit_video import Predictor, build, predict
+from mvit_video.build.prediction import build_predictor
 from mvit_video.build.prediction import predict as predict_job
+from mvit_video.build.prediction_options import take_weights_options
 from mvit_video.build.stored_options import take_stored_options
 from mvit_video.config import Predict, config_dir, register
 from mvit_video.config.check import to_object
+from mvit_video.distributed.process_group import World
+from mvit_video.prediction.folder import ResultsFolder
 from mvit_video.prediction.results import FilePrediction
 from tests.conftest import SMALL_CLIPS, options, small_overrides
 
@@ -108,7 +114,7 @@ def test_a_killed_prediction_goes_on(
     (out / "predictions.part0.jsonl").write_text(lines[0] + lines[1] + lines[2][:40], encoding="utf-8")
     shutil.copy(videos[2], videos[1])
     looked_at: list[str] = []
-    add = build.prediction.ResultsFolder.add
+    add = ResultsFolder.add
     monkeypatch.setattr(
         "mvit_video.prediction.folder.ResultsFolder.add",
         lambda self, one: (looked_at.append(one.path), add(self, one)),
@@ -141,8 +147,6 @@ def test_what_cannot_be_predicted(
 def test_weights_without_class_names(
     runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import torch
-
     state = torch.load(runs / "tiny" / "checkpoints" / "best.pt", weights_only=True)["model"]
     torch.save(state, tmp_path / "plain.pth")
     names = tmp_path / "names.txt"
@@ -189,6 +193,7 @@ def test_a_long_video_in_windows(
 ) -> None:
     out = tmp_path / "out"
     words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "windows=true", "window_s=0.5", "threshold=1"]
+    words.append("annotate=true")
     found = predicted(str(videos[0]), str(videos[1]), *words)
     windows = found[0].windows
     assert windows is not None and len(windows) > 2 and windows[1].start == pytest.approx(0.25)
@@ -198,6 +203,7 @@ def test_a_long_video_in_windows(
     (only,) = timeline["segments"]
     assert (only["start"], only["class"]) == (0.0, "other") and only["end"] == pytest.approx(windows[-1].end)
     assert sorted(path.name for path in (out / "timelines").iterdir()) == ["a.json", "a.png", "b.json", "b.png"]
+    assert sorted(path.name for path in (out / "annotated").iterdir()) == ["a.mp4", "b.mp4"]
     rows = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8")))
     assert float(rows[5]["start"]) == pytest.approx(0.25) and len(rows) == 5 * sum(len(one.windows) for one in found)  # type: ignore[arg-type]
 
@@ -227,3 +233,25 @@ def test_from_python(runs: Path, videos: list[Path], tmp_path: Path) -> None:
         Predictor("tinny", output_dir=runs)
     windows = Predictor("tiny", {"windows": True}, output_dir=runs)(videos[0]).windows
     assert windows is not None and len(windows) >= 1
+
+
+def test_ranks_share_the_files(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Two ranks, one after the other: each looks at its own files, and the results are in the order of the files."""
+    config = composed("predict", ["weights=tiny", f"output_dir={runs}"])
+    take_weights_options(config, ["weights", "output_dir"])
+    device = torch.device("cpu")
+    alone = build_predictor(to_object(config), World(rank=0, size=1, device=device))  # type: ignore[arg-type]
+    files = [str(video) for video in videos]
+    shares = []
+    for rank in (1, 0):
+        predictor = dataclasses.replace(alone, world=World(rank=rank, size=2, device=device))
+        folder = ResultsFolder(tmp_path / "out", rank=rank, about={"top_k": 5})
+        folder.begin()
+        shares.append([one.path for one in predictor.predict(files)])
+        for one in predictor.predict(files):
+            folder.add(one)
+    assert shares == [files[1:2], files[::2]]
+    found = folder.finish(files)
+    assert [one.path for one in found] == files
+    for one, other in zip(found, alone.predict(files), strict=True):
+        assert [best.name for best in one.predictions] == [best.name for best in other.predictions]

@@ -71,6 +71,14 @@ def test_a_window_is_what_the_segment_is_to_an_evaluation(library: Library) -> N
     assert torch.cat([sample.views for sample in samples]).tolist() == list(range(len(segments)))
 
 
+def test_a_picture_that_stays_longer_than_a_window(library: Library) -> None:
+    """Frame rates vary: a window in which no new picture begins shows the one before."""
+    windows = dataset(library.path("variable.mp4"))
+    windows.windows = SlidingWindows(length_s=0.2, stride_s=0.2)
+    count = len(windows.windows_of(0))
+    assert [len(windows[group].views) for group in range(-(-count // 2))] == [2] * (count // 2) + [1] * (count % 2)
+
+
 def test_windows_of_several_videos_share_batches(library: Library, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0")
