@@ -127,7 +127,7 @@ def train(
             {"model": {"_target_": MyNet, "width": 8}}.
         name: of the run.
         output_dir: folder of all runs.
-        weights: file to start from.
+        weights: what to start from: a published name such as "k400_mvitv2_s", a URL, a file, or the folder of a run.
         config_dir: folder of further YAML files, as --config-dir.
 
     Raises:
@@ -141,9 +141,12 @@ def train(
     config = to_object(composition.config)
     log_here()
     _say(composition, config)
+    from mvit_video.build.stored_options import fetched
     from mvit_video.build.training import train_to_end
     from mvit_video.cluster.launch import launch
 
+    if config.weights is not None:
+        fetched(config.weights)  # here, where there is a network: the nodes of a cluster often have none
     outcome = launch(train_to_end, config)
     if outcome is None:  # submitted to a cluster
         return TrainedRun(name=config.name, run_dir=config.run_dir)
@@ -178,7 +181,7 @@ def evaluate(
     Args:
         run: a run, its name or its folder: its options and its best checkpoint count.
         options: what differs, see `train`.
-        checkpoint: file of weights instead of the run's best.
+        checkpoint: weights instead of the run's best: a published name, a URL or a file.
         experiment: whose options count for weights that hold none.
         split: what is evaluated; None: the test split, or the validation split of a source without one.
         output_dir: folder of all runs, where a name is looked for.

@@ -1,8 +1,8 @@
 """Convert weights: `python -m mvit_video.convert IN OUT --to pyslowfast|torchvision|pytorchvideo|timm|mvit_video`.
 
-IN may also be the directory of a run: its best checkpoint is taken, or the newest of a run without validation. OUT with
-the ending .safetensors holds weights alone, with the model's configuration and the names of the classes as text beside
-them.
+IN may also be the name of published weights, a URL, or the directory of a run, of which the best checkpoint is taken,
+or the newest where there was no validation. OUT with the ending .safetensors holds weights alone, with the model's
+configuration and the names of the classes as text beside them.
 """
 
 import argparse
@@ -33,8 +33,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "input",
-        type=Path,
-        help="file of weights (.pyth, .pth, .pt, .pkl, .safetensors), sharded checkpoint (.shards), or folder of a run",
+        help="file of weights (.pyth, .pth, .pt, .pkl, .safetensors), sharded checkpoint (.shards), folder of a run, "
+        "name of published weights, or URL",
     )
     parser.add_argument("output", type=Path, help="file to write; replaced if it exists")
     parser.add_argument(
@@ -84,8 +84,10 @@ def convert(arguments: argparse.Namespace) -> str:
     from mvit_video.engine.checkpoints.files import temporary
     from mvit_video.models.weights.files import read_weights_file
     from mvit_video.models.weights.loading import load_checkpoint_model
+    from mvit_video.models.weights.zoo import resolve
 
-    checkpoint = find_checkpoint(arguments.input)
+    asked = resolve(arguments.input).path
+    checkpoint = find_checkpoint(asked)
     with _readable(checkpoint, arguments.output) as path:
         file = read_weights_file(path, use_ema=not arguments.no_ema)
         model, report = load_checkpoint_model(
@@ -106,7 +108,7 @@ def convert(arguments: argparse.Namespace) -> str:
     kept = arguments.output.suffix == SAFETENSORS or arguments.to == "mvit_video"
     lost = "" if kept or not names else "; the names of the classes are left out: this container has no place for them"
     return (
-        f"{checkpoint}{_which(arguments.input, checkpoint)}: {report.format}, {report}\n"
+        f"{checkpoint}{_which(asked, checkpoint)}: {report.format}, {report}\n"
         f"{arguments.output}: {arguments.to}, {len(model.state_dict())} tensors, {parameters:,} parameters, "
         f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes{lost}"
     )

@@ -28,7 +28,7 @@ class Predictor:
     prediction, once.
 
     Args:
-        weights: a run, its name or its folder, or a file of weights.
+        weights: a run, its name or its folder, the name of published weights, or a file of weights.
         options: what differs, by the names of docs/options.md: {"windows": True, "data.test_temporal_views": 1}.
         experiment: whose options count for weights that hold none.
         class_names: file with one class name a line, for weights that hold none.
@@ -38,6 +38,7 @@ class Predictor:
 
     Raises:
         ValueError: there are no such weights, or an option is unknown or impossible.
+        CheckpointError: published weights cannot be fetched.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Predictor:
         # Images have other groups of options than videos.
         words = [f"{key}={given[key]}" for key in ("weights", "output_dir") if key in given]
         implied = {} if experiment else dict(word.split("=", 1) for word in weights_groups(words))
+        experiment = implied.pop("+experiment", experiment)
         log_here()
         composition = compose_options(
             "predict", experiment=experiment, options={**implied, **given}, config_folder=config_dir

@@ -26,6 +26,13 @@ What is not on this page may change with every version.
 SECTIONS: tuple[tuple[str, str, Sequence[str] | None], ...] = (
     ("mvit_video", "Training and evaluation.", None),
     ("mvit_video.models", "Models and weights; needs PyTorch alone.", None),
+    ("mvit_video.models.weights", "Published weights by name: [weights](weights.md).", None),
+    ("mvit_video.models.weights.zoo", "What is known of published weights.", ["Entry", "zoo"]),
+    (
+        "mvit_video.data.datasets.published_names",
+        "Names of the classes of published weights.",
+        ["published_class_names"],
+    ),
     ("mvit_video.data", "Clips of videos, for a `torch.utils.data.DataLoader`.", None),
     ("mvit_video.video", "Exact decoding of any video file.", None),
     (

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from torchvision.models.video import MViT_V2_S_Weights
 
 from mvit_video.config import Train, config_dir, register
 from mvit_video.config.registry import SCHEMAS
 from mvit_video.convert import parse_arguments
+from mvit_video.models.weights.zoo import zoo
 from mvit_video.predict import split_words
 from mvit_video.runs import main as list_runs
+from mvit_video.weights import main as list_weights
 from tests.conftest import options
 from tests.paths import ROOT
 
@@ -78,11 +79,15 @@ def test_the_predictions_of_the_pages_compose() -> None:
 
 def test_other_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    others = [words for words in commands(blocks(README) + inline(README)) if words[0] in ("convert", "runs")]
+    others = [
+        words for words in commands(blocks(README) + inline(README)) if words[0] in ("convert", "runs", "weights")
+    ]
     assert len(others) >= 4
     for command, *words in others:
         if command == "convert":
             parse_arguments(words)
+        elif command == "weights":
+            assert list_weights(words) == 0
         else:
             list_runs(words)  # there are no runs here; what it does not understand raises SystemExit
 
@@ -131,8 +136,12 @@ def test_the_readme_begins_with_own_videos() -> None:
     assert first[0] == "preview" and "+experiment=finetune_folder" in first
 
 
-def test_the_weights_to_start_from_exist() -> None:
-    assert MViT_V2_S_Weights.KINETICS400_V1.url.endswith(".pth")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_weights_to_start_from_exist(page: Path) -> None:
+    words = [word for line in [*inline(page), *blocks(page)] for word in line.split()]
+    named = [word.partition("=")[2] for word in words if re.match(r"(weights|checkpoint)=[a-z0-9_.]+$", word)]
+    unknown = {name for name in named if name not in zoo() and Path(name).suffix not in (".pt", ".pth", ".pyth")}
+    assert unknown <= {"..."}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -29,6 +29,7 @@ from mvit_video.engine.task import TrainBatches
 from mvit_video.engine.trainer import TrainerOptions
 from mvit_video.models.weights.files import WeightsFile, read_weights_file
 from mvit_video.models.weights.loading import holds_image_model
+from mvit_video.models.weights.zoo import resolve
 from mvit_video.optim import WarmupCosine, build_optimizer, parameter_groups, scale_lr
 from mvit_video.runtime import determinism, env
 
@@ -138,12 +139,12 @@ def load_weights(
 
 
 def start_from_weights(config: Train, model: nn.Module) -> None:
-    """Put `config.weights` into a new model: a file, or a run, of which the best checkpoint counts.
+    """Put `config.weights` into a new model: published ones, a file, or a run, of which the best checkpoint counts.
 
     An image model's weights go into a video model by the rule of `config.image_to_video`, "corrected" if it names none.
     """
     assert config.weights is not None
-    path, rule = find_checkpoint(Path(config.weights)), config.image_to_video
+    path, rule = find_checkpoint(resolve(config.weights).path), config.image_to_video
     file = _weights_file(path, use_ema=True)
     is_video = isinstance(model, models.MViT) and not model.config.is_image
     if rule is None and is_video and holds_image_model(file):

@@ -24,11 +24,13 @@ from mvit_video.config import Predict, VideoData
 from mvit_video.data.datasets.class_names import numbered_names, read_class_names
 from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.published_names import published_class_names
 from mvit_video.data.datasets.sources import Split
 from mvit_video.distributed.process_group import World, barrier, from_main
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Task
+from mvit_video.models.weights.zoo import zoo
 from mvit_video.prediction.drawings import Drawings
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, ResultsFolder
@@ -221,7 +223,9 @@ def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
         ValueError: two of them do not fit together.
     """
     held = training_state_of(checkpoint).get("class_names")
-    held = tuple(str(name) for name in held) if held else None
+    entry = zoo().get(config.weights or "")
+    published = published_class_names(entry.classes) if entry is not None and entry.classes is not None else None
+    held = tuple(str(name) for name in held) if held else published
     if config.class_names is None:
         if held is not None:
             return held

@@ -19,6 +19,7 @@ from mvit_video.config.registry import choices_over, schema_of, source_of
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
 from mvit_video.models.weights.files import read_weights_file
+from mvit_video.models.weights.zoo import is_published, resolve, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
     Raises:
         ValueError: there is no such run, or it has no checkpoint.
     """
+    if config.checkpoint is not None:
+        config.checkpoint = fetched(config.checkpoint)
     run_dir = _run_dir(config)
     if run_dir is not None:
         config.name, config.output_dir = run_dir.name, str(run_dir.parent)
@@ -122,15 +125,29 @@ def _run_that_holds(path: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
 
 
+def fetched(place: str) -> str:
+    """The file of published weights or of a URL, fetched if it is not in the cache; other places as they are.
+
+    Raises:
+        ValueError, CheckpointError: see mvit_video.models.weights.resolve.
+    """
+    return str(resolve(place).path) if is_published(place) else place
+
+
 def weights_file(place: str) -> str:
     """A file of weights, or, for the directory of a run, its best or newest checkpoint.
 
+    Args:
+        place: the name of published weights, a URL, a file, or the directory of a run.
+
     Raises:
         ValueError: there is nothing there, or the run has no checkpoint.
+        CheckpointError: it cannot be fetched.
     """
+    place = fetched(place)
     path = Path(place)
     if not path.exists():
-        raise ValueError(f"weights={place}: there is no such file or run; relative paths are taken from {Path.cwd()}")
+        raise ValueError(f"weights={unknown_name(place)}; a run is given by its directory, runs/NAME")
     if not _is_folder_of_run(path):
         return place
     run_dir = _run_that_holds(path)
@@ -185,10 +202,7 @@ def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None
     if is_folder_of_shards(checkpoint):
         text: str | None = load_checkpoint(checkpoint)["config"]
     elif not checkpoint.is_file():
-        raise ValueError(
-            f"checkpoint={checkpoint}: there is no such file; give a file of weights, or run=NAME; relative paths are "
-            f"taken from {Path.cwd()}"
-        )
+        raise ValueError(f"checkpoint={unknown_name(str(checkpoint))}; a run is given by run=NAME")
     else:
         held = read_weights_file(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
@@ -231,11 +245,9 @@ def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
         if folder is not None:
             options: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
             return options if isinstance(options, dict) else None
-    checkpoint = Path(given.get("checkpoint", ""))
-    if not checkpoint.is_file():
-        return None
     try:
-        return _options_of(checkpoint, None)
+        checkpoint = Path(fetched(given.get("checkpoint", "")))
+        return _options_of(checkpoint, None) if checkpoint.is_file() else None
     except (ValueError, RuntimeError, OSError):
         return None
 

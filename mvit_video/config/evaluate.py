@@ -17,7 +17,8 @@ class Evaluate(Train):
         None, help="name or directory of the run to evaluate: its options and its best checkpoint; null: by `name`"
     )
     checkpoint: str | None = option(
-        None, help="weights to evaluate, or the directory of a run; null: the run's best checkpoint"
+        None,
+        help="weights to evaluate: a published name, a URL, a file, or the directory of a run; null: the run's best",
     )
     use_ema: bool = option(True, help="take the averaged weights where the checkpoint holds them")
     frame_order: str = option(

@@ -18,7 +18,8 @@ class Predict(Train):
         [], help="files, folders, patterns, lists and URLs; on the command line they stand without `sources=`"
     )
     weights: str | None = option(
-        None, help="what to predict with: the name or directory of a run, or a file of weights; null: `run` says it"
+        None,
+        help="what to predict with: a run or published weights by name, a directory, a URL, a file; null: see `run`",
     )
     run: str | None = option(None, help="name or directory of the run to predict with; the same as weights=NAME")
     checkpoint: str | None = option(None, help="file of weights instead of the run's best checkpoint")

@@ -29,7 +29,8 @@ class Train:
     seed: int = option(0, help="seed of everything random: first weights, order, augmentation, dropout")
     weights: str | None = option(
         None,
-        help="weights to start from: a file, or the directory of a run; the class head may differ; null: random ones",
+        help="weights to start from: a published name such as k400_mvitv2_s, a URL, a file, or the directory of a run; "
+        "the class head may differ; null: random ones",
     )
     image_to_video: str | None = option(
         None,

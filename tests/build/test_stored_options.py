@@ -131,7 +131,7 @@ def test_a_run_without_checkpoint(runs: Path) -> None:
 
 def test_no_file_at_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"checkpoint=gone\.pt: there is no such file; give a file of weights, or run="
+        ValueError, match=r"checkpoint=gone\.pt: there is no such file, folder or published weights; .*run=NAME"
     ):
         evaluated("+experiment=k400_mvitv2_s", "checkpoint=gone.pt", "data.source.val=v")
 
@@ -169,7 +169,10 @@ def test_the_checkpoint_of_another_run_is_refused(runs: Path) -> None:
 def test_weights_may_be_those_of_a_run(runs: Path, tmp_path: Path) -> None:
     best = runs / "mine" / "checkpoints" / "best.pt"
     assert weights_file(str(runs / "mine")) == weights_file(str(best.parent)) == weights_file(str(best)) == str(best)
-    with pytest.raises(ValueError, match=r"gone: there is no such file or run; relative paths are taken from /"):
+    with pytest.raises(
+        ValueError,
+        match=r"gone: there is no such file, folder or published.*are taken from /.*a run is given by its directory",
+    ):
         weights_file("gone")
     with pytest.raises(ValueError, match=r"is a folder, and holds no config\.yaml of a run"):
         weights_file(str(tmp_path))

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import mvit_video
 from mvit_video import Predictor, build, predict
+from mvit_video.build.prediction import _class_names as class_names_of
 from mvit_video.build.prediction import build_predictor
 from mvit_video.build.prediction import predict as predict_job
 from mvit_video.build.prediction_options import take_weights_options
@@ -255,3 +256,25 @@ def test_ranks_share_the_files(runs: Path, videos: list[Path], tmp_path: Path) -
     assert [one.path for one in found] == files
     for one, other in zip(found, alone.predict(files), strict=True):
         assert [best.name for best in one.predictions] == [best.name for best in other.predictions]
+
+
+def test_published_weights_bring_experiment_preprocessing_and_words(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With made-up weights in the place of the published file."""
+    made_up = tmp_path / "made_up.pth"
+    made_up.touch()
+    monkeypatch.setattr("mvit_video.build.stored_options.fetched", lambda place: str(made_up))
+    monkeypatch.setattr("mvit_video.build.stored_options._options_of", lambda checkpoint, run_dir: None)
+    monkeypatch.setattr("mvit_video.build.prediction.training_state_of", lambda checkpoint: {})
+    words = ["weights=k400_mvitv2_s", "data.test_temporal_views=1"]
+    assert predict.groups(words) == ["+experiment=k400_mvitv2_s"]
+    assert predict.groups([*words, "+experiment=own"]) == []
+    config = composed("predict", [*predict.groups(words), *words, "data.mean=[0.1,0.1,0.1]", "data.crop_size=112"])
+    predict.adapt(config, ["weights", "data.test_temporal_views", "data.crop_size"], sources=[str(videos[0])])
+    checked = to_object(config)
+    assert isinstance(checked, Predict) and checked.checkpoint == str(made_up)
+    assert (checked.data.mean, checked.data.crop_size) == ([0.45] * 3, 112)  # the publishers'; the command line's
+    assert checked.data.test_temporal_views == 1 and checked.name == "made_up"  # type: ignore[attr-defined]
+    names = class_names_of(checked, made_up)
+    assert len(names) == 400 and names[0] == "abseiling"

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mvit_video.data.datasets.imagenet_names import IMAGENET_1K, imagenet_class_names, wnid_of
+from mvit_video.data.datasets.imagenet_names import IMAGENET_1K, wnid_of
 from mvit_video.data.datasets.listing import read_json, read_text
+from mvit_video.data.datasets.published_names import KINETICS_400, published_class_names
 
 _SHOWN = 12
 
@@ -115,11 +116,12 @@ def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Names in the order of their indices, from one name per line or a JSON object from name to index.
 
-    The word "imagenet_1k" in the place of a path gives the classes of ImageNet-1k.
+    In the place of a path, the words "imagenet_1k" and "kinetics_400" give the classes of these data sets.
     """
     source = os.fspath(path)
-    if source == IMAGENET_1K:
-        return imagenet_class_names()
+    published = published_class_names(source) if source in (IMAGENET_1K, KINETICS_400) else None
+    if published is not None:
+        return published
     if not source.lower().endswith(".json"):
         lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
         return checked_names([line for line in lines if line], source)

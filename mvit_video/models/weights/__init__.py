@@ -1,1 +1,5 @@
-"""Weights of files and state dicts: reading, whose names they are, which model they describe, fitting to a model."""
+"""Weights by name, of files and of state dicts: fetching, reading, whose they are, the model they describe, fitting."""
+
+from mvit_video.models.weights.zoo import ResolvedWeights, resolve
+
+__all__ = ["ResolvedWeights", "resolve"]

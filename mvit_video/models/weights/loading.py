@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.network import MViT
+from mvit_video.models.mvit.presets import get_config
 from mvit_video.models.weights.conversion import ImageToVideo, LoadReport, Rules, fit_state_dict, is_image_state
 from mvit_video.models.weights.files import (
     WeightsFile,
@@ -31,9 +32,13 @@ from mvit_video.models.weights.formats import (
     to_our_names,
 )
 from mvit_video.models.weights.infer import infer_config, stored_fields
+from mvit_video.models.weights.zoo import resolve, zoo
+
+logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | WeightsFile
-"""A file of weights (a path, or read), a state dict, or a dictionary with one as training codes save it."""
+"""A file of weights (a string: a published name, a URL or a path; a path; or read), a state dict, or a dictionary with
+one as training codes save it."""
 
 _SIZES = ("num_frames", "crop_size")
 
@@ -58,8 +63,9 @@ def load_weights(
 
     Args:
         model: receives the weights in place. Models besides MViT take a state dict of their own names.
-        source: a file (see :func:`mvit_video.models.weights.files.read_weights_file`), a state dict, or a dictionary
-            with one, as such a file holds it.
+        source: the name of published weights or a URL, fetched if need be (:func:`mvit_video.models.weights.resolve`);
+            a file (see :func:`mvit_video.models.weights.files.read_weights_file`), a state dict, or a dictionary with
+            one, as such a file holds it.
         new_head: keep the initialised class head where the file has none or one of another number of classes.
         allow: patterns (as in fnmatch) of names, the file's or the model's, that need not fit: in the file alone they
             are left out, in the model they stay as initialised.
@@ -74,13 +80,41 @@ def load_weights(
 
     Raises:
         ValueError: names or shapes do not fit, nobody known wrote them, or they hold NaN or infinity; the message lists
-            them.
-        CheckpointError: the file cannot be read, or names a function that runs code.
+            them. Or there are no published weights of that name.
+        CheckpointError: the file cannot be fetched or read, or names a function that runs code.
     """
     rules = Rules(new_head=new_head, allow=allow, image_to_video=image_to_video)
     file = _content(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
     written_by, renamed = _under_our_names(file, model)
     return _load(model, file, renamed, written_by, rules)
+
+
+def create_model(name: str, *, pretrained: str | os.PathLike[str] | None = None, **overrides: object) -> MViT:
+    """A model of a published size, freshly initialised or with published weights.
+
+    Args:
+        name: see :func:`list_models`.
+        pretrained: weights to start from: a published name such as "k400_mvitv2_s", a URL or a path. With num_classes
+            among the overrides the class head may be another one and stays as initialised. An image model's weights
+            become a video model's by :func:`load_weights` with image_to_video, not here.
+        **overrides: fields of MViTConfig.
+
+    Raises:
+        ValueError: no such model, no such field, an impossible value, or weights of another model.
+        CheckpointError: the weights cannot be fetched or read.
+    """
+    config = get_config(name, **overrides)
+    if isinstance(pretrained, bool):
+        fitting = [entry.name for entry in zoo().values() if entry.model == name]
+        raise ValueError(
+            f"pretrained={pretrained}: name the weights, or leave it out for none. Published for {name} are: "
+            f"{', '.join(fitting) or 'none'}"
+        )
+    model = MViT(config)
+    if pretrained is not None:
+        report = load_weights(model, pretrained, new_head="num_classes" in overrides)
+        logger.info("%s with weights from %s: %s", name, pretrained, report)
+    return model
 
 
 def from_checkpoint(
@@ -116,8 +150,9 @@ def from_checkpoint(
             interpolates.
 
     Raises:
-        ValueError: nobody known wrote it, the tensors are no complete MViT or hold NaN or infinity, or no such field.
-        CheckpointError: the file cannot be read, or names a function that runs code.
+        ValueError: nobody known wrote it, the tensors are no complete MViT or hold NaN or infinity, no such field, or
+            no published weights of that name.
+        CheckpointError: the file cannot be fetched or read, or names a function that runs code.
     """
     return load_checkpoint_model(
         source, allow=allow, use_ema=use_ema, allow_nonfinite=allow_nonfinite, overrides=overrides
@@ -184,7 +219,7 @@ def _content(source: Source, *, use_ema: bool, allow_nonfinite: bool) -> Weights
     elif isinstance(source, Mapping):
         file = weights_in(source, use_ema=use_ema)
     else:
-        file = read_weights_file(Path(source), use_ema=use_ema)
+        file = read_weights_file(resolve(source).path, use_ema=use_ema)
     try:
         check_finite(file.tensors)
     except ValueError as error:
