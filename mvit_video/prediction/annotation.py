@@ -144,7 +144,6 @@ class _Tracks:
             self.audio = self.writer.add_stream_from_template(self.sound)
         elif self.sound is not None:
             self.audio = self.writer.add_stream("aac", rate=self.sound.codec_context.sample_rate)
-            self.audio.layout = self.sound.codec_context.layout
         for packet in self.waiting:
             self._add_sound(packet)
         self.waiting = []
