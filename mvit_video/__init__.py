@@ -1,14 +1,15 @@
 """Training framework for video recognition with MViTv2 (arXiv 2112.01526).
 
-`train` and `evaluate` are functions, and the commands `python -m mvit_video.train` and `evaluate`. Nothing is imported
-before it is asked for: `mvit_video.models` needs PyTorch alone.
+`train` and `evaluate` are functions, and the commands `python -m mvit_video.train` and `evaluate`; a `Predictor` does
+what `python -m mvit_video.predict` does. Nothing is imported before it is asked for: `mvit_video.models` needs PyTorch
+alone.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-__all__ = ["EvaluationResult", "TrainedRun", "__version__", "evaluate", "train"]
+__all__ = ["EvaluationResult", "Predictor", "TrainedRun", "__version__", "evaluate", "train"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,6 +18,8 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"{__name__}.{name}")
     if name in ("TrainedRun", "EvaluationResult"):
         return getattr(importlib.import_module(f"{__name__}.api"), name)
+    if name == "Predictor":
+        return importlib.import_module(f"{__name__}.predictor").Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -136,10 +136,10 @@ def train(
         RuntimeError: the run was stopped and saved (runtime.interruption.Interrupted), another process trains it, or it
             failed.
     """
-    given = _with_arguments(options, name=name, output_dir=output_dir, weights=weights)
+    given = with_arguments(options, name=name, output_dir=output_dir, weights=weights)
     composition = compose_options("config", experiment=experiment, options=given, config_folder=config_dir)
     config = to_object(composition.config)
-    _log_here()
+    log_here()
     _say(composition, config)
     from mvit_video.build.stored_options import fetched
     from mvit_video.build.training import train_to_end
@@ -191,8 +191,8 @@ def evaluate(
         ValueError: there is nothing to evaluate, or it does not fit together; see `train`.
     """
     where = run.run_dir if isinstance(run, TrainedRun) else run
-    given = _with_arguments(options, run=where, checkpoint=checkpoint, split=split, output_dir=output_dir)
-    _log_here()
+    given = with_arguments(options, run=where, checkpoint=checkpoint, split=split, output_dir=output_dir)
+    log_here()
     config, composition = _evaluation_options(given, experiment, config_dir)
     from mvit_video.build.evaluation import evaluate_to_folder
     from mvit_video.cluster.launch import launch
@@ -219,7 +219,7 @@ def _evaluation_options(
     return config, composition
 
 
-def _with_arguments(options: Mapping[str, Any] | None, **arguments: Any) -> dict[str, Any]:
+def with_arguments(options: Mapping[str, Any] | None, **arguments: Any) -> dict[str, Any]:
     """Options with the arguments that have a value.
 
     Raises:
@@ -242,7 +242,7 @@ def _say(composition: Composition, config: Train) -> None:
     logger.info("%s", text.replace("on the command line ", "").replace(" on the command line", ""))
 
 
-def _log_here() -> None:
+def log_here() -> None:
     """Show the log of a program that has set up none."""
     if not logging.getLogger().handlers:
         from mvit_video.runtime.logs import configure_logging

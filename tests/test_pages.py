@@ -14,6 +14,7 @@ from mvit_video.config import Train, config_dir, register
 from mvit_video.config.registry import SCHEMAS
 from mvit_video.convert import parse_arguments
 from mvit_video.models.weights.zoo import zoo
+from mvit_video.predict import split_words
 from mvit_video.runs import main as list_runs
 from mvit_video.weights import main as list_weights
 from tests.conftest import options
@@ -61,6 +62,19 @@ def test_the_commands_of_the_readme_compose(words: list[str]) -> None:
             compose(COMPOSED[words[0]], overrides=overrides)
     else:
         options(*overrides, config_name=COMPOSED[words[0]])
+
+
+def test_the_predictions_of_the_pages_compose() -> None:
+    """Words without `=` are videos; what has no value here comes from the weights."""
+    pages = [README, ROOT / "docs" / "predict.md"]
+    found = [words[1:] for page in pages for words in commands(blocks(page)) if words[0] == "predict"]
+    assert len(found) >= 6
+    register()
+    for words in found:
+        given, sources = split_words(words)
+        assert sources and any(word.startswith("weights=") for word in given)
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            compose("predict", overrides=given)
 
 
 def test_other_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

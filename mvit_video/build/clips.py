@@ -2,12 +2,14 @@
 
 from mvit_video.build.common import pair
 from mvit_video.build.samples import build_loader, build_loading, build_normalization
-from mvit_video.config import Train, VideoAugment, VideoData
+from mvit_video.config import Predict, Train, VideoAugment, VideoData
 from mvit_video.data.augmentation.transforms import TrainTransform
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.data.datasets.segments import SlidingWindows
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
 from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.data.loading.window_dataset import WindowDataset
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.distributed.process_group import World
 from mvit_video.tasks.classification import ViewEvaluation
@@ -125,4 +127,33 @@ def build_evaluation(
         normalization=build_normalization(config.data),
         clips_per_batch=config.trainer.eval_batch_size,
         loading=build_loading(config, world),
+    )
+
+
+def build_window_dataset(config: Predict, manifest: Manifest) -> WindowDataset:
+    """The windows of videos, of which one sample has as many as a batch of an evaluation has clips.
+
+    Raises:
+        ValueError: the length of a window is not known.
+    """
+    data, sampler = video_data(config), build_sampler(config.data)  # type: ignore[arg-type]
+    length = config.window_s
+    if length is None:
+        frames = sampler.span(sampler.target_fps)
+        if frames is None:
+            raise ValueError(
+                "windows=true with data.sampling=segments: a clip of such a model has the length of the whole video, "
+                "whatever that is; give window_s=SECONDS, about the length of the videos it was trained on"
+            )
+        length = frames / sampler.target_fps
+    return WindowDataset(
+        manifest,
+        windows=SlidingWindows(length_s=length, stride_s=length * (1 - config.overlap)),
+        group=max(1, config.trainer.eval_batch_size // data.test_spatial_views),
+        sampler=sampler,
+        spatial_views=data.test_spatial_views,
+        short_side=data.test_short_side,
+        crop_size=data.crop_size,
+        decode_short_side=video_augment(config).decode_short_side,
+        decoding=build_decoding(config),
     )

@@ -160,8 +160,13 @@ def weights_file(place: str) -> str:
     return str(best_checkpoint(run_dir))
 
 
-def find_run(run: str, *, output_dir: str) -> Path:
+def find_run(run: str, *, output_dir: str, option: str = "run") -> Path:
     """The directory of a run given by its name or path.
+
+    Args:
+        run: name or path.
+        output_dir: folder of all runs.
+        option: what it was given as, for the error.
 
     Raises:
         ValueError: there is none; the text names the nearest.
@@ -172,8 +177,8 @@ def find_run(run: str, *, output_dir: str) -> Path:
     known = sorted(path.parent.name for path in Path(output_dir).glob("*/config.yaml"))
     hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"There are no runs in {output_dir}"
     raise ValueError(
-        f"run={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run; relative paths are "
-        f"taken from {Path.cwd()}. {hint}"
+        f"{option}={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run; relative paths "
+        f"are taken from {Path.cwd()}. {hint}"
     )
 
 

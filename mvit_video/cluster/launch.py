@@ -12,7 +12,15 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from mvit_video.cluster.rank import run_rank
-from mvit_video.config import Evaluate, LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher, Train
+from mvit_video.config import (
+    Evaluate,
+    LocalLauncher,
+    Predict,
+    SlurmLauncher,
+    SubmititLocalLauncher,
+    TorchrunLauncher,
+    Train,
+)
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, EXIT_REFUSED, Interrupted
 from mvit_video.runtime.journal import Ending, append_event
 from mvit_video.runtime.run_lock import RunLockedError
@@ -37,7 +45,7 @@ def launch(job: Job, config: Train) -> Any:
         return None
     rank = os.environ.get("RANK")  # torchrun made the processes already
     assert rank is not None or isinstance(launcher, LocalLauncher | TorchrunLauncher)
-    recorded = not isinstance(config, Evaluate) and rank in (None, "0")
+    recorded = not isinstance(config, Evaluate | Predict) and rank in (None, "0")
     with _recorded_attempt(config) if recorded else nullcontext():
         if rank is not None:
             return job(config)

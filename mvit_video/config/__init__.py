@@ -19,6 +19,7 @@ from mvit_video.config.machine import Machine
 from mvit_video.config.model import Baseline, MViT
 from mvit_video.config.optim import Optim
 from mvit_video.config.plan import Plan
+from mvit_video.config.predict import Predict
 from mvit_video.config.prepare import Prepare, ReencodeOptions, ShardOptions
 from mvit_video.config.preview import Preview
 from mvit_video.config.registry import config_dir, register
@@ -56,6 +57,7 @@ __all__ = [
     "MotionSource",
     "Optim",
     "Plan",
+    "Predict",
     "Prepare",
     "Preview",
     "ReencodeOptions",

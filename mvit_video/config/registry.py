@@ -25,6 +25,7 @@ from mvit_video.config.machine import Machine
 from mvit_video.config.model import Baseline, MViT
 from mvit_video.config.optim import Optim
 from mvit_video.config.plan import Plan
+from mvit_video.config.predict import Predict
 from mvit_video.config.prepare import Prepare
 from mvit_video.config.preview import Preview
 from mvit_video.config.schedule import Schedule
@@ -71,6 +72,7 @@ SCHEMAS = (
     Registered(None, "train_schema", Train),
     Registered(None, "evaluate_schema", Evaluate),
     Registered(None, "audit_schema", Audit),
+    Registered(None, "predict_schema", Predict),
     Registered(None, "preview_schema", Preview),
     Registered(None, "prepare_schema", Prepare),
     Registered(None, "plan_schema", Plan),

@@ -198,6 +198,14 @@ class ClipSampler:
             num_views=num_views,
         )
 
+    def span(self, fps: float) -> float | None:
+        """Frames of a video at `fps` that a clip covers; None in mode "segments", where that is the whole video."""
+        if self.mode == "segments":
+            return None
+        return clip_span(
+            num_frames=self.num_frames, sampling_rate=self.sampling_rate, fps=fps, target_fps=self.target_fps
+        )
+
     def _pictures(self, total_frames: int, fps: float, times: FrameTimes | None) -> list[int]:
         """The frame that each picture of the published extraction at `target_fps` shows."""
         _check_count("total_frames", total_frames)

@@ -162,6 +162,10 @@ class Classification:
         """Normalised clips, float (B, 3, T, H, W)."""
         return (self.normalization(batch),)
 
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Of logits (B, num_classes): float32, the sum of a row is 1."""
+        return torch.softmax(outputs.float(), dim=1)
+
 
 class ViewEvaluation:
     """Every view of every video of a split; an `Evaluation` of engine/task.py.

@@ -119,6 +119,10 @@ class MultiLabel:
         """Normalised clips, float (B, 3, T, H, W)."""
         return (self.normalization(batch),)
 
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Of logits (B, num_classes): float32, each class by itself."""
+        return torch.sigmoid(outputs.float())
+
 
 class MultiLabelScorer:
     """Sigmoids of every (video, view), counted once; a `Scorer` of engine/task.py.

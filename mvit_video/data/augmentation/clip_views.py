@@ -93,10 +93,12 @@ class ClipSource:
     Attributes:
         frames: uint8 (N, H, W, 3), or YUV planes.
         views: training views of all N frames, or test views; all of a kind.
+        note: what is worth knowing of the file; empty if nothing is.
     """
 
     frames: Frames
     views: Sequence[View]
+    note: str = ""
 
     def clips(self) -> torch.Tensor:
         """uint8 (views, T, S, S, 3) on the device of the frames."""

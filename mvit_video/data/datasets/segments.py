@@ -7,6 +7,7 @@ say (video/reader.py), because frame rates vary.
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,40 @@ class Segments(ArrayView[Segment]):
     def pairs(self) -> npt.NDArray[np.float64]:
         """float64 (videos, 2): start and end."""
         return self._pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindows:
+    """Windows of one length that cover a video of any length.
+
+    Attributes:
+        length_s: of a window, seconds.
+        stride_s: from the start of one to the start of the next, seconds; at most the length, so that nothing is left
+            out.
+
+    Raises:
+        ValueError: a number is not positive, or windows would leave something out.
+    """
+
+    length_s: float
+    stride_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stride_s <= self.length_s < math.inf:
+            raise ValueError(
+                f"windows of {self.length_s} s every {self.stride_s} s: the length must be positive, and the stride "
+                "positive and at most the length"
+            )
+
+    def of(self, duration_s: float) -> list[Segment]:
+        """The windows of a video; the last one ends with it, and a video shorter than a window is a window itself."""
+        last = duration_s - self.length_s
+        if last <= 0:
+            return [Segment(0.0, duration_s)]
+        # A video longer by a rounding error has no window more.
+        count = math.ceil(last / self.stride_s - 1e-6)
+        starts = [*(i * self.stride_s for i in range(count)), last]
+        return [Segment(start, start + self.length_s) for start in starts]
 
 
 def parse_seconds(text: str | int | float) -> float:

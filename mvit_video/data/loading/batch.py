@@ -30,6 +30,7 @@ class Sample:
         epoch: epoch the sample belongs to (training).
         position: its place in the epoch's order (training).
         source: frames and views that the clips are made of on the model's device; None if a worker made the clips.
+        notes: (path, text) of what is worth knowing of files that could be read (evaluation only).
     """
 
     clips: torch.Tensor
@@ -44,6 +45,7 @@ class Sample:
     epoch: int = 0
     position: int = 0
     source: ClipSource | None = None
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Batch:
             same whichever rank or worker made the batch.
         epoch: epoch the batch belongs to.
         packed: what the clips are made of on the model's device, if no worker made them; `to` does it.
+        notes: (path, text) of what is worth knowing of files that could be read (evaluation only).
     """
 
     clips: torch.Tensor
@@ -78,6 +81,7 @@ class Batch:
     position: int = 0
     epoch: int = 0
     packed: PackedClips | None = None
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Clips in the batch."""

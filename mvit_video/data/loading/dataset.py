@@ -157,16 +157,18 @@ class EvalDataset(EvalSamples):
         clips = [self.sampler.test(len(frames), fps, view, views, times=times) for view in range(views)]
         return [[frames[place] for place in clip] for clip in clips]
 
-    def _views(self, index: int) -> ClipSource:
+    def _views(self, key: int) -> ClipSource:
         """The views of a video: every frame that any of them needs is decoded once."""
+        index = key % len(self)
         with self.decoding.open(self.manifest, index) as video:
             info = video.info
-            wanted = self.frame_numbers(index, video)
+            wanted = self.frame_numbers(key, video)
+            note = self._note(index, video)
             distinct = sorted({frame for clip in wanted for frame in clip})
             frames = self.decoding.read(video, distinct)
         row = {frame: place for place, frame in enumerate(distinct)}
         made = []
-        for number in range(self.num_views):
+        for number in range(len(wanted) * self.spatial_views):
             temporal, spatial = view_of(number, self.spatial_views)
             made.append(
                 eval_view(
@@ -180,7 +182,18 @@ class EvalDataset(EvalSamples):
                     decode_short_side=self.decode_short_side,
                 )
             )
-        return ClipSource(frames, tuple(made))
+        return ClipSource(frames, tuple(made), note=note)
+
+    def _note(self, index: int, video: VideoReader) -> str:
+        """What is worth knowing of a video: that it is shorter than a clip."""
+        frames, fps = len(self.decoding.frames(video, self.manifest.segment(index))), video.info.fps
+        span = self.sampler.span(fps)
+        if span is None or frames >= span:
+            return ""
+        return (
+            f"lasts {frames / fps:.2f} s, and a clip of the model {span / fps:.2f} s: its last frame is repeated, "
+            "which the model may not know from its training"
+        )
 
     def _ordered(self, frames: list[int], index: int, view: int) -> list[int]:
         if self.frame_order == "reversed":

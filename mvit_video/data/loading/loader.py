@@ -48,6 +48,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         position=samples[0].position,
         epoch=samples[0].epoch,
         packed=packed,
+        notes=[note for sample in samples for note in sample.notes],
     )
 
 

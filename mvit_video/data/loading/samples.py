@@ -163,31 +163,38 @@ class EvalSamples(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, index: int) -> Sample:
-        """All views of one file; `failed` with blank ones when it cannot be read."""
+    def __getitem__(self, key: int) -> Sample:
+        """Views of one file; `failed` with blank ones when it cannot be read.
+
+        A key is the index of a file, plus the number of files for each earlier group of `num_views` of its views: a
+        data set whose files have more views than are made at once adds that.
+        """
         failures: list[tuple[str, str]] = []
+        group, index = divmod(key, len(self))
         try:
             with reading(self.manifest.paths[index]):
-                source = self._views(index)
+                source = self._views(key)
         except DecodeError as error:
             failures = [(error.path, error.reason)]
             source = self._blank()
+        views = len(source.views)
         clips, source_left = finished(source, self.device)
         return Sample(
             clips=clips,
             label=self.manifest.labels[index],
             video=index,
-            views=torch.arange(self.num_views),
-            erase=torch.zeros(self.num_views, 4, dtype=torch.int32),
-            noise_seeds=torch.zeros(self.num_views, dtype=torch.int64),
+            views=group * self.num_views + torch.arange(views),
+            erase=torch.zeros(views, 4, dtype=torch.int32),
+            noise_seeds=torch.zeros(views, dtype=torch.int64),
             path=self.manifest.paths[index],
             failures=failures,
             failed=bool(failures),
             source=source_left,
+            notes=[] if not source.note else [(self.manifest.paths[index], source.note)],
         )
 
-    def _views(self, index: int) -> ClipSource:
-        """The decoded frames of a file and its views. Raises DecodeError."""
+    def _views(self, key: int) -> ClipSource:
+        """The decoded frames of a key's file and its views. Raises DecodeError."""
         raise NotImplementedError
 
     def _blank(self) -> ClipSource:

@@ -1,0 +1,82 @@
+"""Scores of files as their batches come, so that memory does not grow with their number."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mvit_video.data.loading.batch import Batch
+from mvit_video.engine.precision import autocast
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A task whose outputs are classes of a file; those of tasks/ that classify are."""
+
+    def eval_inputs(self, batch: Any) -> tuple[Any, ...]:
+        """The model's positional arguments for a batch on the device."""
+        ...
+
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """From 0 to 1, float32 (B, num_classes), of logits (B, num_classes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoredViews:
+    """The views of a file that one batch held.
+
+    Attributes:
+        video: place of the file in its manifest.
+        views: (V,) their numbers.
+        probabilities: float32 (V, num_classes); None where the file could not be read.
+        error: why not.
+        note: what is worth knowing of the file; empty if nothing is.
+    """
+
+    video: int
+    views: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32] | None
+    error: str | None = None
+    note: str = ""
+
+
+def scored_views(
+    model: nn.Module, batches: Iterable[Batch], *, task: NamesClasses, device: torch.device, bf16: bool
+) -> Iterator[ScoredViews]:
+    """What the model makes of batches: for each file of a batch, in order, its views.
+
+    Args:
+        model: on the device, in eval mode.
+        batches: the views of one file next to each other.
+        task: makes inputs of batches, and probabilities of outputs.
+        device: of the model.
+        bf16: compute in bf16 autocast.
+    """
+    for batch in batches:
+        probabilities = _probabilities(model, batch, task=task, device=device, bf16=bf16)
+        reasons, notes = dict(batch.failures), dict(batch.notes)
+        videos, views, failed = batch.videos.numpy(), batch.views.numpy(), batch.failed.numpy()
+        firsts = np.flatnonzero(np.diff(videos, prepend=-1))
+        for first, end in zip(firsts, [*firsts[1:], len(videos)]):
+            if failed[first]:
+                reason = reasons.get(batch.paths[first], "could not be read")
+                yield ScoredViews(int(videos[first]), views[first:end], None, reason)
+            else:
+                note = notes.get(batch.paths[first], "")
+                yield ScoredViews(int(videos[first]), views[first:end], probabilities[first:end], note=note)
+
+
+@torch.inference_mode()
+def _probabilities(
+    model: nn.Module, batch: Batch, *, task: NamesClasses, device: torch.device, bf16: bool
+) -> npt.NDArray[np.float32]:
+    inputs = task.eval_inputs(batch.to(device))
+    with autocast(bf16, device):
+        outputs = model(*inputs)
+    found: npt.NDArray[np.float32] = task.probabilities(outputs).cpu().numpy()
+    return found

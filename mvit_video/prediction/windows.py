@@ -1,0 +1,113 @@
+"""Long videos in windows: which of them make up a batch, and the results of a video as they come."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mvit_video.data.datasets.segments import Segment
+from mvit_video.data.loading.window_dataset import WindowDataset
+from mvit_video.prediction.results import FilePrediction, Window, best_classes
+from mvit_video.prediction.scoring import ScoredViews
+from mvit_video.video.index import VideoDecodeError
+
+
+class WindowPlan:
+    """The windows of videos, in batches that are filled across videos.
+
+    Videos are opened one by one, as their turn comes.
+
+    Args:
+        dataset: the videos.
+        videos: the indices of those to look at.
+        clips_per_batch: clips that a batch aims at; at least one group of windows.
+    """
+
+    def __init__(self, dataset: WindowDataset, videos: Sequence[int], *, clips_per_batch: int) -> None:
+        self.dataset = dataset
+        self.videos = videos
+        self.clips_per_batch = clips_per_batch
+        self.windows: dict[int, list[Segment]] = {}  # of the videos that are being looked at
+        self.failed: list[tuple[int, str]] = []  # videos that could not be opened, and why
+
+    def batches(self) -> Iterator[list[int]]:
+        """Keys of the dataset."""
+        batch: list[int] = []
+        clips = 0
+        for key, size in self._keys():
+            if batch and clips + size > self.clips_per_batch:
+                yield batch
+                batch, clips = [], 0
+            batch.append(key)
+            clips += size
+        if batch:
+            yield batch
+
+    def _keys(self) -> Iterator[tuple[int, int]]:
+        """Each group of windows and its number of clips."""
+        dataset = self.dataset
+        group, spatial, files = dataset.temporal_views, dataset.spatial_views, len(dataset)
+        for video in self.videos:
+            try:
+                self.windows[video] = dataset.windows_of(video)
+            except VideoDecodeError as error:
+                self.failed.append((video, error.reason))
+                continue
+            count = len(self.windows[video])
+            for number, first in enumerate(range(0, count, group)):
+                yield number * files + video, spatial * min(group, count - first)
+
+
+class _Collected:
+    """What is known of a video so far."""
+
+    def __init__(self, windows: Sequence[Segment]) -> None:
+        self.windows = windows
+        self.found: list[Window] = []
+        self.total: npt.NDArray[np.float64] | None = None
+
+
+def window_predictions(
+    plan: WindowPlan, views: Iterable[ScoredViews], *, class_names: Sequence[str], top_k: int
+) -> Iterator[tuple[FilePrediction, str]]:
+    """A result for each video when its last window is scored, and what is worth knowing of it.
+
+    Args:
+        plan: whose batches were scored.
+        views: the scores, in the order of the batches.
+        class_names: of the model.
+        top_k: classes for each window, and for the video: those of the mean over its windows.
+    """
+    spatial, paths = plan.dataset.spatial_views, plan.dataset.manifest.paths
+    collected: dict[int, _Collected] = {}
+    broken: set[int] = set()
+    for scored in views:
+        yield from ((FilePrediction(paths[video], error=why), "") for video, why in _taken(plan.failed))
+        video = scored.video
+        if video in broken:
+            continue
+        if scored.probabilities is None:
+            broken.add(video)
+            collected.pop(video, None)
+            yield FilePrediction(paths[video], error=scored.error), ""
+            continue
+        state = collected.setdefault(video, _Collected(plan.windows[video]))
+        rows = scored.probabilities.reshape(-1, spatial, len(class_names)).mean(1)
+        for row in rows:
+            start, end = state.windows[len(state.found)]
+            state.found.append(Window(start, end, best_classes(row, class_names, top_k=top_k)))
+        total = rows.sum(0, dtype=np.float64)
+        state.total = total if state.total is None else state.total + total
+        if len(state.found) == len(state.windows):
+            mean = state.total / len(state.found)
+            del collected[video], plan.windows[video]
+            classes = best_classes(mean, class_names, top_k=top_k)
+            yield FilePrediction(paths[video], classes, windows=tuple(state.found)), scored.note
+    yield from ((FilePrediction(paths[video], error=why), "") for video, why in _taken(plan.failed))
+
+
+def _taken(failed: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """All entries, which are removed."""
+    entries = failed[:]
+    del failed[: len(entries)]
+    return entries

@@ -1,0 +1,104 @@
+"""Predictions in Python: `Predictor("runs/birds")("video.mp4")`, as `python -m mvit_video.predict` makes them."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mvit_video.api import log_here, with_arguments
+from mvit_video.config import Predict
+from mvit_video.config.check import to_object
+from mvit_video.config.compose import compose_options
+
+if TYPE_CHECKING:
+    from mvit_video.build.prediction import FilePredictor
+    from mvit_video.prediction.results import FilePrediction
+
+PathLike = str | os.PathLike[str]
+
+
+class Predictor:
+    """A model that says what is in videos or images.
+
+        predictor = Predictor("runs/birds")
+        for one in predictor("garden.mp4").predictions:
+            print(one.name, one.score)
+
+    Options (frames, rate, size, mean, views) and class names come from the run. The weights are read with the first
+    prediction, once.
+
+    Args:
+        weights: a run, its name or its folder, the name of published weights, or a file of weights.
+        options: what differs, by the names of docs/options.md: {"windows": True, "data.test_temporal_views": 1}.
+        experiment: whose options count for weights that hold none.
+        class_names: file with one class name a line, for weights that hold none.
+        top_k: classes that are given for each file.
+        output_dir: folder of all runs, where a name is looked for.
+        config_dir: folder of further YAML files, as --config-dir.
+
+    Raises:
+        ValueError: there are no such weights, or an option is unknown or impossible.
+        CheckpointError: published weights cannot be fetched.
+    """
+
+    def __init__(
+        self,
+        weights: PathLike,
+        options: Mapping[str, Any] | None = None,
+        *,
+        experiment: str | None = None,
+        class_names: PathLike | None = None,
+        top_k: int = 5,
+        output_dir: PathLike | None = None,
+        config_dir: PathLike | None = None,
+    ) -> None:
+        from mvit_video.build.prediction_options import take_weights_options, weights_groups
+
+        given = with_arguments(options, weights=weights, class_names=class_names, top_k=top_k, output_dir=output_dir)
+        # Images have other groups of options than videos.
+        words = [f"{key}={given[key]}" for key in ("weights", "output_dir") if key in given]
+        implied = {} if experiment else dict(word.split("=", 1) for word in weights_groups(words))
+        experiment = implied.pop("+experiment", experiment)
+        log_here()
+        composition = compose_options(
+            "predict", experiment=experiment, options={**implied, **given}, config_folder=config_dir
+        )
+        take_weights_options(composition.config, [key for key in composition.given if key not in implied])
+        config = to_object(composition.config)
+        assert isinstance(config, Predict)
+        self._config = config
+
+    @cached_property
+    def _predictor(self) -> "FilePredictor":
+        from mvit_video.build.prediction import build_predictor
+        from mvit_video.distributed.process_group import World
+        from mvit_video.runtime.env import choose_device
+
+        device = choose_device(self._config.trainer.device)  # type: ignore[arg-type]
+        return build_predictor(self._config, World(rank=0, size=1, device=device))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the model, in the order of its outputs."""
+        return self._predictor.class_names
+
+    def __call__(self, path: PathLike) -> "FilePrediction":
+        """What is in one file; a file that cannot be read gives a result with its `error`."""
+        (found,) = self._predictor.predict([os.fspath(path)])
+        return found
+
+    def predict(self, sources: PathLike | Sequence[PathLike]) -> "Iterator[FilePrediction]":
+        """What is in many files, one after the other; some are decoded ahead, and batches go across files.
+
+        With loader processes (`trainer.num_workers`) a script calls this under `if __name__ == "__main__":`.
+
+        Args:
+            sources: files, folders, patterns, lists and URLs, or one of them.
+
+        Raises:
+            ValueError: one of them does not exist, or holds no file of the model's kind.
+        """
+        from mvit_video.prediction.files import find_files
+
+        several = [sources] if isinstance(sources, str | os.PathLike) else sources
+        return self._predictor.predict(find_files([os.fspath(source) for source in several], self._predictor.kind))

@@ -1,0 +1,280 @@
+"""A prediction takes everything from the run, says what evaluate says, and goes on where it was killed."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+import mvit_video
+from mvit_video import Predictor, build, predict
+from mvit_video.build.prediction import _class_names as class_names_of
+from mvit_video.build.prediction import build_predictor
+from mvit_video.build.prediction import predict as predict_job
+from mvit_video.build.prediction_options import take_weights_options
+from mvit_video.build.stored_options import take_stored_options
+from mvit_video.config import Predict, config_dir, register
+from mvit_video.config.check import to_object
+from mvit_video.distributed.process_group import World
+from mvit_video.prediction.folder import ResultsFolder
+from mvit_video.prediction.results import FilePrediction
+from tests.conftest import SMALL_CLIPS, options, small_overrides
+
+
+def composed(command: str, words: Sequence[str]) -> Any:
+    register()
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        return compose(command, overrides=list(words))
+
+
+def predicted(*words: str) -> list[FilePrediction]:
+    """What `python -m mvit_video.predict` does with these words, in this process."""
+    given, sources = predict.split_words(words)
+    config = composed("predict", [*predict.groups(given), *given])
+    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
+    predict.adapt(config, keys, sources=sources)
+    checked = to_object(config)
+    assert isinstance(checked, Predict)
+    return predict_job(checked)
+
+
+@pytest.fixture(scope="module")
+def runs(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on small clips, trained for a step and evaluated with two views."""
+    output = tmp_path_factory.mktemp("runs")
+    more = ("trainer.max_steps=1", "data.test_temporal_views=2")
+    build.train(options(*small_overrides(motion_root, output, *more)))
+    config = composed("evaluate", ["run=tiny", f"output_dir={output}"])
+    take_stored_options(config, ["run", "output_dir"])
+    build.evaluate(to_object(config))  # type: ignore[arg-type]
+    return output
+
+
+@pytest.fixture
+def videos(motion_root: Path, tmp_path: Path) -> list[Path]:
+    """Three videos, one of them in a folder of its own."""
+    copies = [tmp_path / "videos" / name for name in ("a.mp4", "b.mp4", "deep/c.mp4")]
+    for source, copy in zip(sorted(motion_root.rglob("*.mp4")), copies):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy)
+    return copies
+
+
+def test_predictions_are_those_of_evaluate(runs: Path, motion_root: Path, tmp_path: Path) -> None:
+    lines = (runs / "tiny" / "evaluation" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    evaluated = {line["video"]: line["top5"] for line in map(json.loads, lines)}
+    words = [f"weights={runs / 'tiny'}", f"output={tmp_path / 'out'}", "trainer.num_workers=2"]
+    found = predicted(*evaluated, *words)
+    assert [one.path for one in found] == list(evaluated)
+    for one in found:
+        assert {best.name: best.score for best in one.predictions} == pytest.approx(evaluated[one.path], abs=2e-6)
+    assert (tmp_path / "out" / "results.json").exists()
+
+
+def test_files_of_results(runs: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "videos" / "broken.mp4"
+    broken.write_bytes(b"\0no video")
+    out = tmp_path / "out"
+    words = [str(tmp_path / "videos"), "weights=tiny", f"output_dir={runs}", f"output={out}", "top_k=2"]
+    found = predicted(*words)
+    assert [Path(one.path).name for one in found] == ["a.mp4", "b.mp4", "broken.mp4", "c.mp4"]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["path"]: len(line["predictions"]) for line in lines} == {
+        one.path: 0 if one.error else 2 for one in found
+    }
+    assert set(lines[0]["predictions"][0]) == {"class", "score"}
+    assert [line["path"] for line in lines if "error" in line] == [str(broken)]
+    rows = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8")))
+    assert [row["rank"] for row in rows if row["path"] == str(videos[0])] == ["1", "2"]
+    assert [row["error"] != "" for row in rows if row["path"] == str(broken)] == [True]
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert (results["complete"], results["num_files"], results["num_failed"]) == (True, 4, 1)
+    assert results["temporal_views"] == 2 and results["crop_size"] == 32 and len(results["class_names"]) == 8
+    table = capsys.readouterr().out
+    assert table.splitlines()[0].split() == ["video", "score", "class"] and "could not be read" in table
+
+
+def test_a_killed_prediction_goes_on(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three files were done, the third line was cut short; one of the two has changed since."""
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}"]
+    first = predicted(*map(str, videos), *words)
+    whole = (out / "predictions.jsonl").read_text(encoding="utf-8")
+    lines = whole.splitlines(keepends=True)
+    (out / "predictions.jsonl").unlink()
+    (out / "predictions.part0.jsonl").write_text(lines[0] + lines[1] + lines[2][:40], encoding="utf-8")
+    shutil.copy(videos[2], videos[1])
+    looked_at: list[str] = []
+    add = ResultsFolder.add
+    monkeypatch.setattr(
+        "mvit_video.prediction.folder.ResultsFolder.add",
+        lambda self, one: (looked_at.append(one.path), add(self, one)),
+    )
+    again = predicted(*map(str, videos), *words)
+    assert looked_at == [str(videos[1]), str(videos[2])]
+    assert [again[0], again[2]] == [first[0], first[2]] and again[1].predictions == first[2].predictions
+    assert not list(out.glob("*part*")) and len((out / "predictions.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match="holds results of other weights or options"):
+        predicted(str(videos[0]), *words, "data.test_temporal_views=1")
+
+
+def test_what_cannot_be_predicted(
+    runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [f"output_dir={runs}", f"output={tmp_path / 'out'}"]
+    video = str(videos[0])
+    with pytest.raises(ValueError, match=r"weights=tinny: neither .* did you mean 'tiny'\?"):
+        predicted(video, "weights=tinny", *given)
+    with pytest.raises(ValueError, match="nothing to predict with is given"):
+        predicted(video, *given)
+    with pytest.raises(ValueError, match="no video is given"):
+        predicted("weights=tiny", *given)
+    with pytest.raises(ValueError, match="none of the 1 videos could be read"):
+        broken = tmp_path / "broken.mp4"
+        broken.write_bytes(b"\0")
+        predicted(str(broken), "weights=tiny", *given)
+
+
+def test_weights_without_class_names(
+    runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = torch.load(runs / "tiny" / "checkpoints" / "best.pt", weights_only=True)["model"]
+    torch.save(state, tmp_path / "plain.pth")
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"word {number}" for number in range(8)), encoding="utf-8")
+    words = [str(videos[0]), f"weights={tmp_path / 'plain.pth'}", "+experiment=motion_mvitv2", "trainer.device=cpu"]
+    words += [*SMALL_CLIPS, "trainer.threads=1", "trainer.precision=fp32"]
+    found = predicted(*words, f"output={tmp_path / 'out'}")
+    assert found[0].predictions[0].name.startswith("class ") and "class_names=FILE" in caplog.text
+    named = predicted(*words, f"output={tmp_path / 'out2'}", f"class_names={names}")
+    assert [one.score for one in named[0].predictions] == [one.score for one in found[0].predictions]
+    assert named[0].predictions[0].name.startswith("word ")
+    names.write_text("one\ntwo\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has 2 names, and the model of .* 8 classes"):
+        predicted(*words, f"output={tmp_path / 'out3'}", f"class_names={names}")
+
+
+def test_words_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.mp4").touch()
+    words = ["a=b.mp4", "weights=x", "clips", "https://host/v?id=1", "+experiment=k400_mvitv2_s", "--help"]
+    assert predict.split_words([*words, "--config-dir", "own"]) == (
+        ["weights=x", "+experiment=k400_mvitv2_s", "--help", "--config-dir", "own"],
+        ["a=b.mp4", "clips", "https://host/v?id=1"],
+    )
+
+
+def test_the_command_itself(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(videos[0], tmp_path / "odd ${x}, [y]='z'.mp4")
+    monkeypatch.setattr(sys, "argv", ["predict.py", "odd ${x}, [y]='z'.mp4", "weights=tiny", f"output_dir={runs}"])
+    predict.main()
+    assert "odd ${x}" in capfd.readouterr().out
+    assert (tmp_path / "predictions" / "predictions.jsonl").exists()
+    monkeypatch.setattr(sys, "argv", ["predict.py", "absent.mp4", "weights=tiny", f"output_dir={runs}"])
+    with pytest.raises(SystemExit) as stop:
+        predict.main()
+    assert stop.value.code == 1 and "absent.mp4: there is no such file or folder" in capfd.readouterr().err
+
+
+def test_a_long_video_in_windows(
+    runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "windows=true", "window_s=0.5", "threshold=1"]
+    words.append("annotate=true")
+    found = predicted(str(videos[0]), str(videos[1]), *words)
+    windows = found[0].windows
+    assert windows is not None and len(windows) > 2 and windows[1].start == pytest.approx(0.25)
+    line = json.loads((out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert [set(window) for window in line["windows"]] == [{"start", "end", "predictions"}] * len(windows)
+    timeline = json.loads((out / "timelines" / "a.json").read_text(encoding="utf-8"))
+    (only,) = timeline["segments"]
+    assert (only["start"], only["class"]) == (0.0, "other") and only["end"] == pytest.approx(windows[-1].end)
+    assert sorted(path.name for path in (out / "timelines").iterdir()) == ["a.json", "a.png", "b.json", "b.png"]
+    assert sorted(path.name for path in (out / "annotated").iterdir()) == ["a.mp4", "b.mp4"]
+    rows = list(csv.DictReader((out / "predictions.csv").open(encoding="utf-8")))
+    assert float(rows[5]["start"]) == pytest.approx(0.25) and len(rows) == 5 * sum(len(one.windows) for one in found)  # type: ignore[arg-type]
+
+
+def test_a_video_shorter_than_a_clip_is_named(
+    runs: Path, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}", "data.sampling_rate=20"]
+    assert predicted(str(videos[0]), *words)[0].error is None
+    assert "its last frame is repeated" in caplog.text
+
+
+def test_from_python(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    assert Predictor is mvit_video.Predictor
+    predictor = Predictor("tiny", output_dir=runs, top_k=3)
+    one = predictor(videos[0])
+    assert len(one.predictions) == 3 and {best.name for best in one.predictions} <= set(predictor.class_names)
+    every = list(predictor.predict(tmp_path / "videos"))
+    assert [found.path for found in every] == list(map(str, videos))
+    assert [best.score for best in every[0].predictions] == pytest.approx([b.score for b in one.predictions], abs=1e-6)
+    command = predicted(str(videos[0]), f"weights={runs / 'tiny'}", f"output={tmp_path / 'out'}", "top_k=3")
+    assert [best.score for best in one.predictions] == pytest.approx(
+        [b.score for b in command[0].predictions], abs=1e-6
+    )
+    assert predictor(tmp_path / "absent.mp4").error
+    with pytest.raises(ValueError, match=r"weights=tinny: .* did you mean 'tiny'\?"):
+        Predictor("tinny", output_dir=runs)
+    windows = Predictor("tiny", {"windows": True}, output_dir=runs)(videos[0]).windows
+    assert windows is not None and len(windows) >= 1
+
+
+def test_ranks_share_the_files(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Two ranks, one after the other: each looks at its own files, and the results are in the order of the files."""
+    config = composed("predict", ["weights=tiny", f"output_dir={runs}"])
+    take_weights_options(config, ["weights", "output_dir"])
+    device = torch.device("cpu")
+    alone = build_predictor(to_object(config), World(rank=0, size=1, device=device))  # type: ignore[arg-type]
+    files = [str(video) for video in videos]
+    shares = []
+    for rank in (1, 0):
+        predictor = dataclasses.replace(alone, world=World(rank=rank, size=2, device=device))
+        folder = ResultsFolder(tmp_path / "out", rank=rank, about={"top_k": 5})
+        folder.begin()
+        shares.append([one.path for one in predictor.predict(files)])
+        for one in predictor.predict(files):
+            folder.add(one)
+    assert shares == [files[1:2], files[::2]]
+    found = folder.finish(files)
+    assert [one.path for one in found] == files
+    for one, other in zip(found, alone.predict(files), strict=True):
+        assert [best.name for best in one.predictions] == [best.name for best in other.predictions]
+
+
+def test_published_weights_bring_experiment_preprocessing_and_words(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With made-up weights in the place of the published file."""
+    made_up = tmp_path / "made_up.pth"
+    made_up.touch()
+    monkeypatch.setattr("mvit_video.build.stored_options.fetched", lambda place: str(made_up))
+    monkeypatch.setattr("mvit_video.build.stored_options._options_of", lambda checkpoint, run_dir: None)
+    monkeypatch.setattr("mvit_video.build.prediction.training_state_of", lambda checkpoint: {})
+    words = ["weights=k400_mvitv2_s", "data.test_temporal_views=1"]
+    assert predict.groups(words) == ["+experiment=k400_mvitv2_s"]
+    assert predict.groups([*words, "+experiment=own"]) == []
+    config = composed("predict", [*predict.groups(words), *words, "data.mean=[0.1,0.1,0.1]", "data.crop_size=112"])
+    predict.adapt(config, ["weights", "data.test_temporal_views", "data.crop_size"], sources=[str(videos[0])])
+    checked = to_object(config)
+    assert isinstance(checked, Predict) and checked.checkpoint == str(made_up)
+    assert (checked.data.mean, checked.data.crop_size) == ([0.45] * 3, 112)  # the publishers'; the command line's
+    assert checked.data.test_temporal_views == 1 and checked.name == "made_up"  # type: ignore[attr-defined]
+    names = class_names_of(checked, made_up)
+    assert len(names) == 400 and names[0] == "abseiling"

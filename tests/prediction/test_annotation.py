@@ -1,0 +1,89 @@
+"""Annotated videos: every picture at its time, the words where they belong, the sound as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from mvit_video.prediction.annotation import annotate_video, captions_of
+from mvit_video.video import VideoDecodeError, VideoReader
+from tests.video_library import Library
+
+
+def with_sound(path: Path, *, codec: str = "aac", seconds: int = 2) -> None:
+    """A grey video of 96x64 at 10 frames/s with a tone."""
+    with av.open(str(path), "w") as file:
+        video, audio = file.add_stream("libx264", rate=10), file.add_stream(codec, rate=48000)
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        audio.layout = "mono"
+        for _ in range(10 * seconds):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(np.full((64, 96, 3), 90, np.uint8), format="rgb24")))
+        time = np.arange(48000 * seconds, dtype=np.float32) / 48000
+        kind = "s16" if codec.startswith("pcm") else "fltp"
+        tone = (0.3 * np.sin(2 * np.pi * 440 * time))[None]
+        samples = (tone * 32767).astype(np.int16) if kind == "s16" else tone.astype(np.float32)
+        for first in range(0, samples.shape[1], 1024):
+            part = samples[:, first : first + 1024]
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), format=kind, layout="mono")
+            frame.sample_rate, frame.pts = 48000, first
+            file.mux(audio.encode(frame))
+        file.mux(video.encode(None))
+        file.mux(audio.encode(None))
+
+
+def packets(path: Path, kind: str) -> list[Any]:
+    with av.open(str(path)) as file:
+        return [bytes(packet) for packet in file.demux(**{kind: 0}) if packet.size]
+
+
+def test_the_sound_is_copied(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    with_sound(source)
+    annotate_video(str(source), target, lambda second: ["a word"])
+    assert packets(target, "audio") == packets(source, "audio")
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_sound_that_mp4_does_not_take_becomes_aac(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.avi", tmp_path / "out.mp4"
+    with_sound(source, codec="pcm_s16le")
+    annotate_video(str(source), target, lambda second: [])
+    with av.open(str(target)) as file:
+        assert file.streams.audio[0].codec_context.name == "aac"
+        heard = sum(frame.samples for frame in file.decode(audio=0))
+    assert heard == pytest.approx(96000, abs=3000)
+
+
+def test_words_stand_at_their_times(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    with_sound(source)
+    annotate_video(str(source), target, captions_of([(0.0, 1.0, "run"), (1.5, 9.0, "a longer name")]))
+    with VideoReader(target) as video:
+        frames = video.read(range(20)).numpy()
+    ranges = np.ptp(frames.reshape(20, -1).astype(int), axis=1)
+    assert (ranges[:10] > 90).all() and (ranges[10:15] < 25).all() and (ranges[15:] > 90).all()
+    assert np.abs(frames[:, 40:].astype(int) - 90).max() < 12  # below the plate nothing changes
+
+
+@pytest.mark.parametrize("name", ["rotated.mp4", "upside_down.mp4", "mirrored.mp4", "variable.mp4", "ten_bit.mp4"])
+def test_pictures_are_those_that_the_model_sees(name: str, library: Library, tmp_path: Path) -> None:
+    source, target = library.path(name), tmp_path / "out.mp4"
+    annotate_video(str(source), target, lambda second: [])
+    with VideoReader(source) as before, VideoReader(target) as after:
+        assert after.info.num_frames == before.info.num_frames
+        assert (after.info.height, after.info.width) == (before.info.height, before.info.width)
+        places = range(0, before.info.num_frames, 7)
+        difference = before.read(places).float() - after.read(places).float()
+        assert difference.abs().mean() < 6
+        assert before.times is not None and after.times is not None
+        shown = [(times.stamps - times.stamps[0]) * float(times.unit) for times in (before.times, after.times)]
+        np.testing.assert_allclose(shown[0], shown[1], atol=1e-3)
+
+
+def test_what_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"\0" * 100)
+    with pytest.raises(VideoDecodeError, match="no annotated video can be made of it"):
+        annotate_video(str(tmp_path / "a.mp4"), tmp_path / "out.mp4", lambda second: [])
+    assert not (tmp_path / "out.mp4").exists()
