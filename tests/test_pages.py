@@ -138,7 +138,8 @@ def test_the_readme_begins_with_own_videos() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_weights_to_start_from_exist(page: Path) -> None:
-    words = [word for line in [*inline(page), *blocks(page)] for word in line.split()]
+    lines = [line for line in [*inline(page), *blocks(page)] if "mvit_video.predict" not in line]  # it takes runs, too
+    words = [word for line in lines for word in line.split()]
     named = [word.partition("=")[2] for word in words if re.match(r"(weights|checkpoint)=[a-z0-9_.]+$", word)]
     unknown = {name for name in named if name not in zoo() and Path(name).suffix not in (".pt", ".pth", ".pyth")}
     assert unknown <= {"..."}

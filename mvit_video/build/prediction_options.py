@@ -7,7 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from mvit_video.build.stored_options import find_run, stored_groups, take_stored_options
+from mvit_video.build.stored_options import find_run, given_values, stored_groups, take_stored_options
+from mvit_video.config import Train
+from mvit_video.config.compose import quoted
 from mvit_video.models.weights.zoo import is_published, zoo
 
 logger = logging.getLogger(__name__)
@@ -79,10 +81,13 @@ def _take_published_preprocessing(config: DictConfig, given: Sequence[str]) -> N
 
 def weights_groups(words: Sequence[str]) -> list[str]:
     """What the weights of a command line imply: the experiment of published ones; groups of images or of videos."""
-    named = [word.partition("=")[2] for word in words if word.startswith("weights=")]
-    if named and named[-1] in zoo():
-        experiment = zoo()[named[-1]].experiment
-        chosen = any(word.lstrip("+").startswith("experiment=") for word in words)
-        return [] if experiment is None or chosen else [f"+experiment={experiment}"]
-    # A name may be that of a run or of a file; where it leads nowhere, that is said when the options are taken.
-    return stored_groups([*words, *(f"{key}={name}" for name in named for key in ("run", "checkpoint"))])
+    given = given_values(words)
+    name = given.get("weights")
+    if name is not None and name in zoo():
+        experiment = zoo()[name].experiment
+        return [] if experiment is None or "experiment" in given else [f"+experiment={experiment}"]
+    if name is None:
+        return stored_groups(words)
+    # It may be that of a run or of a file; where it leads nowhere, that is said when the options are taken.
+    is_run = (Path(given.get("output_dir", Train.output_dir)) / name / "config.yaml").is_file()
+    return stored_groups([*words, f"{'run' if is_run else 'checkpoint'}={quoted(name)}"])

@@ -225,7 +225,7 @@ def stored_groups(words: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such run. (Without it, options of images would be refused as unknown.)
     """
-    given = _values(words)
+    given = given_values(words)
     stored = None if "experiment" in given else _stored_by(given)
     if stored is None:
         return []
@@ -243,7 +243,7 @@ def stored_groups(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _values(words: Sequence[str]) -> dict[str, str]:
+def given_values(words: Sequence[str]) -> dict[str, str]:
     """What words of a command line set, without quotes; of a sweep the first value. Others are refused by Hydra."""
     given = {}
     for word in words:

@@ -59,9 +59,9 @@ def compose_options(
     """
     register()
     choices, values = _split(options)
-    folder = [] if config_folder is None else [f"hydra.searchpath=[{_quoted(_url(config_folder))}]"]
-    first = [*folder, *([] if experiment is None else [f"+experiment={_quoted(experiment)}"])]
-    chosen = [f"{group}={_quoted(choice)}" for group, choice in choices.items()]
+    folder = [] if config_folder is None else [f"hydra.searchpath=[{quoted(_url(config_folder))}]"]
+    first = [*folder, *([] if experiment is None else [f"+experiment={quoted(experiment)}"])]
+    chosen = [f"{group}={quoted(choice)}" for group, choice in choices.items()]
     try:
         with _own_hydra():
             plain = _compose(config_name, first)
@@ -168,7 +168,7 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A value as Hydra's command line takes it, whatever is in it."""
     return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
