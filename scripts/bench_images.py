@@ -5,7 +5,8 @@
     python scripts/bench_images.py --loader             # whole loaders beside timm's and torchvision's
 
 One thread; the time is the process's own CPU time, of decoding the best of several rounds, so that other work on the
-machine counts little. Every library decodes the same bytes to uint8 RGB. Libraries that are not installed are left out, by name.
+machine counts little. Every library decodes the same bytes to uint8 RGB. Libraries that are not installed are left out,
+by name.
 """
 
 import argparse
