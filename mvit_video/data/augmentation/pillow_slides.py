@@ -14,7 +14,7 @@ Bytes = npt.NDArray[np.uint8]
 _EPSILON = 2e-4
 
 
-def slid(lines: Bytes, *, slope: float, offset: float, fill: npt.NDArray[np.uint8]) -> Bytes:
+def slid(lines: Bytes, *, slope: float, offset: float, fill: Bytes) -> Bytes:
     """Every row of uint8 (P, H, W) planes resampled at x + slope y + offset, pixel centres lying at half integers.
 
     Args:
@@ -29,23 +29,32 @@ def slid(lines: Bytes, *, slope: float, offset: float, fill: npt.NDArray[np.uint
     _, height, width = lines.shape
     first = ((0.5 + slope * _centres(height)) + offset) - 0.5  # the source of each row's first pixel
     start = np.floor(first).astype(np.int64)
-    t = torch.from_numpy(first - start).float()[:, None]
+    t = (first - start)[:, None]
     s = 1 - t
     # The cubic convolution kernel with a = -1 of Pillow's Image.transform.
-    weights = (-t * s * s, 1 - 2 * t * t + t * t * t, 1 - 2 * s * s + s * s * s, -s * t * t)
+    weights = np.stack([-t * s * s, 1 - 2 * t * t + t * t * t, 1 - 2 * s * s + s * s * s, -s * t * t])
     windows, places = _windows(lines, start - 1)
     out = np.empty(lines.shape, np.uint8)
     copied = slope == 0 and offset == np.floor(offset)  # every source is a pixel's centre, and no sum is in doubt
-    doubtful = _summed(windows[places], weights, out)
+    doubtful = _summed(windows[places], torch.from_numpy(weights.astype(np.float32)), out)
     if not copied and len(doubtful):
         plane, row, column = np.unravel_index(doubtful, lines.shape)
         out[plane, row, column] = _as_pillow(lines, plane, row, column, slope=slope, offset=offset)
-    source = _centres(width) if slope == 0 else _centres(width) + (slope * _centres(height))[:, None]
-    source = source + offset
+    # Only these columns at the sides have sources outside of their rows.
+    low, high = max(0, -int(start.min())), max(0, width - 1 - int(start.max()))
+    _fill(out[..., :low], 0, width, slope=slope, offset=offset, fill=fill)
+    _fill(out[..., high:], high, width, slope=slope, offset=offset, fill=fill)
+    return out
+
+
+def _fill(out: Bytes, left: int, width: int, *, slope: float, offset: float, fill: Bytes) -> None:
+    """Fill what has its source outside of rows of `width` pixels; `out` is a part of them from column `left` on."""
+    _, rows, columns = out.shape
+    steps = slope * _centres(rows if slope else 1)
+    source = ((left + _centres(columns)) + steps[:, None]) + offset
     outside = (source < 0) | (source >= width)
     for target, level in zip(out, fill):
         np.copyto(target, level, where=outside)
-    return out
 
 
 def _centres(count: int) -> npt.NDArray[np.float64]:
@@ -67,7 +76,7 @@ def _windows(lines: Bytes, begin: npt.NDArray[np.int64]) -> tuple[Bytes, npt.NDA
     return np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), width + 3), rows + (begin + left)
 
 
-def _summed(taps: Bytes, weights: tuple[torch.Tensor, ...], out: Bytes) -> npt.NDArray[np.int64]:
+def _summed(taps: Bytes, weights: torch.Tensor, out: Bytes) -> npt.NDArray[np.int64]:
     """Fill `out` with the sums, and give the flat places where they may be a grey level off."""
     width = out.shape[2]
     values = torch.from_numpy(taps).float()
