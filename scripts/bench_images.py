@@ -2,13 +2,16 @@
 
     python scripts/bench_images.py                      # generated pictures
     python scripts/bench_images.py photos/*.jpg --markdown
+    python scripts/bench_images.py --loader             # whole loaders beside timm's and torchvision's
 
-One thread; the time is the process's own CPU time, the best of several rounds, so that other work on the machine counts
-little. Every library decodes the same bytes to uint8 RGB. Libraries that are not installed are left out, by name.
+One thread; the time is the process's own CPU time, of decoding the best of several rounds, so that other work on the
+machine counts little. Every library decodes the same bytes to uint8 RGB. Libraries that are not installed are left out,
+by name.
 """
 
 import argparse
 import io
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -163,6 +166,22 @@ def table(name: str, files: Sequence[bytes], results: dict[str, Measured], *, ma
     return "\n".join([title, *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows), ""])
 
 
+def loaders(given: argparse.Namespace) -> str:
+    """The table of the loaders; they need timm, which decoding does not."""
+    import bench_images_loader
+
+    kind = KINDS[1]
+    files = [path.read_bytes() for path in given.files] or generated(kind, given.count)
+    if len(files) % given.batch:
+        raise SystemExit(f"--batch {given.batch} with {len(files)} files: give a batch that divides their number")
+    with tempfile.TemporaryDirectory() as folder:
+        bench_images_loader.write_folder(files, Path(folder))
+        work = bench_images_loader.jobs(Path(folder), batch=given.batch, crop=given.crop)
+        results = bench_images_loader.measure(work, images=len(files), rounds=given.rounds)
+    title = "the given files" if given.files else kind.name
+    return f"{title}, {len(files)} files\n\n{bench_images_loader.table(results, markdown=given.markdown)}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,9 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=8, help="generated files of each kind")
     parser.add_argument("--rounds", type=int, default=7, help="the best of so many rounds counts")
     parser.add_argument("--markdown", action="store_true", help="print tables for docs/benchmarks.md")
+    parser.add_argument("--loader", action="store_true", help="measure loaders (bench_images_loader.py), with timm")
+    parser.add_argument("--crop", type=int, help="side of the loaders' views instead of the recipe's 224 pixels")
+    parser.add_argument("--batch", type=int, default=16, help="images in a batch of the loaders")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torchvision says at every call that its decoders are deprecated
+    if given.loader:
+        print(loaders(given))
+        return
     readers, absent = decoders()
     if given.files:
         sets = {"the given files": [path.read_bytes() for path in given.files]}

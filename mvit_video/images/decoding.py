@@ -32,7 +32,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from mvit_video.images.formats import FORMATS, ImageDecodeError
-from mvit_video.images.jpeg import decoded_jpeg
+from mvit_video.images.jpeg import decoded_jpeg, plain_jpeg
 
 Orientation = Literal["apply", "ignore"]
 MAX_PIXELS = 178_956_970  # height * width; the same as Pillow's: as RGB 0.5 GB, and a hostile header can ask for more
@@ -84,6 +84,10 @@ def read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about EXIF, palettes and sizes: what matters is an error here
+            if min_side is None:
+                pixels = plain_jpeg(data, max_pixels=max_pixels, upright=orientation == "apply")
+                if pixels is not None:
+                    return pixels.contiguous()
             with _opened(data, name, max_pixels) as picture:
                 scaled = min_side is not None and min(picture.size) >= 2 * min_side
                 pixels = None if scaled else decoded_jpeg(picture, data)

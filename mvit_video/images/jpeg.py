@@ -18,11 +18,61 @@ from PIL import Image
 logger = logging.getLogger(__name__)
 
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
+_START_OF_SCAN, _APP1, _APP2 = 0xDA, 0xE1, 0xE2
+_FRAME_HEADERS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+# Tables, restart interval, comments, and what applications add, but for Adobe's (0xEE).
+_PLAIN_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xEE})
 _CHECKED: tuple[dict[str, Any], ...] = (
     {"subsampling": 0},
     {"subsampling": 2, "quality": 60},
     {"subsampling": 1, "progressive": True},
 )
+
+
+def plain_jpeg(data: bytes, *, max_pixels: int, upright: bool) -> torch.Tensor | None:
+    """The pixels of a usual JPEG file, uint8 (H, W, 3), without Pillow's reading of its header.
+
+    None for all that is not usual, which is left to Pillow: other than three components of 8 bits, several pictures,
+    Adobe's colours, more than max_pixels, damage; and if the picture is to be `upright`, EXIF data.
+    """
+    size = _plain_size(data, upright=upright)
+    if size is None or not 0 < size[0] * size[1] <= max_pixels:
+        return None
+    return _decoded(data, size)
+
+
+def _decoded(data: bytes, size: tuple[int, int]) -> torch.Tensor | None:
+    """The pixels of a JPEG file if torchvision reads it, and finds this (height, width)."""
+    decode = _decoder()
+    if decode is None:
+        return None
+    try:
+        pixels = decode(data)
+    except RuntimeError:  # Pillow reads it, or says what is wrong with it
+        return None
+    return pixels if pixels.shape[:2] == size else None
+
+
+def _plain_size(data: bytes, *, upright: bool) -> tuple[int, int] | None:
+    """(height, width) as the header of a usual JPEG file states them (ITU T.81, B.1 and B.2)."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    place, size = 2, None
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        segment = data[place + 4 : min(place + 2 + length, place + 20)]
+        if marker == _START_OF_SCAN:
+            return size
+        if marker in _FRAME_HEADERS:
+            if size is not None or len(segment) < 6 or segment[0] != 8 or segment[5] != 3:
+                return None
+            size = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+        else:
+            pictures = marker == _APP2 and segment.startswith(b"MPF\0")
+            if pictures or (upright and marker == _APP1) or marker not in _PLAIN_SEGMENTS or length < 2:
+                return None
+        place += 2 + length
+    return None
 
 
 def decoded_jpeg(picture: Image.Image, data: bytes) -> torch.Tensor | None:
@@ -34,14 +84,7 @@ def decoded_jpeg(picture: Image.Image, data: bytes) -> torch.Tensor | None:
     """
     if picture.format != "JPEG" or picture.mode != "RGB":
         return None
-    decode = _decoder()
-    if decode is None:
-        return None
-    try:
-        pixels = decode(data)
-    except RuntimeError:  # Pillow reads it, or says what is wrong with it
-        return None
-    return pixels if pixels.shape[:2] == picture.size[::-1] else None
+    return _decoded(data, (picture.height, picture.width))
 
 
 @functools.cache

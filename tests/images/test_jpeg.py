@@ -83,3 +83,38 @@ def test_damaged_files_have_one_outcome_with_both(monkeypatch, capfd):
     assert {type(one) for one in slow} == {str, np.ndarray}
     assert all(type(one) is type(other) and np.array_equal(one, other) for one, other in zip(fast, slow))
     capfd.readouterr()  # libjpeg's own remarks
+
+
+def _with_segment(data: bytes, marker: int, content: bytes) -> bytes:
+    """A JPEG file with one more segment, first."""
+    return data[:2] + bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content + data[2:]
+
+
+def test_a_usual_file_needs_no_header_of_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch.ops.image, "decode_jpeg"):
+        pytest.skip("this torchvision decodes no images any more")
+    data = encoded(scene(), "JPEG")
+    expected = read_image(data, orientation="apply")
+    monkeypatch.setattr(Image, "open", lambda *args, **more: pytest.fail("Pillow has opened the file"))
+    for more in (data, _with_segment(data, 0xFE, b"a comment"), _with_segment(data, 0xE2, b"ICC_PROFILE\0")):
+        assert torch.equal(read_image(more, orientation="apply"), expected)
+    assert torch.equal(read_image(_with_segment(data, 0xE1, b"Exif\0\0"), orientation="ignore"), expected)
+
+
+@pytest.mark.parametrize(
+    ("marker", "content", "max_pixels"),
+    [
+        (0xE1, b"Exif\0\0", 10**6),  # an orientation may be in it
+        (0xE2, b"MPF\0", 10**6),
+        (0xEE, b"Adobe\0", 10**6),
+        (0xC3, b"\x08\0\x10\0\x10\x03", 10**6),  # another kind of frame
+        (0xC0, b"\x08\0\x10\0\x10\x03", 10**6),  # a second frame
+        (0xC0, b"\x0c\0\x10\0\x10\x03", 10**6),  # 12 bits
+        (0xFE, b"", 10),  # too large
+    ],
+)
+def test_what_is_not_usual_is_left_to_pillow(marker: int, content: bytes, max_pixels: int) -> None:
+    data = _with_segment(encoded(scene(), "JPEG"), marker, content)
+    assert jpeg.plain_jpeg(data, max_pixels=max_pixels, upright=True) is None
+    for broken in (b"", data[:2], data[:20], b"\x89PNG" + data):
+        assert jpeg.plain_jpeg(broken, max_pixels=max_pixels, upright=True) is None

@@ -104,6 +104,8 @@ class ClipSource:
         """uint8 (views, T, S, S, 3) on the device of the frames."""
         frames = self.frames.rgb() if isinstance(self.frames, YuvFrames) else self.frames
         frames = self.views[0].begin(frames)
+        if len(self.views) == 1:
+            return self.views[0].finish(frames).contiguous()[None]
         out: torch.Tensor | None = None
         for place, view in enumerate(self.views):
             clip = view.finish(frames)

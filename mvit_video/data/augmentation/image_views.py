@@ -9,7 +9,7 @@ An image is a clip of one frame on its way: uint8 (1, H, W, 3).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,7 @@ class Resampling:
         if frames.shape[1:3] == (height, width):
             return frames
         if self.exact and not on_gpu(frames):
-            images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames.numpy()]
-            resized = [np.asarray(i.resize((width, height), PILLOW_FILTERS[self.interpolation])) for i in images]
-            return torch.from_numpy(np.stack(resized))
+            return _by_pillow(frames, lambda image: image.resize((width, height), PILLOW_FILTERS[self.interpolation]))
         planes = frames.permute(0, 3, 1, 2)
         if on_gpu(frames):
             planes = planes.float()
@@ -71,6 +69,25 @@ class Resampling:
         if made.dtype != torch.uint8:
             made = made.round_().clamp_(0, 255).to(torch.uint8)
         return made.permute(0, 2, 3, 1)
+
+    def resize_columns(self, frames: torch.Tensor, height: int, width: int, *, left: int, columns: int) -> torch.Tensor:
+        """What `resize` gives, cut to columns left .. left + columns - 1."""
+        if self.exact and not on_gpu(frames) and 0 <= left < left + columns < width:
+
+            def resized(image: Image.Image) -> Image.Image:
+                # Pillow resizes rows first, and rounds; what is cut away then need not be resized down the columns.
+                rows = image.resize((width, image.height), PILLOW_FILTERS[self.interpolation])
+                kept = rows.crop((left, 0, left + columns, image.height))
+                return kept.resize((columns, height), PILLOW_FILTERS[self.interpolation])
+
+            return _by_pillow(frames, resized)
+        return self.resize(frames, height, width)[:, :, left : left + columns]
+
+
+def _by_pillow(frames: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
+    """uint8 (T, H, W, 3) frames, each changed as an image of Pillow."""
+    images = (change(Image.fromarray(np.ascontiguousarray(frame))) for frame in frames.numpy())
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
 
 
 def fill_colour(mean: Sequence[float]) -> Colour:
@@ -204,13 +221,12 @@ class ImageEvalView:
     resampling: Resampling
 
     def begin(self, frames: torch.Tensor) -> torch.Tensor:
-        """The image, scaled."""
-        return self.resampling.resize(frames, *self.scaled)
+        """The image's columns of the box, scaled."""
+        return self.resampling.resize_columns(frames, *self.scaled, left=self.box[1], columns=self.box[3])
 
     def finish(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 (1, size, size, 3) of the scaled image."""
-        top, left, height, width = self.box
-        return frames[:, top : top + height, left : left + width]
+        """uint8 (1, size, size, 3) of what `begin` gave."""
+        return frames[:, self.box[0] : self.box[0] + self.box[2]]
 
 
 def image_eval_view(

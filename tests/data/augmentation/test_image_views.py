@@ -17,7 +17,7 @@ from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
 
 from mvit_video.data.augmentation.clip_views import ClipSource
-from mvit_video.data.augmentation.image_ops import EXACT_BY_PILLOW
+from mvit_video.data.augmentation.image_ops import _AFFINE, EXACT_BY_PILLOW
 from mvit_video.data.augmentation.image_views import (
     ImageTransform,
     Resampling,
@@ -110,6 +110,40 @@ def test_the_published_pipeline_is_timms_to_the_last_bit(drawing_from: Any) -> N
     assert operations > 120
 
 
+@pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateXRel", "TranslateYRel"])
+def test_what_slides_is_pillows_to_the_last_bit(name: str) -> None:
+    arguments = [0.27, -0.3, 0.25, 1 / 3, -0.0613] if name.startswith("Shear") else [17.3, -40.5, 12.0, 63.999, -200.25]
+    for seed, argument in enumerate(arguments):
+        for height, width in ((64, 64), (37, 90), (2, 3), (1, 1)):
+            smooth = picture(height, width, seed)
+            # Few levels and saturated values: most sums then lie on the border of two grey levels.
+            for image in (smooth, smooth & 0x80, ((smooth.short() - 128) * 4 + 128).clamp(0, 255).to(torch.uint8)):
+                matrix = _AFFINE[name](argument, height, width)
+                expected = Image.fromarray(image[0].numpy()).transform(
+                    (width, height),
+                    Image.Transform.AFFINE,
+                    matrix,
+                    resample=Image.Resampling.BICUBIC,
+                    fillcolor=(124, 116, 104),
+                )
+                op = OpDraw(name=name, magnitude=9.0, argument=argument)
+                got = apply_ops(image, [op], fill=(124, 116, 104), by_pillow=EXACT_BY_PILLOW)[0]
+                assert np.array_equal(got.numpy(), np.asarray(expected)), (argument, height, width)
+
+
+@pytest.mark.parametrize("name", ["Rotate", "ShearX", "TranslateYRel"])
+def test_bilinear_is_left_to_pillow(name: str) -> None:
+    image = picture(40, 30)
+    op = OpDraw(name=name, magnitude=9.0, argument=0.2)
+    got = apply_ops(image, [op], interpolation="bilinear", by_pillow=EXACT_BY_PILLOW)[0]
+    whole, how = Image.fromarray(image[0].numpy()), {"resample": Image.Resampling.BILINEAR, "fillcolor": (128,) * 3}
+    if name == "Rotate":
+        expected = whole.rotate(0.2, **how)
+    else:
+        expected = whole.transform(whole.size, Image.Transform.AFFINE, _AFFINE[name](0.2, 40, 30), **how)
+    assert np.array_equal(got.numpy(), np.asarray(expected))
+
+
 def test_zero_bits_make_a_black_picture() -> None:
     black = apply_ops(
         picture(8, 9), [OpDraw(name="PosterizeIncreasing", magnitude=10.0, argument=0)], by_pillow=EXACT_BY_PILLOW
@@ -163,7 +197,7 @@ def test_colour_jitter_is_torchvisions() -> None:
 @pytest.mark.parametrize("ratio", [0.875, 0.9, 0.95, 1.0, 0.0])
 def test_the_test_view_is_torchvisions(ratio: float) -> None:
     mode, pct = ("center", ratio) if ratio else ("squash", 1.0)
-    for height, width in ((75, 101), (101, 75), (48, 48), (31, 200), (64, 65)):
+    for height, width in ((75, 101), (101, 75), (48, 48), (31, 200), (64, 65), (36, 80)):
         for size in (32, 37):
             reference = transforms_imagenet_eval(
                 size, crop_pct=pct, crop_mode=mode, interpolation="bicubic", mean=MEAN, std=STD
