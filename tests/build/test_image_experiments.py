@@ -52,7 +52,7 @@ PARAMETERS = {
     "in21k_mvitv2_b": 51_472_840 + 18_168 * 769,
     "in21k_mvitv2_l": 213_635_512 + 18_168 * 1_153,
     "in21k_mvitv2_h": 666_879_912 + 18_168 * 1_537,
-    "shapes_mvitv2": 303_012,
+    "shapes_mvitv2": 669_556,
     "finetune_images": 34_870_216 - (1000 - 5) * 769,
 }
 

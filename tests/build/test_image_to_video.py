@@ -34,7 +34,6 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     few = ["data.source.train_images=20", "data.source.test_images=12", f"data.source.root={folder / 'set'}"]
     fast = ["trainer.num_workers=0", "trainer.threads=1", "trainer.device=cpu", "trainer.precision=fp32"]
-    fast += ["model.embed_dim=48"]  # the width of the video model
     place = [f"output_dir={folder / 'runs'}", "trainer.max_steps=1"]
     train(options("+experiment=shapes_mvitv2", *few, *fast, *place))
     return folder / "runs" / "shapes_mvitv2"
