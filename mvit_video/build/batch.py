@@ -69,7 +69,7 @@ def step_batch(trainer: Trainer, *, processes: int, items: int) -> StepBatch:
         accumulate = max(1, recipe // at_once)
         reason = "the nearest below it" if at_once <= recipe else f"one forward pass of all takes {at_once}"
         if accumulate * at_once > items >= at_once:
-            accumulate, reason = items // at_once, f"the split has {items} videos"
+            accumulate, reason = items // at_once, f"the split has {items}"
     same = recipe is None or size * accumulate * processes == recipe
     return StepBatch(
         batch_size=size, accumulate=accumulate, processes=processes, recipe=recipe, reason="" if same else reason

@@ -164,7 +164,7 @@ def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[t
     if before["version"] != now.version:
         found.append(("version of mvit_video", before["version"], now.version))
     if before["items_per_step"] != now.items_per_step:
-        found.append(("videos per optimizer step", str(before["items_per_step"]), str(now.items_per_step)))
+        found.append(("global batch", str(before["items_per_step"]), str(now.items_per_step)))
     if before["class_names"] != now.class_names:
         gone = [name for name in before["class_names"] if name not in now.class_names]
         new = [name for name in now.class_names if name not in before["class_names"]]

@@ -52,8 +52,8 @@ def test_without_a_global_batch_it_is_what_the_hardware_takes() -> None:
 
 
 def test_a_small_split_is_no_smaller_than_a_step() -> None:
-    assert cut(1, items=100) == (50, 100, "the split has 100 videos")
-    assert cut(4, items=100) == (12, 96, "the split has 100 videos")
+    assert cut(1, items=100) == (50, 100, "the split has 100")
+    assert cut(4, items=100) == (12, 96, "the split has 100")
     assert cut(64, items=100) == (2, 256, "")  # too few for one forward pass: the loader says so
 
 
@@ -104,5 +104,5 @@ def test_a_run_goes_on_with_its_step_cut_another_way(motion_root: Path, tmp_path
     one, two = ["trainer.accumulate=2", "trainer.max_steps=1"], ["trainer.global_batch=8", "trainer.max_steps=2"]
     build.train(options(*motion_overrides(motion_root, tmp_path, *start, *one)))
     build.train(options(*motion_overrides(motion_root, tmp_path, *start, *two)))
-    with pytest.raises(ValueError, match=r"videos per optimizer step: 8 -> 16"):
+    with pytest.raises(ValueError, match=r"global batch: 8 -> 16"):
         build.train(options(*motion_overrides(motion_root, tmp_path, *start, "trainer.global_batch=16")))
