@@ -33,7 +33,7 @@ Window = tuple[int, int, int, int]
 Colour = tuple[int, int, int]  # R, G, B
 
 PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# Made as Pillow makes them: all that tensors round in another way; and what takes tensors longer, for one frame.
+# Made as Pillow makes them, for one frame: all that tensors round in another way; and what tensors take longer for.
 EXACT_BY_PILLOW = frozenset({"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"})
 QUICK_BY_PILLOW = frozenset({"Rotate", "ShearX", "ShearY"})
 _FRAMES_AT_ONCE = 32  # keeps the float copies of a long clip small
