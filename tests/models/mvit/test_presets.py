@@ -120,6 +120,7 @@ def test_list_models():
         "mvitv2_l_image_cls",
         "mvitv2_h_image_cls",
         "mvitv2_motion",
+        "mvitv2_shapes",
     ]
 
 
