@@ -32,7 +32,12 @@ def write_run(folder: Path, model: MViT, name: str = "best.pt") -> Path:
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image model trained for a step by the same command as any other, on a few of the embedded shapes."""
     folder = tmp_path_factory.mktemp("shapes")
-    few = ["data.source.train_images=20", "data.source.test_images=12", f"data.source.root={folder / 'set'}"]
+    few = [
+        "data.source.train_images=32",
+        "data.source.test_images=12",
+        f"data.source.root={folder / 'set'}",
+        "data.crop_size=48",
+    ]
     fast = ["trainer.num_workers=0", "trainer.threads=1", "trainer.device=cpu", "trainer.precision=fp32"]
     place = [f"output_dir={folder / 'runs'}", "trainer.max_steps=1"]
     train(options("+experiment=shapes_mvitv2", *few, *fast, *place))
@@ -42,7 +47,7 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_video_run_needs_only_the_name_of_the_image_run(image_run, motion_root, tmp_path, caplog):
     """Image training -> video training step: nothing but weights=runs/NAME is given."""
     image = from_checkpoint(find_checkpoint(image_run))
-    assert image.config.is_image and image.config.crop_size == 32
+    assert image.config.is_image and image.config.crop_size == 48
     config = options(*small_overrides(motion_root, tmp_path / "runs", f"weights={image_run}", "trainer.max_steps=1"))
     model = build_model(config)
     with caplog.at_level(logging.INFO):
