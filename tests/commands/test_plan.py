@@ -182,5 +182,5 @@ def test_an_unknown_machine_is_refused_with_those_that_are_known() -> None:
 def test_more_nodes_than_videos() -> None:
     with pytest.raises(ValueError, match=r"a step on 400 ranks takes 6400 videos, and there are 2400"):
         print_plan(plan_options(*MOTION, "nodes=200"))
-    with pytest.raises(ValueError, match=r"a step on 400 ranks takes 6400 images, and there are 3000"):
+    with pytest.raises(ValueError, match=r"a step on 400 ranks takes 12800 images, and there are 3000"):
         print_plan(plan_options("+experiment=shapes_mvitv2", "nodes=50"))
