@@ -105,7 +105,8 @@ class _Tracks:
 
     @property
     def _copies(self) -> bool:
-        return self.sound is not None and self.sound.codec_context.name in _COPIED
+        # The decoder of mp3 is called mp3float.
+        return self.sound is not None and self.sound.codec_context.codec.canonical_name in _COPIED
 
     def _add_picture(self, frame: Any) -> None:
         orientation = orientation_of(frame)

@@ -46,6 +46,17 @@ def test_the_sound_is_copied(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
 
+def test_sound_of_a_codec_that_has_another_name_than_its_decoder_is_copied(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.avi", tmp_path / "out.mp4"
+    with_sound(source, codec="libmp3lame")
+    with av.open(str(source)) as file:
+        assert file.streams.audio[0].codec_context.name == "mp3float"
+    annotate_video(str(source), target, lambda time: ["hello"])
+    with av.open(str(target)) as file:
+        assert file.streams.audio[0].codec_context.codec.canonical_name == "mp3"
+    assert len(packets(target, "audio")) == len(packets(source, "audio"))
+
+
 def test_sound_that_mp4_does_not_take_becomes_aac(tmp_path: Path) -> None:
     source, target = tmp_path / "a.avi", tmp_path / "out.mp4"
     with_sound(source, codec="pcm_s16le")
