@@ -114,6 +114,7 @@ def fingerprints(
     failures: dict[int, str] = {}
 
     def read(index: int) -> None:
+        """Take the fingerprints of one video, or note why there are none."""
         try:
             wanted, pictures = read_places(manifest, index, frames=frames, decoding=decoding, size=(SIDE, SIDE))
         except VideoDecodeError as error:

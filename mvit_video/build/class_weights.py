@@ -5,6 +5,7 @@ from typing import Literal
 
 from mvit_video.config.nearest import did_you_mean
 from mvit_video.data.datasets.manifest import Manifest
+from mvit_video.tasks.classification import balanced_class_weights
 
 Weighting = Literal["none", "balanced"] | Mapping[str, float]
 _CLASSES_SHOWN = 50
@@ -30,6 +31,17 @@ def weights_by_name(given: Weighting, class_names: Sequence[str], *, option: str
                 f"{option}: no class is called {name!r}; {did_you_mean(name, class_names, kind='classes')}"
             )
     return [by_name.get(name, 1.0) for name in class_names]
+
+
+def loss_weights(given: Weighting, split: Manifest) -> Sequence[float] | None:
+    """The option task.class_weights as one weight per class; None for 1 each.
+
+    Raises:
+        ValueError: a name is no class.
+    """
+    if given == "balanced":
+        return balanced_class_weights(split.counts())
+    return weights_by_name(given, split.class_names, option="task.class_weights")
 
 
 def weights_text(manifest: Manifest, weights: Sequence[float]) -> str:

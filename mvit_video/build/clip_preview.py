@@ -1,6 +1,7 @@
 """What a preview shows of videos: training clips and test views, by the builders of trainings and evaluations."""
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +9,14 @@ import torch
 
 from mvit_video.build.clips import build_eval_dataset, build_train_loader, video_augment, video_data
 from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
-from mvit_video.config import Augment, Preview, VideoAugment, VideoData
+from mvit_video.config import Augment, Preview, Train, VideoAugment, VideoData
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
+from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
-from mvit_video.tasks.clip_preview import class_clips, evaluation_views, training_clips
+from mvit_video.tasks.clip_preview import FramesOf, class_clips, evaluation_views, frames_of_clip, training_clips
 from mvit_video.tasks.multilabel import targets_of
 
 logger = logging.getLogger(__name__)
@@ -39,20 +42,49 @@ def preview_sections(config: Preview, source: Source, *, multi_label: bool = Fal
 
 def _training(config: Preview, manifest: Manifest) -> Section:
     """Training clips from the builders that a training run uses."""
-    config = without_mixing(config)
-    world = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
-    loader = build_train_loader(config, manifest, world)
     targets = None if manifest.label_sets is None else targets_of(manifest, smoothing=config.augment.smoothing)
+    about = (clip_text(video_data(config)), augment_text(video_augment(config)), FRAME_NUMBERS)
+    return training_section(
+        without_mixing(config), manifest, build_train_loader, sample="clip", about=about, targets=targets
+    )
+
+
+def training_section(
+    config: Preview,
+    manifest: Manifest,
+    build: Callable[[Train, Manifest, World], TrainLoader],
+    *,
+    sample: str,
+    about: Sequence[str],
+    targets: Callable[[Batch], torch.Tensor] | None = None,
+    frames_of: FramesOf | None = frames_of_clip,
+) -> Section:
+    """Training samples, one of each class or those of a step on.
+
+    Args:
+        config: the options, mixing as it is to be shown.
+        manifest: of the training split.
+        build: the loader of a training.
+        sample: what the model sees of a file: "clip" or "image".
+        about: how samples are made, and lines to follow.
+        targets, frames_of: see tasks.clip_preview.training_clips.
+    """
+    loader = build(config, manifest, World(rank=config.rank, size=config.processes, device=torch.device("cpu")))
     normalization, mixing = build_normalization(config.data), build_mixing(config)
     if config.per_class:
-        logger.info("reading a training clip of each of %d classes", manifest.num_classes)
-        clips, failures = class_clips(
-            loader, normalization=normalization, mixing=mixing, step=config.step, targets_of=targets
+        logger.info("reading a training %s of each of %d classes", sample, manifest.num_classes)
+        items, failures = class_clips(
+            loader,
+            normalization=normalization,
+            mixing=mixing,
+            step=config.step,
+            targets_of=targets,
+            frames_of=frames_of,
         )
-        heading = f"{config.name}: a training clip of each class"
+        heading = f"{config.name}: a training {sample} of each class"
     else:
-        logger.info("reading %d training clips from step %d on", config.clips, config.step)
-        clips, failures = training_clips(
+        logger.info("reading %d training %ss from step %d on", config.clips, sample, config.step)
+        items, failures = training_clips(
             loader,
             normalization=normalization,
             mixing=mixing,
@@ -60,17 +92,16 @@ def _training(config: Preview, manifest: Manifest) -> Section:
             step=config.step,
             count=config.clips,
             targets_of=targets,
+            frames_of=frames_of,
         )
-        heading = f"{config.name}: training clips from step {config.step} on"
-    batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} clips (videos x copies)"
+        heading = f"{config.name}: training {sample}s from step {config.step} on"
+    files = manifest.kind.plural
+    copies = f"{sample}s ({files} x copies)"
+    batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} {copies}"
+    made, *rest = about
     rank = f"rank {config.rank} of {config.processes}"
-    about = (
-        f"videos of {manifest.source}",
-        f"{clip_text(video_data(config))}  ·  {batch}  ·  {rank}  ·  seed {config.seed}",
-        augment_text(video_augment(config)),
-        FRAME_NUMBERS,
-    )
-    return Section("train", heading, about, clips, failures, item="video")
+    lines = (f"{files} of {manifest.source}", f"{made}  ·  {batch}  ·  {rank}  ·  seed {config.seed}", *rest)
+    return Section("train", heading, lines, items, failures, item=manifest.kind.noun)
 
 
 def _test(config: Preview, manifest: Manifest) -> Section:

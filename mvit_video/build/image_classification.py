@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from mvit_video.build.class_weights import Weighting, weights_by_name, weights_text
+from mvit_video.build.class_weights import Weighting, loss_weights, weights_text
 from mvit_video.build.image_preview import image_sections
 from mvit_video.build.images import build_image_evaluation, build_image_loader, image_data
 from mvit_video.build.samples import (
@@ -23,7 +23,6 @@ from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
 from mvit_video.preparation.image_content import ImageContent
 from mvit_video.tasks.allowed_classes import allowed_classes
-from mvit_video.tasks.classification import balanced_class_weights
 from mvit_video.tasks.image_classification import ImageClassification as Task
 from mvit_video.tasks.image_classification import ImageEvaluation
 
@@ -55,7 +54,7 @@ class ImageClassification(ManifestSplits):
 
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
-        weights = self._class_weights(split)
+        weights = loss_weights(self.class_weights, split)
         if weights is not None:
             logger.info("weights of the classes in the loss: %s", weights_text(split, weights))
         return build_image_loader(config, split, world)
@@ -66,14 +65,8 @@ class ImageClassification(ManifestSplits):
             class_names=split.class_names,
             normalization=build_normalization(config.data),
             mixing=build_mixing(config),
-            class_weights=self._class_weights(split),
+            class_weights=loss_weights(self.class_weights, split),
         )
-
-    def _class_weights(self, split: Manifest) -> Sequence[float] | None:
-        """One weight per class; None for 1 each. ValueError for a name that is no class."""
-        if self.class_weights == "balanced":
-            return balanced_class_weights(split.counts())
-        return weights_by_name(self.class_weights, split.class_names, option="task.class_weights")
 
     def validation(self, config: Train, split: Manifest, world: World) -> ImageEvaluation:
         """Validation during training: the test view of every image."""

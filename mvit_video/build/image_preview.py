@@ -3,18 +3,15 @@
 import logging
 from typing import Any
 
-import torch
-
-from mvit_video.build.clip_preview import mixing_text, without_mixing
+from mvit_video.build.clip_preview import mixing_text, training_section, without_mixing
 from mvit_video.build.images import build_image_eval_dataset, build_image_loader, image_augment, image_data
-from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
+from mvit_video.build.samples import build_normalization, read_manifest
 from mvit_video.config import ImageAugment, Preview
 from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
-from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
-from mvit_video.tasks.clip_preview import class_clips, evaluation_images, training_clips
+from mvit_video.tasks.clip_preview import evaluation_images
 
 logger = logging.getLogger(__name__)
 
@@ -37,35 +34,8 @@ def image_sections(config: Preview, source: Source) -> list[Section]:
 
 def _training(config: Preview, manifest: Manifest) -> Section:
     config = without_mixing(config)
-    world = World(rank=config.rank, size=config.processes, device=torch.device("cpu"))
-    loader = build_image_loader(config, manifest, world)
-    normalization, mixing = build_normalization(config.data), build_mixing(config)
-    if config.per_class:
-        logger.info("reading a training image of each of %d classes", manifest.num_classes)
-        items, failures = class_clips(
-            loader, normalization=normalization, mixing=mixing, step=config.step, frames_of=None
-        )
-        heading = f"{config.name}: a training image of each class"
-    else:
-        logger.info("reading %d training images from step %d on", config.clips, config.step)
-        items, failures = training_clips(
-            loader,
-            normalization=normalization,
-            mixing=mixing,
-            seed=config.seed,
-            step=config.step,
-            count=config.clips,
-            frames_of=None,
-        )
-        heading = f"{config.name}: training images from step {config.step} on"
-    batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} (images x copies)"
-    rank = f"rank {config.rank} of {config.processes}"
-    about = (
-        f"images of {manifest.source}",
-        f"{_size_text(config)}  ·  {batch}  ·  {rank}  ·  seed {config.seed}",
-        image_augment_text(image_augment(config)),
-    )
-    return Section("train", heading, about, items, failures, item="image")
+    about = (_size_text(config), image_augment_text(image_augment(config)))
+    return training_section(config, manifest, build_image_loader, sample="image", about=about, frames_of=None)
 
 
 def _test(config: Preview, manifest: Manifest) -> Section:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from mvit_video.build.class_weights import Weighting, weights_by_name, weights_text
+from mvit_video.build.class_weights import Weighting, loss_weights, weights_text
 from mvit_video.build.clip_preview import preview_sections
 from mvit_video.build.clips import build_evaluation, build_sampler, build_train_loader, video_data
 from mvit_video.build.samples import ManifestSplits, build_mixing, build_normalization
@@ -16,7 +16,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
 from mvit_video.preparation.video_content import VideoContent
-from mvit_video.tasks.classification import Classification, ViewEvaluation, balanced_class_weights
+from mvit_video.tasks.classification import Classification, ViewEvaluation
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class VideoClassification(ManifestSplits):
 
     def train_loader(self, config: Train, split: Manifest, world: World) -> TrainLoader:
         """Endless training batches of this rank."""
-        weights = self._class_weights(split)
+        weights = loss_weights(self.class_weights, split)
         if weights is not None:
             logger.info("weights of the classes in the loss: %s", weights_text(split, weights))
         return build_train_loader(config, split, world)
@@ -45,14 +45,8 @@ class VideoClassification(ManifestSplits):
             class_names=split.class_names,
             normalization=build_normalization(config.data),
             mixing=build_mixing(config),
-            class_weights=self._class_weights(split),
+            class_weights=loss_weights(self.class_weights, split),
         )
-
-    def _class_weights(self, split: Manifest) -> Sequence[float] | None:
-        """One weight per class; None for 1 each. ValueError for a name that is no class."""
-        if self.class_weights == "balanced":
-            return balanced_class_weights(split.counts())
-        return weights_by_name(self.class_weights, split.class_names, option="task.class_weights")
 
     def validation(self, config: Train, split: Manifest, world: World) -> ViewEvaluation:
         """Validation during training: the centre clip and crop of every video, the same each time."""

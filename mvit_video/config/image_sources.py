@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from omegaconf import SI
 
 from mvit_video.config.rules import option
+from mvit_video.config.table_sources import TableOptions
 
 _CLASS_NAMES = "file with one class name a line, in the order of the labels; imagenet_1k: those of ImageNet-1k"
 _MISSING_FILES = "what to do about listed images that do not exist: stop, or train without them and say how many"
@@ -68,39 +69,11 @@ class ImageListSource:
 
 
 @dataclass
-class ImageTableSource:
+class ImageTableSource(TableOptions):
     """Tables (CSV, TSV, JSON lines) with a row per image."""
 
     _target_: str = "mvit_video.data.datasets.table.ImageTableSource"
-    table: str | None = option(None, help="one table, with a column that says each row's split; without: for training")
-    train: str | None = option(None, help="or a table per split: that of the training")
-    val: str | None = option(None, help="the table of the validation")
-    test: str | None = option(None, help="the table of the test; null: that of the validation")
-    root: str | None = option(None, help="folder or URL that relative paths start from; null: the current folder")
-    separator: str | None = option(None, help="what stands between values; null: by the extension and the header")
-    path_column: str | None = option(None, help="column of the paths; null: one of the usual names")
-    label_column: str | None = option(None, help="column of the labels; null: one of the usual names")
-    split_column: str | None = option(None, help=f"column of the splits (train, val, test); {_NONE}")
-    group_column: str | None = option(None, help=f"column of what must be in one split; {_NONE}")
-    weight_column: str | None = option(None, help=f"column of weights, 0 or more; {_NONE}")
-    labels: str = option(
-        "auto", choices=("auto", "names"), help="auto: labels are numbers if all are whole numbers; names: never"
-    )
-    label_separator: str | None = option(None, help="what stands between several labels of a row; null: one each")
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
-    num_classes: int | None = option(
-        SI("${data.num_classes}"), at_least=1, help="numbered labels run from 0 to this minus 1"
-    )
-    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
-
-    def problems(self) -> Iterator[str]:
-        """Rules between two values."""
-        for split in ("train", "val", "test"):
-            if self.table is not None and getattr(self, split) is not None:
-                yield (
-                    f"data.source.{split}={getattr(self, split)}: not together with data.source.table={self.table}, "
-                    "which holds every split; leave one of them out"
-                )
 
 
 @dataclass

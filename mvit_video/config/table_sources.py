@@ -11,10 +11,9 @@ _NONE = "null: one of the usual names; none: read none"
 
 
 @dataclass
-class TableSource:
-    """Tables (CSV, TSV, JSON lines) with a row per video or segment."""
+class TableOptions:
+    """What tables of videos and of images have in common."""
 
-    _target_: str = "mvit_video.data.datasets.table.TableSource"
     table: str | None = option(None, help="one table, with a column that says each row's split; without: for training")
     train: str | None = option(None, help="or a table per split: that of the training")
     val: str | None = option(None, help="the table of the validation")
@@ -24,8 +23,6 @@ class TableSource:
     path_column: str | None = option(None, help="column of the paths; null: one of the usual names")
     label_column: str | None = option(None, help="column of the labels; null: one of the usual names")
     split_column: str | None = option(None, help=f"column of the splits (train, val, test); {_NONE}")
-    start_column: str | None = option(None, help=f"column of the start of segments, s or 00:01:02.5; {_NONE}")
-    end_column: str | None = option(None, help=f"column of the end of segments; {_NONE}")
     group_column: str | None = option(None, help=f"column of what must be in one split; {_NONE}")
     weight_column: str | None = option(None, help=f"column of weights, 0 or more; {_NONE}")
     labels: str = option(
@@ -41,14 +38,6 @@ class TableSource:
         choices=("error", "skip"),
         help="what to do about rows whose files do not exist: stop, or train without them and say how many",
     )
-    beyond: str = option(
-        "error",
-        choices=("error", "cut"),
-        help="what to do about segments that end more than 1 s beyond their video: stop, or cut them there",
-    )
-    frame_rate: float | None = option(
-        None, above=0, help="frames per second of videos that are folders of numbered pictures; null: there are none"
-    )
 
     def problems(self) -> Iterator[str]:
         """Rules between two values."""
@@ -58,6 +47,23 @@ class TableSource:
                     f"data.source.{split}={getattr(self, split)}: not together with data.source.table={self.table}, "
                     "which holds every split; leave one of them out"
                 )
+
+
+@dataclass
+class TableSource(TableOptions):
+    """Tables (CSV, TSV, JSON lines) with a row per video or segment."""
+
+    _target_: str = "mvit_video.data.datasets.table.TableSource"
+    start_column: str | None = option(None, help=f"column of the start of segments, s or 00:01:02.5; {_NONE}")
+    end_column: str | None = option(None, help=f"column of the end of segments; {_NONE}")
+    beyond: str = option(
+        "error",
+        choices=("error", "cut"),
+        help="what to do about segments that end more than 1 s beyond their video: stop, or cut them there",
+    )
+    frame_rate: float | None = option(
+        None, above=0, help="frames per second of videos that are folders of numbered pictures; null: there are none"
+    )
 
 
 @dataclass

@@ -43,7 +43,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mvit_video.data.embedded.motion_scenes import CLASS_NAMES, KINDS, PAIRS, Split, render_scene, sample_scene
-from mvit_video.data.embedded.set_on_disk import check_same, only_writer, write_bytes
+from mvit_video.data.embedded.set_on_disk import check_same, check_size, only_writer, write_bytes
 from mvit_video.runtime.cores import usable_cores
 from mvit_video.video import x264
 
@@ -74,17 +74,8 @@ class MotionSpec:
     crf: int = 20
 
     def __post_init__(self) -> None:
-        step = len(CLASS_NAMES)
-        for name in ("train_videos", "test_videos"):
-            count = getattr(self, name)
-            if count <= 0 or count % step:
-                near = max(step, round(count / step) * step)
-                raise ValueError(
-                    f"{name}={count} must be a positive multiple of {step}, for {len(PAIRS)} pairs of classes with "
-                    f"equally many videos; use {name}={near}"
-                )
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        why = f"for {len(PAIRS)} pairs of classes with equally many videos"
+        check_size(self, ("train_videos", "test_videos"), step=len(CLASS_NAMES), why=why)
         if not (math.isfinite(self.difficulty) and self.difficulty >= 0):
             raise ValueError(f"difficulty={self.difficulty} must be a finite number, 0 or more; 1 is the default")
         if not 0 <= self.crf <= 51:

@@ -2,7 +2,7 @@
 
 import fcntl
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,28 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside its place and rename it."""
     with replacing(path, per_process=True) as beside:
         beside.write_bytes(content)
+
+
+def check_size(spec: object, names: Sequence[str], *, step: int, why: str) -> None:
+    """Refuse numbers of files that do not divide among the classes, and a negative seed.
+
+    Args:
+        spec: what determines the set; has `seed` and the fields `names`.
+        names: of the numbers of files.
+        step: each must be a positive multiple of it.
+        why: "for 4 classes with equally many images".
+
+    Raises:
+        ValueError: with the nearest number that will do.
+    """
+    for name in names:
+        count = getattr(spec, name)
+        if count <= 0 or count % step:
+            near = max(step, round(count / step) * step)
+            raise ValueError(f"{name}={count} must be a positive multiple of {step}, {why}; use {name}={near}")
+    seed = getattr(spec, "seed")  # noqa: B009 - of any spec
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative")
 
 
 def check_same(root: Path, name: str, *, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

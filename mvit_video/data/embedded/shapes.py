@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvit_video.data.embedded.motion_scenes import TEXTURES, Poses, Split, Sprite, paint_sprite
-from mvit_video.data.embedded.set_on_disk import check_same, only_writer, write_bytes
+from mvit_video.data.embedded.set_on_disk import check_same, check_size, only_writer, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +57,8 @@ class ShapesSpec:
 
     def __post_init__(self) -> None:
         step = len(CLASS_NAMES)
-        for name in ("train_images", "test_images"):
-            count = getattr(self, name)
-            if count <= 0 or count % step:
-                near = max(step, round(count / step) * step)
-                raise ValueError(
-                    f"{name}={count} must be a positive multiple of {step}, for {step} classes with equally many "
-                    f"images; use {name}={near}"
-                )
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        why = f"for {step} classes with equally many images"
+        check_size(self, ("train_images", "test_images"), step=step, why=why)
         if not 1 <= self.quality <= 95:
             raise ValueError(f"quality={self.quality} must lie in 1..95; 90 is the default")
 

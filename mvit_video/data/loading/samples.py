@@ -5,6 +5,7 @@ that cannot be read is replaced by another of the same set, chosen by the same k
 read is returned as failed, to be counted. What a kind of file adds is how one is read and which views are made of it.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +46,7 @@ class Transform(Protocol):
         ...
 
 
-class TrainSamples(Dataset[Sample]):
+class TrainSamples(Dataset[Sample], ABC):
     """Augmented samples of training files.
 
     Args:
@@ -97,9 +98,9 @@ class TrainSamples(Dataset[Sample]):
             f"{failures[-1][1]}. Check the folder of the files",
         )
 
+    @abstractmethod
     def _read(self, epoch: int, draw: int) -> Frames:
         """The frames of a draw of an epoch, uint8 (N, H, W, 3) or planes. Raises DecodeError."""
-        raise NotImplementedError
 
     def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
         rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
@@ -134,7 +135,7 @@ class TrainSamples(Dataset[Sample]):
         )
 
 
-class EvalSamples(Dataset[Sample]):
+class EvalSamples(Dataset[Sample], ABC):
     """All test views of each file.
 
     Args:
@@ -193,9 +194,9 @@ class EvalSamples(Dataset[Sample]):
             notes=[] if not source.note else [(self.manifest.paths[index], source.note)],
         )
 
+    @abstractmethod
     def _views(self, key: int) -> ClipSource:
         """The decoded frames of a key's file and its views. Raises DecodeError."""
-        raise NotImplementedError
 
     def _blank(self) -> ClipSource:
         """Black views in the place of a file that cannot be read."""

@@ -41,6 +41,7 @@ class BoxHead(nn.Module):
             width = hidden
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (R, hidden) of pooled regions (R, C, H, W)."""
         for name in self.convs:
             x = getattr(self, name)(x)
         x = x.flatten(1)
