@@ -14,8 +14,9 @@ import torch
 from mvit_video.data.augmentation.mixing import MixDraw, Mixing
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
-from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.data.loading.samples import EvalSamples
 from mvit_video.data.sampling import view_of
 from mvit_video.engine.contact_sheet import Pictures, denormalize_clips, shorten, spread

@@ -1,0 +1,122 @@
+"""From a manifest to samples of detection: read the image, and in training draw a view of it and its instances."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mvit_video.data.detection.annotations import DetectionManifest, Instances
+from mvit_video.data.loading.detection_batch import DetectionBatch, DetectionSample, collate_detection
+from mvit_video.data.loading.image_dataset import ImageReading
+from mvit_video.data.loading.samples import DRAW_AUGMENT, TrainItems
+from mvit_video.data.loading.worker_monitor import reading
+from mvit_video.runtime.decode_error import DecodeError
+
+
+class DetectionView(Protocol):
+    """A drawn view of an image and of what is annotated in it."""
+
+    def image(self, pixels: torch.Tensor, /) -> torch.Tensor:
+        """uint8 (H, W, 3) -> uint8 (h, w, 3)."""
+        ...
+
+    def instances(self, instances: Instances, /) -> Instances:
+        """The instances as the view shows them; those that it does not show are left out."""
+        ...
+
+
+class DetectionTransform(Protocol):
+    """Draws training views."""
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> DetectionView:
+        """A random view of an image of that size."""
+        ...
+
+
+class DetectionTrainDataset(TrainItems[DetectionSample]):
+    """Augmented training images with their instances, crowds left out; what it raises is an ImageDecodeError.
+
+    Args:
+        manifest: images and instances.
+        transform: the augmentation.
+        seed: with the epoch and the index, the key of every random draw.
+        reading: how files are read.
+    """
+
+    manifest: DetectionManifest
+
+    def __init__(
+        self,
+        manifest: DetectionManifest,
+        *,
+        transform: DetectionTransform,
+        seed: int,
+        reading: ImageReading = ImageReading(),
+    ) -> None:
+        super().__init__(manifest, seed=seed)
+        self.transform = transform
+        self.reading = reading
+
+    def collate(self, samples: Sequence[DetectionSample]) -> DetectionBatch:
+        """See detection_batch.collate_detection."""
+        return collate_detection(samples)
+
+    def _read(self, epoch: int, draw: int) -> torch.Tensor:
+        return self.reading(self.manifest, draw % len(self.manifest))[0]
+
+    def _augmented(
+        self, frames: torch.Tensor, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
+    ) -> DetectionSample:
+        index = draw % len(self.manifest)
+        rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, 0])
+        view = self.transform.draw(frames.shape[0], frames.shape[1], rng)
+        return DetectionSample(
+            pixels=view.image(frames),
+            instances=view.instances(self.manifest.instances(index).without_crowds()),
+            image=index,
+            path=self.manifest.paths[index],
+            failures=failures,
+            epoch=epoch,
+            position=position,
+        )
+
+
+class DetectionEvalDataset:
+    """The images of a split as they are; the detector resizes them.
+
+    Args:
+        manifest: images and instances.
+        reading: how files are read.
+    """
+
+    num_views = 1
+
+    def __init__(self, manifest: DetectionManifest, *, reading: ImageReading = ImageReading()) -> None:
+        self.manifest = manifest
+        self.reading = reading
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> DetectionSample:
+        """One image; `failed` and black where it cannot be read."""
+        failures: list[tuple[str, str]] = []
+        try:
+            with reading(self.manifest.paths[index]):
+                pixels = self.reading(self.manifest, index)[0]
+        except DecodeError as error:
+            failures = [(error.path, error.reason)]
+            pixels = torch.zeros(*self.manifest.size(index), 3, dtype=torch.uint8)
+        return DetectionSample(
+            pixels=pixels,
+            instances=self.manifest.instances(index),
+            image=index,
+            path=self.manifest.paths[index],
+            failures=failures,
+            failed=bool(failures),
+        )
+
+    def collate(self, samples: Sequence[DetectionSample]) -> DetectionBatch:
+        """See detection_batch.collate_detection."""
+        return collate_detection(samples)
