@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from mvit_video.config.audit import Audit
 from mvit_video.config.augment import ImageAugment, VideoAugment
 from mvit_video.config.data import ImageData, VideoData
+from mvit_video.config.detection import Detection, DetectionAugment, DetectionData, Detector, ScenesSource
 from mvit_video.config.evaluate import Evaluate
 from mvit_video.config.image_sources import (
     ImageFolderSource,
@@ -79,10 +80,13 @@ SCHEMAS = (
     Registered("task", "video_classification", VideoClassification),
     Registered("task", "video_multilabel", VideoMultilabel),
     Registered("task", "image_classification", ImageClassification),
+    Registered("task", "detection", Detection),
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
+    Registered("model", "detector_schema", Detector),
     Registered("data", "data_schema", VideoData),
     Registered("data", "image_data_schema", ImageData),
+    Registered("data", "detection_data_schema", DetectionData),
     Registered("data/source", "list", ListSource),
     Registered("data/source", "kinetics", KineticsSource),
     Registered("data/source", "ssv2", Ssv2Source),
@@ -104,8 +108,10 @@ SCHEMAS = (
     Registered("data/source", "image_table", ImageTableSource),
     Registered("data/source", "image_shards", ImageShardsSource),
     Registered("data/source", "image_parquet", ImageParquetSource),
+    Registered("data/source", "scenes", ScenesSource),
     Registered("augment", "augment_schema", VideoAugment),
     Registered("augment", "image_augment_schema", ImageAugment),
+    Registered("augment", "detection_augment_schema", DetectionAugment),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),
     Registered("trainer", "trainer_schema", Trainer),
