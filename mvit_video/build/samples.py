@@ -97,15 +97,7 @@ def read_manifest(
         )
     if class_names is not None:
         manifest = manifest.with_classes(class_names)
-    classes = manifest.num_classes
-    if config.data.num_classes is None:
-        config.data.num_classes = classes
-    _set_open_classes(config, classes)
-    if classes != config.data.num_classes:
-        raise ValueError(
-            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "
-            f"set data.num_classes={classes}"
-        )
+    set_open_classes(config, manifest)
     return manifest
 
 
@@ -118,14 +110,26 @@ def check_kind(manifest: Manifest, kind: FileKind) -> None:
         )
 
 
-def _set_open_classes(config: Train, classes: int) -> None:
-    """Give the model the number of classes if it has that option without a value; a model without schema is a dict."""
-    model = config.model
+def set_open_classes(config: Train, manifest: Manifest) -> None:
+    """Give data and model the number of classes if they have that option without a value.
+
+    Raises:
+        ValueError: the options state another number.
+    """
+    classes = manifest.num_classes
+    if config.data.num_classes is None:
+        config.data.num_classes = classes
+    model = config.model  # one without schema is a dict
     if isinstance(model, dict):
         if model.get("num_classes", classes) is None:
             model["num_classes"] = classes
     elif getattr(model, "num_classes", classes) is None:
         model.num_classes = classes
+    if classes != config.data.num_classes:
+        raise ValueError(
+            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "
+            f"set data.num_classes={classes}"
+        )
 
 
 def build_loader(config: Train, dataset: TrainItems[Any], world: World) -> TrainLoader:

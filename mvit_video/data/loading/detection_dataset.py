@@ -1,37 +1,17 @@
 """From a manifest to samples of detection: read the image, and in training draw a view of it and its instances."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
-from mvit_video.data.detection.annotations import DetectionManifest, Instances
+from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.transforms import DetectionTransform
 from mvit_video.data.loading.detection_batch import DetectionBatch, DetectionSample, collate_detection
 from mvit_video.data.loading.image_dataset import ImageReading
 from mvit_video.data.loading.samples import DRAW_AUGMENT, TrainItems
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.runtime.decode_error import DecodeError
-
-
-class DetectionView(Protocol):
-    """A drawn view of an image and of what is annotated in it."""
-
-    def image(self, pixels: torch.Tensor, /) -> torch.Tensor:
-        """uint8 (H, W, 3) -> uint8 (h, w, 3)."""
-        ...
-
-    def instances(self, instances: Instances, /) -> Instances:
-        """The instances as the view shows them; those that it does not show are left out."""
-        ...
-
-
-class DetectionTransform(Protocol):
-    """Draws training views."""
-
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> DetectionView:
-        """A random view of an image of that size."""
-        ...
 
 
 class DetectionTrainDataset(TrainItems[DetectionSample]):
@@ -72,7 +52,7 @@ class DetectionTrainDataset(TrainItems[DetectionSample]):
         rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, 0])
         view = self.transform.draw(frames.shape[0], frames.shape[1], rng)
         return DetectionSample(
-            pixels=view.image(frames),
+            pixels=view.pixels(frames),
             instances=view.instances(self.manifest.instances(index).without_crowds()),
             image=index,
             path=self.manifest.paths[index],

@@ -1,0 +1,182 @@
+"""From options to objects for detection."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mvit_video.build.common import pair
+from mvit_video.build.samples import ManifestSplits, build_loader, build_loading, check_kind, set_open_classes
+from mvit_video.config import DetectionAugment, DetectionData, Prepare, Preview, Train
+from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.transforms import DetectionTransform, LargeScaleJitter, MultiScale
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.data.loading.detection_dataset import DetectionEvalDataset, DetectionTrainDataset
+from mvit_video.data.loading.image_dataset import ImageReading
+from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.preview import Section
+from mvit_video.models import MViTConfig
+from mvit_video.preparation.content import Content
+from mvit_video.tasks.detection import Detection as Task
+from mvit_video.tasks.detection import DetectionEvaluation, ResultsWriter
+
+
+class Detection(ManifestSplits):
+    """A `TaskBuilder`: see task_builder.py.
+
+    Args:
+        pictures: best, worst and random images of an evaluation that are drawn, of each so many.
+    """
+
+    kind = IMAGES
+    sample = "image"
+
+    def __init__(self, pictures: int = 6) -> None:
+        self.pictures = pictures
+
+    def read_split(
+        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
+    ) -> DetectionManifest:
+        """The images of a split with their instances. Options that left the number of classes open take it from here.
+
+        Raises:
+            ValueError: the source has no boxes, or other classes than the options say.
+        """
+        return read_detection(config, source, split, class_names=class_names)
+
+    def repeats(self, config: Train) -> int:
+        """One view of each image."""
+        return 1
+
+    def train_loader(self, config: Train, split: DetectionManifest, world: World) -> TrainLoader:
+        """Endless training batches of this rank."""
+        return build_loader(config, build_train_dataset(config, split), world)
+
+    def task(self, config: Train, split: DetectionManifest) -> Task:
+        """The task of the loop."""
+        return Task(class_names=split.class_names, has_masks=split.has_masks)
+
+    def validation(self, config: Train, split: DetectionManifest, world: World) -> DetectionEvaluation:
+        """Validation during training: every image."""
+        return self._evaluation(config, split, world)
+
+    def evaluation(
+        self, config: Train, split: DetectionManifest, world: World, *, frame_order: FrameOrder
+    ) -> DetectionEvaluation:
+        """Every image.
+
+        Raises:
+            ValueError: another order of frames, of which an image has one.
+        """
+        if frame_order != "forward":
+            raise ValueError(f"frame_order={frame_order}: an image has one frame; leave the option out")
+        return self._evaluation(config, split, world)
+
+    def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
+        """Shape of the images of one forward pass of one process, as large as training images get."""
+        augment = detection_augment(config)
+        if augment.view == "jitter":
+            height = width = config.data.crop_size
+        else:
+            height, width = max(augment.short_sides), augment.long_side
+        height, width = (side + -side % 32 for side in (height, width))
+        return int(config.trainer.batch_size), model.in_channels, height, width
+
+    def preparation(self, config: Prepare) -> Content:
+        """Images with instances."""
+        raise NotImplementedError
+
+    def preview(self, config: Preview, source: Source) -> Sequence[Section]:
+        """Training views and images, with boxes, masks and names."""
+        raise NotImplementedError
+
+    def _evaluation(
+        self, config: Train, split: DetectionManifest, world: World, *, writers: Sequence[ResultsWriter] = ()
+    ) -> DetectionEvaluation:
+        return DetectionEvaluation(
+            DetectionEvalDataset(split, reading=build_reading(config)),
+            images_per_batch=config.trainer.eval_batch_size,
+            loading=build_loading(config, world),
+            protocol=protocol(config),
+            writers=writers,
+        )
+
+
+def read_detection(
+    config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
+) -> DetectionManifest:
+    """The images of a split with their instances; see Detection.read_split."""
+    detection_data(config)
+    manifest = source.manifest(split)
+    check_kind(manifest, IMAGES)
+    if not isinstance(manifest, DetectionManifest):
+        raise ValueError(
+            f"{manifest.source} has images without boxes, and the task finds objects: give data=coco or another data "
+            "set of detection, or task=image_classification"
+        )
+    if class_names is not None:
+        manifest = manifest.with_classes(tuple(class_names))
+    set_open_classes(config, manifest)
+    return manifest
+
+
+def detection_data(config: Train) -> DetectionData:
+    """The options of the group `data`.
+
+    Raises:
+        ValueError: they are those of another kind.
+    """
+    if not isinstance(config.data, DetectionData):
+        raise ValueError("the task finds objects, and data=... is no data set of detection: give data=coco, or another")
+    return config.data
+
+
+def detection_augment(config: Train) -> DetectionAugment:
+    """The options of the group `augment`.
+
+    Raises:
+        ValueError: they are those of another kind.
+    """
+    if not isinstance(config.augment, DetectionAugment):
+        raise ValueError("the task finds objects, and augment=... is for naming classes: give augment=coco, or another")
+    return config.augment
+
+
+def build_reading(config: Train) -> ImageReading:
+    """How pixels come out of the files."""
+    data = detection_data(config)
+    orientation: Any = data.orientation
+    return ImageReading(orientation=orientation, max_pixels=data.max_pixels)
+
+
+def build_transform(config: Train) -> DetectionTransform:
+    """What training views are drawn from."""
+    augment = detection_augment(config)
+    if augment.view == "jitter":
+        return LargeScaleJitter(
+            side=config.data.crop_size, scale=pair(augment.scale), flip=augment.flip, fill=augment.fill
+        )
+    low, high = augment.crop_range
+    return MultiScale(
+        short_sides=tuple(augment.short_sides),
+        long_side=augment.long_side,
+        crop=augment.crop,
+        crop_short_sides=tuple(augment.crop_short_sides),
+        crop_range=(low, high),
+        flip=augment.flip,
+    )
+
+
+def build_train_dataset(config: Train, manifest: DetectionManifest) -> DetectionTrainDataset:
+    """Training views of a split."""
+    return DetectionTrainDataset(
+        manifest, transform=build_transform(config), seed=config.seed, reading=build_reading(config)
+    )
+
+
+def protocol(config: Train) -> dict[str, Any]:
+    """What of the detector's options decides its answers, for the record."""
+    names = ("short_side", "long_side", "score_threshold", "nms_threshold", "detections_per_image")
+    model = config.model if isinstance(config.model, dict) else vars(config.model)
+    return {"detector": {name: model[name] for name in names if model.get(name) is not None}}
