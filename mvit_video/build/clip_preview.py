@@ -43,7 +43,11 @@ def preview_sections(config: Preview, source: Source, *, multi_label: bool = Fal
 def _training(config: Preview, manifest: Manifest) -> Section:
     """Training clips from the builders that a training run uses."""
     config = without_mixing(config)
-    targets = None if manifest.label_sets is None else targets_of(manifest, smoothing=classification_augment(config).smoothing)
+    targets = (
+        None
+        if manifest.label_sets is None
+        else targets_of(manifest, smoothing=classification_augment(config).smoothing)
+    )
     about = (clip_text(video_data(config)), augment_text(video_augment(config)), FRAME_NUMBERS)
     return training_section(config, manifest, build_train_loader, sample="clip", about=about, targets=targets)
 

@@ -17,9 +17,11 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.models.detection import get_detector_config, list_detectors
 from mvit_video.preparation.content import Content
 from mvit_video.tasks.detection import Detection as Task
 from mvit_video.tasks.detection import DetectionEvaluation, ResultsWriter
+from mvit_video.tasks.detection_pictures import DetectionPictures
 
 
 class Detection(ManifestSplits):
@@ -71,7 +73,8 @@ class Detection(ManifestSplits):
         """
         if frame_order != "forward":
             raise ValueError(f"frame_order={frame_order}: an image has one frame; leave the option out")
-        return self._evaluation(config, split, world)
+        pictures = DetectionPictures(build_reading(config), count=self.pictures, seed=config.seed)
+        return self._evaluation(config, split, world, writers=(pictures,))
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the images of one forward pass of one process, as large as training images get."""
@@ -179,4 +182,8 @@ def protocol(config: Train) -> dict[str, Any]:
     """What of the detector's options decides its answers, for the record."""
     names = ("short_side", "long_side", "score_threshold", "nms_threshold", "detections_per_image")
     model = config.model if isinstance(config.model, dict) else vars(config.model)
-    return {"detector": {name: model[name] for name in names if model.get(name) is not None}}
+    given = {name: model[name] for name in names if model.get(name) is not None}
+    if model.get("name") in list_detectors():
+        preset = get_detector_config(model["name"])
+        given = {name: getattr(preset, name) for name in names} | given
+    return {"detector": given}

@@ -16,7 +16,9 @@ class DetectionData(Data):
     """Images with boxes and masks, and how they are read. The detector resizes and normalises them itself."""
 
     crop_size: int = option(
-        1024, at_least=1, help="height and width in pixels that training images are cut or padded to (augment.view=jitter)"
+        1024,
+        at_least=1,
+        help="height and width in pixels that training images are cut or padded to (augment.view=jitter)",
     )
     orientation: str = option(
         "apply", choices=("apply", "ignore"), help="what is done about the EXIF orientation of photographs"
@@ -81,7 +83,9 @@ class DetectorBackbone:
         None, choices=("pyslowfast", "zero_bias", "zero_tables", "fan_in"), help="how weights are drawn before training"
     )
     activation_checkpointing: Any = option(
-        None, neutral=True, help="blocks recomputed in the backward pass: false, true, the first n, or a list of indices"
+        None,
+        neutral=True,
+        help="blocks recomputed in the backward pass: false, true, the first n, or a list of indices",
     )
 
 
@@ -101,7 +105,11 @@ class Detector:
         None, at_least=0, at_most=1, neutral=True, help="detections of a lower score are left out"
     )
     nms_threshold: float | None = option(
-        None, at_least=0, at_most=1, neutral=True, help="overlap from which the worse of two boxes of a class is left out"
+        None,
+        at_least=0,
+        at_most=1,
+        neutral=True,
+        help="overlap from which the worse of two boxes of a class is left out",
     )
     detections_per_image: int | None = option(None, at_least=1, neutral=True, help="most detections of an image")
 
@@ -115,7 +123,7 @@ class Detection:
         6,
         at_least=0,
         neutral=True,
-        help="evaluation: so many pictures each of the best, the worst and random images, with what was found and missed",
+        help="evaluation: so many of the best, of the worst and of random images are drawn, with what was found and missed",
     )
 
 

@@ -124,15 +124,18 @@ SCHEMAS = (
 
 
 def schema_of(group: str, values: Mapping[str, Any]) -> Registered | None:
-    """The schema of a group that stored values were made over: that which knows most of them; None without a schema.
+    """The schema of a group that stored values were made over; None without a schema.
+
+    It is that which knows most of them, and of several the one with the fewest further options.
 
     Args:
         group: "data" or another group whose choices are made over one of several schemas.
         values: by the names of options.
     """
     known = [entry for entry in SCHEMAS if entry.group == group and entry.name.endswith("_schema")]
-    counts = [len(set(values) & {declared.name for declared in fields(entry.schema)}) for entry in known]
-    return known[counts.index(max(counts))] if known else None
+    names = [{declared.name for declared in fields(entry.schema)} for entry in known]
+    ranks = [(len(own & set(values)), -len(own)) for own in names]
+    return known[ranks.index(max(ranks))] if known else None
 
 
 def source_of(target: str) -> str | None:

@@ -56,12 +56,11 @@ class CocoScores:
             places = {} if evaluated is None else {number: i for i, number in enumerate(evaluated.params.catIds)}
             for category in categories:
                 table = self.per_class[category["name"]]
-                for name, threshold in (("ap", None), ("ap50", 0)):
-                    place = places.get(category["id"])
-                    known = evaluated is not None and place is not None
-                    table[f"{kind}_{name}"] = (
-                        _per_cent(_precision(evaluated.eval["precision"], place, threshold)) if known else math.nan
-                    )
+                place = places.get(category["id"])
+                known = evaluated is not None and place is not None
+                precision = evaluated.eval["precision"][:, :, place] if known else None
+                table[f"{kind}_ap"] = _mean(precision)
+                table[f"{kind}_ap50"] = _mean(None if precision is None else precision[:1])
 
 
 def _evaluated(truth: Mapping[str, Any], detections: Sequence[Annotation], kind: Kind) -> Any:
@@ -83,7 +82,7 @@ def _evaluated(truth: Mapping[str, Any], detections: Sequence[Annotation], kind:
 
 
 def _results(detections: Sequence[Annotation], kind: Kind) -> list[Annotation]:
-    """Detections for one kind: masks without boxes, so that an area is that of the mask (detectron2 coco_evaluation)."""
+    """Detections for one kind: masks without boxes, so that an area is that of the mask (as detectron2)."""
     drop = "segmentation" if kind == "box" else "bbox"
     return [{key: value for key, value in entry.items() if key != drop} for entry in detections]
 
@@ -96,11 +95,13 @@ def _without_results(coco: Any, truth: Mapping[str, Any]) -> Any:
     return empty
 
 
-def _precision(table: npt.NDArray[np.float64], place: int, threshold: int | None) -> float:
-    """Mean precision of a class over overlaps (or one of them) and recalls, over all sizes, at 100 detections."""
-    chosen = table[:, :, place, 0, -1] if threshold is None else table[threshold, :, place, 0, -1]
-    valid = chosen[chosen > -1]
-    return float(valid.mean()) if valid.size else -1.0
+def _mean(precision: npt.NDArray[np.float64] | None) -> float:
+    """Mean of a class's precision (overlaps, recalls, sizes, most detections), over all sizes, at 100 detections."""
+    if precision is None:
+        return math.nan
+    valid = precision[..., 0, -1]
+    valid = valid[valid > -1]
+    return _per_cent(float(valid.mean()) if valid.size else -1.0)
 
 
 def _per_cent(value: float) -> float:

@@ -49,11 +49,28 @@ def from_coco(path, *, folder):  # TEMPORARY
     labels = np.array([a["category_id"] - 1 for a in anns], np.int32)
     b = np.array([a["bbox"] for a in anns], np.float64)
     b[:, 2:] += b[:, :2]
-    shapes = [RunLengths(tuple(a["segmentation"]["size"]), M.frPyObjects(a["segmentation"], *a["segmentation"]["size"])["counts"]) for a in anns]
+    shapes = [
+        RunLengths(
+            tuple(a["segmentation"]["size"]), M.frPyObjects(a["segmentation"], *a["segmentation"]["size"])["counts"]
+        )
+        for a in anns
+    ]
     return DetectionManifest(
-        [str(Path(folder) / i["file_name"]) for i in c["images"]], **label_columns(labels, starts),
-        class_names=tuple(x["name"] for x in c["categories"]), source=str(path), kind=IMAGES,
-        sizes=np.array([[i["height"], i["width"]] for i in c["images"]], np.int32), image_ids=IntArrayView([i["id"] for i in c["images"]]),
+        [str(Path(folder) / i["file_name"]) for i in c["images"]],
+        **label_columns(labels, starts),
+        class_names=tuple(x["name"] for x in c["categories"]),
+        source=str(path),
+        kind=IMAGES,
+        sizes=np.array([[i["height"], i["width"]] for i in c["images"]], np.int32),
+        image_ids=IntArrayView([i["id"] for i in c["images"]]),
         category_ids=tuple(x["id"] for x in c["categories"]),
-        annotations=AnnotationColumns(starts=starts, boxes=b, labels=labels, crowds=np.zeros(len(anns), bool), ids=np.array([a["id"] for a in anns]), areas=np.array([a["area"] for a in anns], float), shapes=ShapeColumns.of_shapes(shapes)),
+        annotations=AnnotationColumns(
+            starts=starts,
+            boxes=b,
+            labels=labels,
+            crowds=np.zeros(len(anns), bool),
+            ids=np.array([a["id"] for a in anns]),
+            areas=np.array([a["area"] for a in anns], float),
+            shapes=ShapeColumns.of_shapes(shapes),
+        ),
     )

@@ -140,7 +140,7 @@ def _sprite(rng: np.random.Generator, label: int, hue: int) -> Sprite:
 
 
 def _place(rng: np.random.Generator, height: int, width: int) -> Poses:
-    size = math.exp(rng.uniform(*map(math.log, RADII)))
+    size = math.exp(rng.uniform(math.log(RADII[0]), math.log(RADII[1])))
     radius, x, y = (
         np.array([value]) for value in (size, *(rng.uniform(0.4 * size, side - 0.4 * size) for side in (width, height)))
     )

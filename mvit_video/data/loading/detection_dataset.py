@@ -32,7 +32,7 @@ class DetectionTrainDataset(TrainItems[DetectionSample]):
         *,
         transform: DetectionTransform,
         seed: int,
-        reading: ImageReading = ImageReading(),
+        reading: ImageReading = ImageReading(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(manifest, seed=seed)
         self.transform = transform
@@ -72,7 +72,12 @@ class DetectionEvalDataset:
 
     num_views = 1
 
-    def __init__(self, manifest: DetectionManifest, *, reading: ImageReading = ImageReading()) -> None:
+    def __init__(
+        self,
+        manifest: DetectionManifest,
+        *,
+        reading: ImageReading = ImageReading(),  # noqa: B008 - frozen
+    ) -> None:
         self.manifest = manifest
         self.reading = reading
 
