@@ -36,13 +36,13 @@ class Findings:
 
     Attributes:
         source: the file.
-        noun: what is wrong there: annotations, or lines.
+        noun: what one thing in it is called: annotation, or line.
         mistakes: what the user wants done about contradictions: stop, or train without what has them.
     """
 
     source: str
     mistakes: Mistakes
-    noun: str = "annotations"
+    noun: str = "annotation"
     _wrong: dict[str, list[str]] = field(default_factory=dict)
     _repaired: LeftOutFiles = field(default_factory=LeftOutFiles)
     _left_out: LeftOutFiles = field(default_factory=LeftOutFiles)
@@ -71,14 +71,15 @@ class Findings:
         if found and self.mistakes == "error":
             texts = [f"{self._text(rule, names)}. {_WAYS_OUT[rule]}" for rule, names in found.items()]
             raise ValueError(
-                f"{self.source}: {'; '.join(texts)}. Or leave all such {self.noun} out: data.source.mistakes=leave_out"
+                f"{self.source}: {'; '.join(texts)}. Or leave all such {self.noun}s out: data.source.mistakes=leave_out"
             )
         for rule, names in found.items():
-            self.leave_out(f"{self.noun} {rule}", names)
+            self.leave_out(f"{self.noun}s {rule}", names)
         self._wrong.clear()
 
     def _text(self, rule: str, names: list[str]) -> str:
-        return f"{len(names)} {self.noun} {rule}: {examples(names)}"
+        plural = "" if len(names) == 1 else "s"
+        return f"{len(names)} {self.noun}{plural} {rule}: {examples(names)}"
 
     @property
     def left_out(self) -> LeftOut:

@@ -64,7 +64,7 @@ def from_yolo(
     places = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     source = ", ".join(os.fspath(place) for place in places)
     pictures = listed_pictures(places)
-    findings = Findings(source, mistakes, noun="lines")
+    findings = Findings(source, mistakes, noun="line")
     findings.leave_out(STRAY, stray_labels(places, pictures))
     found, absent = _existing(source, pictures, missing)
     sizes, unreadable = _sizes(found, orientation)
