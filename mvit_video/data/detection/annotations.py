@@ -1,7 +1,6 @@
 """What is annotated: the instances of an image, and a data set of images with theirs, in flat memory."""
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.detection.masks import Masks
+from mvit_video.data.detection.ragged import chosen, starts_of
 from mvit_video.data.detection.shape_columns import ShapeColumns
 
 
@@ -98,9 +98,7 @@ class AnnotationColumns:
 
     def of_images(self, rows: npt.NDArray[np.integer]) -> "AnnotationColumns":
         """The columns of some images, in the given order."""
-        sizes = np.diff(self.starts)[rows]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        places = np.repeat(self.starts[:-1][rows] - starts[:-1], sizes) + np.arange(starts[-1])
+        starts, places = chosen(self.starts, rows)
         return AnnotationColumns(
             starts=starts,
             boxes=self.boxes[places],
@@ -184,6 +182,12 @@ class DetectionManifest(Manifest):
 
 def label_columns(labels: npt.NDArray[np.int32], starts: npt.NDArray[np.int64]) -> dict[str, Any]:
     """`labels` and `label_sets` of a manifest: the first class of each image (0 for none), and all of them."""
-    sets = LabelSetArrayView(labels[begin:end].tolist() for begin, end in pairwise(starts))
-    first = [classes[0] if classes else 0 for classes in sets]
+    images = len(starts) - 1
+    classes = int(labels.max(initial=0)) + 1
+    pairs = np.unique(np.repeat(np.arange(images), np.diff(starts)) * classes + labels)
+    ends = starts_of(np.bincount(pairs // classes, minlength=images).tolist())
+    sets = LabelSetArrayView.of_arrays(pairs % classes, ends)
+    first = np.zeros(images, np.int64)
+    some = np.diff(ends) > 0
+    first[some] = sets.values[ends[:-1][some]]
     return {"labels": IntArrayView(first), "label_sets": sets}

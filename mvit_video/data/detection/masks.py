@@ -86,6 +86,13 @@ class Masks:
             for shape in self.shapes
         ]
 
+    def coco(self, place: int) -> list[list[float]] | dict[str, Any]:
+        """A mask as COCO's `segmentation`: polygons as lists of x, y, x, y, ..., or run lengths."""
+        shape = self.shapes[place]
+        if isinstance(shape, RunLengths):
+            return {"size": list(shape.size), "counts": shape.counts.decode("ascii")}
+        return [ring.ravel().tolist() for ring in shape]
+
     def crop(self, boxes: torch.Tensor, instances: torch.Tensor, side: int) -> torch.Tensor:
         """The masks of instances (n) in boxes (n, 4) at side x side: bool (n, side, side), on the CPU.
 
