@@ -9,10 +9,10 @@ from mvit_video.config import DetectionAugment, DetectionData, Prepare, Preview,
 from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.reading import DetectionReading
 from mvit_video.data.detection.transforms import DetectionTransform, LargeScaleJitter, MultiScale
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset, DetectionTrainDataset
-from mvit_video.data.loading.image_dataset import ImageReading
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
@@ -146,11 +146,11 @@ def detection_augment(config: Train) -> DetectionAugment:
     return config.augment
 
 
-def build_reading(config: Train) -> ImageReading:
+def build_reading(config: Train) -> DetectionReading:
     """How pixels come out of the files."""
     data = detection_data(config)
     orientation: Any = data.orientation
-    return ImageReading(orientation=orientation, max_pixels=data.max_pixels)
+    return DetectionReading(orientation=orientation, max_pixels=data.max_pixels)
 
 
 def build_transform(config: Train) -> DetectionTransform:

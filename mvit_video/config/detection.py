@@ -123,7 +123,7 @@ class Detection:
         6,
         at_least=0,
         neutral=True,
-        help="evaluation: so many of the best, of the worst and of random images are drawn, with what was found and missed",
+        help="evaluation: so many of the best, the worst and random images are drawn, with what was found and missed",
     )
 
 

@@ -71,7 +71,8 @@ def _evaluated(truth: Mapping[str, Any], detections: Sequence[Annotation], kind:
     with contextlib.redirect_stdout(io.StringIO()):
         ours = coco()
         # pycocotools writes into what it is given.
-        ours.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}
+        # An id of 0 would stand for "not found" in it.
+        ours.dataset = {**truth, "annotations": [{**e, "id": i} for i, e in enumerate(truth["annotations"], start=1)]}
         ours.createIndex()
         found = ours.loadRes(_results(detections, kind)) if detections else _without_results(coco, truth)
         scored = evaluation(ours, found, KINDS[kind])

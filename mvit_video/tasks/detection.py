@@ -1,7 +1,6 @@
 """Detection of objects: losses of a detector, COCO's scores of boxes and masks, and what was found in each image."""
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.ground_truth import category_numbers, ground_truth
 from mvit_video.data.detection.masks import encode_bitmap
 from mvit_video.data.loading.detection_batch import DetectionBatch
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
@@ -21,8 +21,6 @@ from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Curve, Pan
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.coco_scores import Annotation, CocoScores, Kind
-
-logger = logging.getLogger(__name__)
 
 # Detectron2's names; a cascade's stages are added up.
 LOSSES = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
@@ -206,18 +204,12 @@ class DetectionScorer:
         missing = len(self.manifest) - len(self.found)
         if missing:
             raise RuntimeError(f"{missing} of {len(self.manifest)} images were not scored: a rank has left some out")
-        # Classes and images count from 1 here: a file's own numbers may have gaps, or lack for a class.
-        rows = range(len(self.manifest))
-        sizes = [self.manifest.size(row) for row in rows]
+        truth = ground_truth(self.manifest)
         return CocoScores(
-            images=[{"id": row + 1, "height": sizes[row][0], "width": sizes[row][1]} for row in rows],
-            categories=[{"id": i + 1, "name": name} for i, name in enumerate(self.manifest.class_names)],
-            annotations=self._annotations(),
-            detections=[
-                {"image_id": row + 1, "category_id": label + 1, **entry}
-                for row in rows
-                for label, entry in self._entries(self.found[row])
-            ],
+            images=truth["images"],
+            categories=truth["categories"],
+            annotations=truth["annotations"],
+            detections=self.predictions(),
             kinds=kinds_of(self.manifest.has_masks),
         )
 
@@ -246,20 +238,12 @@ class DetectionScorer:
 
     def predictions(self) -> list[Annotation]:
         """All detections in COCO's format, with the numbers that the split's file gives images and classes."""
-        numbers, kept, dropped = self.manifest.category_ids, [], 0
-        for row in sorted(self.found):
-            for label, entry in self._entries(self.found[row]):
-                if numbers[label] < 0:
-                    dropped += 1
-                    continue
-                kept.append({"image_id": int(self.manifest.image_ids[row]), "category_id": numbers[label], **entry})
-        if dropped:
-            logger.warning(
-                "predictions.json: %d detections are left out: %s has no number for their classes",
-                dropped,
-                self.manifest.source,
-            )
-        return kept
+        numbers = category_numbers(self.manifest)
+        return [
+            {"image_id": int(self.manifest.image_ids[row]), "category_id": numbers[label], **entry}
+            for row in sorted(self.found)
+            for label, entry in _entries(self.found[row])
+        ]
 
     def summary(self, results: Mapping[str, Any]) -> str:
         """The averages in one line."""
@@ -282,43 +266,14 @@ class DetectionScorer:
             for name, count in zip(self.manifest.class_names, counts, strict=True)
         }
 
-    def _annotations(self) -> list[Annotation]:
-        """The instances of all images in COCO's format, counted from 1."""
-        columns = self.manifest.annotations
-        boxes = np.concatenate([columns.boxes[:, :2], columns.boxes[:, 2:] - columns.boxes[:, :2]], axis=1).tolist()
-        entries: list[Annotation] = [
-            {
-                "id": place + 1,
-                "image_id": image + 1,
-                "category_id": label + 1,
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-            for place, (image, label, box, area, crowd) in enumerate(
-                zip(
-                    columns.images.tolist(), columns.labels.tolist(), boxes, columns.areas.tolist(),
-                    columns.crowds.tolist(), strict=True,
-                )
-            )
-        ]  # fmt: skip
-        if self.manifest.has_masks:
-            masks = [mask for row in range(len(self.manifest)) for mask in self._masks_of(row)]
-            for entry, mask in zip(entries, masks, strict=True):
-                entry["segmentation"] = mask
-        return entries
 
-    def _masks_of(self, row: int) -> list[dict[str, Any]]:
-        masks = self.manifest.instances(row).masks
-        return [] if masks is None else masks.encode()
-
-    def _entries(self, found: Found) -> Iterator[tuple[int, Annotation]]:
-        """Label, and score, box and mask in COCO's format, of each detection of an image."""
-        corners = found.boxes.astype(np.float64)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        for place, (label, score, box) in enumerate(zip(found.labels, found.scores, boxes, strict=True)):
-            entry: Annotation = {"score": score, "bbox": box}
-            yield label, {**entry, "segmentation": found.masks[place]} if found.masks else entry
+def _entries(found: Found) -> Iterator[tuple[int, Annotation]]:
+    """Label, and score, box and mask in COCO's format, of each detection of an image."""
+    corners = found.boxes.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    for place, (label, score, box) in enumerate(zip(found.labels, found.scores, boxes, strict=True)):
+        entry: Annotation = {"score": score, "bbox": box}
+        yield label, {**entry, "segmentation": found.masks[place]} if found.masks else entry
 
 
 def _plain(numbers: Mapping[str, float]) -> dict[str, float | int | None]:

@@ -1,6 +1,6 @@
 """What a detector found in the best, the worst and random images of a split, beside what is annotated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from mvit_video.data.detection.annotations import DetectionManifest, Instances
 from mvit_video.data.detection.coco_masks import coco_masks
+from mvit_video.data.detection.reading import DetectionReading
 from mvit_video.engine.contact_sheet import Pictures, save_picture
 from mvit_video.engine.preview import Item, Look, make_sheet
 from mvit_video.runtime.decode_error import DecodeError
@@ -25,9 +26,9 @@ MISSED: Colour = (204, 51, 51)
 WRONG: Colour = (230, 140, 20)
 IGNORED: Colour = (120, 120, 120)
 EXPLANATION = (
-    f"left: annotated, green where it was found, red where it was missed, grey for crowds; right: detections of a "
-    f"score of at least {LEAST_SCORE:g}, green where right, orange where wrong",
-    f"right: of the class, and overlaps an annotated box by at least {OVERLAP:g}, each box once, the best score first",
+    "left: annotated, green where it was found, red where it was missed, grey for crowds",
+    f"right: detections of a score of at least {LEAST_SCORE:g}, green where right, orange where wrong",
+    f"right is what has the class of an annotated box and overlaps it by at least {OVERLAP:g}, each box once",
 )
 
 
@@ -89,12 +90,12 @@ class DetectionPictures:
     """Writes best.png, worst.png and random.png; a `ResultsWriter`.
 
     Args:
-        read: gives the pixels of an image of the manifest, uint8 (1, H, W, 3).
+        read: gives an image of the manifest.
         count: images on each sheet; 0: none are written.
         seed: of the choice of random images.
     """
 
-    def __init__(self, read: Callable[[DetectionManifest, int], torch.Tensor], *, count: int, seed: int = 0) -> None:
+    def __init__(self, read: DetectionReading, *, count: int, seed: int = 0) -> None:
         self.read = read
         self.count = count
         self.seed = seed

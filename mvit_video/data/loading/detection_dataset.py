@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.annotations import DetectionManifest, Instances
+from mvit_video.data.detection.reading import DetectionReading
 from mvit_video.data.detection.transforms import DetectionTransform
 from mvit_video.data.loading.detection_batch import DetectionBatch, DetectionSample, collate_detection
-from mvit_video.data.loading.image_dataset import ImageReading
 from mvit_video.data.loading.samples import DRAW_AUGMENT, TrainItems
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.runtime.decode_error import DecodeError
@@ -32,7 +32,7 @@ class DetectionTrainDataset(TrainItems[DetectionSample]):
         *,
         transform: DetectionTransform,
         seed: int,
-        reading: ImageReading = ImageReading(),  # noqa: B008 - frozen
+        reading: DetectionReading = DetectionReading(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(manifest, seed=seed)
         self.transform = transform
@@ -42,18 +42,23 @@ class DetectionTrainDataset(TrainItems[DetectionSample]):
         """See detection_batch.collate_detection."""
         return collate_detection(samples)
 
-    def _read(self, epoch: int, draw: int) -> torch.Tensor:
-        return self.reading(self.manifest, draw % len(self.manifest))[0]
+    def _read(self, epoch: int, draw: int) -> tuple[torch.Tensor, Instances]:
+        return self.reading(self.manifest, draw % len(self.manifest))
 
     def _augmented(
-        self, frames: torch.Tensor, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
+        self,
+        frames: tuple[torch.Tensor, Instances],
+        epoch: int,
+        position: int,
+        draw: int,
+        failures: list[tuple[str, str]],
     ) -> DetectionSample:
-        index = draw % len(self.manifest)
+        index, (pixels, instances) = draw % len(self.manifest), frames
         rng = np.random.default_rng([self.seed, epoch, draw, DRAW_AUGMENT, 0])
-        view = self.transform.draw(frames.shape[0], frames.shape[1], rng)
+        view = self.transform.draw(pixels.shape[0], pixels.shape[1], rng)
         return DetectionSample(
-            pixels=view.pixels(frames),
-            instances=view.instances(self.manifest.instances(index).without_crowds()),
+            pixels=view.pixels(pixels),
+            instances=view.instances(instances.without_crowds()),
             image=index,
             path=self.manifest.paths[index],
             failures=failures,
@@ -76,7 +81,7 @@ class DetectionEvalDataset:
         self,
         manifest: DetectionManifest,
         *,
-        reading: ImageReading = ImageReading(),  # noqa: B008 - frozen
+        reading: DetectionReading = DetectionReading(),  # noqa: B008 - frozen
     ) -> None:
         self.manifest = manifest
         self.reading = reading
@@ -89,7 +94,7 @@ class DetectionEvalDataset:
         failures: list[tuple[str, str]] = []
         try:
             with reading(self.manifest.paths[index]):
-                pixels = self.reading(self.manifest, index)[0]
+                pixels, _ = self.reading(self.manifest, index)
         except DecodeError as error:
             failures = [(error.path, error.reason)]
             pixels = torch.zeros(*self.manifest.size(index), 3, dtype=torch.uint8)
