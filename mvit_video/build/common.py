@@ -258,6 +258,8 @@ def build_schedule(config: Train, loader: TrainBatches) -> WarmupCosine:
         end_lr=scaled(schedule.end_lr),
         steps_per_epoch=loader.steps_per_epoch,
         cosine_after_warmup=schedule.cosine_after_warmup,
+        milestones=tuple(schedule.milestones),
+        milestone_factor=schedule.milestone_factor,
     )
 
 
