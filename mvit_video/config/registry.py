@@ -12,6 +12,7 @@ from mvit_video.config.audit import Audit
 from mvit_video.config.augment import ImageAugment, VideoAugment
 from mvit_video.config.data import ImageData, VideoData
 from mvit_video.config.detection import Detection, DetectionAugment, DetectionData, Detector, ScenesSource
+from mvit_video.config.detection_sources import CocoSource, YoloSource
 from mvit_video.config.evaluate import Evaluate
 from mvit_video.config.image_sources import (
     ImageFolderSource,
@@ -108,6 +109,8 @@ SCHEMAS = (
     Registered("data/source", "image_table", ImageTableSource),
     Registered("data/source", "image_shards", ImageShardsSource),
     Registered("data/source", "image_parquet", ImageParquetSource),
+    Registered("data/source", "coco", CocoSource),
+    Registered("data/source", "yolo", YoloSource),
     Registered("data/source", "scenes", ScenesSource),
     Registered("augment", "augment_schema", VideoAugment),
     Registered("augment", "image_augment_schema", ImageAugment),

@@ -10,7 +10,7 @@ from mvit_video.config.rules import option
 
 @dataclass
 class Schedule:
-    """Linear warm-up, then half a cosine or steps; the learning rates are for `optim.reference_batch`, like `optim.lr`."""
+    """Linear warm-up, then half a cosine or steps; learning rates are for `optim.reference_batch`, like `optim.lr`."""
 
     epochs: float = option(MISSING, above=0, help="passes over the training videos")
     warmup_epochs: float = option(0.0, at_least=0, help="epochs of linear warm-up; 0: none")

@@ -13,11 +13,12 @@ from torchvision.ops import box_iou
 from mvit_video.data.detection.annotations import DetectionManifest, Instances
 from mvit_video.data.detection.coco_masks import coco_masks
 from mvit_video.data.detection.reading import DetectionReading
-from mvit_video.engine.contact_sheet import Pictures, save_picture
+from mvit_video.engine.contact_sheet import save_picture
 from mvit_video.engine.preview import Item, Look, make_sheet
 from mvit_video.runtime.decode_error import DecodeError
 from mvit_video.tasks.detection import DetectionScorer, Found
-from mvit_video.tasks.detection_drawing import Colour, Mark, drawn, on_one_canvas
+from mvit_video.tasks.detection_drawing import Colour, Mark, drawn
+from mvit_video.tasks.detection_preview import of_one_size
 
 OVERLAP = 0.5
 LEAST_SCORE = 0.5  # of detections that are shown and counted here
@@ -120,7 +121,7 @@ class DetectionPictures:
         for name, rows in groups.items():
             items = [self._item(manifest, row, scorer.found[row], judged[row]) for row in rows]
             heading = f"the {name} of {len(readable)} images" if name != "random" else f"{count} images at random"
-            sheet = make_sheet(_of_one_size(items), heading=heading, about=EXPLANATION, notes=(), look=Look(scale=1))
+            sheet = make_sheet(of_one_size(items), heading=heading, about=EXPLANATION, notes=(), look=Look(scale=1))
             save_picture(sheet.draw(), folder / f"{name}.png")
             written.append(folder / f"{name}.png")
         return written
@@ -178,17 +179,3 @@ def _bitmap(mask: dict[str, Any]) -> npt.NDArray[np.bool_]:
 def _corners(box: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = box.tolist()
     return x1, y1, x2, y2
-
-
-def _of_one_size(items: Sequence[Item]) -> list[Item]:
-    """The items with their pictures on one canvas."""
-    pictures: list[Pictures] = [picture for item in items if item.pictures is not None for picture in item.pictures]
-    padded = iter(on_one_canvas(pictures) if pictures else [])
-    return [
-        item if item.pictures is None else _with(item, np.stack([next(padded) for _ in item.pictures]))
-        for item in items
-    ]
-
-
-def _with(item: Item, pictures: Pictures) -> Item:
-    return Item(item.title, item.target, item.path, item.position, pictures)
