@@ -87,6 +87,13 @@ def _without_nulls(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def share_statistics(model: nn.Module, world: World) -> None:
+    """Let the batch norms of a model that has a method `synchronise` use the samples of all ranks."""
+    synchronise: Callable[[Callable[[torch.Tensor], torch.Tensor]], None] | None = getattr(model, "synchronise", None)
+    if world.size > 1 and synchronise is not None:
+        synchronise(process_group.sum_over_ranks)
+
+
 def plan_activations(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> None:
     """Choose the blocks to recompute under `model.activation_budget_gb`, for one forward pass of one process.
 
