@@ -64,7 +64,8 @@ class Detector(nn.Module):
             images: RGB, (3, H, W) each, values 0 to 255, of any dtype and size. For detection they are resized here;
                 in training they come at the size that the augmentation gave them.
             targets: of each image `boxes` (n, 4) as x1, y1, x2, y2 in its pixels, `labels` int64 (n) from 0, and
-                `masks`: bool (n, H, W), or an :class:`InstanceMasks`. Crowds are left out before.
+                `masks`: bool (n, H, W), or an :class:`InstanceMasks`. An image without `masks` has no part in their
+                loss. Crowds are left out before.
 
         Returns:
             Without targets :class:`Detections` of each image, in its own pixels. With targets the losses by
@@ -145,11 +146,11 @@ class Detector(nn.Module):
                 raise ValueError(f"an image of shape {tuple(image.shape)}: a detector takes (3, H, W), RGB, 0 to 255.")
 
     def _target(self, target: Mapping[str, Any], image: Tensor) -> Target:
-        missing = [name for name in ("boxes", "labels", "masks") if name not in target]
+        missing = [name for name in ("boxes", "labels") if name not in target]
         if missing:
-            raise ValueError(f"a target without {', '.join(missing)}: it needs boxes, labels and masks.")
+            raise ValueError(f"a target without {', '.join(missing)}: it needs boxes and labels.")
         device = self.mean.device
-        boxes, labels, masks = target["boxes"].to(device).view(-1, 4), target["labels"].to(device), target["masks"]
+        boxes, labels, masks = target["boxes"].to(device).view(-1, 4), target["labels"].to(device), target.get("masks")
         if len(boxes) != len(labels) or (isinstance(masks, Tensor) and len(masks) != len(boxes)):
             raise ValueError(
                 f"a target of {len(boxes)} boxes and {len(labels)} labels: every instance needs all of it."
@@ -163,7 +164,7 @@ class Detector(nn.Module):
             if masks.shape[-2:] != image.shape[-2:] and len(masks):
                 raise ValueError(f"masks of {tuple(masks.shape[-2:])} in an image of {tuple(image.shape[-2:])}.")
             masks = masks.to(device)
-        elif not isinstance(masks, InstanceMasks):
+        elif masks is not None and not isinstance(masks, InstanceMasks):
             raise ValueError(f"masks of type {type(masks).__name__}: bitmaps (n, H, W), or an object with crop().")
         return Target(boxes, labels, masks)
 

@@ -31,7 +31,8 @@ class Target:
     """(n, 4)."""
     labels: Tensor
     """int64 (n), from 0."""
-    masks: Tensor | InstanceMasks
+    masks: Tensor | InstanceMasks | None
+    """None where they are not annotated."""
 
 
 @dataclass
@@ -170,7 +171,10 @@ class RoIHeads(nn.Module):
 
     def _mask_loss(self, levels: Sequence[Tensor], sampled: Sequence[Matched], targets: Sequence[Target]) -> Tensor:
         """Binary cross entropy of the masks of the foreground boxes, each for its own class."""
-        foreground = [own.pick(own.labels < self.config.num_classes) for own in sampled]
+        foreground = [
+            own.pick((own.labels < self.config.num_classes) & (target.masks is not None))
+            for own, target in zip(sampled, targets, strict=True)
+        ]
         logits = self.mask_head(self._pool(levels, [own.boxes for own in foreground], MaskHead.SIDE))
         if not len(logits):
             return logits.sum()
@@ -178,7 +182,7 @@ class RoIHeads(nn.Module):
             [
                 mask_targets(target.masks, own.boxes, own.instances)
                 for own, target in zip(foreground, targets, strict=True)
-                if len(own.boxes)
+                if target.masks is not None and len(own.boxes)
             ]
         )
         chosen = _of_class(logits, torch.cat([own.labels for own in foreground]))
