@@ -275,7 +275,8 @@ def logged(manifest: Manifest, split: Split) -> Manifest:
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
     if manifest.left_out:
         count = sum(map(len, manifest.left_out.values()))
-        logger.warning("%s split: %d files are not used. %s", split, count, describe_left_out(manifest.left_out))
+        what = describe_left_out(manifest.left_out)
+        logger.warning("%s split: %d %ss are not used. %s", split, count, manifest.left_out_noun, what)
     empty = manifest.empty_classes()
     if empty:
         # A split to measure on may well lack classes; a training that lacks one cannot learn it.
