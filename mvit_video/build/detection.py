@@ -12,11 +12,14 @@ from mvit_video.build.detection_samples import (
     protocol,
     read_detection,
 )
+from mvit_video.build.run_identity import DataRecord
 from mvit_video.build.samples import ManifestSplits, build_loader, build_loading
 from mvit_video.config import Prepare, Preview, Train
 from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.fingerprint import detection_fingerprint
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
 from mvit_video.data.loading.loader import TrainLoader
@@ -51,6 +54,11 @@ class Detection(ManifestSplits):
             ValueError: the source has no boxes, or other classes than the options say.
         """
         return read_detection(config, source, split, class_names=class_names)
+
+    def record(self, split: Manifest) -> DataRecord:
+        """As of other tasks; boxes and masks are part of the fingerprint."""
+        assert isinstance(split, DetectionManifest)
+        return DataRecord(source=split.source, items=len(split), fingerprint=detection_fingerprint(split))
 
     def repeats(self, config: Train) -> int:
         """One view of each image."""

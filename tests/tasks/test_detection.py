@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mvit_video.data.detection.annotations import DetectionManifest
 from mvit_video.data.detection.coco_json import from_coco
+from mvit_video.data.detection.fingerprint import detection_fingerprint
 from mvit_video.data.detection.ground_truth import ground_truth
 from mvit_video.data.detection.reading import DetectionReading
 from mvit_video.data.detection.transforms import LargeScaleJitter
@@ -154,7 +156,7 @@ def test_nothing_found_and_nothing_to_find(manifest: DetectionManifest) -> None:
 def test_pictures_show_the_best_and_the_worst_first(manifest: DetectionManifest, tmp_path: Path) -> None:
     outputs = {row: truth_of(manifest, row) for row in range(len(manifest))}
     bad = next(row for row in outputs if len(outputs[row]["scores"]))
-    outputs[bad]["labels"] = 2 - outputs[bad]["labels"]
+    outputs[bad]["labels"] = torch.ones_like(outputs[bad]["labels"])  # birds
     pictures = DetectionPictures(DetectionReading(), count=2)
     scorer = scored(manifest, outputs, writers=(pictures,))
     judged = {row: judge(scorer.found[row], manifest.instances(row)) for row in outputs}
@@ -274,3 +276,10 @@ def test_boxes_alone_are_learnt_and_scored(tmp_path: Path) -> None:
     assert scorer.metrics()["box_ap"] == pytest.approx(100)
     assert "mask_ap" not in scorer.metrics()
     assert "segmentation" not in scorer.predictions()[0]
+
+
+def test_a_moved_box_is_another_set(manifest: DetectionManifest) -> None:
+    moved = manifest.annotations.boxes.copy()
+    moved[0, 0] += 1
+    other = replace(manifest, annotations=replace(manifest.annotations, boxes=moved))
+    assert detection_fingerprint(other) != detection_fingerprint(manifest) == detection_fingerprint(replace(manifest))
