@@ -12,19 +12,21 @@ from PIL import Image
 from mvit_video import build
 from mvit_video.build import batch_size, plan
 from mvit_video.build.batch_size import resolve_without_ranks
-from mvit_video.build.common import build_source
+from mvit_video.build.common import build_source, share_statistics
 from mvit_video.build.detection import Detection
 from mvit_video.build.preview import preview
 from mvit_video.build.stored_options import stored_groups
 from mvit_video.data.datasets.sources import ShapesSource
 from mvit_video.data.embedded.scenes import CLASS_NAMES, ScenesSpec, generate_scenes
-from mvit_video.distributed.process_group import World
+from mvit_video.distributed.process_group import World, sum_over_ranks
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.models import from_checkpoint
 from mvit_video.models.detection import Detector
+from mvit_video.models.detection.batch_norm import BoxBatchNorm
 from tests import interpreters
 from tests.build.detection_options import TEST_IMAGES, TRAIN_IMAGES, few_scenes
 from tests.conftest import options
+from tests.models.detection.helpers import tiny_detector
 from tests.paths import ROOT
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
@@ -99,6 +101,16 @@ def test_killed_runs_go_on_to_the_bit_and_two_ranks_equal_one(root: Path, tmp_pa
     assert found["evaluations_equal"]
     assert found["num_images"] == TEST_IMAGES
     assert found["predictions"] > 0
+
+
+def test_batch_norms_use_the_boxes_of_all_ranks() -> None:
+    detector = tiny_detector(kind="cascade_mask_rcnn")
+    norms = [module for module in detector.modules() if isinstance(module, BoxBatchNorm)]
+    share_statistics(detector, WORLD)
+    assert norms
+    assert all(norm.total is None for norm in norms)
+    share_statistics(detector, World(rank=0, size=2, device=torch.device("cpu")))
+    assert all(norm.total is sum_over_ranks for norm in norms)
 
 
 def test_samples_come_through_workers_as_they_are_made(root: Path, tmp_path: Path) -> None:
