@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,9 +191,22 @@ def rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return run
 
 
-def fork(folder: Path, request: str) -> interpreters.Process:
+class Shown:
+    """A process whose error output is shown when it has ended, as that of a child is."""
+
+    def __init__(self, process: interpreters.Process) -> None:
+        self.process = process
+        self.kill = process.kill
+
+    def wait(self, timeout: float) -> int:
+        code = self.process.wait(timeout)
+        print(self.process.output()[1], file=sys.stderr)
+        return code
+
+
+def fork(folder: Path, request: str) -> Shown:
     """A training of the determinism step as a fork of a process that has imported torch."""
-    return interpreters.start("-m", "gpu.determinism_run", request, cwd=ROOT / "scripts")
+    return Shown(interpreters.start("-m", "gpu.determinism_run", request, cwd=ROOT / "scripts"))
 
 
 def rows(records: list[dict[str, Any]], table: str = "") -> list[dict[str, Any]]:
