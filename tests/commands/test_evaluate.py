@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mvit_video import build
 from mvit_video.build.stored_options import take_stored_options
-from mvit_video.config import Evaluate, config_dir, register
+from mvit_video.config import Evaluate
 from mvit_video.config.check import to_object
 from mvit_video.engine.tracking import read_metrics
+from tests.composing import compose
 from tests.conftest import options
 from tests.paths import ROOT
 
@@ -26,9 +26,7 @@ CLASSES = ("apple", "bread", "cheese")
 
 def evaluate(*overrides: str) -> dict[str, Any]:
     """What `python -m mvit_video.evaluate` does with these words, in this process."""
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("evaluate", overrides=list(overrides))
+    config = compose("evaluate", overrides)
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
     take_stored_options(config, keys)
     checked = to_object(config)

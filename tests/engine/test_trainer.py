@@ -10,19 +10,12 @@ from mvit_video import build
 from mvit_video.build import common
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
-from mvit_video.engine.tracking import Tracker, read_metrics
+from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import TooManyFailuresError, Trainer
 from mvit_video.runtime.determinism import NotDeterministicError
 from mvit_video.runtime.interruption import Interrupted, vote_span
 from mvit_video.tasks.classification import VALIDATION_METRICS
-from tests.conftest import SMALL_CLIPS, evaluate_options, motion_overrides, options, small_overrides
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One test looks at the pictures of the curves: they take longer to draw than these runs to train."""
-    if request.function is not test_a_run_leaves_what_the_design_promises:
-        monkeypatch.setattr(Tracker, "plot_curves", lambda self: None)
+from tests.conftest import SMALL_CLIPS, drawn_curves, evaluate_options, motion_overrides, options, small_overrides
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -36,7 +29,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_leaves_what_the_design_promises(motion_root: Path, tmp_path: Path) -> None:
-    metrics = build.train(options(*motion_overrides(motion_root, tmp_path)))
+    with drawn_curves():
+        metrics = build.train(options(*motion_overrides(motion_root, tmp_path)))
     run = tmp_path / "tiny"
     assert set(metrics) == set(VALIDATION_METRICS)
     assert metrics["loss"] == pytest.approx(2.08, abs=0.2)  # log 8: nothing is learnt in eight steps
