@@ -22,7 +22,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     Hydra reads and merges some thirty files, which is nearly all of its time, and then sets the values of the command
     line. What is refused is composed by Hydra alone, so that its errors are its own.
     """
-    _register()
+    register()
     try:
         parsed = _parser().parse_overrides(list(overrides))
         if any(override.is_sweep_override() for override in parsed):
@@ -42,7 +42,6 @@ def _by_hydra(config_name: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(config_name, overrides=list(overrides))
 
 
-_register = functools.cache(register)
 _parser = functools.cache(OverridesParser.create)
 
 
