@@ -1,5 +1,6 @@
 """What Hydra is told: the schema of each group and command, and where the YAML files are."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -170,8 +171,9 @@ def config_dir() -> str:
     raise FileNotFoundError(f"no configuration folder at {inside} or {beside}: reinstall mvit_video")
 
 
+@functools.cache
 def register() -> None:
-    """Make the schemas known to Hydra under the names that YAML files use."""
+    """Make the schemas known to Hydra under the names that YAML files use; once in a process, for it takes a while."""
     store = ConfigStore.instance()
     for entry in SCHEMAS:
         store.store(group=entry.group, name=entry.name, node=entry.schema)

@@ -5,13 +5,10 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import mvit_video
@@ -21,24 +18,19 @@ from mvit_video.build.prediction import build_predictor
 from mvit_video.build.prediction import predict as predict_job
 from mvit_video.build.prediction_options import take_weights_options
 from mvit_video.build.stored_options import take_stored_options
-from mvit_video.config import Predict, config_dir, register
+from mvit_video.config import Predict
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
 from mvit_video.prediction.folder import ResultsFolder
 from mvit_video.prediction.results import FilePrediction
+from tests.composing import compose
 from tests.conftest import SMALL_CLIPS, options, small_overrides
-
-
-def composed(command: str, words: Sequence[str]) -> Any:
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        return compose(command, overrides=list(words))
 
 
 def predicted(*words: str) -> list[FilePrediction]:
     """What `python -m mvit_video.predict` does with these words, in this process."""
     given, sources = predict.split_words(words)
-    config = composed("predict", [*predict.groups(given), *given])
+    config = compose("predict", [*predict.groups(given), *given])
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
     predict.adapt(config, keys, sources=sources)
     checked = to_object(config)
@@ -52,7 +44,7 @@ def runs(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs")
     more = ("trainer.max_steps=1", "data.test_temporal_views=2")
     build.train(options(*small_overrides(motion_root, output, *more)))
-    config = composed("evaluate", ["run=tiny", f"output_dir={output}"])
+    config = compose("evaluate", ["run=tiny", f"output_dir={output}"])
     take_stored_options(config, ["run", "output_dir"])
     build.evaluate(to_object(config))  # type: ignore[arg-type]
     return output
@@ -238,7 +230,7 @@ def test_from_python(runs: Path, videos: list[Path], tmp_path: Path) -> None:
 
 def test_ranks_share_the_files(runs: Path, videos: list[Path], tmp_path: Path) -> None:
     """Two ranks, one after the other: each looks at its own files, and the results are in the order of the files."""
-    config = composed("predict", ["weights=tiny", f"output_dir={runs}"])
+    config = compose("predict", ["weights=tiny", f"output_dir={runs}"])
     take_weights_options(config, ["weights", "output_dir"])
     device = torch.device("cpu")
     alone = build_predictor(to_object(config), World(rank=0, size=1, device=device))  # type: ignore[arg-type]
@@ -270,7 +262,7 @@ def test_published_weights_bring_experiment_preprocessing_and_words(
     words = ["weights=k400_mvitv2_s", "data.test_temporal_views=1"]
     assert predict.groups(words) == ["+experiment=k400_mvitv2_s"]
     assert predict.groups([*words, "+experiment=own"]) == []
-    config = composed("predict", [*predict.groups(words), *words, "data.mean=[0.1,0.1,0.1]", "data.crop_size=112"])
+    config = compose("predict", [*predict.groups(words), *words, "data.mean=[0.1,0.1,0.1]", "data.crop_size=112"])
     predict.adapt(config, ["weights", "data.test_temporal_views", "data.crop_size"], sources=[str(videos[0])])
     checked = to_object(config)
     assert isinstance(checked, Predict) and checked.checkpoint == str(made_up)
