@@ -338,8 +338,8 @@ def _refuse_mixture(runs: Mapping[Path, Mapping[str, str]]) -> None:
     if len(set(totals.values())) > 1:
         listed = ", ".join(f"{name}: {total}" for name, total in totals.items())
         raise ValueError(
-            f"the data set has changed between the folds (videos for training and validation: {listed}), so that their "
-            "parts are not parts of one set; train the folds again on the same videos"
+            f"the data set has changed between the folds (samples for training and validation: {listed}), so that "
+            "their parts are not parts of one set; train the folds again on the same samples"
         )
 
 

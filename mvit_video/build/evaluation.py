@@ -169,10 +169,10 @@ def check_held_out(now: DataRecord, run: Mapping[str, Any] | None) -> None:
     before = (run or {}).get("data", {}).get("val")
     if before is not None and before["fingerprint"] != now.fingerprint:
         raise ValueError(
-            f"the validation split is cut off the training videos, which have changed since: {before['items']} were "
+            f"the validation split is cut off the training split, which has changed since: {before['items']} were "
             f"held out ({before['fingerprint']}), now it would be {now.items} others ({now.fingerprint}), and the "
-            "model was trained on some of them. Put the training videos back as they were, or evaluate videos that "
-            "were never trained on: data.holdout=null data.folds=null data.source.val=PATH"
+            "model was trained on some of them. Put the training split back as it was, or evaluate files that were "
+            "never trained on: data.holdout=null data.folds=null data.source.val=PATH"
         )
 
 

@@ -21,7 +21,7 @@ from mvit_video.config.registry import choices_over, schema_of, source_of, task_
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
 from mvit_video.models.weights.files import read_weights_file
-from mvit_video.models.weights.zoo import is_published, resolve, unknown_name
+from mvit_video.models.weights.zoo import is_published, looks_like_a_path, resolve, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +136,22 @@ def fetched(place: str) -> str:
     return str(resolve(place).path) if is_published(place) else place
 
 
+def fetch_weights(place: str) -> None:
+    """Fetch weights to start from here, before a run is begun: the nodes of a cluster often have no network.
+
+    Raises:
+        ValueError: it is a name that no published weights have.
+        CheckpointError: they cannot be fetched.
+    """
+    if not is_published(place) and not looks_like_a_path(place):
+        raise ValueError(_no_weights(place))
+    fetched(place)
+
+
+def _no_weights(place: str) -> str:
+    return f"weights={unknown_name(place)}; a run is given by its directory, runs/NAME"
+
+
 def weights_file(place: str) -> str:
     """A file of weights, or, for the directory of a run, its best or newest checkpoint.
 
@@ -149,7 +165,7 @@ def weights_file(place: str) -> str:
     place = fetched(place)
     path = Path(place)
     if not path.exists():
-        raise ValueError(f"weights={unknown_name(place)}; a run is given by its directory, runs/NAME")
+        raise ValueError(_no_weights(place))
     if not _is_folder_of_run(path):
         return place
     run_dir = _run_that_holds(path)
@@ -175,10 +191,10 @@ def find_run(run: str, *, output_dir: str, option: str = "run") -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     known = sorted(path.parent.name for path in Path(output_dir).glob("*/config.yaml"))
-    hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"There are no runs in {output_dir}"
+    hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"there are no runs in {output_dir}"
     raise ValueError(
         f"{option}={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run; relative paths "
-        f"are taken from {Path.cwd()}. {hint}"
+        f"are taken from {Path.cwd()}; {hint}"
     )
 
 

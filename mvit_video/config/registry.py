@@ -62,11 +62,13 @@ class Registered:
         group: config group, None for the options of a command.
         name: in the group.
         schema: the dataclass.
+        content: what it is for, where the group has another schema for something else.
     """
 
     group: str | None
     name: str
     schema: type
+    content: str = ""
 
 
 SCHEMAS = (
@@ -82,8 +84,8 @@ SCHEMAS = (
     Registered("task", "image_classification", ImageClassification),
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
-    Registered("data", "data_schema", VideoData),
-    Registered("data", "image_data_schema", ImageData),
+    Registered("data", "data_schema", VideoData, "videos"),
+    Registered("data", "image_data_schema", ImageData, "images"),
     Registered("data/source", "list", ListSource),
     Registered("data/source", "kinetics", KineticsSource),
     Registered("data/source", "ssv2", Ssv2Source),
@@ -105,8 +107,8 @@ SCHEMAS = (
     Registered("data/source", "image_table", ImageTableSource),
     Registered("data/source", "image_shards", ImageShardsSource),
     Registered("data/source", "image_parquet", ImageParquetSource),
-    Registered("augment", "augment_schema", VideoAugment),
-    Registered("augment", "image_augment_schema", ImageAugment),
+    Registered("augment", "augment_schema", VideoAugment, "videos"),
+    Registered("augment", "image_augment_schema", ImageAugment, "images"),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),
     Registered("trainer", "trainer_schema", Trainer),
