@@ -4,6 +4,7 @@ An evaluation that took its options from the command line alone would measure an
 frames, another size, another order of classes. So it takes them from the run, and the command line changes single ones.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from mvit_video.config.nearest import did_you_mean
 from mvit_video.config.registry import choices_over, schema_of, source_of, task_of
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
+from mvit_video.exporting.about import is_program, read_about
 from mvit_video.models.weights.files import read_weights_file
 from mvit_video.models.weights.zoo import is_published, resolve, unknown_name
 
@@ -205,6 +207,8 @@ def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None
         text: str | None = load_checkpoint(checkpoint)["config"]
     elif not checkpoint.is_file():
         raise ValueError(f"checkpoint={unknown_name(str(checkpoint))}; a run is given by run=NAME")
+    elif is_program(checkpoint):
+        text = json.dumps(read_about(checkpoint)["config"])
     else:
         held = read_weights_file(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
