@@ -90,7 +90,7 @@ class Exported:
         ]
         cost = self.about["results"].get("precision_cost")
         if cost is not None:
-            lines.append(f"{self.about['precision']} costs, on {cost['on']}: {_cost_text(cost)}")
+            lines.append(f"what {self.about['precision']} costs, on {cost['on']}: {_cost_text(cost)}")
         lines.append(f"{self.seconds:.0f} s, at most {self.peak_bytes / 2**30:.2f} GiB of memory")
         return "\n".join(lines)
 
@@ -110,6 +110,11 @@ def export(config: Predict, wanted: Export) -> Exported:
             f"--dtype int8 with --to {kind}: weights of 8 bits are multiplied by ONNX Runtime; give --to onnx, or "
             "--dtype bf16 or fp16"
         )
+    if precision == "bf16" and kind == "onnx":
+        raise ValueError(
+            "--dtype bf16 with --to onnx: ONNX Runtime has no convolutions in bf16 on the CPU, where the file is "
+            "compared; give --dtype fp16, or --to torch_export or safetensors"
+        )
     predictor = build_predictor(config, HERE)
     if kind == "onnx":
         writing.check_fits_onnx(predictor.model, precision)
@@ -128,7 +133,7 @@ def export(config: Predict, wanted: Export) -> Exported:
             about["parity"] = parity.plain(same)
             if before is not None:
                 after = _measure(predictor, split, program)
-                about["results"] |= {"precision_cost": {"on": split.words, "fp32": before, precision: after}}
+                about["results"]["precision_cost"] = {"on": split.words, "fp32": before, precision: after}
             rewrite(about)
     seconds = time.monotonic() - start
     return Exported(path=output, about=about, parity=same, seconds=seconds, peak_bytes=_peak_bytes())
@@ -242,7 +247,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
     if clips:
         files = find_files(clips, predictor.kind)
         manifest, _ = predictor._split(files)
-        words = f"{min(len(files), MEASURED)} of the {predictor.kind.plural} given"
+        words = f"the {predictor.kind.plural} given"
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
         return
     own = _own_split(predictor, config)
@@ -281,9 +286,10 @@ def _own_split(predictor: FilePredictor, config: Predict) -> _Split | None:
         )
         return None
     rows = np.unique(np.linspace(0, len(manifest) - 1, min(MEASURED, len(manifest))).astype(np.int64))
-    some = manifest.subset(rows)
-    words = f"{len(some)} {predictor.kind.plural} of {manifest.source}"
-    return _Split(builder=predictor.builder, config=options, manifest=some, labelled=True, words=words)
+    words = f"the run's own {predictor.kind.plural}"
+    return _Split(
+        builder=predictor.builder, config=options, manifest=manifest.subset(rows), labelled=True, words=words
+    )
 
 
 def _inputs(predictor: FilePredictor, split: _Split) -> Tensor:

@@ -91,7 +91,13 @@ class OnnxProgram(Program):
     def run(self, x: Tensor) -> Tensor:
         """See Program."""
         values = np.ascontiguousarray(x.detach().cpu().numpy())
-        return torch.from_numpy(self.session.run(None, {self.name: values})[0]).to(x.device)
+        try:
+            outputs = self.session.run(None, {self.name: values})
+        except Exception as error:  # as in onnx_session
+            raise CheckpointError(
+                f"{self.path}: ONNX Runtime does not run it on {tuple(values.shape)}: {first_line(error)}"
+            ) from error
+        return torch.from_numpy(outputs[0]).to(x.device)
 
 
 def onnx_session(path: Path, *, cuda: bool = False) -> Any:
@@ -106,7 +112,7 @@ def onnx_session(path: Path, *, cuda: bool = False) -> Any:
         raise CheckpointError(f"{path} needs ONNX Runtime: {NEEDS_EXTRA}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     if len(providers) < len(wanted):

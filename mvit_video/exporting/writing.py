@@ -170,7 +170,8 @@ def describe_onnx(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def _quantise(path: Path) -> None:
-    """Weights of matrix products as int8, each column with its own scale; other factors are quantised while it runs."""
+    """Weights of linear layers as int8, each column with its own scale; what they multiply is quantised as it runs."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -179,8 +180,12 @@ def _quantise(path: Path) -> None:
         with _quiet():
             # The weights reach their products through slices and transpositions, which are folded first.
             quant_pre_process(path, folded, skip_symbolic_shape=True)
+            graph = onnx.load(folded).graph
+            # Products of two activations, and those with tables of positions, stay as they are.
+            weights = {entry.name for entry in graph.initializer if len(entry.dims) == 2}
+            layers = [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in weights]
             quantize_dynamic(
-                folded, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+                folded, path, nodes_to_quantize=layers, per_channel=True, weight_type=QuantType.QInt8
             )
     finally:
         folded.unlink(missing_ok=True)
