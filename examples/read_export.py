@@ -1,7 +1,7 @@
 """An exported file in a hundred lines: from a video or image to classes, with nothing else than the file.
 
-    python examples/read_export.py garden.mp4 birds.onnx           # onnx, onnxruntime, NumPy, PyAV, Pillow
-    python examples/read_export.py garden.mp4 birds.safetensors    # besides PyTorch, and mvit_video.models for the layers
+    python examples/read_export.py garden.mp4 birds.onnx         # onnx, onnxruntime, NumPy, PyAV, Pillow
+    python examples/read_export.py garden.mp4 birds.safetensors  # besides PyTorch, and mvit_video.models for the layers
 
 Scores are those of `python -m mvit_video.predict` but for rounding; sampling by segments may be a frame off.
 """
@@ -21,7 +21,7 @@ def load(path):
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         about = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-        return about, lambda x: session.run(["logits"], {session.get_inputs()[0].name: x})[0]
+        return about, lambda x: session.run(None, {session.get_inputs()[0].name: x})[0]
     import torch
     from safetensors import safe_open
 
@@ -65,10 +65,9 @@ def inputs_of(path, kind, views):
     """uint8 (views, T, S, S, 3) of a video, (1, S, S, 3) of an image."""
     size = views["crop_size"]
     if kind == "image":
-        image = Image.open(path)
-        image = ImageOps.exif_transpose(image) if views["reading"]["orientation"] == "apply" else image
+        upright = ImageOps.exif_transpose if views["reading"]["orientation"] == "apply" else Image.Image.copy
         short = int(size / views["crop_ratio"]) if views["crop_ratio"] else size
-        frame = resize(np.asarray(image.convert("RGB")), short, views)
+        frame = resize(np.asarray(upright(Image.open(path)).convert("RGB")), short, views)
         top, left = (round((side - size) / 2) for side in frame.shape[:2])
         return frame[None, top : top + size, left : left + size]
     import av

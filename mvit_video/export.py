@@ -95,9 +95,7 @@ def export(arguments: argparse.Namespace) -> str:
         arguments.set, weights=arguments.input, class_names=arguments.class_names, output_dir=arguments.output_dir
     )
     config = prediction_options(given, experiment=arguments.experiment)
-    wanted = Export(
-        output=arguments.output, kind=arguments.to, precision=arguments.dtype, clips=tuple(arguments.clips)
-    )
+    wanted = Export(output=arguments.output, kind=arguments.to, precision=arguments.dtype, clips=tuple(arguments.clips))
     return write(config, wanted).text()
 
 

@@ -79,6 +79,23 @@ class Predictor:
         given = with_arguments(options, weights=weights, class_names=class_names, top_k=top_k, output_dir=output_dir)
         self._config = prediction_options(given, experiment=experiment, config_dir=config_dir)
 
+    @classmethod
+    def from_pretrained(
+        cls, repo: PathLike, options: Mapping[str, Any] | None = None, *, revision: str | None = None, top_k: int = 5
+    ) -> "Predictor":
+        """A predictor with the weights of a repository on a hub, or of a folder that `push` wrote.
+
+        Args:
+            repo, revision: see mvit_video.hub.hub_file.
+            options, top_k: as above.
+
+        Raises:
+            ValueError, HubError: as mvit_video.hub.hub_file.
+        """
+        from mvit_video.hub import hub_file
+
+        return cls(hub_file(repo, revision=revision), options, top_k=top_k)
+
     @cached_property
     def _predictor(self) -> "FilePredictor":
         from mvit_video.build.prediction import build_predictor

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import mvit_video
 from mvit_video.build.common import build_source, load_model
 from mvit_video.build.evaluation import forget_training_split, training_state_of
-from mvit_video.build.export_record import measured_results, origin_of
+from mvit_video.build.export_record import measured_results, origin_of, without_paths
 from mvit_video.build.prediction import FilePredictor, build_predictor
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.video_multilabel import VideoMultilabel
@@ -54,12 +54,14 @@ class Export:
         kind: None: by the ending.
         precision: of the weights, in programs also of the computation.
         clips: files to compare on; none: the run's validation split, else the embedded set.
+        keep_paths: the options keep absolute paths of this machine, such as those of the data.
     """
 
     output: Path
     kind: Kind | None = None
     precision: Precision = "fp32"
     clips: Sequence[str] = ()
+    keep_paths: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,8 @@ class Exported:
         """What to tell a person."""
         shape = " x ".join(map(str, self.about["preprocessing"]["input"]["shape"]))
         lines = [
-            f"{self.path}: {self.about['kind']}, {self.about['precision']}, {self.path.stat().st_size / 2**20:.1f} MiB, "
-            f"inputs {shape}, {len(self.about['class_names'])} classes",
+            f"{self.path}: {self.about['kind']}, {self.about['precision']}, "
+            f"{self.path.stat().st_size / 2**20:.1f} MiB, inputs {shape}, {len(self.about['class_names'])} classes",
             f"compared with the model: {self.parity.text()}",
         ]
         cost = self.about["results"].get("precision_cost")
@@ -123,7 +125,8 @@ def export(config: Predict, wanted: Export) -> Exported:
         inputs = _inputs(predictor, split)
         expected = parity.outputs_of(predictor.model, inputs)
         before = None if precision == "fp32" else _measure(predictor, split, predictor.model)
-        about = {**describe(predictor, inputs, precision=precision), "kind": kind}
+        about = describe(predictor, inputs, precision=precision)
+        about = {**(about if wanted.keep_paths else without_paths(about)), "kind": kind}
         with writing.new_file(output) as beside:
             rewrite = _write(predictor, inputs, beside, about=about, kind=kind, precision=precision)
             program = _read_again(predictor, beside, tuple(inputs.shape[1:]))
@@ -165,7 +168,9 @@ def recipe(config: Predict) -> dict[str, Any]:
     """The options of the training, as a checkpoint has them, without where it ran."""
     options: Any = OmegaConf.to_container(OmegaConf.structured(config))
     kept = {field.name for field in fields(Train)} - set(_NOT_RECIPE)
-    return {key: value for key, value in options.items() if key in kept} | {"weights": None}
+    return {key: value for key, value in options.items() if key in kept} | {
+        "weights": None
+    }  # what it started from is its origin
 
 
 def preprocessing(predictor: FilePredictor, inputs: Tensor) -> dict[str, Any]:
@@ -267,7 +272,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
 
 
 def _own_split(predictor: FilePredictor, config: Predict) -> _Split | None:
-    """Some files that the run was validated on, evenly over the split; None, and why in the log, where there are none."""
+    """Some files of the run's validation, evenly over the split; None, and why in the log, where there are none."""
     source = config.data.source
     values = source.values() if isinstance(source, dict) else vars(source).values()
     if any(value == "???" for value in values):
@@ -287,9 +292,7 @@ def _own_split(predictor: FilePredictor, config: Predict) -> _Split | None:
         return None
     rows = np.unique(np.linspace(0, len(manifest) - 1, min(MEASURED, len(manifest))).astype(np.int64))
     words = f"the run's own {predictor.kind.plural}"
-    return _Split(
-        builder=predictor.builder, config=options, manifest=manifest.subset(rows), labelled=True, words=words
-    )
+    return _Split(builder=predictor.builder, config=options, manifest=manifest.subset(rows), labelled=True, words=words)
 
 
 def _inputs(predictor: FilePredictor, split: _Split) -> Tensor:

@@ -53,7 +53,7 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
             config.checkpoint = str(best_checkpoint(run_dir))
     if config.checkpoint is None:
         return
-    stored = _options_of(Path(config.checkpoint), run_dir)
+    stored = options_of(Path(config.checkpoint), run_dir)
     if stored is not None and OmegaConf.is_missing(config, "name"):
         config.name = stored["name"]
     if stored is None:
@@ -201,8 +201,8 @@ def best_checkpoint(run_dir: Path) -> Path:
     return newest
 
 
-def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
-    """The options a checkpoint was trained with; None for a file of weights that holds none of ours."""
+def options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
+    """The options a checkpoint was trained with, or an exported file holds; None for a file that holds none of ours."""
     if is_folder_of_shards(checkpoint):
         text: str | None = load_checkpoint(checkpoint)["config"]
     elif not checkpoint.is_file():
@@ -275,7 +275,7 @@ def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
             return options if isinstance(options, dict) else None
     try:
         checkpoint = Path(fetched(given.get("checkpoint", "")))
-        return _options_of(checkpoint, None) if checkpoint.is_file() else None
+        return options_of(checkpoint, None) if checkpoint.is_file() else None
     except (ValueError, RuntimeError, OSError):
         return None
 

@@ -184,9 +184,7 @@ def _quantise(path: Path) -> None:
             # Products of two activations, and those with tables of positions, stay as they are.
             weights = {entry.name for entry in graph.initializer if len(entry.dims) == 2}
             layers = [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in weights]
-            quantize_dynamic(
-                folded, path, nodes_to_quantize=layers, per_channel=True, weight_type=QuantType.QInt8
-            )
+            quantize_dynamic(folded, path, nodes_to_quantize=layers, per_channel=True, weight_type=QuantType.QInt8)
     finally:
         folded.unlink(missing_ok=True)
 

@@ -327,7 +327,7 @@ def check_is_file(path: Path) -> None:
 
 
 def _load_safetensors(path: Path) -> dict[str, object]:
-    """The tensors, and, in a file that convert or export wrote, the configuration, the step, the classes and the run."""
+    """The tensors, and of a file that convert or export wrote the configuration, the step, the classes and the run."""
     try:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
