@@ -17,6 +17,30 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+def prediction_options(
+    given: Mapping[str, Any], *, experiment: str | None = None, config_dir: PathLike | None = None
+) -> Predict:
+    """The options of a prediction: those of the run or weights that `given` names, with what else it gives.
+
+    Raises:
+        ValueError, CheckpointError: as Predictor.
+    """
+    from mvit_video.build.prediction_options import take_weights_options, weights_groups
+
+    # Images have other groups of options than videos.
+    words = [f"{key}={given[key]}" for key in ("weights", "output_dir") if key in given]
+    implied = {} if experiment else dict(word.split("=", 1) for word in weights_groups(words))
+    experiment = implied.pop("+experiment", experiment)
+    log_here()
+    composition = compose_options(
+        "predict", experiment=experiment, options={**implied, **given}, config_folder=config_dir
+    )
+    take_weights_options(composition.config, [key for key in composition.given if key not in implied])
+    config = to_object(composition.config)
+    assert isinstance(config, Predict)
+    return config
+
+
 class Predictor:
     """A model that says what is in videos or images.
 
@@ -52,21 +76,25 @@ class Predictor:
         output_dir: PathLike | None = None,
         config_dir: PathLike | None = None,
     ) -> None:
-        from mvit_video.build.prediction_options import take_weights_options, weights_groups
-
         given = with_arguments(options, weights=weights, class_names=class_names, top_k=top_k, output_dir=output_dir)
-        # Images have other groups of options than videos.
-        words = [f"{key}={given[key]}" for key in ("weights", "output_dir") if key in given]
-        implied = {} if experiment else dict(word.split("=", 1) for word in weights_groups(words))
-        experiment = implied.pop("+experiment", experiment)
-        log_here()
-        composition = compose_options(
-            "predict", experiment=experiment, options={**implied, **given}, config_folder=config_dir
-        )
-        take_weights_options(composition.config, [key for key in composition.given if key not in implied])
-        config = to_object(composition.config)
-        assert isinstance(config, Predict)
-        self._config = config
+        self._config = prediction_options(given, experiment=experiment, config_dir=config_dir)
+
+    @classmethod
+    def from_pretrained(
+        cls, repo: PathLike, options: Mapping[str, Any] | None = None, *, revision: str | None = None, top_k: int = 5
+    ) -> "Predictor":
+        """A predictor with the weights of a repository on a hub, or of a folder that `push` wrote.
+
+        Args:
+            repo, revision: see mvit_video.hub.hub_file.
+            options, top_k: as above.
+
+        Raises:
+            ValueError, HubError: as mvit_video.hub.hub_file.
+        """
+        from mvit_video.hub import hub_file
+
+        return cls(hub_file(repo, revision=revision), options, top_k=top_k)
 
     @cached_property
     def _predictor(self) -> "FilePredictor":

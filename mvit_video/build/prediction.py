@@ -14,7 +14,7 @@ from torch import nn
 
 import mvit_video
 from mvit_video.build.clips import build_window_dataset
-from mvit_video.build.common import build_model, build_task_builder, load_weights, process_group_of
+from mvit_video.build.common import build_task_builder, load_model, process_group_of
 from mvit_video.build.evaluation import free_folder, training_state_of
 from mvit_video.build.image_classification import ImageClassification
 from mvit_video.build.samples import ManifestSplits, build_loading
@@ -202,8 +202,7 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
             model_options["num_classes"] = len(names)
     elif hasattr(model_options, "num_classes"):
         model_options.num_classes = len(names)
-    model = build_model(config).to(world.device).eval()
-    load_weights(model, config.checkpoint, new_head=False, use_ema=config.use_ema)
+    model = load_model(config, world)
     about = {"weights": config.checkpoint, "weights_sha256": sha256_of(checkpoint) if checkpoint.is_file() else None}
     return FilePredictor(
         config=config,

@@ -4,6 +4,7 @@ An evaluation that took its options from the command line alone would measure an
 frames, another size, another order of classes. So it takes them from the run, and the command line changes single ones.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from mvit_video.config.nearest import did_you_mean
 from mvit_video.config.registry import choices_over, schema_of, source_of, task_of
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
+from mvit_video.exporting.about import is_program, read_about
 from mvit_video.models.weights.files import read_weights_file
 from mvit_video.models.weights.zoo import is_published, looks_like_a_path, resolve, unknown_name
 
@@ -51,7 +53,7 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
             config.checkpoint = str(best_checkpoint(run_dir))
     if config.checkpoint is None:
         return
-    stored = _options_of(Path(config.checkpoint), run_dir)
+    stored = options_of(Path(config.checkpoint), run_dir)
     if stored is not None and OmegaConf.is_missing(config, "name"):
         config.name = stored["name"]
     if stored is None:
@@ -215,12 +217,14 @@ def best_checkpoint(run_dir: Path) -> Path:
     return newest
 
 
-def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
-    """The options a checkpoint was trained with; None for a file of weights that holds none of ours."""
+def options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
+    """The options a checkpoint was trained with, or an exported file holds; None for a file that holds none of ours."""
     if is_folder_of_shards(checkpoint):
         text: str | None = load_checkpoint(checkpoint)["config"]
     elif not checkpoint.is_file():
         raise ValueError(f"checkpoint={unknown_name(str(checkpoint))}; a run is given by run=NAME")
+    elif is_program(checkpoint):
+        text = json.dumps(read_about(checkpoint)["config"])
     else:
         held = read_weights_file(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
@@ -287,7 +291,7 @@ def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
             return options if isinstance(options, dict) else None
     try:
         checkpoint = Path(fetched(given.get("checkpoint", "")))
-        return _options_of(checkpoint, None) if checkpoint.is_file() else None
+        return options_of(checkpoint, None) if checkpoint.is_file() else None
     except (ValueError, RuntimeError, OSError):
         return None
 

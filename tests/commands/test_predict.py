@@ -257,7 +257,7 @@ def test_published_weights_bring_experiment_preprocessing_and_words(
     made_up = tmp_path / "made_up.pth"
     made_up.touch()
     monkeypatch.setattr("mvit_video.build.stored_options.fetched", lambda place: str(made_up))
-    monkeypatch.setattr("mvit_video.build.stored_options._options_of", lambda checkpoint, run_dir: None)
+    monkeypatch.setattr("mvit_video.build.stored_options.options_of", lambda checkpoint, run_dir: None)
     monkeypatch.setattr("mvit_video.build.prediction.training_state_of", lambda checkpoint: {})
     words = ["weights=k400_mvitv2_s", "data.test_temporal_views=1"]
     assert predict.groups(words) == ["+experiment=k400_mvitv2_s"]

@@ -290,6 +290,9 @@ class MergeHeads(torch.autograd.Function):
 
 def _merge(out: Tensor, extended: Tensor, cls: int, width: int) -> Tensor:
     """(B, heads, N, width + e) twice -> (B, N, heads * width): their sum, without the queries for the class token."""
+    if torch.compiler.is_exporting():  # a graph has no buffers that are written into
+        added = F.pad(extended[:, :, cls:, :width], (0, 0, cls, 0)) if cls else extended[..., :width]
+        return (out[..., :width] + added).transpose(1, 2).flatten(2)
     merged = out[..., :width].transpose(1, 2).clone(memory_format=torch.contiguous_format)
     merged[:, cls:] += extended[:, :, cls:, :width].transpose(1, 2)
     return merged.flatten(2)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from mvit_video.models.weights.cache import Expected, cache_folder, check
 from mvit_video.models.weights.download import DownloadError, download
 
-_SUFFIXES = (".pt", ".pth", ".pyth", ".pkl", ".bin", ".ckpt", ".safetensors", ".shards")
+_SUFFIXES = (".pt", ".pth", ".pyth", ".pkl", ".bin", ".ckpt", ".safetensors", ".shards", ".onnx", ".pt2")
 _TORCHVISION_ROUNDING = 525  # bytes: half of 0.001 MiB, to which torchvision rounds the sizes of its files
 
 
