@@ -3,12 +3,13 @@
 The flash form (:mod:`mvit_video.models.mvit.attention`) appends the position terms of a query to it and one-hot
 vectors to the keys. Here queries, keys and values are read as pooling left them. The terms lie in a narrow tensor
 beside them (:mod:`mvit_video.models.kernels.triton_terms`), and the one-hot vectors of a tile of keys are made in
-registers from their coordinates: the terms are added to the logits by a product of tiles, which matrix units do for
-less than the additions and reads would take elsewhere. Logits, sums and the softmax are float32.
+registers from their coordinates: the terms are added to the logits by a product of tiles, which matrix units do
+for less than additions and look-ups would take elsewhere. Logits, sums and the softmax are float32.
 
 The backward takes the logits again, twice: one kernel goes through the keys of each tile of queries, one through the
 queries of each tile of keys. No sum is taken by atomic additions, so the bits are the same in every run; it costs two
-products of nine. Triton's tiles have powers of two as sizes: a head of 96 channels is a tile of 64 and one of 32.
+products of nine. Triton's tiles have powers of two as sizes: a head of 96 channels is a tile of 64 and one of 32,
+36 terms are one of 32 and one of 16.
 
 Triton comes with PyTorch's CUDA builds; without it this module imports, and :func:`supports` is False.
 """
@@ -25,7 +26,7 @@ from torch import Tensor
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels import triton_terms
 from mvit_video.models.kernels.triton_pool import DTYPES, INTERPRETED, _can_run, _jit, tl, triton
-from mvit_video.models.kernels.triton_terms import _dot, _inner, _read, _weighted, _write, split_width
+from mvit_video.models.kernels.triton_terms import _inner, _read, _weighted, _write, split_width
 
 MAX_CHANNELS = 128
 """Widest head: wider ones would not leave a program's tiles in registers."""
@@ -45,17 +46,18 @@ class Tiles(NamedTuple):
 
 
 HALF = (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2))
-"""Of the forward kernel, of the gradient of queries and of that of keys and values, in half precision. Chosen from
-what the compiler says of registers for sm_90 at 96 channels; not yet timed on a GPU."""
+"""Of the forward kernel, of the gradient of queries and of that of keys and values, in half precision. Chosen so that
+at 96 channels, compiled for sm_90, all sums stay in registers; not yet timed on a GPU."""
+HALF_MANY = (Tiles(128, 64, 8, 3), Tiles(64, 32, 4, 3), Tiles(32, 64, 4, 2))
+"""The same for more than FEW_TERMS columns of terms, whose sums need registers, too."""
+FEW_TERMS = 32
 SINGLE = (Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2))
 """The same in float32, whose products run on no matrix unit."""
 
 
 @_jit
-def _one_hot(
-    key: tl.tensor, keys: tl.tensor, column: tl.tensor, grid: tl.tuple, like: tl.tensor, CLS: tl.constexpr
-) -> tl.tensor:
-    """(keys, columns): ones at the coordinates of each key, in the dtype that `like` points to; class tokens have none.
+def _marks(key: tl.tensor, keys: tl.tensor, column: tl.tensor, grid: tl.tuple, CLS: tl.constexpr) -> tl.tensor:
+    """(keys, columns): 1.0 at the coordinates of each key, else 0.0; class tokens have none.
 
     `grid` is (T, H, W) of the keys and the number of time columns, which is T or 0.
     """
@@ -65,21 +67,28 @@ def _one_hot(
     of_height = column[None, :] == grid[3] + h[:, None]
     of_width = column[None, :] == grid[3] + grid[1] + w[:, None]
     known = (place >= 0) & (key < keys)
-    return ((of_time | of_height | of_width) & known[:, None]).to(tl.float32).to(like.dtype.element_ty)
+    return ((of_time | of_height | of_width) & known[:, None]).to(tl.float32)
 
 
 @_jit
-def _read_terms(at: tl.tensor, valid: tl.tensor, column: tl.tensor, K: tl.constexpr) -> tl.tensor:
-    """The terms of the queries whose rows begin `at` (queries,)."""
-    return tl.load(at[:, None] + column[None, :], mask=valid[:, None] & (column < K)[None, :], other=0.0)
+def _one_hot(
+    key: tl.tensor, keys: tl.tensor, grid: tl.tuple, like: tl.tensor, CLS: tl.constexpr, K1: tl.constexpr,
+    K2: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """The one-hot vectors of the keys as a tile of K1 and one of K2 columns, in the dtype that `like` points to."""
+    low = _marks(key, keys, tl.arange(0, K1), grid, CLS).to(like.dtype.element_ty)
+    high = low
+    if K2 > 0:
+        high = _marks(key, keys, K1 + tl.arange(0, K2), grid, CLS).to(like.dtype.element_ty)
+    return low, high
 
 
 @_jit
 def _forward_kernel(
     q: tl.tensor, k: tl.tensor, v: tl.tensor, terms: tl.tensor, out: tl.tensor, level: tl.tensor,
     q_strides: tl.tuple, k_strides: tl.tuple, v_strides: tl.tuple, queries: tl.tensor, keys: tl.tensor,
-    heads: tl.tensor, grid: tl.tuple, scale: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr,
-    C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
+    heads: tl.tensor, grid: tl.tuple, scale: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, K1: tl.constexpr,
+    K2: tl.constexpr, C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (tile of N queries, batch x head), the tiles first: through all keys, M at once.
 
@@ -90,13 +99,12 @@ def _forward_kernel(
     batch, head = (pair // heads).to(tl.int64), pair % heads
     row = tl.program_id(0) % tiles * N + tl.arange(0, N)
     valid = row < queries
-    column = tl.arange(0, BLOCK_K)
     token = (batch * queries + row) * heads + head
-    query = _read(q + batch * q_strides[0] + row * q_strides[1] + head * q_strides[2], valid, C, C1, C2)
-    added = _read_terms(terms + token * K, valid, column, K)
+    query = _read(q + batch * q_strides[0] + row * q_strides[1] + head * C, valid, C, C1, C2)
+    added = _read(terms + token * K, valid, K, K1, K2)
     of_keys, of_values = (
-        k + batch * k_strides[0] + head * k_strides[2],
-        v + batch * v_strides[0] + head * v_strides[2],
+        k + batch * k_strides[0] + head * C,
+        v + batch * v_strides[0] + head * C,
     )
     highest = tl.full((N,), float("-inf"), tl.float32)
     total = tl.zeros((N,), tl.float32)
@@ -105,8 +113,8 @@ def _forward_kernel(
         place = start + tl.arange(0, M)
         known = place < keys
         key = _read(of_keys + place * k_strides[1], known, C, C1, C2)
-        marks = _one_hot(place, keys, column, grid, k, CLS)
-        logits = _inner(query, key, _dot(added, tl.trans(marks), tl.zeros((N, M), tl.float32)), C2)
+        marks = _one_hot(place, keys, grid, k, CLS, K1, K2)
+        logits = _inner(query, key, _inner(added, marks, tl.zeros((N, M), tl.float32), K2), C2)
         logits = tl.where(known[None, :], logits * scale, float("-inf"))
         peak = tl.maximum(highest, tl.max(logits, axis=1))
         shrink = tl.exp2(highest - peak)
@@ -125,8 +133,8 @@ def _query_gradient_kernel(
     grad: tl.tensor, q: tl.tensor, k: tl.tensor, v: tl.tensor, terms: tl.tensor, out: tl.tensor, level: tl.tensor,
     along: tl.tensor, grad_q: tl.tensor, grad_terms: tl.tensor, grad_strides: tl.tuple, q_strides: tl.tuple,
     k_strides: tl.tuple, v_strides: tl.tuple, queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, grid: tl.tuple,
-    scale: tl.tensor, factor: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr, C: tl.constexpr,
-    C1: tl.constexpr, C2: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
+    scale: tl.tensor, factor: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, K1: tl.constexpr, K2: tl.constexpr,
+    C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
 ) -> None:  # fmt: skip
     """Programs as in the forward: gradients of the queries and of their terms.
 
@@ -137,12 +145,11 @@ def _query_gradient_kernel(
     batch, head = (pair // heads).to(tl.int64), pair % heads
     row = tl.program_id(0) % tiles * N + tl.arange(0, N)
     valid = row < queries
-    column = tl.arange(0, BLOCK_K)
     token = (batch * queries + row) * heads + head
-    query = _read(q + batch * q_strides[0] + row * q_strides[1] + head * q_strides[2], valid, C, C1, C2)
-    given = _read(grad + batch * grad_strides[0] + row * grad_strides[1] + head * grad_strides[2], valid, C, C1, C2)
+    query = _read(q + batch * q_strides[0] + row * q_strides[1] + head * C, valid, C, C1, C2)
+    given = _read(grad + batch * grad_strides[0] + row * grad_strides[1] + head * C, valid, C, C1, C2)
     result = _read(out + token * C, valid, C, C1, C2)
-    added = _read_terms(terms + token * K, valid, column, K)
+    added = _read(terms + token * K, valid, K, K1, K2)
     mean = tl.sum(given[0].to(tl.float32) * result[0].to(tl.float32), axis=1)
     if C2 > 0:
         mean += tl.sum(given[1].to(tl.float32) * result[1].to(tl.float32), axis=1)
@@ -150,27 +157,27 @@ def _query_gradient_kernel(
     tl.store(along + place_of_rows, mean, mask=valid)
     above = tl.load(level + place_of_rows, mask=valid, other=float("inf"))
     of_keys, of_values = (
-        k + batch * k_strides[0] + head * k_strides[2],
-        v + batch * v_strides[0] + head * v_strides[2],
+        k + batch * k_strides[0] + head * C,
+        v + batch * v_strides[0] + head * C,
     )
     sums = (tl.zeros((N, C1), tl.float32), tl.zeros((N, C2 if C2 > 0 else C1), tl.float32))
-    of_terms = tl.zeros((N, BLOCK_K), tl.float32)
+    of_terms = (tl.zeros((N, K1), tl.float32), tl.zeros((N, K2 if K2 > 0 else K1), tl.float32))
     for start in range(0, keys, M):
         place = start + tl.arange(0, M)
         known = place < keys
         key = _read(of_keys + place * k_strides[1], known, C, C1, C2)
         value = _read(of_values + place * v_strides[1], known, C, C1, C2)
-        marks = _one_hot(place, keys, column, grid, k, CLS)
-        logits = _inner(query, key, _dot(added, tl.trans(marks), tl.zeros((N, M), tl.float32)), C2)
+        marks = _one_hot(place, keys, grid, k, CLS, K1, K2)
+        logits = _inner(query, key, _inner(added, marks, tl.zeros((N, M), tl.float32), K2), C2)
         logits = tl.where(known[None, :], logits * scale, float("-inf"))
         weights = tl.exp2(logits - above[:, None])
-        before = (weights * (_inner(given, value, tl.zeros((N, M), tl.float32), C2) - mean[:, None])).to(k.dtype.element_ty)
+        before = (weights * (_inner(given, value, tl.zeros((N, M), tl.float32), C2) - mean[:, None])).to(
+            k.dtype.element_ty
+        )
         sums = _weighted(before, key, sums, C2)
-        of_terms = _dot(before, marks, of_terms)
+        of_terms = _weighted(before, marks, of_terms, K2)
     _write(grad_q + token * C, valid, (sums[0] * factor, sums[1] * factor), C, C1, C2)
-    target = grad_terms + (token * K)[:, None] + column[None, :]
-    mask = valid[:, None] & (column < K)[None, :]
-    tl.store(target, (of_terms * factor).to(grad_terms.dtype.element_ty), mask=mask)
+    _write(grad_terms + token * K, valid, (of_terms[0] * factor, of_terms[1] * factor), K, K1, K2)
 
 
 @_jit
@@ -178,8 +185,8 @@ def _key_gradient_kernel(
     grad: tl.tensor, q: tl.tensor, k: tl.tensor, v: tl.tensor, terms: tl.tensor, level: tl.tensor, along: tl.tensor,
     grad_k: tl.tensor, grad_v: tl.tensor, grad_strides: tl.tuple, q_strides: tl.tuple, k_strides: tl.tuple,
     v_strides: tl.tuple, queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, pairs: tl.tensor, span: tl.tensor,
-    grid: tl.tuple, scale: tl.tensor, factor: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr,
-    C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
+    grid: tl.tuple, scale: tl.tensor, factor: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, K1: tl.constexpr,
+    K2: tl.constexpr, C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (tile of M keys, batch x head, `span` of the queries), the tiles first: gradients of keys and values.
 
@@ -191,13 +198,12 @@ def _key_gradient_kernel(
     batch, head = (pair // heads).to(tl.int64), pair % heads
     place = tl.program_id(0) % tiles * M + tl.arange(0, M)
     known = place < keys
-    column = tl.arange(0, BLOCK_K)
-    key = _read(k + batch * k_strides[0] + place * k_strides[1] + head * k_strides[2], known, C, C1, C2)
-    value = _read(v + batch * v_strides[0] + place * v_strides[1] + head * v_strides[2], known, C, C1, C2)
-    marks = _one_hot(place, keys, column, grid, k, CLS)
+    key = _read(k + batch * k_strides[0] + place * k_strides[1] + head * C, known, C, C1, C2)
+    value = _read(v + batch * v_strides[0] + place * v_strides[1] + head * C, known, C, C1, C2)
+    marks = _one_hot(place, keys, grid, k, CLS, K1, K2)
     of_queries, of_grads = (
-        q + batch * q_strides[0] + head * q_strides[2],
-        grad + batch * grad_strides[0] + head * grad_strides[2],
+        q + batch * q_strides[0] + head * C,
+        grad + batch * grad_strides[0] + head * C,
     )
     of_key = (tl.zeros((M, C1), tl.float32), tl.zeros((M, C2 if C2 > 0 else C1), tl.float32))
     of_value = (tl.zeros((M, C1), tl.float32), tl.zeros((M, C2 if C2 > 0 else C1), tl.float32))
@@ -206,11 +212,11 @@ def _key_gradient_kernel(
         valid = row < queries
         query = _read(of_queries + row * q_strides[1], valid, C, C1, C2)
         given = _read(of_grads + row * grad_strides[1], valid, C, C1, C2)
-        added = _read_terms(terms + ((batch * queries + row) * heads + head) * K, valid, column, K)
+        added = _read(terms + ((batch * queries + row) * heads + head) * K, valid, K, K1, K2)
         place_of_rows = (batch * heads + head) * queries + row
         above = tl.load(level + place_of_rows, mask=valid, other=float("inf"))
         mean = tl.load(along + place_of_rows, mask=valid, other=0.0)
-        logits = _inner(key, query, _dot(marks, tl.trans(added), tl.zeros((M, N), tl.float32)), C2)
+        logits = _inner(key, query, _inner(marks, added, tl.zeros((M, N), tl.float32), K2), C2)
         weights = tl.exp2(logits * scale - above[None, :])
         of_value = _weighted(weights.to(v.dtype.element_ty), given, of_value, C2)
         before = weights * (_inner(value, given, tl.zeros((M, N), tl.float32), C2) - mean[None, :])
@@ -221,23 +227,25 @@ def _key_gradient_kernel(
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor with its channels side by side in memory, as the kernels read them; tokens may lie anywhere."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    """The tensor with heads and channels side by side in memory, as the kernels read them; tokens may lie anywhere."""
+    return tensor if tensor.stride()[2:] == (tensor.shape[-1], 1) else tensor.contiguous()
 
 
 def _shared(q: Tensor, terms: Tensor, cls: int, tiles: Tiles) -> dict[str, Any]:
     """What all kernels are compiled for."""
-    first, second = split_width(q.shape[-1])
-    block = max(16, 1 << (terms.shape[-1] - 1).bit_length())
+    channels, columns = split_width(q.shape[-1]), split_width(terms.shape[-1])
     return {
-        "CLS": cls, "K": terms.shape[-1], "BLOCK_K": block, "C": q.shape[-1], "C1": first, "C2": second,
+        "CLS": cls, "K": terms.shape[-1], "K1": columns[0], "K2": columns[1], "C": q.shape[-1], "C1": channels[0],
+        "C2": channels[1],
         "N": tiles.queries, "M": tiles.keys, "num_warps": tiles.warps, "num_stages": tiles.stages,
         "enable_fp_fusion": True,
     }  # fmt: skip
 
 
-def _tiles(q: Tensor) -> tuple[Tiles, Tiles, Tiles]:
-    return SINGLE if q.dtype == torch.float32 else HALF
+def _tiles(q: Tensor, columns: int) -> tuple[Tiles, Tiles, Tiles]:
+    if q.dtype == torch.float32:
+        return SINGLE
+    return HALF if columns <= FEW_TERMS else HALF_MANY
 
 
 def _grid(grid: Sequence[int], with_time: bool) -> tuple[int, int, int, int]:
@@ -253,14 +261,15 @@ def _attention(
     """The forward as one operator, opaque to the compiler: result, level (B, heads, N) and terms (B, N, heads, K)."""
     q, k, v = _dense(q), _dense(k), _dense(v)
     batch, queries, heads, channels = q.shape
-    tiles, keys = _tiles(q)[0], k.shape[1]
+    grid, keys = _grid(grid_kv, with_time), k.shape[1]
+    tiles = _tiles(q, triton_terms.columns(grid))[0]
     with torch.cuda.device_of(q):
-        terms = triton_terms.terms_of(q, tables, grid_q, _grid(grid_kv, with_time), cls)
+        terms = triton_terms.terms_of(q, tables, grid_q, grid, cls)
         out = q.new_empty(batch, queries, heads, channels)
         level = q.new_empty(batch, heads, queries, dtype=torch.float32)
         _forward_kernel[(-(-queries // tiles.queries) * batch * heads,)](
-            q, k, v, terms, out, level, q.stride()[:3], k.stride()[:3], v.stride()[:3], queries, keys, heads,
-            _grid(grid_kv, with_time), scale * math.log2(math.e), **_shared(q, terms, cls, tiles),
+            q, k, v, terms, out, level, q.stride()[:2], k.stride()[:2], v.stride()[:2], queries, keys, heads,
+            grid, scale * math.log2(math.e), **_shared(q, terms, cls, tiles),
         )  # fmt: skip
     return out, level, terms
 
@@ -284,9 +293,9 @@ def _attention_backward(
     """Gradients of queries, keys and values in their dtype, and of the tables in float32."""
     grad, q, k, v = _dense(grad), _dense(q), _dense(k), _dense(v)
     (batch, queries, heads, channels), keys = q.shape, k.shape[1]
-    _, of_queries, of_keys = _tiles(q)
+    _, of_queries, of_keys = _tiles(q, terms.shape[-1])
     sizes, grid = (queries, keys, heads), _grid(grid_kv, with_time)
-    strides = grad.stride()[:3], q.stride()[:3], k.stride()[:3], v.stride()[:3]
+    strides = grad.stride()[:2], q.stride()[:2], k.stride()[:2], v.stride()[:2]
     scales = scale * math.log2(math.e), scale
     grad_q, grad_terms, along = q.new_empty(q.shape), torch.empty_like(terms), torch.empty_like(level)
     with torch.cuda.device_of(q):

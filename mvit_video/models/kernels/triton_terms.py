@@ -20,7 +20,7 @@ ROWS, GRADIENT_ROWS = 64, 64
 PROGRAMS = 528
 """Programs wanted at least for the tables' gradient: four for each multiprocessor of an H100."""
 Keys = tuple[int, int, int, int]
-"""(T, H, W) of the keys, and the number of their time columns: T, or 0 where there are no positions on the time axis."""
+"""(T, H, W) of the keys, and their number of time columns: T, or 0 without positions on the time axis."""
 
 WIDEN = None if triton is None else tl.constexpr(INTERPRETED)
 """In the interpreter factors of products are float32 first, which changes nothing but that it knows no bfloat16."""
@@ -116,7 +116,7 @@ def _terms_kernel(
     batch, head = (pair // heads).to(tl.int64), pair % heads
     column = tl.arange(0, BLOCK_K)
     rows = _rows_of_position(tables, token - CLS, column, grid, keys, C, C1, C2)
-    query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * q_strides[2], valid, C, C1, C2)
+    query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * C, valid, C, C1, C2)
     products = _inner(query, rows, tl.zeros((R, BLOCK_K), tl.float32), C2)
     at = terms + ((batch * queries + token) * heads + head) * K
     mask = valid[:, None] & (column < K)[None, :]
@@ -164,7 +164,7 @@ def _table_gradient_kernel(
         pair, other = index // others, index % others
         batch, head = (pair // heads).to(tl.int64), pair % heads
         token = CLS + other // inner * size * inner + at * inner + other % inner
-        query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * q_strides[2], valid, C, C1, C2)
+        query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * C, valid, C, C1, C2)
         row = grad_terms + ((batch * queries + token) * heads + head) * K + first
         given = tl.load(row[:, None] + column[None, :], mask=valid[:, None] & (column < columns)[None, :], other=0.0)
         sums = _weighted(tl.trans(given), query, sums, C2)
@@ -204,10 +204,10 @@ def _block(count: int) -> int:
 
 
 def terms_of(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Keys, cls: int) -> Tensor:
-    """Terms of queries (B, N, heads, c), with channels side by side: (B, N, heads, `columns`), zero for class tokens.
+    """Terms of queries (B, N, heads, c), whose heads lie side by side: (B, N, heads, columns), zero for class tokens.
 
     Args:
-        tables: (rows, c): for each axis the row for each coordinate of a query and each of a key, one axis after another.
+        tables: (rows, c): for one axis after another the row for each coordinate of a query and each of a key.
         grid: (T, H, W) of the queries.
         cls: leading class tokens.
     """
@@ -216,7 +216,7 @@ def terms_of(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Keys, cls: in
     pairs = batch * heads
     tile = min(ROWS, _block(pairs))
     _terms_kernel[(queries * -(-pairs // tile),)](
-        q, tables, terms, q.stride()[:3], queries, heads, pairs, tuple(grid), keys,
+        q, tables, terms, q.stride()[:2], queries, heads, pairs, tuple(grid), keys,
         BLOCK_K=_block(columns(keys)), R=tile, **_shared(q, cls, columns(keys)),
     )  # fmt: skip
     return terms
@@ -242,7 +242,7 @@ def backward(
         parts, span = deal(pairs * others, GRADIENT_ROWS, -(-PROGRAMS // size))
         partial = q.new_empty(parts, size, count, channels, dtype=torch.float32)
         _table_gradient_kernel[(size * parts,)](
-            grad_terms, q, partial, q.stride()[:3], queries, heads, pairs * others, others, inner, size, span, first,
+            grad_terms, q, partial, q.stride()[:2], queries, heads, pairs * others, others, inner, size, span, first,
             count, BLOCK_A=_block(count), R=GRADIENT_ROWS, **shared,
         )  # fmt: skip
         found.append(partial.sum(0).flatten(0, 1))
