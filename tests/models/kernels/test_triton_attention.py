@@ -21,19 +21,18 @@ from mvit_video.models.mvit.attention import (
 )
 from tests.models.helpers import HopperWithoutDevice, image_fields, small_config
 
-INTERPRETED_TESTS = 16
+INTERPRETED_TESTS = 14
 ALL, SPATIAL = (0, 1, 2), (1, 2)
 BOUNDS = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
 Case = tuple[Triple, Triple, int, int, int, int, tuple[int, ...]]
 CASES: list[Case] = [  # grids of queries and keys, batch, heads, channels, cls, axes
-    ((2, 3, 3), (2, 2, 3), 1, 1, 8, 1, ALL),
-    ((1, 4, 5), (1, 3, 6), 2, 2, 8, 0, SPATIAL),
-    ((2, 2, 2), (2, 2, 1), 1, 2, 8, 1, SPATIAL),
+    ((2, 3, 3), (2, 2, 2), 1, 1, 8, 1, ALL),
+    ((1, 2, 2), (1, 3, 6), 1, 2, 8, 0, SPATIAL),
+    ((1, 2, 2), (1, 1, 2), 2, 2, 8, 1, SPATIAL),
     ((1, 1, 2), (2, 2, 1), 1, 1, 96, 1, ALL),
-    ((1, 2, 2), (1, 2, 2), 1, 2, 72, 0, SPATIAL),
-    ((1, 1, 1), (1, 1, 1), 1, 1, 48, 1, ALL),
-    ((1, 2, 1), (1, 36, 1), 1, 1, 16, 1, ALL),
+    ((1, 1, 2), (1, 2, 2), 1, 2, 72, 0, SPATIAL),
+    ((1, 2, 1), (2, 36, 1), 1, 1, 16, 1, ALL),
 ]
 
 
@@ -92,7 +91,7 @@ if INTERPRETED:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half_precision_differs_by_its_roundings(dtype):
-        assert max(errors(((1, 3, 2), (1, 2, 2), 1, 1, 24, 1, SPATIAL), dtype)) < BOUNDS[dtype]
+        assert max(errors(((1, 2, 2), (1, 2, 2), 1, 1, 24, 1, SPATIAL), dtype)) < BOUNDS[dtype]
 
     def test_large_logits_do_not_overflow():
         case = ((1, 2, 2), (1, 2, 9), 1, 1, 8, 1, SPATIAL)
@@ -111,7 +110,7 @@ if INTERPRETED:
 
     @pytest.mark.parametrize(
         ("changes", "grid"),
-        [({}, (1, 3, 2)), (image_fields(cls_token=False, head_pooling="norm_mean"), (1, 3, 3))],
+        [({}, (1, 2, 2)), (image_fields(cls_token=False, head_pooling="norm_mean"), (1, 2, 3))],
     )
     def test_a_layer_with_the_kernels_equals_the_plain_one(changes, grid):
         results = []
