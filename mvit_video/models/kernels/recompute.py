@@ -281,9 +281,10 @@ class MergeHeads(torch.autograd.Function):
             grad_bias = rows.sum(0)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             grad_q = (rows @ weight).view(grad.shape[0], grad.shape[1], -1, ctx.width)
-            grad_out = F.pad(grad_q.transpose(1, 2), (0, out.shape[-1] - ctx.width))
-            if out.shape[-1] == ctx.width:  # nothing was padded, so grad_out is grad_q, which the next line changes
-                grad_out = grad_out.clone()
+            added = out.shape[-1] - ctx.width
+            by_head = grad_q.transpose(1, 2)
+            # A copy either way: the next line changes grad_q.
+            grad_out = F.pad(by_head, (0, added)) if added else by_head.clone()
             grad_q[:, : ctx.cls].zero_()
         return grad_out, grad_q, None, grad_weight, grad_bias, None
 
