@@ -19,7 +19,8 @@ from mvit_video.config import Train, config_dir, register
 from mvit_video.config.check import to_object
 from mvit_video.data.datasets.index_file import IndexedVideo, write_index
 from mvit_video.data.datasets.indexed_manifest import IndexedManifest, from_index
-from mvit_video.data.loading.loader import TrainLoader, collate
+from mvit_video.data.loading.collation import collate
+from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoReader, probe

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from mvit_video.build.clips import build_eval_dataset, build_train_loader, video_augment, video_data
-from mvit_video.build.samples import build_mixing, build_normalization, read_manifest
-from mvit_video.config import Augment, Preview, Train, VideoAugment, VideoData
+from mvit_video.build.samples import build_mixing, build_normalization, classification_augment, read_manifest
+from mvit_video.config import ClassificationAugment, Preview, Train, VideoAugment, VideoData
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
 from mvit_video.data.loading.batch import Batch
@@ -43,7 +43,11 @@ def preview_sections(config: Preview, source: Source, *, multi_label: bool = Fal
 def _training(config: Preview, manifest: Manifest) -> Section:
     """Training clips from the builders that a training run uses."""
     config = without_mixing(config)
-    targets = None if manifest.label_sets is None else targets_of(manifest, smoothing=config.augment.smoothing)
+    targets = (
+        None
+        if manifest.label_sets is None
+        else targets_of(manifest, smoothing=classification_augment(config).smoothing)
+    )
     about = (clip_text(video_data(config)), augment_text(video_augment(config)), FRAME_NUMBERS)
     return training_section(config, manifest, build_train_loader, sample="clip", about=about, targets=targets)
 
@@ -96,7 +100,7 @@ def training_section(
         heading = f"{config.name}: training {sample}s from step {config.step} on"
     files = manifest.kind.plural
     copies = f"{sample}s ({files} x copies)"
-    batch = f"batch of {config.trainer.batch_size} x {config.augment.repeats} {copies}"
+    batch = f"batch of {config.trainer.batch_size} x {classification_augment(config).repeats} {copies}"
     made, *rest = about
     rank = f"rank {config.rank} of {config.processes}"
     lines = (f"{files} of {manifest.source}", f"{made}  ·  {batch}  ·  {rank}  ·  seed {config.seed}", *rest)
@@ -123,10 +127,10 @@ def without_mixing(config: Preview) -> Preview:
     """The options, without mixing where samples are to be shown by themselves."""
     if config.mix and not config.per_class:
         return config
-    return replace(config, augment=replace(config.augment, mix_prob=0.0))
+    return replace(config, augment=replace(classification_augment(config), mix_prob=0.0))
 
 
-def mixing_text(augment: Augment) -> str:
+def mixing_text(augment: ClassificationAugment) -> str:
     """What mixing may do, in a few words."""
     mixed = augment.mix_prob > 0
     mixup, cutmix = (alpha if mixed else 0 for alpha in (augment.mixup_alpha, augment.cutmix_alpha))

@@ -80,7 +80,7 @@ def build_decoding(config: Train) -> DecodeOptions:
     return DecodeOptions(
         backend=data.backend,  # type: ignore[arg-type]
         layout=data.layout,  # type: ignore[arg-type]
-        device=config.augment.device,  # type: ignore[arg-type]
+        device=video_augment(config).device,  # type: ignore[arg-type]
         time_limit_s=data.video_time_limit_s,
     )
 

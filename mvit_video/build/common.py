@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -76,8 +76,24 @@ def build_model(config: Train) -> nn.Module:
     """The model of the options, with weights drawn from the run's seed. An option at null is left to the preset."""
     env.seed_everything(config.seed)
     options = config.model if isinstance(config.model, dict) else dataclasses.asdict(config.model)
-    model: nn.Module = _instantiate({key: value for key, value in options.items() if value is not None})
+    model: nn.Module = _instantiate(_without_nulls(options))
     return model
+
+
+def _without_nulls(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value, in groups within it, too."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in options.items()
+        if value is not None
+    }
+
+
+def share_statistics(model: nn.Module, world: World) -> None:
+    """Let the batch norms of a model that has a method `synchronise` use the samples of all ranks."""
+    synchronise: Callable[[Callable[[torch.Tensor], torch.Tensor]], None] | None = getattr(model, "synchronise", None)
+    if world.size > 1 and synchronise is not None:
+        synchronise(process_group.sum_over_ranks)
 
 
 def plan_activations(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> None:
@@ -268,6 +284,8 @@ def build_schedule(config: Train, loader: TrainBatches) -> WarmupCosine:
         end_lr=scaled(schedule.end_lr),
         steps_per_epoch=loader.steps_per_epoch,
         cosine_after_warmup=schedule.cosine_after_warmup,
+        milestones=tuple(schedule.milestones),
+        milestone_factor=schedule.milestone_factor,
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mvit_video.build.common import pair
-from mvit_video.build.samples import build_loader, build_loading, build_normalization
+from mvit_video.build.samples import build_loader, build_loading, build_normalization, classification_augment
 from mvit_video.config import ImageAugment, ImageData, Train
 from mvit_video.data.augmentation.image_views import ImageTransform, Resampling, fill_colour
 from mvit_video.data.datasets.manifest import Manifest
@@ -107,4 +107,4 @@ def build_image_evaluation(
 
 
 def _device(config: Train) -> Any:
-    return config.augment.device
+    return classification_augment(config).device

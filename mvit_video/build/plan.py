@@ -19,8 +19,14 @@ from mvit_video.config import Plan
 from mvit_video.config.mistakes import choices_of
 from mvit_video.config.plan import TRAINING_PLACES
 from mvit_video.distributed.process_group import World
-from mvit_video.models import MViT
-from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
+from mvit_video.models.mvit.activation_checkpointing import (
+    BlockCost,
+    BlockModel,
+    block_model,
+    choose_blocks,
+    measure_forward,
+    peak_bytes,
+)
 from mvit_video.optim import scale_lr
 from mvit_video.planning import costs
 from mvit_video.planning.costs import USABLE, Forecast, Machine, Strategy, Workload, forecast
@@ -39,11 +45,13 @@ class Measured:
     Attributes:
         costs: of the blocks, with nothing recomputed.
         outside: bytes kept by stem and head.
+        head_flops: operations of the head: next to nothing for classes, much for a detector's pyramid and heads.
         recomputed: indices of the blocks that are recomputed.
     """
 
     costs: list[BlockCost]
     outside: int
+    head_flops: int
     recomputed: tuple[int, ...]
 
     @property
@@ -52,8 +60,9 @@ class Measured:
         return self.share_of(self.recomputed)
 
     def share_of(self, blocks: Sequence[int]) -> float:
-        """Operations of some blocks as a share of those of all."""
-        return sum(self.costs[index].flops for index in blocks) / sum(cost.flops for cost in self.costs)
+        """Operations of some blocks as a share of the whole forward pass."""
+        whole = sum(cost.flops for cost in self.costs) + self.head_flops
+        return sum(self.costs[index].flops for index in blocks) / whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,35 +183,37 @@ def training_files(config: Plan) -> Files:
     )
 
 
-def measure(config: Plan) -> tuple[Measured, MViT]:
+def measure(config: Plan) -> tuple[Measured, BlockModel]:
     """The model, without its weights, and the costs of one rank's forward pass; nothing is computed.
 
     Raises:
         ValueError: the model is no MViT, or cannot keep as little as model.activation_budget_gb.
     """
     with torch.device("meta"):
-        model = common.build_model(config)
-    if not isinstance(model, MViT):
-        name = getattr(config.model, "name", None) or type(model).__name__
-        raise ValueError(f"model={name}: plans are made for MViT models only")
-    model = model.to_empty(device="cpu").train()
+        whole = common.build_model(config)
+    model = block_model(whole)
+    if model is None:
+        name = getattr(config.model, "name", None) or type(whole).__name__
+        raise ValueError(f"model={name}: plans are made for MViT models and detectors only")
+    whole.to_empty(device="cpu").train()
     builder = common.build_task_builder(config)
     if config.trainer.batch_size == AUTO:
         memory = config.machine.memory_gb
         room = Room(size=USABLE * memory * GB, text=f"{USABLE:.0%} of the {memory:g} GB of {_machine_text(config)}")
-        choose_batch_size(config, builder, model, processes=_ranks(config), room=room, bf16=_bf16(config))
+        choose_batch_size(config, builder, whole, processes=_ranks(config), room=room, bf16=_bf16(config))
     shape = builder.input_shape(config, model.config)
     with torch.autocast("cpu", torch.bfloat16) if _bf16(config) else nullcontext():
-        costs, outside = measure_blocks(model, shape)
+        costs, outside, head_flops = measure_forward(model, shape)
     budget = model.config.activation_budget_gb
     if budget is not None:
         recomputed = choose_blocks(costs, int(budget * GB), outside)
     else:
         recomputed = model.config.recomputed_blocks
-    return Measured(costs=costs, outside=outside, recomputed=recomputed), model
+    measured = Measured(costs=costs, outside=outside, head_flops=head_flops, recomputed=recomputed)
+    return measured, model
 
 
-def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -> Workload:
+def build_workload(config: Plan, model: BlockModel, measured: Measured, videos: int) -> Workload:
     """Sizes of the model and of the training."""
     builder = common.build_task_builder(config)
     repeats = builder.repeats(config)
@@ -211,7 +222,7 @@ def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -
     state = training_state(config, model, accumulate=batch.accumulate, bf16=_bf16(config))
     return Workload(
         **vars(state),
-        forward_flops=sum(cost.flops for cost in measured.costs) / clips,
+        forward_flops=(sum(cost.flops for cost in measured.costs) + measured.head_flops) / clips,
         recomputed=measured.share,
         activation_bytes=float(peak_bytes(measured.costs, measured.recomputed, measured.outside)),
         clips_per_rank=clips,
@@ -281,7 +292,7 @@ def _model_rows(
         (
             "forward pass",
             f"{work.forward_flops / 1e9:.1f} GFLOP per {words.sample}",
-            "of all blocks; 2 per multiply-add",
+            "of all blocks and the head; 2 per multiply-add",
         ),
         ("done twice", f"{work.recomputed:.0%} of that", again),
         ("memory: state", f"{plan.state_bytes / GB:.2f} GB per {unit}", f"float32: {copies}"),
@@ -296,7 +307,8 @@ def _step_rows(
     repeats, unit = work.repeats, _unit(config)
     step = step_batch(config.trainer, processes=plan.ranks, items=work.videos)
     lr = scale_lr(config.optim.lr, reference_batch=config.optim.reference_batch, global_batch=step.videos)
-    batch = f"trainer.batch_size={step.batch_size} augment.repeats={repeats} trainer.accumulate={step.accumulate}"
+    copies = f" augment.repeats={repeats}" if hasattr(config.augment, "repeats") else ""
+    batch = f"trainer.batch_size={step.batch_size}{copies} trainer.accumulate={step.accumulate}"
     stated = f"; the recipe's are {step.recipe}: {step.reason}" if step.reason else ""
     bound = "starting kernels" if _launch_bound(work, machine) else f"{machine.utilisation:.0%} of the matrix rate"
     return [

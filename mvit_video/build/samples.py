@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mvit_video.build.batch import step_batch
 from mvit_video.build.class_weights import shortened
 from mvit_video.build.run_identity import DataRecord
-from mvit_video.config import Data, Train, VideoData
+from mvit_video.config import ClassificationAugment, Data, ImageData, Train, VideoData
 from mvit_video.data.augmentation.mixing import Mixing
 from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.fingerprint import fingerprint
@@ -18,7 +18,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.loading.draws import draw_weights, expected_draws
 from mvit_video.data.loading.loader import LoaderOptions, TrainLoader
-from mvit_video.data.loading.samples import TrainSamples
+from mvit_video.data.loading.samples import TrainItems
 from mvit_video.distributed.process_group import World
 from mvit_video.planning.costs import VIDEO_FILES, FileCosts
 from mvit_video.runtime.formatting import count_text
@@ -70,7 +70,7 @@ class ManifestSplits:
 
     def repeats(self, config: Train) -> int:
         """Samples that a training step takes of each file."""
-        return config.augment.repeats
+        return classification_augment(config).repeats
 
 
 def read_manifest(
@@ -105,16 +105,7 @@ def read_manifest(
         )
     if class_names is not None:
         manifest = manifest.with_classes(class_names)
-    classes = manifest.num_classes
-    if config.data.num_classes is None:
-        config.data.num_classes = classes
-    _set_open_classes(config, classes)
-    if classes != config.data.num_classes:
-        whole = "complete it" if classes < config.data.num_classes else "take out what does not belong to them"
-        raise ValueError(
-            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {count_text(classes, 'class')}: "
-            f"{whole}, or set data.num_classes={classes}"
-        )
+    set_open_classes(config, manifest)
     return manifest
 
 
@@ -127,17 +118,30 @@ def check_kind(manifest: Manifest, kind: FileKind) -> None:
         )
 
 
-def _set_open_classes(config: Train, classes: int) -> None:
-    """Give the model the number of classes if it has that option without a value; a model without schema is a dict."""
-    model = config.model
+def set_open_classes(config: Train, manifest: Manifest) -> None:
+    """Give data and model the number of classes if they have that option without a value.
+
+    Raises:
+        ValueError: the options state another number.
+    """
+    classes = manifest.num_classes
+    if config.data.num_classes is None:
+        config.data.num_classes = classes
+    model = config.model  # one without schema is a dict
     if isinstance(model, dict):
         if model.get("num_classes", classes) is None:
             model["num_classes"] = classes
     elif getattr(model, "num_classes", classes) is None:
         model.num_classes = classes
+    if classes != config.data.num_classes:
+        whole = "complete it" if classes < config.data.num_classes else "take out what does not belong to them"
+        raise ValueError(
+            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {count_text(classes, 'class')}: "
+            f"{whole}, or set data.num_classes={classes}"
+        )
 
 
-def build_loader(config: Train, dataset: TrainSamples, world: World) -> TrainLoader:
+def build_loader(config: Train, dataset: TrainItems[Any], world: World) -> TrainLoader:
     """Endless training batches of this rank."""
     manifest = dataset.manifest
     weights = draw_weights(manifest, config.data.sampling_weights)  # type: ignore[arg-type]
@@ -175,9 +179,20 @@ def build_loading(config: Train, world: World) -> LoaderOptions:
     )
 
 
+def classification_augment(config: Train) -> ClassificationAugment:
+    """The options of the group `augment`.
+
+    Raises:
+        ValueError: they are those of detection.
+    """
+    if not isinstance(config.augment, ClassificationAugment):
+        raise ValueError("the task names classes, and augment=... is for detection: give one of classification")
+    return config.augment
+
+
 def build_mixing(config: Train) -> Mixing:
     """Mixup, cutmix and label smoothing."""
-    augment = config.augment
+    augment = classification_augment(config)
     assert config.data.num_classes is not None  # read_manifest has set it
     return Mixing(
         mixup_alpha=augment.mixup_alpha,
@@ -192,4 +207,6 @@ def build_mixing(config: Train) -> Mixing:
 def build_normalization(data: Data) -> Normalization:
     """From a uint8 batch to the model's input."""
     order: Any = data.channel_order if isinstance(data, VideoData) else "rgb"
+    if not isinstance(data, VideoData | ImageData):
+        raise ValueError("the task names classes, and data=... is a data set of detection: give another one")
     return Normalization(mean=data.mean, std=data.std, channel_order=order)

@@ -21,6 +21,7 @@ from mvit_video.build.common import (
     build_task_builder,
     plan_activations,
     process_group_of,
+    share_statistics,
     start_from_weights,
     trainer_options,
 )
@@ -89,6 +90,7 @@ def _train(config: Train, world: World) -> Outcome:
     if config.weights is not None:
         start_from_weights(config, model)
     choose_trained_part(config, model)
+    share_statistics(model, world)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     task = builder.task(config, train_split)

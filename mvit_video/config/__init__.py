@@ -11,8 +11,9 @@ This package imports neither torch nor the rest of the project, so that `--help`
 """
 
 from mvit_video.config.audit import Audit
-from mvit_video.config.augment import Augment, ImageAugment, VideoAugment
+from mvit_video.config.augment import Augment, ClassificationAugment, ImageAugment, VideoAugment
 from mvit_video.config.data import Data, ImageData, VideoData
+from mvit_video.config.detection import DetectionAugment, DetectionData
 from mvit_video.config.evaluate import Evaluate
 from mvit_video.config.launcher import LocalLauncher, SlurmLauncher, SubmititLocalLauncher, TorchrunLauncher
 from mvit_video.config.machine import Machine
@@ -41,7 +42,10 @@ __all__ = [
     "Audit",
     "Augment",
     "Baseline",
+    "ClassificationAugment",
     "Data",
+    "DetectionAugment",
+    "DetectionData",
     "Evaluate",
     "FolderSource",
     "ImageAugment",

@@ -8,7 +8,18 @@ from mvit_video.config.rules import option
 
 @dataclass
 class Augment:
-    """Training augmentation that videos and images share."""
+    """Training augmentation that every kind of sample has."""
+
+    flip: float = option(0.5, at_least=0, at_most=1, help="chance of a horizontal flip; 0 where left and right matter")
+
+    def problems_with(self, crop_size: int) -> Iterator[str]:
+        """Rules between these options and the size of the crop."""
+        yield from ()
+
+
+@dataclass
+class ClassificationAugment(Augment):
+    """Training augmentation that videos and images of one class share."""
 
     scale: list[float] = option(
         [0.08, 1.0], length=2, above=0, ascending=True, help="share of the picture that a resized crop takes"
@@ -22,7 +33,6 @@ class Augment:
         neutral=True,
         help="where training samples and test views are made: in the loader processes, or on the model's device",
     )
-    flip: float = option(0.5, at_least=0, at_most=1, help="chance of a horizontal flip; 0 where left and right matter")
     randaugment: str | None = option(None, help="RandAugment, such as rand-m7-n4-mstd0.5-inc1; null: none")
     erase_prob: float = option(0.0, at_least=0, at_most=1, help="chance that a box of the sample is filled with noise")
     repeats: int = option(1, at_least=1, help="augmented copies of each decoded clip or image in a batch")
@@ -34,13 +44,9 @@ class Augment:
         0.0, at_least=0, below=1, help="label smoothing: share of a label spread evenly over all classes"
     )
 
-    def problems_with(self, crop_size: int) -> Iterator[str]:
-        """Rules between these options and the size of the crop."""
-        yield from ()
-
 
 @dataclass
-class VideoAugment(Augment):
+class VideoAugment(ClassificationAugment):
     """Training augmentation of videos: what is drawn per video and per batch."""
 
     crop: str = option(
@@ -70,7 +76,7 @@ class VideoAugment(Augment):
 
 
 @dataclass
-class ImageAugment(Augment):
+class ImageAugment(ClassificationAugment):
     """Training augmentation of images: resized crop, flip, then RandAugment and the rest on what was cut."""
 
     color_jitter: float = option(

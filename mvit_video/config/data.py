@@ -30,12 +30,6 @@ class Data:
         "groups of the source, else files",
     )
     crop_size: int = option(224, at_least=1, help="height and width in pixels of what the model sees")
-    mean: list[float] = option(
-        [0.45, 0.45, 0.45], length=3, entries="R, G and B", help="subtracted from pixels of 0 to 1"
-    )
-    std: list[float] = option(
-        [0.225, 0.225, 0.225], length=3, above=0, entries="R, G and B", help="divides what is left"
-    )
     sampling_weights: str = option(
         "natural",
         choices=("natural", "balanced", "square_root"),
@@ -80,6 +74,12 @@ class Data:
 class VideoData(Data):
     """A data set of videos, how clips are taken from them, and the views a test counts."""
 
+    mean: list[float] = option(
+        [0.45, 0.45, 0.45], length=3, entries="R, G and B", help="subtracted from pixels of 0 to 1"
+    )
+    std: list[float] = option(
+        [0.225, 0.225, 0.225], length=3, above=0, entries="R, G and B", help="divides what is left"
+    )
     num_frames: int = option(MISSING, at_least=1, help="frames of a clip")
     sampling: str = option(
         "span",

@@ -12,6 +12,8 @@ from hydra.core.config_store import ConfigStore
 from mvit_video.config.audit import Audit
 from mvit_video.config.augment import ImageAugment, VideoAugment
 from mvit_video.config.data import ImageData, VideoData
+from mvit_video.config.detection import Detection, DetectionAugment, DetectionData, Detector, ScenesSource
+from mvit_video.config.detection_sources import CocoSource, YoloSource
 from mvit_video.config.evaluate import Evaluate
 from mvit_video.config.image_sources import (
     ImageFolderSource,
@@ -82,10 +84,13 @@ SCHEMAS = (
     Registered("task", "video_classification", VideoClassification),
     Registered("task", "video_multilabel", VideoMultilabel),
     Registered("task", "image_classification", ImageClassification),
+    Registered("task", "detection", Detection),
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
+    Registered("model", "detector_schema", Detector),
     Registered("data", "data_schema", VideoData, "videos"),
     Registered("data", "image_data_schema", ImageData, "images"),
+    Registered("data", "detection_data_schema", DetectionData, "images with boxes"),
     Registered("data/source", "list", ListSource),
     Registered("data/source", "kinetics", KineticsSource),
     Registered("data/source", "ssv2", Ssv2Source),
@@ -107,8 +112,12 @@ SCHEMAS = (
     Registered("data/source", "image_table", ImageTableSource),
     Registered("data/source", "image_shards", ImageShardsSource),
     Registered("data/source", "image_parquet", ImageParquetSource),
+    Registered("data/source", "coco", CocoSource),
+    Registered("data/source", "yolo", YoloSource),
+    Registered("data/source", "scenes", ScenesSource),
     Registered("augment", "augment_schema", VideoAugment, "videos"),
     Registered("augment", "image_augment_schema", ImageAugment, "images"),
+    Registered("augment", "detection_augment_schema", DetectionAugment, "images with boxes"),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),
     Registered("trainer", "trainer_schema", Trainer),
@@ -121,15 +130,18 @@ SCHEMAS = (
 
 
 def schema_of(group: str, values: Mapping[str, Any]) -> Registered | None:
-    """The schema of a group that stored values were made over: that which knows most of them; None without a schema.
+    """The schema of a group that stored values were made over; None without a schema.
+
+    It is that which knows most of them, and of several the one with the fewest further options.
 
     Args:
         group: "data" or another group whose choices are made over one of several schemas.
         values: by the names of options.
     """
     known = [entry for entry in SCHEMAS if entry.group == group and entry.name.endswith("_schema")]
-    counts = [len(set(values) & {declared.name for declared in fields(entry.schema)}) for entry in known]
-    return known[counts.index(max(counts))] if known else None
+    names = [{declared.name for declared in fields(entry.schema)} for entry in known]
+    ranks = [(len(own & set(values)), -len(own)) for own in names]
+    return known[ranks.index(max(ranks))] if known else None
 
 
 def source_of(target: str) -> str | None:

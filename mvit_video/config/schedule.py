@@ -10,7 +10,7 @@ from mvit_video.config.rules import option
 
 @dataclass
 class Schedule:
-    """Linear warm-up, then half a cosine; the learning rates are for `optim.reference_batch`, like `optim.lr`."""
+    """Linear warm-up, then half a cosine or steps; learning rates are for `optim.reference_batch`, like `optim.lr`."""
 
     epochs: float = option(MISSING, above=0, help="passes over the training videos")
     warmup_epochs: float = option(0.0, at_least=0, help="epochs of linear warm-up; 0: none")
@@ -19,6 +19,14 @@ class Schedule:
     cosine_after_warmup: bool = option(
         False, help="the cosine starts where the warm-up ends, so that optim.lr is reached; false: at epoch 0"
     )
+    milestones: list[float] = option(
+        [],
+        above=0,
+        below=1,
+        ascending=True,
+        help="instead of the cosine: shares of the training at which the rate is multiplied by milestone_factor",
+    )
+    milestone_factor: float = option(0.1, above=0, below=1, help="see milestones")
 
     def problems(self) -> Iterator[str]:
         """Rules between two values."""

@@ -9,7 +9,7 @@ from omegaconf import MISSING, SI, DictConfig
 from mvit_video.config.rules import option
 
 SPLITS = ("train", "val", "test")
-_EVERY_SPLIT = ("table", "folder")  # fields that may hold every split at once
+_EVERY_SPLIT = ("table", "folder", "data")  # fields that may hold every split at once
 _MISSING_FILES = "what to do about listed files that do not exist: stop, or train without them and say how many"
 _FRAME_RATE = "frames per second of videos that are folders of numbered pictures; null: there are none"
 _ROOT = "folder or URL that relative paths start from; null: the current one, or the list's if no file is there"

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from mvit_video.data.datasets.class_folders import from_folder
     from mvit_video.data.datasets.manifest import Manifest
     from mvit_video.data.loading.batch import Batch, Sample
+    from mvit_video.data.loading.collation import collate
     from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset
-    from mvit_video.data.loading.loader import collate
     from mvit_video.data.loading.plain import TrainingClips, evaluation_clips, normalize, training_clips
 
 __all__ = [
@@ -35,7 +35,7 @@ _MODULES = {
     "Sample": "loading.batch",
     "TrainTransform": "augmentation.transforms",
     "TrainingClips": "loading.plain",
-    "collate": "loading.loader",
+    "collate": "loading.collation",
     "evaluation_clips": "loading.plain",
     "from_folder": "datasets.class_folders",
     "normalize": "loading.plain",

@@ -156,7 +156,7 @@ class Sheet:
         """The sheet as an RGB picture."""
         layout = self.layout()
         page = Image.new("RGB", (layout.page_width, layout.page_height), "white")
-        pen = _Pen(page)
+        pen = Pen(page)
         width = layout.text_width
         pen.write((MARGIN, MARGIN), self.heading, HEADING, width)
         for number, line in enumerate(self.about):
@@ -168,7 +168,7 @@ class Sheet:
             pen.write((MARGIN, foot + number * ABOUT.line), line, PROBLEM, width)
         return page
 
-    def _draw_row(self, page: Image.Image, pen: "_Pen", layout: Layout, number: int, row: Row) -> None:
+    def _draw_row(self, page: Image.Image, pen: "Pen", layout: Layout, number: int, row: Row) -> None:
         top, width = layout.row_top(number), layout.text_width
         for place, line in enumerate(row.caption):
             at = (MARGIN, top + (TITLE.line + (place - 1) * DETAILS.line if place else 0))
@@ -296,7 +296,7 @@ def boxed_letters(texts: Iterable[str]) -> str:
     return "".join(letter for letter in letters if ord(letter) not in _letters(_font_file(letter, False)))
 
 
-class _Pen:
+class Pen:
     """Writes on a page, in DejaVu Sans and, for letters it lacks, in whatever installed font has them."""
 
     def __init__(self, page: Image.Image) -> None:

@@ -93,7 +93,7 @@ def read_image(
                 pixels = None if scaled else decoded_jpeg(picture, data)
                 if pixels is None:
                     pixels = _pixels(picture, name, min_side)
-                turned = _exif_orientation(picture) if orientation == "apply" else 1
+                turned = exif_orientation(picture) if orientation == "apply" else 1
                 return _turned(pixels, turned).contiguous()
     except ImageDecodeError:
         raise
@@ -117,7 +117,7 @@ def _opened(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the rule below is the only one
         try:
-            picture = Image.open(io.BytesIO(data), formats=_formats())
+            picture = Image.open(io.BytesIO(data), formats=readable_formats())
         except UnidentifiedImageError as error:
             raise ImageDecodeError(name, _unknown(data)) from error
         finally:
@@ -134,7 +134,7 @@ def _opened(data: bytes, name: str, max_pixels: int) -> Iterator[Image.Image]:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """The formats of which this build of Pillow has a reader."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -144,7 +144,7 @@ def _unknown(data: bytes) -> str:
     """What is said of a file in no known format."""
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
         return "is HEIF (the format of iPhones), which Pillow does not read; save it as JPEG or PNG"
-    known = ", ".join(_formats())
+    known = ", ".join(readable_formats())
     return f"is in no format that is read ({known}); it begins with {data[:12]!r}. Is it an image, and whole?"
 
 
@@ -178,7 +178,7 @@ def _on_white(picture: Image.Image) -> "np.ndarray[tuple[int, int, int], np.dtyp
     return np.array(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
 
 
-def _exif_orientation(picture: Image.Image) -> int:
+def exif_orientation(picture: Image.Image) -> int:
     """1 to 8; 1 (as it is) where nothing is stated, or what is stated cannot be read."""
     try:
         value = picture.getexif().get(_EXIF_ORIENTATION, 1)

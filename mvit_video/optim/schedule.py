@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step: linear warm-up, then half a cosine."""
+"""Learning rate as a pure function of the step: linear warm-up, then half a cosine, or steps."""
 
 import math
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ class WarmupCosine:
         end_lr: rate at the end of the last epoch.
         steps_per_epoch: optimizer steps (not micro-batches) in an epoch.
         cosine_after_warmup: start the cosine where the warm-up ends.
+        milestones: shares of the training, rising; at each the rate is multiplied by `milestone_factor`. They take the
+            place of the cosine (detectron2 fvcore's MultiStepParamScheduler, whose steps these are times the length).
+        milestone_factor: see milestones.
 
     Raises:
         ValueError: for a length or rate out of its range.
@@ -32,6 +35,8 @@ class WarmupCosine:
     end_lr: float
     steps_per_epoch: int
     cosine_after_warmup: bool = False
+    milestones: tuple[float, ...] = ()
+    milestone_factor: float = 0.1
 
     def __post_init__(self) -> None:
         if self.epochs <= 0:
@@ -49,6 +54,8 @@ class WarmupCosine:
             raise ValueError(f"end_lr is {self.end_lr}: it must lie between 0 and base_lr ({self.base_lr})")
         if self.warmup_start_lr < 0:
             raise ValueError(f"warmup_start_lr is {self.warmup_start_lr}: it must be at least 0")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones are {self.milestones}: they must rise and lie between 0 and 1")
 
     @property
     def total_steps(self) -> int:
@@ -61,9 +68,16 @@ class WarmupCosine:
             raise ValueError(f"step is {step}: steps count from 0")
         epoch = min(step / self.steps_per_epoch, self.epochs)
         if epoch < self.warmup_epochs:
-            target = self._cosine(self.warmup_epochs)
+            target = self._after_warmup(self.warmup_epochs)
             return self.warmup_start_lr + epoch * (target - self.warmup_start_lr) / self.warmup_epochs
-        return self._cosine(epoch)
+        return self._after_warmup(epoch)
+
+    def _after_warmup(self, epoch: float) -> float:
+        if not self.milestones:
+            return self._cosine(epoch)
+        step = round(epoch * self.steps_per_epoch)
+        passed = sum(step >= round(share * self.total_steps) for share in self.milestones)
+        return self.base_lr * self.milestone_factor**passed
 
     def _cosine(self, epoch: float) -> float:
         start = self.warmup_epochs if self.cosine_after_warmup else 0.0

@@ -14,9 +14,10 @@ import torch
 from mvit_video.data.augmentation.mixing import MixDraw, Mixing
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.dataset import EvalDataset, TrainDataset
-from mvit_video.data.loading.loader import TrainLoader, collate
-from mvit_video.data.loading.samples import EvalSamples
+from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.data.loading.samples import EvalSamples, TrainSamples
 from mvit_video.data.sampling import view_of
 from mvit_video.engine.contact_sheet import Pictures, denormalize_clips, shorten, spread
 from mvit_video.engine.preview import Item
@@ -146,6 +147,7 @@ def _training_clip(
     frames_of: FramesOf | None,
 ) -> Item:
     dataset = loader.dataset
+    assert isinstance(dataset, TrainSamples)
     names = dataset.manifest.class_names
     partner = len(batch.labels) - 1 - row
     title = classes_text(dataset.manifest, int(batch.videos[row]))

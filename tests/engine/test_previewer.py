@@ -17,7 +17,8 @@ from mvit_video.build.samples import build_mixing, build_normalization, read_man
 from mvit_video.config import Train
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments
-from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, collate
+from mvit_video.data.loading.collation import collate
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.contact_sheet import denormalize_clips
 from mvit_video.engine.preview import Item, Look, Section, make_sheet, paginate, write_preview

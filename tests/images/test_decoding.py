@@ -119,12 +119,12 @@ def test_pixels_of_32_bits_have_no_agreed_range(mode):
 
 def test_a_build_of_pillow_without_a_format_reads_the_others(monkeypatch):
     monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
-    decoding._formats.cache_clear()
-    assert "AVIF" not in decoding._formats()
+    decoding.readable_formats.cache_clear()
+    assert "AVIF" not in decoding.readable_formats()
     assert read(encoded(scene(), "PNG")).shape == (48, 64, 3)
     with pytest.raises(ImageDecodeError, match=r"in no format that is read \(JPEG, PNG"):
         read(b"nothing at all")
-    decoding._formats.cache_clear()
+    decoding.readable_formats.cache_clear()
 
 
 def test_cmyk_is_pillows_conversion():

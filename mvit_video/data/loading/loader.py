@@ -5,51 +5,20 @@ takes the next `world_size * accumulate` batches of it: forward pass `a` of rank
 `a * world_size + r`. So one rank accumulating two batches sees, step by step, what two ranks see with one batch each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mvit_video.data.datasets.shards import shard_order
-from mvit_video.data.loading import shared_memory
-from mvit_video.data.loading.batch import Batch, Sample
 from mvit_video.data.loading.draws import drawn_videos
-from mvit_video.data.loading.packed_clips import pack
-from mvit_video.data.loading.samples import EvalSamples, TrainSamples
+from mvit_video.data.loading.samples import EvalItems, TrainItems
 from mvit_video.data.loading.workers import Workers, pinned
 from mvit_video.runtime.formatting import count_text
 
 TrainKey = tuple[int, int, int]
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of several videos, all with clips or all with sources, as one batch; a video's clips stay together."""
-    counts = torch.tensor([len(sample.views) for sample in samples])
-    sources = [sample.source for sample in samples if sample.source is not None]
-    if sources:
-        clips, packed = torch.empty(0, dtype=torch.uint8), pack(sources)
-    else:
-        size = (int(counts.sum()), *samples[0].clips.shape[1:])
-        clips, packed = shared_memory.empty(size), None
-        torch.cat([sample.clips for sample in samples], out=clips)
-    return Batch(
-        clips=clips,
-        labels=torch.tensor([sample.label for sample in samples]).repeat_interleave(counts),
-        videos=torch.tensor([sample.video for sample in samples]).repeat_interleave(counts),
-        views=torch.cat([sample.views for sample in samples]),
-        erase=torch.cat([sample.erase for sample in samples]),
-        noise_seeds=torch.cat([sample.noise_seeds for sample in samples]),
-        failed=torch.tensor([sample.failed for sample in samples]).repeat_interleave(counts),
-        paths=[sample.path for sample in samples for _ in range(len(sample.views))],
-        failures=[failure for sample in samples for failure in sample.failures],
-        position=samples[0].position,
-        epoch=samples[0].epoch,
-        packed=packed,
-        notes=[note for sample in samples for note in sample.notes],
-    )
 
 
 def epoch_order(
@@ -98,16 +67,16 @@ class LoaderOptions:
     timeout_s: float = 300.0
     pin_memory: bool = False
 
-    def batches(self, dataset: TrainSamples | EvalSamples, keys: Iterator[list[Any]]) -> Iterator[Batch]:
+    def batches(self, dataset: TrainItems[Any] | EvalItems[Any], keys: Iterator[list[Any]]) -> Iterator[Any]:
         """One batch for each list of the dataset's keys, in order.
 
         Raises:
             WorkerError: a worker died or hangs.
         """
         if self.num_workers == 0:
-            made: Iterator[Batch] = map(_Fetch(dataset), keys)
+            made: Iterator[Any] = map(_Fetch(dataset), keys)
             return (batch.pin_memory() for batch in made) if self.pin_memory else made
-        workers: Workers[list[Any], Batch] = Workers(
+        workers: Workers[list[Any], Any] = Workers(
             _Fetch(dataset), count=self.num_workers, prefetch=self.prefetch, timeout_s=self.timeout_s
         )
         made = workers.run(keys)
@@ -118,10 +87,10 @@ class LoaderOptions:
 class _Fetch:
     """Makes a batch of keys."""
 
-    dataset: TrainSamples | EvalSamples
+    dataset: TrainItems[Any] | EvalItems[Any]
 
-    def __call__(self, keys: list[Any]) -> Batch:
-        return collate([self.dataset[key] for key in keys])
+    def __call__(self, keys: list[Any]) -> Any:
+        return self.dataset.collate([self.dataset[key] for key in keys])
 
 
 class TrainLoader:
@@ -129,7 +98,7 @@ class TrainLoader:
 
     Args:
         dataset: the training samples.
-        batch_size: videos per batch and rank; a batch holds `batch_size * dataset.repeats` clips.
+        batch_size: items per batch and rank; of videos and images a batch holds `batch_size * dataset.repeats` samples.
         accumulate: batches per optimizer step and rank.
         rank: this process.
         world_size: processes in the run.
@@ -144,7 +113,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: TrainSamples,
+        dataset: TrainItems[Any],
         *,
         batch_size: int,
         accumulate: int,
@@ -188,7 +157,7 @@ class TrainLoader:
         """Optimizer steps in an epoch; the videos of an incomplete last step are left to later epochs."""
         return len(self.dataset) // self.items_per_step
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Iterator[Any]:
         """This rank's batches, `accumulate` to a step, from optimizer step `start_step` on, without end."""
         return self.loading.batches(self.dataset, self._keys(start_step))
 
@@ -215,13 +184,13 @@ class TrainLoader:
 
 
 def eval_loader(
-    dataset: EvalSamples,
+    dataset: EvalItems[Any],
     *,
     clips_per_batch: int,
     rank: int,
     world_size: int,
     loading: LoaderOptions,
-) -> Iterator[Batch]:
+) -> Iterator[Any]:
     """Every view of this rank's videos once, in order: rank r takes videos r, r + world_size, ...
 
     Args:

@@ -6,7 +6,8 @@ read is returned as failed, to be counted. What a kind of file adds is how one i
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch.utils.data import Dataset
 from mvit_video.data.augmentation.clip_views import AugmentDevice, ClipSource, Frames, View
 from mvit_video.data.augmentation.transforms import Box
 from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.loading.batch import Sample
+from mvit_video.data.loading.batch import Batch, Sample
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.runtime.decode_error import DecodeError
 from mvit_video.video.yuv import YuvFrames
@@ -23,6 +25,8 @@ from mvit_video.video.yuv import YuvFrames
 MAX_REPLACEMENTS = 20
 # What a random draw is for, the last part of its key: draws for different things never share a stream.
 DRAW_CLIP, DRAW_REPLACEMENT, DRAW_FRAME_ORDER, DRAW_AUGMENT = 0, 1, 2, 3
+
+SampleT = TypeVar("SampleT")
 
 
 class DrawnView(View, Protocol):
@@ -46,30 +50,22 @@ class Transform(Protocol):
         ...
 
 
-class TrainSamples(Dataset[Sample], ABC):
-    """Augmented samples of training files.
+class TrainItems(Dataset[SampleT], ABC, Generic[SampleT]):
+    """Training samples of files of any kind.
 
     Args:
-        manifest: files and labels.
-        transform: draws the views.
-        repeats: augmented copies of each decoded file (repeated augmentation).
+        manifest: the files.
         seed: with the epoch and the index, the key of every random draw.
-        device: where samples are cut and augmented: "worker" (the loader's processes) or "model" (the model's device).
     """
 
-    def __init__(
-        self, manifest: Manifest, *, transform: Transform, repeats: int, seed: int, device: AugmentDevice = "worker"
-    ) -> None:
+    def __init__(self, manifest: Manifest, *, seed: int) -> None:
         self.manifest = manifest
-        self.transform = transform
-        self.repeats = repeats
         self.seed = seed
-        self.device: AugmentDevice = device
 
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int, int]) -> SampleT:
         """The sample of key (epoch, position in the epoch's order, draw).
 
         A draw is the index of a file, plus the number of files for each time the epoch has drawn it before: the same
@@ -99,12 +95,66 @@ class TrainSamples(Dataset[Sample], ABC):
         )
 
     @abstractmethod
-    def _read(self, epoch: int, draw: int) -> Frames:
-        """The frames of a draw of an epoch, uint8 (N, H, W, 3) or planes. Raises DecodeError."""
+    def collate(self, samples: Sequence[SampleT]) -> Any:
+        """Samples as one batch."""
+
+    @abstractmethod
+    def _read(self, epoch: int, draw: int) -> Any:
+        """What `_augmented` takes: the decoded file of a draw of an epoch. Raises DecodeError."""
+
+    @abstractmethod
+    def _augmented(self, frames: Any, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]) -> SampleT:
+        """The sample of a decoded file."""
 
     def _replacement(self, epoch: int, draw: int, attempt: int) -> int:
         rng = np.random.default_rng([self.seed, epoch, draw, DRAW_REPLACEMENT, attempt])
         return int(rng.integers(len(self.manifest)))
+
+
+class EvalItems(Protocol[SampleT]):
+    """Evaluation samples of files of any kind; a key is the index of a file, or more, see EvalSamples.
+
+    Attributes:
+        num_views: samples that a file has.
+    """
+
+    num_views: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int, /) -> SampleT: ...
+
+    def collate(self, samples: Sequence[SampleT]) -> Any:
+        """Samples as one batch."""
+        ...
+
+
+class TrainSamples(TrainItems[Sample]):
+    """Augmented clips or images of training files.
+
+    Args:
+        manifest: files and labels.
+        transform: draws the views.
+        repeats: augmented copies of each decoded file (repeated augmentation).
+        seed: with the epoch and the index, the key of every random draw.
+        device: where samples are cut and augmented: "worker" (the loader's processes) or "model" (the model's device).
+    """
+
+    def __init__(
+        self, manifest: Manifest, *, transform: Transform, repeats: int, seed: int, device: AugmentDevice = "worker"
+    ) -> None:
+        super().__init__(manifest, seed=seed)
+        self.transform = transform
+        self.repeats = repeats
+        self.device: AugmentDevice = device
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """See collation.collate."""
+        return collate(samples)
+
+    @abstractmethod
+    def _read(self, epoch: int, draw: int) -> Frames:
+        """The frames of a draw of an epoch, uint8 (N, H, W, 3) or planes. Raises DecodeError."""
 
     def _augmented(
         self, frames: Frames, epoch: int, position: int, draw: int, failures: list[tuple[str, str]]
@@ -193,6 +243,10 @@ class EvalSamples(Dataset[Sample], ABC):
             source=source_left,
             notes=[] if not source.note else [(self.manifest.paths[index], source.note)],
         )
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """See collation.collate."""
+        return collate(samples)
 
     @abstractmethod
     def _views(self, key: int) -> ClipSource:

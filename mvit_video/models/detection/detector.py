@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from mvit_video.models.detection.batch_norm import Total, synchronise
+from mvit_video.models.detection.block_model import DetectorBlocks
 from mvit_video.models.detection.boxes import is_nonempty
 from mvit_video.models.detection.config import DetectorConfig, get_detector_config
 from mvit_video.models.detection.masks import InstanceMasks, paste_masks
@@ -64,7 +66,8 @@ class Detector(nn.Module):
             images: RGB, (3, H, W) each, values 0 to 255, of any dtype and size. For detection they are resized here;
                 in training they come at the size that the augmentation gave them.
             targets: of each image `boxes` (n, 4) as x1, y1, x2, y2 in its pixels, `labels` int64 (n) from 0, and
-                `masks`: bool (n, H, W), or an :class:`InstanceMasks`. Crowds are left out before.
+                `masks`: bool (n, H, W), or an :class:`InstanceMasks`. An image without `masks` has no part in their
+                loss. Crowds are left out before.
 
         Returns:
             Without targets :class:`Detections` of each image, in its own pixels. With targets the losses by
@@ -119,6 +122,23 @@ class Detector(nn.Module):
         """
         return load_into(self, self.backbone.bottom_up, file, rules)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks of its MViT, which sharded ranks divide one by one."""
+        return self.backbone.bottom_up.blocks
+
+    def block_model(self) -> DetectorBlocks:
+        """What plans measure."""
+        return DetectorBlocks(self, backbone=self.backbone, proposals=self.proposal_generator, heads=self.roi_heads)
+
+    def synchronise(self, total: Total) -> None:
+        """Let batch norms use the boxes of all processes; see :func:`mvit_video.models.detection.synchronise`.
+
+        Args:
+            total: sums a tensor over the processes, differentiably.
+        """
+        synchronise(self, total)
+
     def layer_ids(self) -> dict[str, int]:
         """Depth of every parameter, for layer-wise learning rates: the backbone's, all others one above."""
         inside = self.backbone.bottom_up.layer_ids()
@@ -145,11 +165,11 @@ class Detector(nn.Module):
                 raise ValueError(f"an image of shape {tuple(image.shape)}: a detector takes (3, H, W), RGB, 0 to 255.")
 
     def _target(self, target: Mapping[str, Any], image: Tensor) -> Target:
-        missing = [name for name in ("boxes", "labels", "masks") if name not in target]
+        missing = [name for name in ("boxes", "labels") if name not in target]
         if missing:
-            raise ValueError(f"a target without {', '.join(missing)}: it needs boxes, labels and masks.")
+            raise ValueError(f"a target without {', '.join(missing)}: it needs boxes and labels.")
         device = self.mean.device
-        boxes, labels, masks = target["boxes"].to(device).view(-1, 4), target["labels"].to(device), target["masks"]
+        boxes, labels, masks = target["boxes"].to(device).view(-1, 4), target["labels"].to(device), target.get("masks")
         if len(boxes) != len(labels) or (isinstance(masks, Tensor) and len(masks) != len(boxes)):
             raise ValueError(
                 f"a target of {len(boxes)} boxes and {len(labels)} labels: every instance needs all of it."
@@ -163,7 +183,7 @@ class Detector(nn.Module):
             if masks.shape[-2:] != image.shape[-2:] and len(masks):
                 raise ValueError(f"masks of {tuple(masks.shape[-2:])} in an image of {tuple(image.shape[-2:])}.")
             masks = masks.to(device)
-        elif not isinstance(masks, InstanceMasks):
+        elif masks is not None and not isinstance(masks, InstanceMasks):
             raise ValueError(f"masks of type {type(masks).__name__}: bitmaps (n, H, W), or an object with crop().")
         return Target(boxes, labels, masks)
 

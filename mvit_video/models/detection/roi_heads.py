@@ -31,7 +31,8 @@ class Target:
     """(n, 4)."""
     labels: Tensor
     """int64 (n), from 0."""
-    masks: Tensor | InstanceMasks
+    masks: Tensor | InstanceMasks | None
+    """None where they are not annotated."""
 
 
 @dataclass
@@ -135,8 +136,11 @@ class RoIHeads(nn.Module):
         return pool_boxes(levels, boxes, side, canonical_side=self.config.canonical_side)
 
     def _run_stage(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], stage: int) -> tuple[Tensor, Tensor]:
-        """Logits and offsets of the boxes of all images. The gradients of a cascade's stages are averaged."""
-        pooled = self._pool(levels, boxes, BoxHead.SIDE)
+        """Logits and offsets of the boxes of all images."""
+        return self.run_head(self._pool(levels, boxes, BoxHead.SIDE), stage)
+
+    def run_head(self, pooled: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """Logits and offsets of a stage, of features (N, channels, 7, 7). The gradients of a cascade are averaged."""
         head, predictor = self.box_head, self.box_predictor
         if isinstance(head, nn.ModuleList) and isinstance(predictor, nn.ModuleList):
             head, predictor = head[stage], predictor[stage]
@@ -170,7 +174,10 @@ class RoIHeads(nn.Module):
 
     def _mask_loss(self, levels: Sequence[Tensor], sampled: Sequence[Matched], targets: Sequence[Target]) -> Tensor:
         """Binary cross entropy of the masks of the foreground boxes, each for its own class."""
-        foreground = [own.pick(own.labels < self.config.num_classes) for own in sampled]
+        foreground = [
+            own.pick((own.labels < self.config.num_classes) & (target.masks is not None))
+            for own, target in zip(sampled, targets, strict=True)
+        ]
         logits = self.mask_head(self._pool(levels, [own.boxes for own in foreground], MaskHead.SIDE))
         if not len(logits):
             return logits.sum()
@@ -178,7 +185,7 @@ class RoIHeads(nn.Module):
             [
                 mask_targets(target.masks, own.boxes, own.instances)
                 for own, target in zip(foreground, targets, strict=True)
-                if len(own.boxes)
+                if target.masks is not None and len(own.boxes)
             ]
         )
         chosen = _of_class(logits, torch.cat([own.labels for own in foreground]))

@@ -139,7 +139,7 @@ def test_the_backbone_gives_the_maps_of_the_stages():
 
 
 def test_presets():
-    assert len(list_detectors()) == 10
+    assert len(list_detectors()) == 11
     config = get_detector_config("cascade_mask_rcnn_mvitv2_h", num_classes=7, backbone={"windows": "all"})
     assert (config.num_classes, config.is_cascade) == (7, True)
     assert (config.backbone.windows, config.backbone.drop_path, config.backbone.depth) == ("all", 0.6, 80)

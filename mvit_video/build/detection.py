@@ -1,0 +1,109 @@
+"""From options to objects for detection."""
+
+from collections.abc import Sequence
+
+from mvit_video.build.detection_preview import detection_sections
+from mvit_video.build.detection_samples import (
+    build_reading,
+    build_train_dataset,
+    detection_augment,
+    protocol,
+    read_detection,
+)
+from mvit_video.build.samples import ManifestSplits, build_loader, build_loading
+from mvit_video.config import Prepare, Preview, Train
+from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.loading.batch import FrameOrder
+from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
+from mvit_video.data.loading.loader import TrainLoader
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.preview import Section
+from mvit_video.models import MViTConfig
+from mvit_video.preparation.content import Content
+from mvit_video.tasks.detection import Detection as Task
+from mvit_video.tasks.detection import DetectionEvaluation, ResultsWriter
+from mvit_video.tasks.detection_pictures import DetectionPictures
+
+
+class Detection(ManifestSplits):
+    """A `TaskBuilder`: see task_builder.py.
+
+    Args:
+        pictures: best, worst and random images of an evaluation that are drawn, of each so many.
+    """
+
+    kind = IMAGES
+    sample = "image"
+
+    def __init__(self, pictures: int = 6) -> None:
+        self.pictures = pictures
+
+    def read_split(
+        self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
+    ) -> DetectionManifest:
+        """The images of a split with their instances. Options that left the number of classes open take it from here.
+
+        Raises:
+            ValueError: the source has no boxes, or other classes than the options say.
+        """
+        return read_detection(config, source, split, class_names=class_names)
+
+    def repeats(self, config: Train) -> int:
+        """One view of each image."""
+        return 1
+
+    def train_loader(self, config: Train, split: DetectionManifest, world: World) -> TrainLoader:
+        """Endless training batches of this rank."""
+        return build_loader(config, build_train_dataset(config, split), world)
+
+    def task(self, config: Train, split: DetectionManifest) -> Task:
+        """The task of the loop."""
+        return Task(class_names=split.class_names, has_masks=split.has_masks)
+
+    def validation(self, config: Train, split: DetectionManifest, world: World) -> DetectionEvaluation:
+        """Validation during training: every image."""
+        return self._evaluation(config, split, world)
+
+    def evaluation(
+        self, config: Train, split: DetectionManifest, world: World, *, frame_order: FrameOrder
+    ) -> DetectionEvaluation:
+        """Every image.
+
+        Raises:
+            ValueError: another order of frames, of which an image has one.
+        """
+        if frame_order != "forward":
+            raise ValueError(f"frame_order={frame_order}: an image has one frame; leave the option out")
+        pictures = DetectionPictures(build_reading(config), count=self.pictures, seed=config.seed)
+        return self._evaluation(config, split, world, writers=(pictures,))
+
+    def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
+        """Shape of the images of one forward pass of one process, as large as training images get."""
+        augment = detection_augment(config)
+        if augment.view == "jitter":
+            height = width = config.data.crop_size
+        else:
+            height, width = max(augment.short_sides), augment.long_side
+        height, width = (side + -side % 32 for side in (height, width))
+        return int(config.trainer.batch_size), model.in_channels, height, width
+
+    def preparation(self, config: Prepare) -> Content:
+        """Images with instances."""
+        raise NotImplementedError
+
+    def preview(self, config: Preview, source: Source) -> Sequence[Section]:
+        """Training views and images, with boxes, masks and names."""
+        return detection_sections(config, source)
+
+    def _evaluation(
+        self, config: Train, split: DetectionManifest, world: World, *, writers: Sequence[ResultsWriter] = ()
+    ) -> DetectionEvaluation:
+        return DetectionEvaluation(
+            DetectionEvalDataset(split, reading=build_reading(config)),
+            images_per_batch=config.trainer.eval_batch_size,
+            loading=build_loading(config, world),
+            protocol=protocol(config),
+            writers=writers,
+        )

@@ -1,0 +1,46 @@
+"""A detection set in COCO's form, for evaluators and for files: whatever form it was read from."""
+
+import os
+from typing import Any
+
+from mvit_video.data.detection.annotations import DetectionManifest
+
+
+def ground_truth(manifest: DetectionManifest) -> dict[str, Any]:
+    """`images`, `annotations` and `categories` as COCO's JSON has them, with the ids of the manifest.
+
+    Classes without a number in the file, which have no instance either, are numbered behind the others.
+    """
+    numbers = category_numbers(manifest)
+    images, annotations = [], []
+    for row, path in enumerate(manifest.paths):
+        height, width = manifest.size(row)
+        image_id = manifest.image_ids[row]
+        images.append({"id": image_id, "file_name": os.path.basename(path), "height": height, "width": width})
+        instances = manifest.instances(row)
+        begin = int(manifest.annotations.starts[row])
+        boxes = manifest.annotations.boxes[begin : begin + len(instances)]
+        for place, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            entry: dict[str, Any] = {
+                "id": int(instances.ids[place]),
+                "image_id": image_id,
+                "category_id": numbers[int(instances.labels[place])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": float(instances.areas[place]),
+                "iscrowd": int(instances.crowds[place]),
+            }
+            if instances.masks is not None:
+                entry["segmentation"] = instances.masks.coco(place)
+            annotations.append(entry)
+    categories = [{"id": number, "name": name} for number, name in zip(numbers, manifest.class_names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def category_numbers(manifest: DetectionManifest) -> tuple[int, ...]:
+    """The number of each class, in the order of the classes; each once."""
+    free = max((*manifest.category_ids, 0)) + 1
+    numbers = []
+    for number in manifest.category_ids:
+        numbers.append(number if number >= 0 else free)
+        free += number < 0
+    return tuple(numbers)
