@@ -30,12 +30,14 @@ def run(config: "Prepare") -> dict[str, Any] | None:
     from mvit_video.preparation.pipeline import prepare_data_set
     from mvit_video.preparation.report import attention, summary_table
 
-    # Missing files are what this command is there to find: they are listed, and the training list stays as it is.
-    if isinstance(config.data.source, dict):
-        if "missing" in config.data.source:
-            config.data.source["missing"] = "skip"
-    elif hasattr(config.data.source, "missing"):
-        config.data.source.missing = "skip"
+    # Missing files and mistaken annotations are what this command is there to find: they are listed, and the training's
+    # own files stay as they are.
+    for option, value in (("missing", "skip"), ("mistakes", "leave_out")):
+        if isinstance(config.data.source, dict):
+            if option in config.data.source:
+                config.data.source[option] = value
+        elif hasattr(config.data.source, option):
+            setattr(config.data.source, option, value)
     content = build_task_builder(config).preparation(config)
     manifests = prepared_manifests(config, content.kind)
     plan = preparation_plan(config, manifests)

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.images.decoding import MAX_PIXELS, read_image
 from mvit_video.images.formats import ImageDecodeError
+from mvit_video.preparation.content import IndexedContent
 from mvit_video.preparation.duplicates import LEAST_FRAMES, MOST_BITS
 from mvit_video.preparation.inventory import SplitEntry
 from mvit_video.preparation.journal import Record
@@ -75,7 +77,7 @@ def signature(pixels: npt.NDArray[np.uint8]) -> str:
     return to_text([difference_hash(part.astype(np.uint8)) for part in parts])
 
 
-class ImageContent:
+class ImageContent(IndexedContent):
     """A `Content`: see content.py.
 
     Args:
@@ -103,7 +105,9 @@ class ImageContent:
         """See Content."""
         return f"smaller than the crop of {self.crop_size} pixels, so that it is enlarged"
 
-    def statistics(self, entries: Sequence[SplitEntry], records: Mapping[int, Record]) -> dict[str, Any]:
+    def statistics(
+        self, entries: Sequence[SplitEntry], records: Mapping[int, Record], manifest: Manifest
+    ) -> dict[str, Any]:
         """See Content."""
         return {"formats": most_common(records[entry.item].codec for entry in entries)}
 

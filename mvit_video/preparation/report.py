@@ -88,7 +88,7 @@ def attention(report: Statistics) -> list[str]:
         if statistics["left_out"]:
             count = sum(map(len, statistics["left_out"].values()))
             what = describe_left_out(statistics["left_out"])
-            lines.append(f"not used in {name}: {count_text(count, 'file')} ({what})")
+            lines.append(f"not used in {name}: {count_text(count, statistics['left_out_noun'])} ({what})")
     if report["short"]["videos"]:
         lines.append(f"{report['short']['rule']}: {count_text(report['short']['videos'], item)}")
     return [_printable(line) for line in lines]
@@ -131,9 +131,10 @@ def _split(name: str, statistics: Statistics, report: Statistics) -> str:
     if statistics["segments"]:
         lines.append(f"{count_text(statistics['segments'], 'segment')} of {count_text(statistics['files'], 'file')}.")
     if statistics["labels"] is not None:
-        lines.append(f"{count_text(statistics['labels'], 'label')} in all: a video may have several.")
+        lines.append(f"{count_text(statistics['labels'], 'label')} in all, for {report['item']}s may have several.")
     if statistics["frame_rate"] is not None:
         lines.append(f"Folders of pictures are videos of {statistics['frame_rate']:g} frames/s.")
+    lines += statistics.get("notes", ())
     if statistics["listed_more_than_once"]:
         lines.append(f"{statistics['listed_more_than_once']} entries repeat a file that is listed before.")
     lines += ["", "| | min | 5 % | median | 95 % | max |", "|---|---|---|---|---|---|"]

@@ -59,13 +59,16 @@ def write_results(
     Raises:
         ValueError: no split has a usable file; the report is written nevertheless.
     """
+    records = content.judged(data, records)
     usable = {split: split_frames(entries, records, keep=keep) for split, entries in data.entries.items()}
     indexes = {}
     for split, frames in usable.items():
         if frames.usable:
+            own = content.write_split(out, split, data.manifests[split], frames.usable)
             path = out / f"{split}.index"
-            _write_split(path, split, data, records, frames, None if packed is None else packed[split])
-            indexes[split] = str(path)
+            if own is None:
+                _write_split(path, split, data, records, frames, None if packed is None else packed[split])
+            indexes[split] = own or str(path)
     report = _report(data, records, usable, packed, indexes, content=content, effort=effort)
     write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "report.md", markdown(report))
@@ -243,7 +246,7 @@ def _report(
         "shards": None if packed is None else {s: f"{len(p.shards)} shards" for s, p in packed.items()},
         "indexes": dict(indexes),
         "layout": layout,
-        "use": _use(indexes),
+        "use": content.use(indexes, data) if indexes else "",
     }
 
 
@@ -258,11 +261,3 @@ def _reencoding_statistics(written: Sequence[Record]) -> Statistics | None:
         "bytes after": after,
         "ratio": round(after / max(1, before), 3),
     }
-
-
-def _use(indexes: Mapping[str, str]) -> str:
-    """The options that choose the result as the source."""
-    if not indexes:
-        return ""
-    places = " ".join(f"data.source.{split}={path}" for split, path in indexes.items())
-    return f"data/source=index {places}"

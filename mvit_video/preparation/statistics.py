@@ -42,6 +42,7 @@ def split_statistics(
         "usable": len(usable),
         "statuses": dict(statuses),
         "left_out": {reason: list(names[:MOST_SHOWN]) for reason, names in manifest.left_out.items()},
+        "left_out_noun": manifest.left_out_noun,
         "listed_more_than_once": repeated,
         "classes": _class_statistics(counts, manifest.class_names),
         "files": len(files),
@@ -52,7 +53,7 @@ def split_statistics(
         "file_bytes": quantiles([record.file.size for record in files]),
         "short_side": quantiles([min(record.height, record.width) for record in kept]),
         "sizes": most_common(f"{record.width}x{record.height}" for record in kept),
-        **content.statistics(usable, records),
+        **content.statistics(usable, records, manifest),
     }
 
 

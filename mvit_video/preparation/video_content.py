@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvit_video.data.datasets.extensions import VIDEOS
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.sampling import ClipSampler, clip_span
 from mvit_video.preparation import duplicates
+from mvit_video.preparation.content import IndexedContent
 from mvit_video.preparation.inventory import SplitEntry
 from mvit_video.preparation.journal import Record
 from mvit_video.preparation.quantities import histogram, most_common, quantiles
@@ -16,7 +18,7 @@ from mvit_video.video.reader import MAX_PIXELS
 _DURATIONS = (1, 2, 5, 10, 20, 60, 300)  # s, edges of the histogram
 
 
-class VideoContent:
+class VideoContent(IndexedContent):
     """A `Content`: see content.py.
 
     Args:
@@ -52,7 +54,9 @@ class VideoContent:
         """See Content."""
         return span_rule(self.sampler)
 
-    def statistics(self, entries: Sequence[SplitEntry], records: Mapping[int, Record]) -> dict[str, Any]:
+    def statistics(
+        self, entries: Sequence[SplitEntry], records: Mapping[int, Record], manifest: Manifest
+    ) -> dict[str, Any]:
         """See Content; durations and frames are those of segments where entries are such."""
         of = [records[entry.item] for entry in entries]
         durations = [duration(entry, record) for entry, record in zip(entries, of)]

@@ -147,7 +147,7 @@ def test_label_sets_come_back(videos: Path, tmp_path: Path) -> None:
     assert_equal(indexed, plain)
     assert indexed.label_sets == ((0, 1), (1,)) and indexed.counts() == (1, 2)
     assert report["splits"]["train"]["classes"]["counts"] == {"pour": 1, "stir": 2}
-    assert "3 labels in all: a video may have several." in (tmp_path / "out" / "report.md").read_text()
+    assert "3 labels in all, for videos may have several." in (tmp_path / "out" / "report.md").read_text()
 
 
 def write_pictures(folder: Path, *, seed: int, count: int = 12) -> None:

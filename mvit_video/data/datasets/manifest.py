@@ -108,6 +108,11 @@ class Manifest:
         return len(self.class_names)
 
     @property
+    def left_out_noun(self) -> str:
+        """What one of the things in `left_out` is called."""
+        return "file"
+
+    @property
     def shard_of(self) -> npt.NDArray[np.int32] | None:
         """Number of the tar shard that holds each video, int32 (videos,); None for videos that are files."""
         return None

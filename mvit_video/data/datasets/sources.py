@@ -277,7 +277,7 @@ def logged(manifest: Manifest, split: Split) -> Manifest:
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
     if manifest.left_out:
         count = sum(map(len, manifest.left_out.values()))
-        texts = (count_text(count, "file"), are(count), describe_left_out(manifest.left_out))
+        texts = (count_text(count, manifest.left_out_noun), are(count), describe_left_out(manifest.left_out))
         logger.warning("%s split: %s %s not used. %s", split, *texts)
     empty = manifest.empty_classes()
     if empty:

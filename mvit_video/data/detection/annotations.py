@@ -129,6 +129,11 @@ class DetectionManifest(Manifest):
     repaired: LeftOut = field(default_factory=dict, kw_only=True, repr=False)
 
     @property
+    def left_out_noun(self) -> str:
+        """See Manifest."""
+        return "item"
+
+    @property
     def has_masks(self) -> bool:
         """Whether instances have masks, and not boxes alone."""
         return self.annotations.shapes is not None

@@ -6,17 +6,22 @@ from typing import Any
 from mvit_video.data.detection.annotations import DetectionManifest
 
 
-def ground_truth(manifest: DetectionManifest) -> dict[str, Any]:
+def ground_truth(manifest: DetectionManifest, *, root: str | None = None) -> dict[str, Any]:
     """`images`, `annotations` and `categories` as COCO's JSON has them, with the ids of the manifest.
 
     Classes without a number in the file, which have no instance either, are numbered behind the others.
+
+    Args:
+        manifest: the set.
+        root: folder that `file_name` starts from; None for the bare names.
     """
     numbers = category_numbers(manifest)
     images, annotations = [], []
     for row, path in enumerate(manifest.paths):
         height, width = manifest.size(row)
         image_id = manifest.image_ids[row]
-        images.append({"id": image_id, "file_name": os.path.basename(path), "height": height, "width": width})
+        name = os.path.basename(path) if root is None else os.path.relpath(path, root)
+        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         instances = manifest.instances(row)
         begin = int(manifest.annotations.starts[row])
         boxes = manifest.annotations.boxes[begin : begin + len(instances)]
