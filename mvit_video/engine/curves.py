@@ -85,7 +85,7 @@ def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, 
     figure.suptitle(title, fontsize=14, fontweight="bold")
     for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, panels):
         for colour, curve in zip(_COLOURS, panel.curves):
-            steps, values = _series(records, kind=curve.kind, key=curve.key)
+            steps, values = series_of(records, kind=curve.kind, key=curve.key)
             if len(steps):
                 marked = curve.kind == "eval"
                 _plot_series(axes, steps, values, colour=colour, label=curve.label, marked=marked, exact=panel.exact)
@@ -100,7 +100,7 @@ def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, 
     save_figure(figure, path)
 
 
-def _series(
+def series_of(
     records: Sequence[Record], *, kind: str, key: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Steps and values of one metric, without the values that are not numbers."""
