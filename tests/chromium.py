@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 
-REQUIRED = "MVIT_VIDEO_REQUIRE_CHROMIUM"  # set: what keeps these tests from running is a failure
+from tests.paths import ROOT
+
+REQUIRED = "MVIT_VIDEO_REQUIRE_CHROMIUM"  # set: these tests may not be skipped; Chromium is installed for them
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT_S = 120  # for an answer: far more than any takes on a busy machine
 _FLAGS = (
@@ -39,14 +41,18 @@ os.execvp(sys.argv[3], sys.argv[3:])
 
 
 def find_chromium() -> str:
-    """The program; skips the test where there is none, and fails it where it is required."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        why = f"no Chromium is installed here ({', '.join(NAMES)}); scripts/chromium.sh installs Debian's"
-        if os.environ.get(REQUIRED):
-            pytest.fail(f"{why}, and {REQUIRED} is set")
-        pytest.skip(why)
+    """The program; installs it where it is required and absent, and skips the test where it is neither."""
+    if _installed() is None and not os.environ.get(REQUIRED):
+        pytest.skip(f"no Chromium is installed here; {REQUIRED}=1 lets scripts/chromium.sh install Debian's package")
+    if _installed() is None:
+        subprocess.run(["bash", str(ROOT / "scripts" / "chromium.sh")], check=True, timeout=600)
+    found = _installed()
+    assert found is not None, f"scripts/chromium.sh left none of {', '.join(NAMES)}"
     return found
+
+
+def _installed() -> str | None:
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
@@ -90,14 +96,15 @@ class Browser:
         os.close(self._answers)
         self._log.close()
 
-    def open(self, url: str, *, width: int, height: int = 900) -> "Tab":
-        """A page, once it has loaded, in a window of that size."""
+    def open(self, url: str, *, width: int, height: int = 900, **preferred: str) -> "Tab":
+        """A page, once it has loaded, in a window of that size, for a reader who prefers that (see `Tab.prefer`)."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         tab = Tab(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.ask(f"{domain}.enable")
         tab.resize(width, height)
+        tab.prefer(**preferred)
         tab.ask("Page.navigate", url=url)
         self.wait(lambda: any(e["method"] == "Page.loadEventFired" and tab.owns(e) for e in self.events), "the page")
         return tab

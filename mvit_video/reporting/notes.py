@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from mvit_video.reporting.answers import Evaluation
+from mvit_video.reporting.prepared import Prepared
 from mvit_video.reporting.run_facts import RunFacts
 from mvit_video.runtime.formatting import count_text
 
@@ -15,15 +16,18 @@ class Note(NamedTuple):
     text: str
 
 
-def notes_of(runs: Sequence[RunFacts], evaluations: Sequence[Evaluation | None]) -> list[Note]:
-    """The notes of a page, run by run, then those on their comparison.
+def notes_of(
+    runs: Sequence[RunFacts], evaluations: Sequence[Evaluation | None], prepared: Sequence[Prepared]
+) -> list[Note]:
+    """The notes of a page, run by run, then those on their comparison and on their data.
 
     Args:
         runs: of the page.
         evaluations: the one of each run that the page is about.
+        prepared: reports on data that the page shows.
     """
     found = [note for run, evaluation in zip(runs, evaluations, strict=True) for note in _of_run(run, evaluation)]
-    return [*found, *_of_comparison(runs, evaluations)]
+    return [*found, *_of_comparison(runs, evaluations), *_of_data(runs, prepared)]
 
 
 def _of_run(run: RunFacts, evaluation: Evaluation | None) -> Iterator[Note]:
@@ -62,3 +66,15 @@ def _of_comparison(runs: Sequence[RunFacts], evaluations: Sequence[Evaluation | 
         yield Note("look", "The runs were validated on different sets of files, so those curves do not compare.")
     if len({tuple(one.class_names) for one in held}) > 1:
         yield Note("look", "The runs do not have the same classes.")
+
+
+def _of_data(runs: Sequence[RunFacts], prepared: Sequence[Prepared]) -> Iterator[Note]:
+    """Where a report of `prepare` is of other files than a run had."""
+    for report in prepared:
+        for split in report.splits:
+            for run in runs:
+                items = run.data.get(split.name, {}).get("items")
+                if items is not None and items != split.usable:
+                    held = count_text(split.usable, report.item)
+                    text = f"{report.path} has {held} in {split.name}, and {run.label} had {items}: prepared since, "
+                    yield Note("look", text + "of other data, or divided by data.holdout or data.folds.")

@@ -15,7 +15,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 import mvit_video
 from mvit_video.engine.contact_sheet import shorten
@@ -147,7 +146,7 @@ def _about(content: Content, evaluations: Sequence[Evaluation | None]) -> dict[s
     return {
         "runs": runs,
         "several": len(runs) > 1,
-        "notes": notes_of(runs, evaluations),
+        "notes": notes_of(runs, evaluations, content.prepared),
         "charts": open_charts,
         "folded_charts": folded_charts,
         "scores": score_rows(evaluations),
@@ -310,7 +309,7 @@ def _agreements(
 
 def printable(value: Any) -> Any:
     """A text without what no page can show: control characters, signs that turn the line, and halves of letters."""
-    if isinstance(value, Markup) or not isinstance(value, str):
+    if hasattr(value, "__html__") or not isinstance(value, str):  # what a template made is no text of a run
         return value
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in value)
 
@@ -342,8 +341,8 @@ def _frame() -> dict[str, Any]:
         f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     return {
-        "style": Markup(style),  # files of this package
-        "script": Markup(script),
+        "style": style,
+        "script": script,
         "policy": policy,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": mvit_video.__version__,

@@ -30,7 +30,7 @@ HEIGHT, WIDTH = 176, 320  # pixels that a clip or picture has at most
 FRAME_RATE = 12.5  # pictures a second of a clip at most
 SECONDS = 8.0  # of a clip; of a longer entry those in the middle
 TIME_LIMIT_S = 30.0  # for reading one file
-_QUALITY = {"crf": "27", "preset": "veryfast", "threads": "1"}
+_QUALITY = {"crf": "27", "preset": "veryfast"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Projector:
     """Makes what is shown, until the bytes of a page are spent.
 
     Args:
-        folders: where relative paths may start from, the likeliest first.
+        folders: where relative paths may start from, the likeliest first; none: the current one.
         frame_rate: of videos that are folders of pictures; None where the options name none.
         max_bytes: of all clips and pictures together, as they stand in the page.
 
@@ -68,7 +68,7 @@ class Projector:
     """
 
     def __init__(self, *, folders: Sequence[Path], frame_rate: float | None, max_bytes: int) -> None:
-        self.folders, self.frame_rate, self.max_bytes = list(folders), frame_rate, max_bytes
+        self.folders, self.frame_rate, self.max_bytes = list(folders) or [Path()], frame_rate, max_bytes
         self.spent = self.unreadable = self.left_out = 0
 
     def show(self, entry: Entry, item: str) -> Shown:
@@ -233,6 +233,7 @@ def encode(pictures: Pictures, *, rate: Fraction) -> bytes:
     content = io.BytesIO()
     with av.open(content, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=dict(_QUALITY))
+        stream.codec_context.thread_count = 1  # several would give other bytes each time
         stream.height, stream.width, stream.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))

@@ -19,17 +19,17 @@ class SplitFacts:
 
     Attributes:
         name: of the split.
+        usable: entries that its index holds.
         facts: (what, value) in words.
         quantities: (title, [least, 5 %, median, 95 %, greatest]).
-        histograms: (title, {value: count}).
-        classes: name -> usable entries.
+        histograms: (title, bars), each bar (value, how often, per cent of the longest bar).
     """
 
     name: str
+    usable: int
     facts: Sequence[tuple[str, str]]
     quantities: Sequence[tuple[str, Sequence[float]]]
-    histograms: Sequence[tuple[str, Mapping[str, int]]]
-    classes: Mapping[str, int]
+    histograms: Sequence[tuple[str, Sequence[tuple[str, int, float]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +108,17 @@ def _split(name: str, held: Mapping[str, Any], report: Mapping[str, Any]) -> Spl
     facts.append(("size", size_text(held["bytes"])))
     quantities = {f"{item}s per class": held["classes"]["videos"]}
     quantities |= {title: held[key] for title, key in report["quantities"].items() if key in held}
+    histograms = {title: held.get(key, {}) for title, key in report["histograms"].items()}
+    histograms[f"{item.capitalize()}s per class"] = held["classes"]["counts"]
     return SplitFacts(
         name=name,
+        usable=held["usable"],
         facts=facts,
         quantities=[(title, list(marks.values())) for title, marks in quantities.items() if marks],
-        histograms=[(title, held[key]) for title, key in report["histograms"].items() if held.get(key)],
-        classes=held["classes"]["counts"],
+        histograms=[(title, _bars(counts)) for title, counts in histograms.items() if counts],
     )
+
+
+def _bars(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
+    most = max(1, *counts.values())
+    return [(value, count, round(100 * count / most, 2)) for value, count in counts.items()]
