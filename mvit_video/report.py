@@ -10,7 +10,7 @@ from mvit_video.preparation.report import attention
 from mvit_video.reporting.answers import MAIN
 from mvit_video.reporting.page import Content, FoldFacts, PageOptions, Written, write_page
 from mvit_video.reporting.prepared import REPORT, folders_of, read_prepared
-from mvit_video.reporting.run_facts import RunFacts, labels_of, read_run
+from mvit_video.reporting.run_facts import RunFacts, labels_of, names_of, read_run
 from mvit_video.runs import differing, environment_of, find_run, folds_of, known_queue, of_fold, options_of
 from mvit_video.runtime.formatting import count_text, size_text
 from mvit_video.runtime.output import write_out
@@ -30,9 +30,10 @@ def content_of(paths: Sequence[Path], prepared: Sequence[Path], queue: Mapping[s
     Raises:
         ValueError: a file of a run or a report is damaged, or there is no report.
     """
+    names = names_of(paths)
     runs = [
-        read_run(path, label=label, options=options_of(path), environment=environment_of(path), queue=queue)
-        for path, label in zip(paths, labels_of(paths), strict=True)
+        read_run(path, name=name, label=label, options=options_of(path), environment=environment_of(path), queue=queue)
+        for path, name, label in zip(paths, names, labels_of(names), strict=True)
     ]
     lacking = [folder for folder in prepared if not (folder / REPORT).is_file()]
     if lacking:
@@ -56,7 +57,7 @@ def _folds(runs: Sequence[RunFacts], queue: Mapping[str, tuple[str, str]]) -> Fo
         found = folds_of([run.path for run in runs], queue)
     except ValueError as error:  # the runs are shown all the same
         return FoldFacts(problem=str(error))
-    return FoldFacts(metric=found.metric, scores=found.scores, summaries=found.summaries, missing=found.missing)
+    return FoldFacts(metric=found.metric, summaries=found.summaries, missing=found.missing)
 
 
 def default_output(paths: Sequence[Path]) -> Path:

@@ -56,13 +56,14 @@ def _of_run(run: RunFacts, evaluation: Evaluation | None) -> Iterator[Note]:
 def _of_comparison(runs: Sequence[RunFacts], evaluations: Sequence[Evaluation | None]) -> Iterator[Note]:
     """Where numbers stand side by side that do not mean the same."""
     held = [one for one in evaluations if one is not None]
-    if len({one.fingerprint for one in held}) > 1:
+    measured = {one.fingerprint for one in held} - {None}
+    if len(measured) > 1:
         yield Note("bad", "The evaluations are of different sets of files: their scores do not compare.")
     protocols = sorted({one.protocol for one in held if one.protocol})
     if len(protocols) > 1:
         yield Note("look", f"The evaluations differ in what the model was shown: {'; '.join(protocols)}.")
-    splits = {str(run.data["val"].get("fingerprint")) for run in runs if "val" in run.data}
-    if len(splits) > 1 and len({one.fingerprint for one in held}) <= 1:
+    splits = {run.data["val"].get("fingerprint") for run in runs if "val" in run.data} - {None}
+    if len(splits) > 1 and len(measured) <= 1:
         yield Note("look", "The runs were validated on different sets of files, so those curves do not compare.")
     if len({tuple(one.class_names) for one in held}) > 1:
         yield Note("look", "The runs do not have the same classes.")

@@ -21,14 +21,14 @@ from mvit_video.engine.contact_sheet import shorten
 from mvit_video.reporting import mistakes
 from mvit_video.reporting.answers import MAIN, Evaluation
 from mvit_video.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from mvit_video.reporting.curves import charts_of, title_of
+from mvit_video.reporting.curves import charts_of
 from mvit_video.reporting.notes import notes_of
 from mvit_video.reporting.pictures import Projector
 from mvit_video.reporting.prepared import Prepared
 from mvit_video.reporting.run_facts import RunFacts, event_lines
 from mvit_video.runtime.files import write_text
-from mvit_video.runtime.fold_record import FoldScore, FoldSummary
-from mvit_video.runtime.formatting import count_text, duration_text, size_text
+from mvit_video.runtime.fold_record import FoldSummary
+from mvit_video.runtime.formatting import count_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = 8  # of the style; further runs are drawn dashed
@@ -36,7 +36,7 @@ _MATRIX = 30  # classes of a confusion matrix
 _NUMBERED = 20  # classes of a matrix whose cells hold numbers
 _PAIRS = 15  # confused pairs that are listed
 NAME_LENGTH = 20  # letters of a class beside a matrix
-_CLASSES = 40  # bars that are shown at once
+_CLASSES = 80  # bars of classes that are shown at once, those of all runs counted
 
 Rows = Sequence[tuple[str, tuple[str, ...]]]
 
@@ -47,12 +47,11 @@ class FoldFacts:
 
     Attributes:
         metric: of the scores.
-        scores, summaries, missing: see runs.Folds.
+        summaries, missing: see runs.Folds.
         problem: why they are not summed up; empty where they are.
     """
 
     metric: str = ""
-    scores: Sequence[FoldScore] = ()
     summaries: Sequence[FoldSummary] = ()
     missing: Mapping[int, str] = field(default_factory=dict)
     problem: str = ""
@@ -146,6 +145,7 @@ def _about(content: Content, evaluations: Sequence[Evaluation | None]) -> dict[s
     return {
         "runs": runs,
         "several": len(runs) > 1,
+        "shown_classes": max(10, _CLASSES // max(2, len(runs))),
         "notes": notes_of(runs, evaluations, content.prepared),
         "charts": open_charts,
         "folded_charts": folded_charts,
@@ -164,7 +164,6 @@ def _about(content: Content, evaluations: Sequence[Evaluation | None]) -> dict[s
         "all_environment": _side_by_side([run.environment for run in runs]),
         "splits": _side_by_side([_data(run) for run in runs]),
         "events": [event_lines(run) for run in runs],
-        "command": [run.environment.get("command", "") for run in runs],
     }
 
 
@@ -324,12 +323,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: Mapping[str, Any] = {
-        "bytes": size_text, "count": count_text, "duration": duration_text, "shorten": shorten, "metric": title_of,
-    }  # fmt: skip
-    environment.filters.update(filters)
+    environment.filters.update(count=count_text, shorten=shorten)
     plot = {"w": WIDTH, "h": HEIGHT, "l": LEFT, "r": RIGHT, "t": TOP, "b": BOTTOM}
-    environment.globals.update(colours=COLOURS, name_length=NAME_LENGTH, shown_classes=_CLASSES, plot=plot)
+    environment.globals.update(colours=COLOURS, name_length=NAME_LENGTH, plot=plot)
     return environment
 
 

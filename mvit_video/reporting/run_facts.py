@@ -21,6 +21,8 @@ from mvit_video.runtime.run_record import (
     summarize_run,
 )
 
+_LONGEST_LABEL = 24  # letters
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
@@ -28,7 +30,8 @@ class RunFacts:
 
     Attributes:
         path: its directory.
-        label: what the page calls it, its name where that is not shared.
+        name: of the run, with folders above where several share it.
+        label: what the page calls it besides.
         summary: state and progress.
         options, environment: by dotted names; empty where the run ended before it wrote them.
         data: of each split: source, number of items, fingerprint.
@@ -40,6 +43,7 @@ class RunFacts:
     """
 
     path: Path
+    name: str
     label: str
     summary: RunSummary
     options: Mapping[str, str]
@@ -81,6 +85,7 @@ class RunFacts:
 def read_run(
     path: Path,
     *,
+    name: str,
     label: str,
     options: Mapping[str, str],
     environment: Mapping[str, str],
@@ -90,7 +95,7 @@ def read_run(
 
     Args:
         path: the directory.
-        label: what to call it.
+        name, label: see RunFacts.
         options, environment: by dotted names.
         queue: states of cluster jobs, see runtime.slurm.
 
@@ -100,6 +105,7 @@ def read_run(
     metrics = path / "metrics.jsonl"
     return RunFacts(
         path=path,
+        name=name,
         label=label,
         summary=summarize_run(path, queue),
         options=options,
@@ -123,16 +129,23 @@ def _verdicts(path: Path) -> Iterator[tuple[str, str, str, str]]:
         yield one["question"], one["level"], one["text"], one["next_step"]
 
 
-def labels_of(paths: Sequence[Path]) -> list[str]:
-    """What to call runs: their names, with as many of the folders above as tell them apart."""
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The names of runs, with as many of the folders above as tell them apart."""
     resolved = [path.resolve() for path in paths]
     depth = 1
     while depth < max(len(path.parts) for path in resolved):
-        labels = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len(set(labels)) == len(labels):
-            return labels
+        names = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
         depth += 1
     return [str(path) for path in resolved]
+
+
+def labels_of(names: Sequence[str]) -> list[str]:
+    """What to call runs in the head of a column: their names, or numbers where some name is too long for that."""
+    if len(names) == 1 or max(map(len, names)) <= _LONGEST_LABEL:
+        return list(names)
+    return [f"run {number}" for number in range(1, len(names) + 1)]
 
 
 def event_lines(run: RunFacts) -> list[tuple[str, str, str]]:

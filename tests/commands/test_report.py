@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mvit_video import report
-from mvit_video.reporting.run_facts import labels_of
+from mvit_video.reporting.run_facts import labels_of, names_of
 from tests.reporting.written_runs import evaluate, image_manifest, sure_of, write_run
 
 
@@ -71,8 +71,14 @@ def test_it_opens_a_browser(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_runs_of_one_name_are_told_apart() -> None:
     paths = [Path("/a/runs/birds"), Path("/b/runs/birds")]
-    assert labels_of(paths) == ["a/runs/birds", "b/runs/birds"]
-    assert labels_of([Path("/a/runs/x"), Path("/a/runs/y")]) == ["x", "y"]
+    assert names_of(paths) == ["a/runs/birds", "b/runs/birds"]
+    assert names_of([Path("/a/runs/x"), Path("/a/runs/y")]) == ["x", "y"]
+
+
+def test_long_names_have_numbers_for_the_heads_of_columns() -> None:
+    assert labels_of(["birds", "flowers"]) == ["birds", "flowers"]
+    assert labels_of(["birds", "f" * 25]) == ["run 1", "run 2"]
+    assert labels_of(["f" * 25]) == ["f" * 25]
 
 
 def test_names_of_many_runs_are_cut() -> None:

@@ -14,6 +14,7 @@ from mvit_video.preparation.inventory import take_inventory
 from mvit_video.preparation.results import Effort, write_results
 from mvit_video.preparation.scan import ScanTask, scan_file
 from mvit_video.preparation.video_content import VideoContent
+from mvit_video.reporting.answers import read_evaluation
 from mvit_video.reporting.page import class_rows, printable
 from tests.reporting.written_runs import (
     CLASSES,
@@ -103,7 +104,7 @@ def test_several_runs_share_curves_classes_and_mistakes(both: Parsed) -> None:
     for text in (
         "Comparison of 2 runs",
         "optim.lr0.0010.01",
-        "Of the 6 that both first <b>run and second were evaluated on, 1 are right in both, 2 in first <b>run alone",
+        "first <b>run and second61230",
         "evaluation_reversed1 x 1 views, 32 pixels, frames reversed",
         "first <b>run: 1 video of the evaluation could not be read, and count as wrong.",
         "2 of 6 videos are named wrongly.",
@@ -234,9 +235,7 @@ def test_many_classes_are_folded_and_the_worst_come_first(tmp_path: Path) -> Non
     evaluate(run, manifest, sure_of(*[(n + 1) % 50 if n % 2 else n for n in range(50)], number=50))
     page = page_of(tmp_path / "page.html", run, "--mistakes", 3)
     assert "10 better classes" in page.text and "20 classes with fewer confusions are not drawn." in page.text
-    rows = class_rows(
-        [None, report.read_run(run, label="", options={}, environment={}, queue={}).evaluation("evaluation")]
-    )
+    rows = class_rows([None, read_evaluation(run / "evaluation")])
     assert [row.scores for row in rows[24:26]] == [(None, 0.0), (None, 100.0)]
 
 
