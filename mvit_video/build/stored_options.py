@@ -24,6 +24,7 @@ from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint
 from mvit_video.exporting.about import is_program, read_about
 from mvit_video.models.weights.files import read_weights_file
 from mvit_video.models.weights.zoo import is_published, looks_like_a_path, resolve, unknown_name
+from mvit_video.runtime.run_record import folder_of_start
 
 logger = logging.getLogger(__name__)
 
@@ -326,7 +327,7 @@ def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, g
 
     What the command line gives, a path or a whole source, is its own.
     """
-    started, source = _folder_of_start(stored, run_dir), config.data.source
+    started, source = folder_of_start(str(stored.get("output_dir", "runs")), run_dir), config.data.source
     if started is None or not isinstance(source, DictConfig) or {"data", "data.source"} & set(given):
         return
     moved = []
@@ -338,15 +339,6 @@ def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, g
             moved.append(f"data.source.{name}")
     if moved:
         logger.info("%s: relative, and taken from %s, where the run was started", ", ".join(moved), started)
-
-
-def _folder_of_start(stored: Mapping[str, Any], run_dir: Path) -> Path | None:
-    """The folder that a run was started in: it lies in <folder>/<output_dir>/<name>. None if that cannot be told."""
-    output, place = Path(str(stored.get("output_dir", "runs"))), run_dir.resolve()
-    parts = output.parts
-    if output.is_absolute() or place.parts[-1 - len(parts) : -1] != parts:
-        return None
-    return place.parents[len(parts)]
 
 
 def _value(config: DictConfig, key: str) -> Any:

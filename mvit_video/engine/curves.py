@@ -88,7 +88,7 @@ def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, 
     figure.suptitle(title, fontsize=14, fontweight="bold", y=1 - 0.1 / (_HEIGHT * rows), va="top")
     for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, panels):
         for colour, curve in zip(_COLOURS, panel.curves):
-            steps, values = _series(records, kind=curve.kind, key=curve.key)
+            steps, values = series_of(records, kind=curve.kind, key=curve.key)
             if len(steps):
                 marked = curve.kind == "eval"
                 _plot_series(axes, steps, values, colour=colour, label=curve.label, marked=marked, exact=panel.exact)
@@ -110,7 +110,7 @@ def _margins(rows: int) -> dict[str, float]:
     return {"left": 0.75 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.75 / height} | gap
 
 
-def _series(
+def series_of(
     records: Sequence[Record], *, kind: str, key: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Steps and values of one metric, without the values that are not numbers."""
