@@ -12,6 +12,7 @@ from mvit_video.config.compose import compose_options
 
 if TYPE_CHECKING:
     from mvit_video.build.prediction import FilePredictor
+    from mvit_video.prediction.explanation import ExplainedClip
     from mvit_video.prediction.results import FilePrediction
 
 PathLike = str | os.PathLike[str]
@@ -86,6 +87,22 @@ class Predictor:
         """What is in one file; a file that cannot be read gives a result with its `error`."""
         (found,) = self._predictor.predict([os.fspath(path)])
         return found
+
+    def explain(self, path: PathLike, *, name: str | None = None) -> "Iterator[ExplainedClip]":
+        """Where and when the model looks in one file: its clips, one by one, each with a map over its pictures.
+
+            for clip in predictor.explain("garden.mp4"):
+                pictures, maps = clip.overlay(), clip.maps
+
+        Args:
+            path: of a video or an image.
+            name: the class that the maps are for; None: the most likely one of the file, or of each window.
+
+        Raises:
+            ValueError: the model is no MViT, it has no such class, or the file cannot be read.
+        """
+        _, clips = self._predictor.explain(self(path), name=name)
+        return clips
 
     def predict(self, sources: PathLike | Sequence[PathLike]) -> "Iterator[FilePrediction]":
         """What is in many files, one after the other; some are decoded ahead, and batches go across files.

@@ -16,6 +16,7 @@ import mvit_video
 from mvit_video.build.clips import build_window_dataset
 from mvit_video.build.common import build_model, build_task_builder, load_weights, process_group_of
 from mvit_video.build.evaluation import free_folder, training_state_of
+from mvit_video.build.explanation import check_explainable, explained_clips, explained_names
 from mvit_video.build.image_classification import ImageClassification
 from mvit_video.build.samples import ManifestSplits, build_loading
 from mvit_video.build.task_builder import TaskBuilder
@@ -32,6 +33,7 @@ from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Task
 from mvit_video.models.weights.zoo import zoo
 from mvit_video.prediction.drawings import Drawings
+from mvit_video.prediction.explanation import ExplainedClip
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, ResultsFolder
 from mvit_video.prediction.results import FilePrediction, best_classes, table_text
@@ -138,6 +140,37 @@ class FilePredictor:
             bf16=uses_bf16(self.config.trainer.precision, self.world.device),  # type: ignore[arg-type]
         )
 
+    def explain(self, found: FilePrediction, *, name: str | None = None) -> tuple[int, Iterator[ExplainedClip]]:
+        """How many clips a file that was predicted has, and each of them with its map.
+
+        Args:
+            found: with classes.
+            name: of the class to explain; None: the best one of the file, or of each window.
+
+        Raises:
+            ValueError: the model is no MViT, there is no such class, or the file could not be read.
+        """
+        check_explainable(self.model)
+        names = explained_names(found, name, self.class_names)
+        manifest, task = self._split([found.path])
+        if found.windows is not None:
+            dataset: Any = build_window_dataset(self.config, manifest)
+            count = len(names)
+        else:
+            evaluation: Any = self.builder.evaluation(self.config, manifest, self.world, frame_order="forward")
+            dataset = evaluation.dataset
+            count = getattr(dataset, "temporal_views", 1)
+        clips = explained_clips(
+            self.config,
+            self.model,
+            self.class_names,
+            dataset=dataset,
+            task=_names_classes(task),
+            device=self.world.device,
+            names=names,
+        )
+        return count, clips
+
     @property
     def several(self) -> bool:
         """Whether a file may have several classes at a time."""
@@ -157,6 +190,7 @@ class FilePredictor:
             **evaluation.about(),
             "windows": windows,
             "annotate": config.annotate,
+            "explain": config.explain,
             "top_k": config.top_k,
             "class_names": list(self.class_names),
             "mvit_video": mvit_video.__version__,
@@ -192,8 +226,8 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
         raise ValueError(
             "task.classes=present: images without labels have no classes; give task.classes=all, or a file"
         )
-    if (config.annotate or config.windows) and not isinstance(config.data, VideoData):
-        raise ValueError("windows=true and annotate=true are for videos, and the model looks at images: leave them out")
+    if config.windows and not isinstance(config.data, VideoData):
+        raise ValueError("windows=true is for videos, and the model looks at images: leave it out")
     names = _class_names(config, checkpoint)
     config.data.num_classes = len(names)
     model_options = config.model
@@ -203,6 +237,8 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     elif hasattr(model_options, "num_classes"):
         model_options.num_classes = len(names)
     model = build_model(config).to(world.device).eval()
+    if config.explain:
+        check_explainable(model)
     load_weights(model, config.checkpoint, new_head=False, use_ema=config.use_ema)
     about = {"weights": config.checkpoint, "weights_sha256": sha256_of(checkpoint) if checkpoint.is_file() else None}
     return FilePredictor(
@@ -304,6 +340,7 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
         logger.info("%d of %d %s have their results already, in %s", len(done), len(files), kind.plural, folder.folder)
     drawings = Drawings(
         folder=folder.folder,
+        kind=kind,
         names=timeline_names(files),
         threshold=predictor.config.threshold,
         several=predictor.several,
@@ -313,7 +350,7 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
         for one in predictor.predict(rest):
-            drawings.draw(one)
+            drawings.draw(one, predictor.explain if predictor.config.explain else None)
             folder.add(one)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)

@@ -36,7 +36,12 @@ class Predict(Train):
     threshold: float = option(
         0.5, at_least=0, at_most=1, help="score from which a class counts in a timeline; below it stands `other`"
     )
-    annotate: bool = option(False, help="write each video again as MP4 with the words drawn on it and its sound")
+    annotate: bool = option(
+        False, help="write each video again as MP4 with the words drawn on it and its sound, each image as PNG"
+    )
+    explain: bool = option(
+        False, help="draw where and when the model looks, as a sheet and for videos as an overlay video"
+    )
     output: str | None = option(
         None,
         help="folder of the results; null: ./predictions, with a number behind it where results of other weights or "

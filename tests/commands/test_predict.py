@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -26,6 +27,7 @@ from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
 from mvit_video.prediction.folder import ResultsFolder
 from mvit_video.prediction.results import FilePrediction
+from mvit_video.video import VideoReader
 from tests.conftest import SMALL_CLIPS, options, small_overrides
 
 
@@ -278,3 +280,35 @@ def test_published_weights_bring_experiment_preprocessing_and_words(
     assert checked.data.test_temporal_views == 1 and checked.name == "k400_mvitv2_s"  # type: ignore[attr-defined]
     names = class_names_of(checked, made_up)
     assert len(names) == 400 and names[0] == "abseiling"
+
+
+def test_where_and_when_the_model_looks(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "explain=true", "windows=true", "window_s=0.5"]
+    (found,) = predicted(str(videos[0]), *words)
+    assert found.windows is not None
+    written = json.loads((out / "explained" / "a.json").read_text(encoding="utf-8"))
+    assert [clip["class"] for clip in written["clips"]] == [w.predictions[0].name for w in found.windows]
+    scores = [clip["score"] for clip in written["clips"]]
+    assert scores == pytest.approx([window.predictions[0].score for window in found.windows], abs=1e-3)
+    for clip, window in zip(written["clips"], found.windows, strict=True):
+        assert sum(frame["share"] for frame in clip["frames"]) == pytest.approx(1, abs=1e-3)
+        seconds = [frame["second"] for frame in clip["frames"]]
+        assert seconds == sorted(seconds) and window.start - 0.04 < seconds[0] <= seconds[-1] < window.end
+    with VideoReader(out / "explained" / "a.mp4") as film:
+        assert film.info.num_frames == 4 * len(found.windows) and film.info.width == 2 * film.info.height
+    assert (out / "explained" / "a.png").stat().st_size > 5000
+
+
+def test_explained_from_python(runs: Path, videos: list[Path]) -> None:
+    predictor = Predictor("tiny", output_dir=runs)
+    clips = list(predictor.explain(videos[0]))
+    assert len(clips) == 2 and len({clip.name for clip in clips}) == 1
+    other = next(name for name in predictor.class_names if name != clips[0].name)
+    assert [clip.name for clip in predictor.explain(videos[0], name=other)] == [other] * 2
+    first = clips[0]
+    assert first.pictures.shape == (4, 32, 32, 3) == first.overlay().shape and first.maps.sum() == pytest.approx(1)
+    weak = first.maps < 0.01 * first.maps.max()
+    assert np.abs(first.overlay().astype(int) - first.pictures)[weak].max() <= 20
+    with pytest.raises(ValueError, match="'move_lef': the model has no such class; did you mean 'move_left'"):
+        predictor.explain(videos[0], name="move_lef")
