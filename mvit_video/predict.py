@@ -28,7 +28,7 @@ _FLAGS_WITH_VALUE = {
 
 def run(config: Predict) -> None:
     """Predict as configured, here or where the launcher says."""
-    from mvit_video.build.prediction import predict
+    from mvit_video.build.prediction_job import predict
     from mvit_video.cluster.launch import launch
 
     launch(predict, config)
@@ -57,7 +57,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for before, word in pairwise(["", *words]):
         url = "://" in word.partition("=")[0]
         named = "=" in word and not url and not os.path.exists(word)
-        is_option = named or word.startswith("-") or before in _FLAGS_WITH_VALUE
+        flag = word.startswith("-") and word != "-"  # standard input
+        is_option = named or flag or before in _FLAGS_WITH_VALUE
         (options if is_option else sources).append(word)
     return options, sources
 

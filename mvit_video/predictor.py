@@ -13,7 +13,7 @@ from mvit_video.config.compose import compose_options
 if TYPE_CHECKING:
     from mvit_video.build.prediction import FilePredictor
     from mvit_video.prediction.explanation import ExplainedClip
-    from mvit_video.prediction.results import FilePrediction
+    from mvit_video.prediction.results import FilePrediction, Window
 
 PathLike = str | os.PathLike[str]
 
@@ -103,6 +103,19 @@ class Predictor:
         """
         _, clips = self._predictor.explain(self(path), name=name)
         return clips
+
+    def live(self, source: PathLike) -> "Iterator[Window]":
+        """The windows of a camera, a pipe or a network stream, each when it is over and looked at, until it ends.
+
+        Args:
+            source: such as /dev/video0, rtsp://host/stream, a pipe, or "-" for standard input.
+
+        Raises:
+            ValueError: it cannot be opened, or the model looks at images.
+        """
+        from mvit_video.build.live import live_windows
+
+        return live_windows(self._predictor, os.fspath(source))
 
     def predict(self, sources: PathLike | Sequence[PathLike]) -> "Iterator[FilePrediction]":
         """What is in many files, one after the other; some are decoded ahead, and batches go across files.

@@ -42,6 +42,11 @@ class Predict(Train):
     explain: bool = option(
         False, help="draw where and when the model looks, as a sheet and for videos as an overlay video"
     )
+    live: bool = option(
+        False,
+        help="look at the source as it arrives and never go back, for addresses and files that grow; cameras, pipes "
+        "and streaming protocols (rtsp://, udp://, ...) are always looked at so",
+    )
     output: str | None = option(
         None,
         help="folder of the results; null: ./predictions, with a number behind it where results of other weights or "

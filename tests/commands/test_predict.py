@@ -5,69 +5,24 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import mvit_video
-from mvit_video import Predictor, build, predict
+from mvit_video import Predictor, predict
 from mvit_video.build.prediction import _class_names as class_names_of
 from mvit_video.build.prediction import build_predictor
-from mvit_video.build.prediction import predict as predict_job
 from mvit_video.build.prediction_options import take_weights_options
-from mvit_video.build.stored_options import take_stored_options
-from mvit_video.config import Predict, config_dir, register
+from mvit_video.config import Predict
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
 from mvit_video.prediction.folder import ResultsFolder
-from mvit_video.prediction.results import FilePrediction
 from mvit_video.video import VideoReader
-from tests.conftest import SMALL_CLIPS, options, small_overrides
-
-
-def composed(command: str, words: Sequence[str]) -> Any:
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        return compose(command, overrides=list(words))
-
-
-def predicted(*words: str) -> list[FilePrediction]:
-    """What `python -m mvit_video.predict` does with these words, in this process."""
-    given, sources = predict.split_words(words)
-    config = composed("predict", [*predict.groups(given), *given])
-    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
-    predict.adapt(config, keys, sources=sources)
-    checked = to_object(config)
-    assert isinstance(checked, Predict)
-    return predict_job(checked)
-
-
-@pytest.fixture(scope="module")
-def runs(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on small clips, trained for a step and evaluated with two views."""
-    output = tmp_path_factory.mktemp("runs")
-    more = ("trainer.max_steps=1", "data.test_temporal_views=2")
-    build.train(options(*small_overrides(motion_root, output, *more)))
-    config = composed("evaluate", ["run=tiny", f"output_dir={output}"])
-    take_stored_options(config, ["run", "output_dir"])
-    build.evaluate(to_object(config))  # type: ignore[arg-type]
-    return output
-
-
-@pytest.fixture
-def videos(motion_root: Path, tmp_path: Path) -> list[Path]:
-    """Three videos, one of them in a folder of its own."""
-    copies = [tmp_path / "videos" / name for name in ("a.mp4", "b.mp4", "deep/c.mp4")]
-    for source, copy in zip(sorted(motion_root.rglob("*.mp4")), copies):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, copy)
-    return copies
+from tests.commands.predictions import composed, predicted
+from tests.conftest import SMALL_CLIPS
 
 
 def test_predictions_are_those_of_evaluate(runs: Path, motion_root: Path, tmp_path: Path) -> None:
