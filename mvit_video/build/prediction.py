@@ -210,11 +210,7 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     """
     assert config.checkpoint is not None  # taken from the run or given
     builder = build_task_builder(config)
-    if not isinstance(builder, ManifestSplits):
-        raise ValueError(
-            f"predict names classes of videos and images, and the task {type(builder).__name__} of these weights does "
-            "something else: give weights of a classification"
-        )
+    kind = predicted_kind(builder)
     checkpoint = Path(config.checkpoint)
     if isinstance(builder, ImageClassification) and builder.classes == "present":
         raise ValueError(
@@ -238,12 +234,26 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     return FilePredictor(
         config=config,
         builder=builder,
-        kind=builder.kind,
+        kind=kind,
         class_names=names,
         model=model,
         world=world,
         about={**about, "use_ema": config.use_ema},
     )
+
+
+def predicted_kind(builder: TaskBuilder) -> FileKind:
+    """What a task names the classes of.
+
+    Raises:
+        ValueError: the task is another one.
+    """
+    if not isinstance(builder, ManifestSplits):
+        raise ValueError(
+            f"predict names classes of videos and images, and the task {type(builder).__name__} of these weights does "
+            "something else: give weights of a classification"
+        )
+    return builder.kind
 
 
 def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:

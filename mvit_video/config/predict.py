@@ -42,6 +42,13 @@ class Predict(Train):
     explain: bool = option(
         False, help="draw where and when the model looks, as a sheet and for videos as an overlay video"
     )
+    parts: int | None = option(
+        None,
+        at_least=1,
+        help="jobs that share the files out, each resumable: an array of SLURM (launcher=slurm), or started by hand "
+        "with part=N; null: one job",
+    )
+    part: int | None = option(None, at_least=0, help="which of the parts this job is, from 0; set by launcher=slurm")
     live: bool = option(
         False,
         help="look at the source as it arrives and never go back, for addresses and files that grow; cameras, pipes "

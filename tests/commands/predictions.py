@@ -27,4 +27,4 @@ def predicted(*words: str) -> list[FilePrediction]:
     predict.adapt(config, keys, sources=sources)
     checked = to_object(config)
     assert isinstance(checked, Predict)
-    return predict_job(checked)
+    return list(predict_job(checked))

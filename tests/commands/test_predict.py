@@ -15,11 +15,15 @@ import mvit_video
 from mvit_video import Predictor, predict
 from mvit_video.build.prediction import _class_names as class_names_of
 from mvit_video.build.prediction import build_predictor
+from mvit_video.build.prediction_job import predict as predict_job
+from mvit_video.build.prediction_job import split_into_parts
 from mvit_video.build.prediction_options import take_weights_options
-from mvit_video.config import Predict
+from mvit_video.config import LocalLauncher, Predict
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
-from mvit_video.prediction.folder import ResultsFolder
+from mvit_video.prediction.file_list import shared_file_list
+from mvit_video.prediction.folder import Part, ResultsFolder
+from mvit_video.runtime.interruption import Interrupted
 from mvit_video.video import VideoReader
 from tests.commands.predictions import composed, predicted
 from tests.conftest import SMALL_CLIPS
@@ -267,3 +271,77 @@ def test_explained_from_python(runs: Path, videos: list[Path]) -> None:
     assert np.abs(first.overlay().astype(int) - first.pictures)[weak].max() <= 20
     with pytest.raises(ValueError, match="'move_lef': the model has no such class; did you mean 'move_left'"):
         predictor.explain(videos[0], name="move_lef")
+
+
+def test_jobs_share_the_files_and_the_last_one_puts_the_results_together(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three jobs of an array, called one after the other; one of them was stopped and goes on."""
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "parts=3"]
+    config = composed("predict", words)
+    predict.adapt(config, ["weights", "output_dir", "output", "parts"], sources=[str(tmp_path / "videos")])
+    checked = to_object(config)
+    assert isinstance(checked, Predict)
+    jobs = split_into_parts(checked)
+    late = tmp_path / "videos" / "late.mp4"
+    shutil.copy(videos[0], late)  # listed by none of the jobs
+    monkeypatch.setattr("mvit_video.build.prediction_job.received", lambda: "SIGUSR2")
+    with pytest.raises(Interrupted, match="stopped by SIGUSR2; the same command goes on"):
+        predict_job(jobs[1])
+    monkeypatch.undo()
+    for job in (jobs[0], jobs[2]):
+        assert predict_job(job) == []
+    assert not (out / "predictions.jsonl").exists()
+    looked_at: list[str] = []
+    monkeypatch.setattr(ResultsFolder, "add", lambda self, one: looked_at.append(one.path))
+    assert predict_job(jobs[1]) == []
+    assert looked_at == []  # its only file was done when it was stopped
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["path"] for line in lines] == [str(video) for video in videos]
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert (results["complete"], results["num_files"]) == (True, 3)
+    assert len((out / "predictions.csv").read_text().splitlines()) == 1 + 3 * 5
+
+
+def test_parts_are_submitted_as_one_array(
+    runs: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "weights=tiny",
+        f"output_dir={runs}",
+        "launcher=slurm",
+        "launcher.dry_run=true",
+        "launcher.gpus_per_node=1",
+    ]
+    config = composed("predict", [*given, "parts=2"])
+    predict.adapt(config, ["weights", "output_dir"], sources=[str(tmp_path / "videos")])
+    checked = to_object(config)
+    assert isinstance(checked, Predict)
+    with pytest.raises(ValueError, match="parts=2: give output=FOLDER, which all jobs write to"):
+        predict.run(checked)
+    checked.output = str(tmp_path / "out")
+    predict.run(checked)
+    script = capsys.readouterr().out
+    assert "#SBATCH --array=0-1%2" in script and "--job-name=predict-tiny" in script
+    assert json.loads((tmp_path / "out" / "files.json").read_text()) == [str(video) for video in videos]
+    for changes, text in (
+        ({"parts": 9}, "parts=9 for 3 videos: give parts=3 or fewer"),
+        ({"sources": ["-"]}, "parts=2: - is a stream, which cannot be shared out"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            split_into_parts(dataclasses.replace(checked, **changes))
+    for changes, text in (
+        ({"part": 2}, "part=2: they are numbered from 0 to 1"),
+        ({"launcher": LocalLauncher()}, "parts=2: jobs that run beside each other. Give launcher=slurm"),
+        ({"parts": None, "part": 1}, r"part=1: of how many\? Give parts=N, too"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            predict_job(dataclasses.replace(checked, **changes))
+
+
+def test_the_first_job_makes_the_list(tmp_path: Path) -> None:
+    assert shared_file_list(tmp_path, lambda: ["b", "a\n\udcff"]) == ["b", "a\n\udcff"]
+    assert shared_file_list(tmp_path, lambda: ["c"]) == ["b", "a\n\udcff"]
+    assert [path.name for path in tmp_path.iterdir()] == ["files.json"]
+    assert Part(1, 3).share(list("abcdefgh")) == ["b", "e", "h"]
