@@ -12,7 +12,8 @@ from mvit_video.config.compose import compose_options
 
 if TYPE_CHECKING:
     from mvit_video.build.prediction import FilePredictor
-    from mvit_video.prediction.results import FilePrediction
+    from mvit_video.prediction.explanation import ExplainedClip
+    from mvit_video.prediction.results import FilePrediction, Window
 
 PathLike = str | os.PathLike[str]
 
@@ -114,6 +115,35 @@ class Predictor:
         """What is in one file; a file that cannot be read gives a result with its `error`."""
         (found,) = self._predictor.predict([os.fspath(path)])
         return found
+
+    def explain(self, path: PathLike, *, name: str | None = None) -> "Iterator[ExplainedClip]":
+        """Where and when the model looks in one file: its clips, one by one, each with a map over its pictures.
+
+            for clip in predictor.explain("garden.mp4"):
+                pictures, maps = clip.overlay(), clip.maps
+
+        Args:
+            path: of a video or an image.
+            name: the class that the maps are for; None: the most likely one of the file, or of each window.
+
+        Raises:
+            ValueError: the model is no MViT, it has no such class, or the file cannot be read.
+        """
+        _, clips = self._predictor.explain(self(path), name=name)
+        return clips
+
+    def live(self, source: PathLike) -> "Iterator[Window]":
+        """The windows of a camera, a pipe or a network stream, each when it is over and looked at, until it ends.
+
+        Args:
+            source: such as /dev/video0, rtsp://host/stream, a pipe, or "-" for standard input.
+
+        Raises:
+            ValueError: it cannot be opened, or the model looks at images.
+        """
+        from mvit_video.build.live import live_windows
+
+        return live_windows(self._predictor, os.fspath(source))
 
     def predict(self, sources: PathLike | Sequence[PathLike]) -> "Iterator[FilePrediction]":
         """What is in many files, one after the other; some are decoded ahead, and batches go across files.
