@@ -107,10 +107,11 @@ def test_gone_and_broken_files_say_so(videos: Path, tmp_path: Path) -> None:
 def test_the_bytes_of_the_page_are_bounded(videos: Path) -> None:
     entry = Entry(path=FILES[0])
     full = projector(videos).show(entry, "video")
-    size = len(full.uri) + len(full.poster)
-    made = projector(videos, max_bytes=2 * size + 10)
-    kinds = [made.show(entry, "video").kind for _ in range(3)]
-    assert kinds == ["clip", "clip", "nothing"]
-    assert (made.spent, made.left_out, made.unreadable) == (2 * size, 1, 0)
+    # The encoder gives a few bytes more or less each time.
+    made = projector(videos, max_bytes=round(2.5 * len(full.uri + full.poster)))
+    shown = [made.show(entry, "video") for _ in range(3)]
+    assert [one.kind for one in shown] == ["clip", "clip", "nothing"]
+    assert made.spent == sum(len(one.uri + one.poster) for one in shown) <= made.max_bytes
+    assert (made.left_out, made.unreadable) == (1, 0)
     none = projector(videos, max_bytes=0).show(entry, "video")
     assert none.note == "left out: the page holds 0 MB of clips and pictures"

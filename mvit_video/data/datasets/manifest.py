@@ -8,7 +8,7 @@ import csv
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -106,6 +106,10 @@ class Manifest:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def further_content(self) -> Iterator[tuple[str, bytes]]:
+        """What other kinds of manifests hold beside this, by name, for the fingerprint of a data set."""
+        yield from ()
 
     @property
     def left_out_noun(self) -> str:

@@ -1,5 +1,6 @@
 """What is annotated: the instances of an image, and a data set of images with theirs, in flat memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,6 +128,15 @@ class DetectionManifest(Manifest):
     category_ids: tuple[int, ...] = field(kw_only=True, repr=False)
     annotations: AnnotationColumns = field(kw_only=True, repr=False, compare=False)
     repaired: LeftOut = field(default_factory=dict, kw_only=True, repr=False)
+
+    def further_content(self) -> Iterator[tuple[str, bytes]]:
+        """See Manifest: boxes, classes, crowds, areas and masks; ids do not count."""
+        columns = self.annotations
+        for name in ("starts", "boxes", "labels", "crowds", "areas"):
+            yield name, getattr(columns, name).tobytes()
+        if columns.shapes is not None:
+            for name in ("ring_starts", "corner_starts", "corners", "run_starts", "runs"):
+                yield name, getattr(columns.shapes, name).tobytes()
 
     @property
     def left_out_noun(self) -> str:
