@@ -8,8 +8,8 @@ from torch import nn
 from mvit_video.build.samples import build_normalization
 from mvit_video.config import Predict
 from mvit_video.config.nearest import did_you_mean
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.dataset import EvalDataset
-from mvit_video.data.loading.loader import collate
 from mvit_video.data.loading.samples import EvalSamples
 from mvit_video.data.loading.window_dataset import WindowDataset
 from mvit_video.engine.contact_sheet import denormalize_clips

@@ -23,7 +23,7 @@ from mvit_video.build.export_record import measured_results, origin_of, without_
 from mvit_video.build.prediction import FilePredictor, build_predictor
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.video_multilabel import VideoMultilabel
-from mvit_video.config import Predict, Train, VideoData
+from mvit_video.config import ImageData, Predict, Train, VideoData
 from mvit_video.data.datasets.extensions import VIDEOS
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.embedded.motion import CLASS_NAMES as MOTION_CLASSES
@@ -179,7 +179,8 @@ def preprocessing(predictor: FilePredictor, inputs: Tensor) -> dict[str, Any]:
     `mean` and `std` are those of the channels in the order in which the model takes them, R, G, B.
     """
     config, data = predictor.config, predictor.config.data
-    manifest, _ = predictor._split(["none"])
+    assert isinstance(data, (VideoData, ImageData)), "models of videos and images are exported"
+    manifest, _ = predictor.split(["none"])
     protocol = predictor.builder.evaluation(config, manifest, HERE, frame_order="forward").about()
     reversed_statistics = isinstance(data, VideoData) and data.channel_order == "bgr"
     order = slice(None, None, -1) if reversed_statistics else slice(None)
@@ -251,7 +252,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
     config = replace(predictor.config, trainer=replace(predictor.config.trainer, num_workers=0))
     if clips:
         files = find_files(clips, predictor.kind)
-        manifest, _ = predictor._split(files)
+        manifest, _ = predictor.split(files)
         words = f"the {predictor.kind.plural} given"
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
         return
@@ -266,7 +267,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
         else:
             count = len(SHAPES_CLASSES)
             generate_shapes(folder, ShapesSpec(train_images=count, test_images=count))
-        manifest, _ = predictor._split(find_files([folder], predictor.kind))
+        manifest, _ = predictor.split(find_files([folder], predictor.kind))
         words = f"{predictor.kind.plural} of the embedded set"
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
 

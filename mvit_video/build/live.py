@@ -16,7 +16,7 @@ from mvit_video.build.prediction import FilePredictor
 from mvit_video.config import VideoData
 from mvit_video.data.augmentation.clip_views import ClipSource, eval_view
 from mvit_video.data.loading.batch import Batch, Sample
-from mvit_video.data.loading.loader import collate
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.window_dataset import WindowDataset
 from mvit_video.prediction.live_reader import LiveReader
 from mvit_video.prediction.live_results import LiveResults
