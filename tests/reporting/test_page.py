@@ -212,9 +212,9 @@ def test_the_facts_of_prepare_are_shown(written: Path, tmp_path: Path, capsys: p
     ):
         assert text in page.text, text
     assert "broken.mp4" in page.text and "duration, s1.61.61.61.61.6" in page.text
-    assert "prepared since" not in page.text
+    assert "It is of other data" not in page.text
     named = page_of(tmp_path / "page.html", written / "second", "--prepared", folder)
-    assert "has 3 videos in train, and second had 6: prepared since" in named.text
+    assert "has 3 videos in train, trained or validated on were: second 6. It is of other data" in named.text
     assert report.main([str(run), "--prepared", str(tmp_path)]) == 1
     assert "holds no report.json; give the folder that was `out` of prepare" in capsys.readouterr().err
 
