@@ -252,7 +252,7 @@ def test_names_that_are_no_text_are_shown_as_far_as_they_are(written: Path, tmp_
 def test_a_task_of_ones_own_shows_its_lines(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs", "own", items=1)
     (run / "evaluation").mkdir()
-    (run / "evaluation" / "results.json").write_text('{"rating_error": 0.5}')
+    (run / "evaluation" / "results.json").write_text('{"rating_error": 0.5, "split": "val"}')
     line = {"video": "a.mp4", "label": "good", "predicted": "bad", "top5": {"bad": 0.75, "good": 0.25}}
     (run / "evaluation" / "predictions.jsonl").write_text(json.dumps(line) + "\n")
     text = page_of(tmp_path / "page.html", run).text
