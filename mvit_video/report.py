@@ -1,6 +1,7 @@
 """A page about runs: `python -m mvit_video.report runs/A [runs/B ...] [--open]`."""
 
 import argparse
+import os
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,15 @@ def default_output(paths: Sequence[Path]) -> Path:
     return paths[0].parent / f"{name}.html"
 
 
+def _check_output(path: Path) -> None:
+    """Refuse a place that no file can be written to, with a ValueError."""
+    if path.is_dir():
+        raise ValueError(f"--output {path}: is a folder; give the name of a file, such as {path / 'report.html'}")
+    if not os.access(path.parent, os.W_OK):
+        what = "may not be written to" if path.parent.is_dir() else "does not exist"
+        raise ValueError(f"{path}: the folder {path.parent} {what}; --output FILE writes the page elsewhere")
+
+
 def summary(written: Written) -> str:
     """What was written, in a line or two."""
     text = f"{written.path}: {size_text(written.size)}"
@@ -130,9 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         paths = list(dict.fromkeys(find_run(given.folder, name, begun=False) for name in given.runs))
-        written = write_page(
-            given.output or default_output(paths), content_of(paths, given.prepared, known_queue()), options
-        )
+        output = given.output or default_output(paths)
+        _check_output(output)
+        written = write_page(output, content_of(paths, given.prepared, known_queue()), options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

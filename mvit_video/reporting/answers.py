@@ -97,7 +97,9 @@ class Evaluation:
 def read_evaluations(run_dir: Path) -> list[Evaluation]:
     """The evaluations of a run: the one in the folder `evaluation` first, then the others by name."""
     found = sorted(run_dir.glob(f"*/{RESULTS}"), key=lambda path: (path.parent.name != MAIN, path.parent.name))
-    return [read_evaluation(path.parent) for path in found]
+    read = (read_evaluation(path.parent) for path in found)
+    # Predictions of files without labels have a results.json, too, and are of no split.
+    return [one for one in read if "split" in one.results or one.metric is not None]
 
 
 def read_evaluation(folder: Path) -> Evaluation:

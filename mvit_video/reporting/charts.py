@@ -11,7 +11,7 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 30  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 58, 24, 12, 30  # margins around the plot
 MAX_POINTS = 250  # of a line
 
 

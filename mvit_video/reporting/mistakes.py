@@ -123,9 +123,10 @@ def confusion(evaluation: Evaluation, *, limit: int) -> Confusion:
         evaluation: what was answered.
         limit: classes shown at most; of more, those in the most confusions, in the order of the model's outputs.
     """
-    names = evaluation.class_names
-    place = {name: number for number, name in enumerate(names)}
     pairs = Counter(_pairs(evaluation))
+    # A task of one's own may write lines and no list of its classes.
+    names = list(dict.fromkeys([*evaluation.class_names, *(name for pair in pairs for name in pair)]))
+    place = {name: number for number, name in enumerate(names)}
     full = np.zeros((len(names), len(names)), np.int64)
     for (true, predicted), number in pairs.items():
         full[place[true], place[predicted]] = number

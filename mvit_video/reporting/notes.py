@@ -73,9 +73,9 @@ def _of_data(runs: Sequence[RunFacts], prepared: Sequence[Prepared]) -> Iterator
     """Where a report of `prepare` is of other files than a run had."""
     for report in prepared:
         for split in report.splits:
-            for run in runs:
-                items = run.data.get(split.name, {}).get("items")
-                if items is not None and items != split.usable:
-                    held = count_text(split.usable, report.item)
-                    text = f"{report.path} has {held} in {split.name}, and {run.label} had {items}: prepared since, "
-                    yield Note("look", text + "of other data, or divided by data.holdout or data.folds.")
+            had = {run.label: run.data.get(split.name, {}).get("items") for run in runs}
+            others = [f"{label} {items}" for label, items in had.items() if items not in (None, split.usable)]
+            if others:
+                held = count_text(split.usable, report.item)
+                text = f"{report.path} has {held} in {split.name}, trained or validated on were: {', '.join(others)}. "
+                yield Note("look", text + "It is of other data, made since, or divided by data.holdout or data.folds.")

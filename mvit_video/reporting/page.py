@@ -289,7 +289,7 @@ def _matrix(run: int, evaluation: Evaluation) -> Matrix:
         cells=cells,
         left_out=found.left_out,
         side=34 if numbered else 20,
-        room=16 + 7 * min(NAME_LENGTH, max(map(len, found.names))),
+        room=16 + 7 * min(NAME_LENGTH, max(map(len, found.names), default=0)),
         pairs=mistakes.confused_pairs(evaluation, limit=_PAIRS),
     )
 
@@ -308,9 +308,9 @@ def _agreements(
 
 def printable(value: Any) -> Any:
     """A text without what no page can show: control characters, signs that turn the line, and halves of letters."""
-    if hasattr(value, "__html__") or not isinstance(value, str):  # what a template made is no text of a run
+    if hasattr(value, "__html__") or not isinstance(value, str | Path):  # what a template made is no text of a run
         return value
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in value)
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in str(value))
 
 
 @functools.cache

@@ -54,6 +54,19 @@ def test_numbers_must_make_sense(runs: Path, capsys: pytest.CaptureFixture[str])
         assert f"{words[1]}: must be 0 or more" in capsys.readouterr().err
 
 
+def test_the_page_needs_a_place(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main(["birds", "--output", "nowhere/a.html"]) == 1
+    told = "nowhere/a.html: the folder nowhere does not exist; --output FILE writes the page elsewhere\n"
+    assert capsys.readouterr().err == told
+    assert report.main(["birds", "--output", "runs"]) == 1
+    assert capsys.readouterr().err.startswith("--output runs: is a folder; give the name of a file, such as runs/")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    assert report.main(["birds"]) == 1
+    assert "the folder runs/birds may not be written to" in capsys.readouterr().err
+
+
 def test_what_is_damaged_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(runs / "birds", image_manifest(["0.png", "1.png", "2.png"]), sure_of(0, 1, 2))
     (runs / "birds" / "evaluation" / "results.json").write_text("{")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvit_video.reporting.charts import BOTTOM, HEIGHT, LEFT, TOP, Series, chart, short, thinned, ticks
+from mvit_video.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, short, thinned, ticks
 from mvit_video.reporting.curves import charts_of
 
 
@@ -36,7 +36,7 @@ def test_long_curves_are_means_of_neighbours() -> None:
 def test_points_lie_between_the_axes() -> None:
     made = chart("t", "u", [line([0, 10], [0, 1])], bottom=0.0, top=1.0)
     drawn = made.lines[0]
-    assert drawn.path == f"M{LEFT},{HEIGHT - BOTTOM}L546,{TOP}"
+    assert drawn.path == f"M{LEFT},{HEIGHT - BOTTOM}L{WIDTH - RIGHT},{TOP}"
     assert (drawn.x, drawn.y, drawn.marks) == ([0, 10], [0, 1], ())
     assert made.readable == [{"label": "a", "x": [0, 10], "y": [0, 1]}]
 

@@ -98,10 +98,12 @@ def test_stretches_of_one_file_are_entries_of_their_own(tmp_path: Path) -> None:
 def test_a_task_of_ones_own_has_scores_and_nothing_else(tmp_path: Path) -> None:
     for folder, line in (("evaluation", {"video": "a.mp4", "rating": 3}), ("a", {"boxes": []})):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "results.json").write_text('{"error": 0.5}')
+        (tmp_path / folder / "results.json").write_text('{"error": 0.5, "split": "val"}')
         (tmp_path / folder / "predictions.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "results.json").write_text("{}")  # without predictions at all
+    (tmp_path / "b" / "results.json").write_text('{"split": "val"}')  # without a line for each video
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "results.json").write_text("{}")  # those of `predict`
     found = read_evaluations(tmp_path)
     assert [(one.folder, one.kind, len(one.answers)) for one in found] == [
         ("evaluation", "other", 0), ("a", "other", 0), ("b", "other", 0),

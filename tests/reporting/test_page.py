@@ -1,6 +1,7 @@
 """The page as text: what stands in it, and that nothing of a run becomes markup."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -212,9 +213,9 @@ def test_the_facts_of_prepare_are_shown(written: Path, tmp_path: Path, capsys: p
     ):
         assert text in page.text, text
     assert "broken.mp4" in page.text and "duration, s1.61.61.61.61.6" in page.text
-    assert "prepared since" not in page.text
+    assert "It is of other data" not in page.text
     named = page_of(tmp_path / "page.html", written / "second", "--prepared", folder)
-    assert "has 3 videos in train, and second had 6: prepared since" in named.text
+    assert "has 3 videos in train, trained or validated on were: second 6. It is of other data" in named.text
     assert report.main([str(run), "--prepared", str(tmp_path)]) == 1
     assert "holds no report.json; give the folder that was `out` of prepare" in capsys.readouterr().err
 
@@ -237,6 +238,28 @@ def test_many_classes_are_folded_and_the_worst_come_first(tmp_path: Path) -> Non
     assert "10 better classes" in page.text and "20 classes with fewer confusions are not drawn." in page.text
     rows = class_rows([None, read_evaluation(run / "evaluation")])
     assert [row.scores for row in rows[24:26]] == [(None, 0.0), (None, 100.0)]
+
+
+def test_names_that_are_no_text_are_shown_as_far_as_they_are(written: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", "a\udcffb", items=1)
+    video = tmp_path / "c\udcffd.mp4"
+    shutil.copy(written.parent / "videos" / FILES[0], video)
+    evaluate(run, Manifest([str(video)], [0], CLASSES, "val.csv"), sure_of(1))
+    page = page_of(tmp_path / "page.html", run)
+    assert page.count("video") == 1 and "c\ufffdd.mp4" in page.text and "Run a\ufffdb" in page.text
+
+
+def test_a_task_of_ones_own_shows_its_lines(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", "own", items=1)
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "results.json").write_text('{"rating_error": 0.5, "split": "val"}')
+    line = {"video": "a.mp4", "label": "good", "predicted": "bad", "top5": {"bad": 0.75, "good": 0.25}}
+    (run / "evaluation" / "predictions.jsonl").write_text(json.dumps(line) + "\n")
+    text = page_of(tmp_path / "page.html", run).text
+    assert "rating_error0.50" in text and "1 of 1 video is named wrongly." in text and "✗ bad 75\xa0%" in text
+    (run / "evaluation" / "predictions.jsonl").write_text('{"video": "a.mp4", "rating": 3}\n')
+    text = page_of(tmp_path / "page.html", run).text
+    assert "The answers of this task are of a kind that is not shown here." in text
 
 
 def test_what_no_page_can_show_is_replaced() -> None:

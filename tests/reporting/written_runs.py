@@ -28,7 +28,7 @@ CLASSES = (
     "<script>window.hacked = 1</script>",
     "\" onmouseover='window.hacked = 1' x=\"",
     "</style><img src=x onerror=window.hacked=1>",
-    "plain & simple",
+    "plain & " + 20 * "long",
 )
 FILES = (
     "<img src=x onerror=window.hacked=1>.mp4",
