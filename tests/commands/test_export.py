@@ -13,54 +13,61 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from mvit_video import Predictor, evaluate, from_pretrained, train
+from mvit_video import Predictor, evaluate, from_pretrained
+from mvit_video.build.export import Export
+from mvit_video.build.export import export as write
+from mvit_video.build.run_identity import DataRecord, RunIdentity
+from mvit_video.config import Predict
 from mvit_video.convert import main as convert
 from mvit_video.data.embedded.motion import CLASS_NAMES
 from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
+from mvit_video.engine.checkpoints import save_checkpoint
 from mvit_video.export import main as export
 from mvit_video.exporting import writing
 from mvit_video.exporting.about import read_about
 from mvit_video.exporting.model_card import model_card
 from mvit_video.exporting.programs import load_program
+from mvit_video.hub import HubError
+from mvit_video.hub import push as push_files
 from mvit_video.models import CheckpointError, create_model, from_checkpoint
 from mvit_video.models.weights.loading import checkpoint_content
+from mvit_video.predictor import prediction_options
 from mvit_video.push import main as push
 from mvit_video.runtime.files import write_text
+from tests.conftest import SMALL_CLIPS, few_videos, options
 from tests.hub_server import COMMIT, hub_server
 from tests.paths import ROOT, SHARED_CLIPS
 
 CPU = torch.device("cpu")
+# Two blocks: the first attends from all tokens, the last from the class token alone.
 MODEL = {
     "_target_": "mvit_video.models.create_model", "name": "mvitv2_motion", "depth": 2, "stage_starts": [1],
-    "embed_dim": 8, "num_classes": "${data.num_classes}", "num_frames": "${data.num_frames}",
-    "crop_size": "${data.crop_size}",
+    "embed_dim": 8, "num_classes": 8, "num_frames": 4, "crop_size": 32,
 }  # fmt: skip
-TINY = {
-    "model": MODEL,
-    "data": {"num_frames": 4, "crop_size": 32, "test_short_side": 32, "test_temporal_views": 2},
-    "augment.jitter": [32, 40],
-    "optim.lr": 1e-2,
-    "trainer": {
-        "batch_size": 8, "global_batch": None, "num_workers": 0, "threads": 1, "precision": "fp32", "device": "cpu",
-        "max_steps": 1, "log_every": 1,
-    },
-}  # fmt: skip
+METRICS = {"video_top1": 25.0, "loss": 2.0, "num_videos": 8.0}
 FILES = ("tiny.safetensors", "tiny.pt2", "tiny.onnx")  # the second in bf16
 TOLERANCE = {"tiny.safetensors": 1e-6, "tiny.pt2": 0.02, "tiny.onnx": 1e-5}
 
 
 @pytest.fixture(scope="module")
 def place(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `runs/tiny`, trained for a step, and its three exported files in `out`."""
+    """A folder with `runs/tiny`, as a training leaves it, and its three exported files in `out`."""
     place = tmp_path_factory.mktemp("export")
-    listing = place / "few.csv"
-    lines = (motion_root / "train.csv").read_text(encoding="utf-8").splitlines()
-    listing.write_text("\n".join(lines[:8]) + "\n", encoding="utf-8")
-    source = {"train": listing, "val": listing, "root": motion_root, "class_names_file": motion_root / "classes.txt"}
-    options = {**TINY, "data/source": "list", "data.source": source}
-    train("motion_mvitv2", options, name="tiny", output_dir=place / "runs")
+    config = options(*few_videos(motion_root, place / "runs", *SMALL_CLIPS, "data.test_temporal_views=2", videos=8))
+    config.model, config.data.num_classes = MODEL, len(CLASS_NAMES)
+    model = create_model("mvitv2_motion", **{key: MODEL[key] for key in MODEL if key not in ("_target_", "name")})
+    record = DataRecord(source=str(place / "runs" / "few.csv"), items=8, fingerprint="0123456789abcdef")
+    run = RunIdentity.of(class_names=CLASS_NAMES, items_per_step=8, data={"train": record, "val": record})
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    state = {
+        "step": 1, "epoch": 0.5, "model": model.state_dict(), "optimizer": {}, "ema": None, "config": text,
+        "metrics": METRICS, "class_names": list(CLASS_NAMES), "run": run.plain(),
+    }  # fmt: skip
+    save_checkpoint(place / "runs" / "tiny" / "checkpoints", state, step=1, best=True)
+    write_text(place / "runs" / "tiny" / "config.yaml", text)
     previous = os.umask(0o022)
     try:
         for name in FILES:
@@ -71,10 +78,16 @@ def place(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def config(place: Path) -> Predict:
+    """The options of a prediction with the run."""
+    return prediction_options({"weights": str(place / "runs" / "tiny")})
+
+
+@pytest.fixture(scope="module")
 def videos(motion_root: Path) -> list[str]:
     """Two videos, one of them real where that is at hand."""
-    found = [next(iter(sorted(motion_root.rglob("*.mp4")))), *sorted(SHARED_CLIPS.glob("kinetics*.mkv"))]
-    return [str(path) for path in found]
+    first = (motion_root / "train.csv").read_text(encoding="utf-8").split()[0]
+    return [str(path) for path in (motion_root / first, *sorted(SHARED_CLIPS.glob("kinetics*.mkv")))]
 
 
 def scores(predictor: Predictor, video: str) -> dict[str, float]:
@@ -99,14 +112,11 @@ def test_a_file_predicts_what_the_run_predicts(place: Path, wanted: Any, tmp_pat
     assert sorted(path.name for path in (place / "out").iterdir()) == sorted(FILES)
 
 
-def test_a_file_is_evaluated(place: Path, tmp_path: Path) -> None:
-    """As the run was validated: with one view."""
-    given = {"name": "elsewhere", "output_dir": tmp_path, "data.test_temporal_views": 1}
-    found = evaluate(checkpoint=place / "out" / "tiny.onnx", options=given)
-    validated = read_about(place / "out" / "tiny.onnx")["results"]["validation"]
-    assert {name: found.metrics[name] for name in ("video_top1", "loss", "num_videos")} == pytest.approx(
-        {name: validated[name] for name in ("video_top1", "loss", "num_videos")}, abs=1e-4
-    )
+def test_a_file_is_evaluated(place: Path, wanted: Any, tmp_path: Path) -> None:
+    found = evaluate(checkpoint=place / "out" / "tiny.onnx", options={"name": "elsewhere", "output_dir": tmp_path})
+    video, expected = next(iter(wanted.items()))
+    scored = next(line["top5"] for line in found.predictions if line["video"] == video)
+    assert scored == pytest.approx({name: expected[name] for name in scored}, abs=1e-5)
 
 
 def test_what_a_file_says_of_itself(place: Path) -> None:
@@ -118,9 +128,9 @@ def test_what_a_file_says_of_itself(place: Path) -> None:
         assert views["sampling"] == {"num_frames": 4, "sampling_rate": 3.0, "target_fps": 30.0, "mode": "span"}
         assert (views["short_side"], views["crop_size"], views["temporal_views"]) == (32, 32, 2)
         assert about["preprocessing"]["output"]["scores"] == "softmax"
-        assert about["config"]["optim"]["lr"] == 1e-2 and "launcher" not in about["config"]
+        assert about["config"]["optim"]["lr"] == 1e-3 and "launcher" not in about["config"]
         assert {len(split["fingerprint"]) for split in about["run"]["data"].values()} == {16}
-        assert about["results"]["validation"]["num_videos"] == 8 and about["step"] == 1
+        assert about["results"]["validation"] == {"step": 1, **METRICS} and about["step"] == 1
         assert about["parity"]["largest_difference"] <= about["parity"]["bound"], name
     assert len({json.dumps(about["preprocessing"]) for about in abouts.values()}) == 1
 
@@ -151,10 +161,9 @@ def test_programs_take_any_batch_of_their_size(place: Path) -> None:
             from_checkpoint(place / "out" / name)
 
 
-def test_half_precision_says_what_it_costs(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_precision_says_what_it_costs(place: Path, config: Predict, tmp_path: Path) -> None:
     """Half the bytes; the cost is measured on the run's own videos, said and kept."""
-    export([str(place / "runs" / "tiny"), str(tmp_path / "half"), "--to", "safetensors", "--dtype", "fp16"])
-    said = capsys.readouterr().out
+    said = write(config, Export(output=tmp_path / "half", kind="safetensors", precision="fp16")).text()
     assert "half.safetensors: safetensors, fp16" in said and "what fp16 costs, on the run's own videos: " in said
     with safe_open(tmp_path / "half.safetensors", framework="pt") as file:
         assert file.get_tensor("head.projection.weight").dtype == torch.float16
@@ -214,7 +223,7 @@ def test_what_cannot_be_exported(
 
 
 def test_a_file_that_computes_something_else_is_not_written(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    config: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = writing.write_safetensors
 
@@ -226,9 +235,8 @@ def test_a_file_that_computes_something_else_is_not_written(
     monkeypatch.setattr(writing, "write_safetensors", wrong)
     target = tmp_path / "out.safetensors"
     write_text(target, "the one before")
-    with pytest.raises(SystemExit):
-        export([str(place / "runs" / "tiny"), str(target)])
-    assert "does not compute what the model computes, and is not written" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"does not compute what the model computes, and is not written"):
+        write(config, Export(output=target))
     assert target.read_text(encoding="utf-8") == "the one before" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -270,7 +278,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         yield server
 
 
-def test_to_a_hub_and_from_there(place: Path, wanted: Any, hub: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_to_a_hub_and_from_there(
+    place: Path, config: Predict, wanted: Any, hub: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = str(place / "runs" / "tiny")
     push([run, "someone/birds", "--licence", "apache-2.0", "--private", "--revision", "new"])
     assert capsys.readouterr().out == f"{hub.url}/someone/birds/commit/{COMMIT}: model.safetensors, README.md\n"
@@ -282,7 +292,7 @@ def test_to_a_hub_and_from_there(place: Path, wanted: Any, hub: Any, capsys: pyt
     assert page.startswith("---\nlicense: apache-2.0\nlibrary_name: mvit_video\npipeline_tag: video-classification\n")
     for part in (
         'Predictor.from_pretrained("someone/birds")',
-        "| `optim.lr` | 0.01 |",
+        "| `optim.lr` | 0.001 |",
         "`rotate_cw`",
         "| train | 8 | `",
     ):
@@ -295,26 +305,24 @@ def test_to_a_hub_and_from_there(place: Path, wanted: Any, hub: Any, capsys: pyt
     with pytest.raises(RuntimeError, match=r"could not fetch model\.safetensors of someone/bees \(RepositoryNotFound"):
         from_pretrained("someone/bees")
     hub.refuse = 403
-    with pytest.raises(SystemExit):
-        push([run, "someone/birds"])
-    assert "error: could not push to someone/birds (" in capsys.readouterr().err
+    with pytest.raises(HubError, match=r"could not push to someone/birds \("):
+        push_files(config, "someone/birds")
 
 
 def test_to_a_folder_and_from_there(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: Any
+    config: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.WARNING):
-        push([str(place / "runs" / "tiny"), "./birds"])
+        push_files(config, "./birds")
     assert "no licence is stated" in caplog.text
     assert "No licence was stated for these weights" in (tmp_path / "birds" / "README.md").read_text(encoding="utf-8")
     assert from_pretrained("./birds").config.embed_dim == 8
     assert from_pretrained("birds").config.embed_dim == 8
     with pytest.raises(ValueError, match=r"the folder holds no model\.safetensors"):
         from_pretrained(".")
-    with pytest.raises(SystemExit):
-        push([str(place / "runs" / "tiny"), "birds"])
-    assert "birds: is neither OWNER/NAME of a repository nor a folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"birds: is neither OWNER/NAME of a repository nor a folder"):
+        push_files(config, "birds")
 
 
 def test_a_page_takes_names_as_they_are() -> None:
