@@ -89,7 +89,10 @@ def export(arguments: argparse.Namespace) -> str:
     from mvit_video.api import with_arguments
     from mvit_video.build.export import Export
     from mvit_video.build.export import export as write
+    from mvit_video.exporting.writing import file_and_kind
     from mvit_video.predictor import prediction_options
+
+    file_and_kind(arguments.output, arguments.to, arguments.dtype)  # before anything is fetched or read
 
     given = with_arguments(
         arguments.set, weights=arguments.input, class_names=arguments.class_names, output_dir=arguments.output_dir

@@ -105,18 +105,8 @@ def export(config: Predict, wanted: Export) -> Exported:
         CheckpointError: there are no such weights, or a package is missing.
         OSError: the file cannot be written.
     """
-    output, kind = writing.kind_of(wanted.output, wanted.kind)
     precision = wanted.precision
-    if precision == "int8" and kind != "onnx":
-        raise ValueError(
-            f"--dtype int8 with --to {kind}: weights of 8 bits are multiplied by ONNX Runtime; give --to onnx, or "
-            "--dtype bf16 or fp16"
-        )
-    if precision == "bf16" and kind == "onnx":
-        raise ValueError(
-            "--dtype bf16 with --to onnx: ONNX Runtime has no convolutions in bf16 on the CPU, where the file is "
-            "compared; give --dtype fp16, or --to torch_export or safetensors"
-        )
+    output, kind = writing.file_and_kind(wanted.output, wanted.kind, precision)
     predictor = build_predictor(config, HERE)
     if kind == "onnx":
         writing.check_fits_onnx(predictor.model, precision)
@@ -278,6 +268,11 @@ def _own_split(predictor: FilePredictor, config: Predict) -> _Split | None:
     values = source.values() if isinstance(source, dict) else vars(source).values()
     if any(value == "???" for value in values):
         return None  # published weights
+    places = [source.get("root") if isinstance(source, dict) else getattr(source, "root", None)]
+    if any(place is not None and not Path(place).exists() for place in places):
+        # An embedded set would be generated whole, and others are not here.
+        logger.info("the run's %s are not at %s: others are taken to compare on", predictor.kind.plural, places[0])
+        return None
     options = replace(config, data=replace(config.data))
     forget_training_split(options.data)
     try:

@@ -156,7 +156,7 @@ def write_onnx(
     except Exception as error:  # as in `trace`
         raise ValueError(f"the model has no form in ONNX ({_reason(error)}): --to torch_export has one") from error
     if precision == "int8":
-        _quantise(path)
+        quantise(path)
 
 
 def describe_onnx(path: Path, about: Mapping[str, Any]) -> None:
@@ -169,7 +169,7 @@ def describe_onnx(path: Path, about: Mapping[str, Any]) -> None:
     onnx.save(model, path)
 
 
-def _quantise(path: Path) -> None:
+def quantise(path: Path) -> None:
     """Weights of linear layers as int8, each column with its own scale; what they multiply is quantised as it runs."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -212,22 +212,30 @@ def _reason(error: BaseException) -> str:
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
 
 
-def kind_of(path: Path, asked: Kind | None) -> tuple[Path, Kind]:
+def file_and_kind(path: Path, asked: Kind | None, precision: Precision) -> tuple[Path, Kind]:
     """The file to write and its kind, from its ending, from what was asked, or from both.
 
     Raises:
-        ValueError: neither tells the kind, or they contradict each other.
+        ValueError: neither tells the kind, they contradict each other, or the kind has no such precision.
     """
     by_ending = {suffix: kind for kind, suffix in SUFFIXES.items()}
-    kind = by_ending.get(path.suffix)
-    if asked is None and kind is None:
+    of_ending = by_ending.get(path.suffix)
+    kind = of_ending or asked
+    if kind is None:
         raise ValueError(
             f"{path}: its ending says no format; give --to {{{','.join(SUFFIXES)}}}, or one of the endings "
             f"{', '.join(by_ending)}"
         )
-    if kind is not None and asked not in (None, kind):
+    if asked not in (None, kind):
         raise ValueError(f"{path}: the ending is that of {kind}, and --to is {asked}; give {SUFFIXES[asked]}")
-    if kind is not None:
-        return path, kind
-    assert asked is not None
-    return path.with_name(path.name + SUFFIXES[asked]), asked
+    if precision == "int8" and kind != "onnx":
+        raise ValueError(
+            f"--dtype int8 with --to {kind}: weights of 8 bits are multiplied by ONNX Runtime; give --to onnx, or "
+            "--dtype bf16 or fp16"
+        )
+    if precision == "bf16" and kind == "onnx":
+        raise ValueError(
+            "--dtype bf16 with --to onnx: ONNX Runtime has no convolutions in bf16 on the CPU, where the file is "
+            "compared; give --dtype fp16, or --to torch_export or safetensors"
+        )
+    return (path if of_ending else path.with_name(path.name + SUFFIXES[kind])), kind
