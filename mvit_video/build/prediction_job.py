@@ -22,7 +22,7 @@ from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, Part, ResultsFolder
 from mvit_video.prediction.results import FilePrediction, table_text
 from mvit_video.prediction.timeline import timeline_names
-from mvit_video.runtime.interruption import Interrupted, received
+from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.runtime.output import write_out
 
 logger = logging.getLogger(__name__)
@@ -143,14 +143,13 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
-        for one in predictor.predict(rest):
+        for one in predictor.predict(rest, begun=folder.begun):
             drawings.draw(one, predictor.explain if predictor.config.explain else None)
             folder.add(one)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)
             progress.advance(bar)
-            if received() is not None:
-                raise Interrupted(f"stopped by {received()}; the same command goes on")
+            stop_if_asked()
     barrier(world)
     if not world.is_main:
         return []
