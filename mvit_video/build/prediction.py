@@ -33,6 +33,7 @@ from mvit_video.engine.task import Task
 from mvit_video.models.weights.zoo import zoo
 from mvit_video.prediction.begun import BegunVideos
 from mvit_video.prediction.explanation import ExplainedClip
+from mvit_video.prediction.lines import writing
 from mvit_video.prediction.results import FilePrediction, Window, best_classes
 from mvit_video.prediction.scoring import NamesClasses, ScoredViews, scored_views
 from mvit_video.prediction.windows import WindowPlan, window_predictions
@@ -315,7 +316,8 @@ def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
 
 def _keep(begun: BegunVideos, path: str, first: int, windows: Sequence[Window], total: npt.NDArray[np.float64]) -> None:
     """Note windows of a long video, after which the process may be asked to stop."""
-    begun.add(path, first, windows, total)
+    with writing(begun.path.parent):
+        begun.add(path, first, windows, total)
     stop_if_asked()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ def file_state(path: str) -> list[int] | None:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says plainly that results cannot be written.
+
+    Raises:
+        ValueError: the disk is full, or the folder is not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: results cannot be written there: {error.strerror or error}. Make room, or give output=FOLDER "
+            "elsewhere; what is written already is kept, and the same command goes on"
+        ) from error
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import json
+import resource
 import shutil
 import signal
 import sys
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def test_what_cannot_be_predicted(
         predicted(video, "weights=tinny", *given)
     with pytest.raises(ValueError, match="nothing to predict with is given"):
         predicted(video, *given)
-    with pytest.raises(ValueError, match="no video is given"):
+    with pytest.raises(ValueError, match="nothing to look at is given: name files"):
         predicted("weights=tiny", *given)
     with pytest.raises(ValueError, match="none of the 1 videos could be read"):
         broken = tmp_path / "broken.mp4"
@@ -395,3 +397,45 @@ def test_what_was_begun(tmp_path: Path) -> None:
     assert same_times(found.windows, [(n, n + 2) for n in range(9)]) and not same_times(found.windows, [(0, 2), (1, 4)])
     video.write_bytes(b"12")
     assert begun.of([str(video)]) == {}
+
+
+def test_published_weights_are_taken_where_none_are_named(tmp_path: Path) -> None:
+    assert predict.default_weights(["top_k=3"], ["a.mp4", "b.jpg"]) == "video"
+    assert predict.default_weights([], ["a.PNG", "x/b.jpg"]) == "image"
+    assert predict.default_weights([], []) is None
+    for word in ("weights=birds", "run=birds", "checkpoint=a.pt", "+experiment=k400_mvitv2_s"):
+        assert predict.default_weights([word], ["a.mp4"]) is None
+
+
+def test_a_plain_command_says_what_it_takes_and_where_to_put_it_without_a_network(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub = torch.hub._hub_dir
+    torch.hub.set_dir(tmp_path / "hub")
+
+    def no_network(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
+    monkeypatch.setattr("mvit_video.models.weights.download._ATTEMPTS_UNREACHED", 1)
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(videos[0])])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            predict.main()
+    finally:
+        torch.hub._hub_dir = hub
+    said = capfd.readouterr().err
+    assert stop.value.code == 1
+    assert "weights=NAME is not given: the published k400_mvitv2_s are taken, which know the 400 actions" in said
+    assert "Fetch it where there is a network and put it at" in said and str(tmp_path / "hub" / "checkpoints") in said
+
+
+def test_a_full_disk(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Files may not grow beyond some bytes, which is what a quota does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"out: results cannot be written there: File too large. Make room, or"):
+            predicted(str(videos[0]), "weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
