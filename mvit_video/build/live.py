@@ -18,6 +18,7 @@ from mvit_video.data.augmentation.clip_views import ClipSource, eval_view
 from mvit_video.data.loading.batch import Batch, Sample
 from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.window_dataset import WindowDataset
+from mvit_video.prediction.lines import writing
 from mvit_video.prediction.live_reader import LiveReader
 from mvit_video.prediction.live_results import LiveResults
 from mvit_video.prediction.live_source import LiveSource, is_live, live_source
@@ -70,7 +71,8 @@ def predict_live(predictor: FilePredictor) -> list[Window]:
         with LiveResults(folder, source.name, about, joiner) as results:
             reader = _reader(predictor, source)
             for window in _windows(predictor, reader):
-                results.add(window)
+                with writing(folder):
+                    results.add(window)
                 _print(window)
             stopped = interruption.received()
             counts = asdict(reader.counts)

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 import mvit_video
@@ -29,10 +31,13 @@ from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Task
 from mvit_video.models.weights.zoo import zoo
+from mvit_video.prediction.begun import BegunVideos
 from mvit_video.prediction.explanation import ExplainedClip
-from mvit_video.prediction.results import FilePrediction, best_classes
+from mvit_video.prediction.lines import writing
+from mvit_video.prediction.results import FilePrediction, Window, best_classes
 from mvit_video.prediction.scoring import NamesClasses, ScoredViews, scored_views
 from mvit_video.prediction.windows import WindowPlan, window_predictions
+from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.tasks.image_classification import ImageEvaluation
 
 logger = logging.getLogger(__name__)
@@ -82,10 +87,14 @@ class FilePredictor:
     world: World
     about: dict[str, Any]
 
-    def predict(self, files: Sequence[str]) -> Iterator[FilePrediction]:
+    def predict(self, files: Sequence[str], *, begun: BegunVideos | None = None) -> Iterator[FilePrediction]:
         """What the model says of this rank's share of the files, every world.size-th, as they are done.
 
         A file that cannot be read gives a result with its error.
+
+        Args:
+            files: paths and URLs.
+            begun: has the windows of long videos that are done already, and takes those that are done now.
 
         Raises:
             ValueError: windows of something that has no time.
@@ -94,7 +103,7 @@ class FilePredictor:
             return
         manifest, task = self.split(files)
         said: set[str] = set()
-        for one, note in self._windows(manifest, task) if self.config.windows else self._whole(manifest, task):
+        for one, note in self._windows(manifest, task, begun) if self.config.windows else self._whole(manifest, task):
             if note and one.path not in said:
                 said.add(one.path)
                 logger.warning("%s %s", one.path, note)
@@ -114,14 +123,27 @@ class FilePredictor:
                 mean = np.where(allowed, mean, 0) / mean[allowed].sum()
             yield FilePrediction(path, best_classes(mean, self.class_names, top_k=self.config.top_k)), found.note
 
-    def _windows(self, manifest: Manifest, task: Task) -> Iterator[tuple[FilePrediction, str]]:
+    def _windows(
+        self, manifest: Manifest, task: Task, begun: BegunVideos | None
+    ) -> Iterator[tuple[FilePrediction, str]]:
         """Each video window by window."""
         dataset = build_window_dataset(self.config, manifest)
         share = range(self.world.rank, len(manifest), self.world.size)
-        plan = WindowPlan(dataset, share, clips_per_batch=self.config.trainer.eval_batch_size)
+        plan = WindowPlan(
+            dataset,
+            share,
+            clips_per_batch=self.config.trainer.eval_batch_size,
+            begun={} if begun is None else begun.of([manifest.paths[video] for video in share]),
+        )
         loading = build_loading(self.config, self.world)
         views = self.scored(loading.batches(dataset, plan.batches()), task)
-        return window_predictions(plan, views, class_names=self.class_names, top_k=self.config.top_k)
+        return window_predictions(
+            plan,
+            views,
+            class_names=self.class_names,
+            top_k=self.config.top_k,
+            keep=None if begun is None else partial(_keep, begun),
+        )
 
     def scored(self, batches: Iterator[Any], task: Task) -> Iterator[ScoredViews]:
         """What the model makes of batches of this task."""
@@ -289,6 +311,13 @@ def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
             "classes; give one name a line for each, in the order of the model's outputs"
         )
     return given
+
+
+def _keep(begun: BegunVideos, path: str, first: int, windows: Sequence[Window], total: npt.NDArray[np.float64]) -> None:
+    """Note windows of a long video, after which the process may be asked to stop."""
+    with writing(begun.path.parent):
+        begun.add(path, first, windows, total)
+    stop_if_asked()
 
 
 def _names_classes(task: Task) -> NamesClasses:

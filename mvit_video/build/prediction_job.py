@@ -20,9 +20,10 @@ from mvit_video.prediction.drawings import Drawings
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, Part, ResultsFolder
+from mvit_video.prediction.lines import writing
 from mvit_video.prediction.results import FilePrediction, table_text
 from mvit_video.prediction.timeline import timeline_names
-from mvit_video.runtime.interruption import Interrupted, received
+from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.runtime.output import write_out
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str], par
             )
     folder = ResultsFolder(from_main(place, world), rank=world.rank, about=about, part=part)
     if world.is_main:
-        folder.begin()
+        with writing(folder.folder):
+            folder.begin()
     barrier(world)
     return folder
 
@@ -143,14 +145,14 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
-        for one in predictor.predict(rest):
-            drawings.draw(one, predictor.explain if predictor.config.explain else None)
-            folder.add(one)
+        for one in predictor.predict(rest, begun=folder.begun):
+            with writing(folder.folder):
+                drawings.draw(one, predictor.explain if predictor.config.explain else None)
+                folder.add(one)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)
             progress.advance(bar)
-            if received() is not None:
-                raise Interrupted(f"stopped by {received()}; the same command goes on")
+            stop_if_asked()
     barrier(world)
     if not world.is_main:
         return []
@@ -169,7 +171,8 @@ def _put_together(folder: ResultsFolder, files: Sequence[str], world: World) -> 
                 folder.part.of,
             )
             return []
-    found = folder.finish(files)
+    with writing(folder.folder):
+        found = folder.finish(files)
     if folder.part is not None:
         logger.info("all %d parts are done: %d results in %s", folder.part.of, len(found), folder.folder / LINES)
     return found

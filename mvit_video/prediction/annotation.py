@@ -4,6 +4,7 @@ The words are drawn on the brightness of the decoded pictures, on a dark plate w
 picture passes through another colour space.
 """
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation
 
 logger = logging.getLogger(__name__)
+
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Captions = Callable[[float], Sequence[str]]
 
@@ -50,6 +53,8 @@ def annotate_video(source: str, target: Path, captions: Captions) -> None:
         ):
             _copy(reader, writer, captions, source)
     except av.error.FFmpegError as error:
+        if error.errno in _NOT_WRITTEN:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise VideoDecodeError(source, f"no annotated video can be made of it: {error.strerror}") from error
 
 

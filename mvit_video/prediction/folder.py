@@ -10,20 +10,21 @@ ends last puts them together, and two that do so at a time write the same.
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, overload
 
+from mvit_video.prediction.begun import BegunVideos
+from mvit_video.prediction.lines import append_line, file_state, json_lines
 from mvit_video.prediction.results import CSV_HEADER, FilePrediction, csv_rows
 from mvit_video.runtime.files import replacing, write_text
-from mvit_video.video.location import is_remote
 
 RESULTS, LINES, TABLE = "results.json", "predictions.jsonl", "predictions.csv"
 _PARTS = "predictions.part*.jsonl"  # of ranks
 _JOBS = "parts"  # folder of what jobs wrote that share the files out
+_BEGUN = "windows.part*.jsonl"  # what ranks noted of videos that they are in the middle of
 _STATE = "state"  # of a line: size and modification time of the file when it was looked at
 
 
@@ -55,6 +56,9 @@ class ResultsFolder:
         rank: of this process.
         about: how the results came about, kept in results.json.
         part: which of several jobs this one is; None: the only one.
+
+    Attributes:
+        begun: the windows of videos that are not done.
     """
 
     def __init__(self, folder: Path, *, rank: int, about: Mapping[str, Any], part: Part | None = None) -> None:
@@ -63,6 +67,8 @@ class ResultsFolder:
         self.part = part
         own = f"predictions.part{rank}.jsonl" if part is None else f"{_JOBS}/{part}.rank{rank}.jsonl"
         self._own = folder / own
+        begun = f"windows.part{rank}.jsonl" if part is None else f"{_JOBS}/{part}.rank{rank}.windows"
+        self.begun = BegunVideos(folder / begun, _BEGUN if part is None else f"{part}.rank*.windows")
 
     def begin(self) -> None:
         """Make the folder and note how its results come about; rank 0 does that, before the others add anything."""
@@ -98,14 +104,17 @@ class ResultsFolder:
         missing = len(now) - len(stored.among(files))
         counts = {"num_files": len(order), "num_failed": failed}
         self._write_results({"complete": missing == 0, **counts, **({"num_missing": missing} if missing else {})})
-        for part in self.folder.glob(_PARTS):
-            part.unlink()
+        if self.part is None:
+            for part in self.folder.glob(_PARTS):
+                part.unlink()
+            self.begun.remove()
         return stored.among(files)
 
     def end_part(self) -> list[int]:
         """Note that this job has looked at all of its files; the numbers of the jobs that have not."""
         assert self.part is not None
         write_text(self._ended(self.part), "")
+        self.begun.remove()
         parts = (Part(number, self.part.of) for number in range(self.part.of))
         return [part.number for part in parts if not self._ended(part).exists()]
 
@@ -189,48 +198,5 @@ class StoredPredictions(Sequence[FilePrediction]):
         return StoredPredictions(self._lines, self._places, [path for path in files if path in self._places])
 
 
-def file_state(path: str) -> list[int] | None:
-    """Size and modification time of a local file; None for one that is not there or not local."""
-    if is_remote(path):
-        return None
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to a file of lines. One that was cut short by the end of a process stays a line of its own."""
-    text = json.dumps(line, ensure_ascii=False)
-    with open(path, "a", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write((text if _ends_in_newline(path) else "\n" + text) + "\n")
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines of a file that are whole, with where they begin; none of a file that is not there."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as stream:
-        offset = 0
-        for data in stream:
-            start, offset = offset, offset + len(data)
-            try:
-                line = json.loads(data)
-            except ValueError:
-                continue  # the last line of a process that was killed; its file is looked at again
-            if isinstance(line, dict) and isinstance(line.get("path"), str):
-                yield start, line
-
-
 def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((offset, line) for offset, line in json_lines(path) if "predictions" in line)
-
-
-def _ends_in_newline(path: Path) -> bool:
-    """Whether the next line can be added at once."""
-    if not path.is_file() or not path.stat().st_size:
-        return True
-    with open(path, "rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read() == b"\n"

@@ -46,6 +46,11 @@ class Window:
         classes = [one.to_json() for one in self.predictions]
         return {"start": round(self.start, _DIGITS), "end": round(self.end, _DIGITS), "predictions": classes}
 
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "Window":
+        """What `to_json` made. Raises KeyError or TypeError where it is something else."""
+        return cls(line["start"], line["end"], _classes(line["predictions"]))
+
 
 @dataclass(frozen=True)
 class FilePrediction:
@@ -83,9 +88,7 @@ class FilePrediction:
         return cls(
             path=line["path"],
             predictions=_classes(line["predictions"]),
-            windows=None
-            if windows is None
-            else tuple(Window(one["start"], one["end"], _classes(one["predictions"])) for one in windows),
+            windows=None if windows is None else tuple(map(Window.from_json, windows)),
             error=line.get("error"),
         )
 

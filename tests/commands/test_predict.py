@@ -3,9 +3,13 @@
 import csv
 import dataclasses
 import json
+import resource
 import shutil
+import signal
 import sys
+import urllib.error
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +25,11 @@ from mvit_video.build.prediction_options import take_weights_options
 from mvit_video.config import LocalLauncher, Predict
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
+from mvit_video.prediction.begun import BegunVideos, same_times
 from mvit_video.prediction.file_list import shared_file_list
 from mvit_video.prediction.folder import Part, ResultsFolder
+from mvit_video.prediction.results import ClassScore, Window
+from mvit_video.runtime import interruption
 from mvit_video.runtime.interruption import Interrupted
 from mvit_video.video import VideoReader
 from tests.commands.predictions import predicted
@@ -99,7 +106,7 @@ def test_what_cannot_be_predicted(
         predicted(video, "weights=tinny", *given)
     with pytest.raises(ValueError, match="nothing to predict with is given"):
         predicted(video, *given)
-    with pytest.raises(ValueError, match="no video is given"):
+    with pytest.raises(ValueError, match="nothing to look at is given: name files"):
         predicted("weights=tiny", *given)
     with pytest.raises(ValueError, match="none of the 1 videos could be read"):
         broken = tmp_path / "broken.mp4"
@@ -287,7 +294,7 @@ def test_jobs_share_the_files_and_the_last_one_puts_the_results_together(
     jobs = split_into_parts(checked)
     late = tmp_path / "videos" / "late.mp4"
     shutil.copy(videos[0], late)  # listed by none of the jobs
-    monkeypatch.setattr("mvit_video.build.prediction_job.received", lambda: "SIGUSR2")
+    monkeypatch.setattr("mvit_video.runtime.interruption._received", [(signal.SIGUSR2, 0.0)])
     with pytest.raises(Interrupted, match="stopped by SIGUSR2; the same command goes on"):
         predict_job(jobs[1])
     monkeypatch.undo()
@@ -346,3 +353,90 @@ def test_the_first_job_makes_the_list(tmp_path: Path) -> None:
     assert shared_file_list(tmp_path, lambda: ["c"]) == ["b", "a\n\udcff"]
     assert [path.name for path in tmp_path.iterdir()] == ["files.json"]
     assert Part(1, 3).share(list("abcdefgh")) == ["b", "e", "h"]
+
+
+def test_a_long_video_goes_on_in_the_middle(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after two of its batches: the windows of those are not looked at again, and the result is the same."""
+    words = ["weights=tiny", f"output_dir={runs}", "windows=true", "window_s=0.2", "trainer.eval_batch_size=2"]
+    (whole,) = predicted(str(videos[0]), *words, f"output={tmp_path / 'whole'}")
+    assert whole.windows is not None and len(whole.windows) > 8
+    out = tmp_path / "out"
+    add = BegunVideos.add
+
+    def stopped(self: BegunVideos, path: str, first: int, *rest: Any) -> None:
+        add(self, path, first, *rest)
+        if first == 2:
+            interruption._received.append((signal.SIGTERM, 0.0))
+
+    monkeypatch.setattr(BegunVideos, "add", stopped)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        predicted(str(videos[0]), *words, f"output={out}")
+    interruption._received.clear()
+    firsts: list[int] = []
+    monkeypatch.setattr(BegunVideos, "add", lambda self, path, first, *rest: firsts.append(first))
+    (again,) = predicted(str(videos[0]), *words, f"output={out}")
+    assert firsts[0] == 4 and firsts == sorted(firsts)
+    assert again.to_json() == whole.to_json()
+    assert not list(out.glob("windows*"))
+
+
+def test_what_was_begun(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"1")
+    begun = BegunVideos(tmp_path / "windows.part0.jsonl", "windows.part*.jsonl")
+    windows = [Window(float(start), start + 2.0, (ClassScore("x", 0.5),)) for start in range(5)]
+    for first in (0, 2):
+        begun.add(str(video), first, windows[first : first + 2], np.array([first + 0.1, 1 / 3]))
+    begun.add(str(video), 3, windows[3:], np.zeros(2))  # of another attempt
+    found = begun.of([str(video)])[str(video)]
+    assert found.windows == tuple(windows[:4])
+    kept = found.up_to(4, group=2)
+    assert kept is not None and kept[0] == tuple(windows[:4]) and kept[1].tolist() == [2.1, 1 / 3]
+    assert [len((found.up_to(most, group=group) or ([],))[0]) for most, group in ((3, 2), (4, 3), (1, 1))] == [2, 0, 0]
+    assert same_times(found.windows, [(n, n + 2) for n in range(9)]) and not same_times(found.windows, [(0, 2), (1, 4)])
+    video.write_bytes(b"12")
+    assert begun.of([str(video)]) == {}
+
+
+def test_published_weights_are_taken_where_none_are_named(tmp_path: Path) -> None:
+    assert predict.default_weights(["top_k=3"], ["a.mp4", "b.jpg"]) == "video"
+    assert predict.default_weights([], ["a.PNG", "x/b.jpg"]) == "image"
+    assert predict.default_weights([], []) is None
+    for word in ("weights=birds", "run=birds", "checkpoint=a.pt", "+experiment=k400_mvitv2_s"):
+        assert predict.default_weights([word], ["a.mp4"]) is None
+
+
+def test_a_plain_command_says_what_it_takes_and_where_to_put_it_without_a_network(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub = torch.hub._hub_dir
+    torch.hub.set_dir(tmp_path / "hub")
+
+    def no_network(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
+    monkeypatch.setattr("mvit_video.models.weights.download._ATTEMPTS_UNREACHED", 1)
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(videos[0])])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            predict.main()
+    finally:
+        torch.hub._hub_dir = hub
+    said = capfd.readouterr().err
+    assert stop.value.code == 1
+    assert "weights=NAME is not given: the published k400_mvitv2_s are taken, which know the 400 actions" in said
+    assert "Fetch it where there is a network and put it at" in said and str(tmp_path / "hub" / "checkpoints") in said
+
+
+def test_a_full_disk(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Files may not grow beyond some bytes, which is what a quota does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"out: results cannot be written there: File too large. Make room, or"):
+            predicted(str(videos[0]), "weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

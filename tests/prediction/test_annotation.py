@@ -1,5 +1,6 @@
 """Annotated videos: every picture at its time, the words where they belong, the sound as it was."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -167,4 +168,17 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(VideoDecodeError, match="no annotated video can be made of it"):
         annotate_video(str(tmp_path / "a.mp4"), tmp_path / "out.mp4", lambda second: [])
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_full_disk_is_no_damage_of_the_video(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    with_sound(source)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            annotate_video(str(source), tmp_path / "out.mp4", lambda second: [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "out.mp4").exists()

@@ -51,5 +51,5 @@ def test_what_is_no_video(source: str, message: str, folder: Path) -> None:
 
 
 def test_nothing_is_named() -> None:
-    with pytest.raises(ValueError, match="no image is given"):
+    with pytest.raises(ValueError, match="nothing to look at is given"):
         find_files([], IMAGES)
