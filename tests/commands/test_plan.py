@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mvit_video.build.plan import count_videos, measure, print_plan
+from mvit_video.build.plan import measure, print_plan, training_files
 from mvit_video.config import Plan
 from tests import interpreters
 from tests.conftest import options
@@ -146,8 +146,8 @@ def test_sgd_keeps_one_moment(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_published_sizes(experiment: str, videos: int) -> None:
-    assert count_videos(plan_options(f"+experiment={experiment}")) == videos
-    assert count_videos(plan_options(f"+experiment={experiment}", "num_videos=7")) == 7
+    assert training_files(plan_options(f"+experiment={experiment}")).count == videos
+    assert training_files(plan_options(f"+experiment={experiment}", "num_videos=7")).count == 7
 
 
 def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
@@ -155,12 +155,12 @@ def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
     for name in ("a/1.mp4", "a/2.mp4", "b/3.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert count_videos(plan_options(*folder)) == 3
-    assert count_videos(plan_options(*folder, "num_videos=7")) == 7
+    assert training_files(plan_options(*folder)).count == 3
+    assert training_files(plan_options(*folder, "num_videos=7")).count == 7
     with pytest.raises(
         ValueError, match=r"training files is not known: give num_videos=\.\.\., or data\.source\.train"
     ):
-        count_videos(plan_options("+experiment=finetune_folder"))
+        training_files(plan_options("+experiment=finetune_folder"))
 
 
 def test_other_models_are_refused() -> None:
