@@ -163,6 +163,23 @@ def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
         training_files(plan_options("+experiment=finetune_folder"))
 
 
+def test_sizes_and_rates_are_those_of_the_files(tmp_path: Path) -> None:
+    for number, size in enumerate((1000, 3000)):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "a.jpg").write_bytes(bytes(size))
+    own = plan_options("+experiment=finetune_images", f"data.source.train={tmp_path}")
+    found = training_files(own)
+    assert (found.count, found.kb, found.kb_from) == (2, 2.0, "the mean of the training files")
+    assert (found.per_core_s, found.per_core_from) == (200, "an assumption")
+    own.video_kb, own.videos_per_core_s = 7.5, 33.0
+    found = training_files(own)
+    assert (found.kb, found.kb_from, found.per_core_s, found.per_core_from) == (7.5, "as given", 33, "as given")
+    own.num_videos, own.video_kb = 9, None  # nothing is listed
+    assert (training_files(own).kb, training_files(own).kb_from) == (110, "an assumption")
+    published = training_files(plan_options("+experiment=ssv2_mvitv2_s"))
+    assert (published.kb, published.kb_from, published.per_core_s) == (88, "of the data set as published", 20)
+
+
 def test_other_models_are_refused() -> None:
     with pytest.raises(ValueError, match="model=slow_r50: plans are made for MViT models only"):
         measure(plan_options(*MOTION, "model=slow_r50", "optim.no_decay=[]"))
