@@ -177,6 +177,9 @@ def test_what_is_for_videos_is_refused_for_images(imagenet: Path, tmp_path: Path
         build.train(options(*small_images(imagenet, tmp_path, "task=video_classification")))
     with pytest.raises(ValueError, match=r"augment=\.\.\. is for videos: give augment=imagenet"):
         build.train(options(*small_images(imagenet, tmp_path, "augment=finetune")))
+    for classes, way_out in (("4", "complete it"), ("2", "take out what does not belong to them")):
+        with pytest.raises(ValueError, match=rf"has 3 classes: {way_out}, or set data\.num_classes=3"):
+            build.train(options(*small_images(imagenet, tmp_path, f"data.num_classes={classes}")))
     with pytest.raises(ValueError, match=r"model\.num_frames=8: an image has one frame"):
         build.train(options(*small_images(imagenet, tmp_path, "model.num_frames=8")))
     with pytest.raises(ValueError, match="frame_order=reversed: an image has one frame"):

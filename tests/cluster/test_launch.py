@@ -100,6 +100,25 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path: Path) -> None:
     assert read_events(config.run_dir)[-1]["cause"] == "no such folder"
 
 
+def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
+    def refuse(config: Any) -> None:
+        raise ValueError("weights=in1k: there is no such file")
+
+    def fail(config: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    config = options(*motion_overrides(tmp_path, tmp_path))
+    with pytest.raises(ValueError, match="no such file"):
+        launch.launch(refuse, config)
+    assert not config.run_dir.exists()
+    with pytest.raises(RuntimeError):
+        launch.launch(fail, config)
+    assert [event["event"] for event in read_events(config.run_dir)] == ["start", "end"]
+    with pytest.raises(ValueError, match="no such file"):
+        launch.launch(refuse, config)
+    assert len(read_events(config.run_dir)) == 4  # a run that was there stays
+
+
 def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     assert launch.launch(rank_job, config) == "rank 0 of 2"
