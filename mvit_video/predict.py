@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from mvit_video.cli import run_command
-from mvit_video.config import Predict
+from mvit_video.config import Predict, SlurmLauncher
 
 # Hydra's, whose value may be a word of its own.
 _FLAGS_WITH_VALUE = {
@@ -28,10 +29,28 @@ _FLAGS_WITH_VALUE = {
 
 def run(config: Predict) -> None:
     """Predict as configured, here or where the launcher says."""
-    from mvit_video.build.prediction import predict
+    from mvit_video.build.prediction_job import predict
     from mvit_video.cluster.launch import launch
 
-    launch(predict, config)
+    if config.parts is not None and config.part is None and isinstance(config.launcher, SlurmLauncher):
+        submit_parts(config)
+    else:
+        launch(predict, config)
+
+
+def submit_parts(config: Predict) -> list[str]:
+    """Submit the jobs that share the files out as one array of SLURM; their ids.
+
+    Raises:
+        ValueError: there is nothing to predict, or no folder for all of them.
+        RuntimeError: see cluster.submit.submit.
+    """
+    from mvit_video.build.prediction_job import predict, split_into_parts
+    from mvit_video.cluster.submit import submit_array
+
+    parts = split_into_parts(config)
+    folder = Path(str(config.output)) / "slurm"
+    return submit_array([(predict, part) for part in parts], folder, name=f"predict-{config.name}")
 
 
 def groups(words: Sequence[str]) -> Sequence[str]:
@@ -57,7 +76,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for before, word in pairwise(["", *words]):
         url = "://" in word.partition("=")[0]
         named = "=" in word and not url and not os.path.exists(word)
-        is_option = named or word.startswith("-") or before in _FLAGS_WITH_VALUE
+        flag = word.startswith("-") and word != "-"  # standard input
+        is_option = named or flag or before in _FLAGS_WITH_VALUE
         (options if is_option else sources).append(word)
     return options, sources
 

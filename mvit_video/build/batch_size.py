@@ -19,8 +19,13 @@ from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Train
 from mvit_video.distributed.process_group import World, from_main, gather_to_all
 from mvit_video.engine.precision import autocast, uses_bf16
-from mvit_video.models import MViT
-from mvit_video.models.mvit.activation_checkpointing import choose_blocks, measure_blocks, peak_bytes
+from mvit_video.models.mvit.activation_checkpointing import (
+    BlockModel,
+    block_model,
+    choose_blocks,
+    measure_blocks,
+    peak_bytes,
+)
 from mvit_video.planning.costs import USABLE, TrainingState, state_bytes
 from mvit_video.runtime import env
 from mvit_video.runtime.memory import available_memory
@@ -98,10 +103,11 @@ def choose_batch_size(
         ValueError: as `resolve_batch_size` does.
     """
     trainer = config.trainer
-    if not isinstance(model, MViT):
+    measured = block_model(model)
+    if measured is None:
         raise ValueError(
-            f"trainer.batch_size=auto: counts the memory of MViT models, and {type(model).__name__} is none: give a "
-            "number, such as trainer.batch_size=2"
+            f"trainer.batch_size=auto: counts the memory of MViTs and detectors, {type(model).__name__} is none: give "
+            "a number, such as trainer.batch_size=2"
         )
     if trainer.global_batch is None:
         raise ValueError(
@@ -111,13 +117,15 @@ def choose_batch_size(
     share = max(1, trainer.global_batch // (processes * (trainer.accumulate or 1)))
     sizes = [size for size in range(1, share + 1) if share % size == 0]
 
+    model.train()
+
     @functools.cache
     def needed(size: int) -> tuple[float, float]:
         """State and activations; the latter infinite where no choice of blocks keeps to the activation budget."""
         accumulate = trainer.accumulate or share // size
-        held = training_state(config, model, accumulate=accumulate, bf16=bf16)
+        held = training_state(config, measured, accumulate=accumulate, bf16=bf16)
         state = state_bytes(held, processes, "fsdp" if trainer.strategy == "fsdp" else "ddp")
-        return state, _activation_bytes(config, builder, model, size, bf16=bf16)
+        return state, _activation_bytes(config, builder, measured, size, bf16=bf16)
 
     chosen = _largest_that_fits(sizes, lambda size: sum(needed(size)) <= room.size)
     state, activations = needed(chosen or 1)
@@ -140,7 +148,7 @@ def choose_batch_size(
     )
 
 
-def training_state(config: Train, model: MViT, *, accumulate: int, bf16: bool) -> TrainingState:
+def training_state(config: Train, model: BlockModel, *, accumulate: int, bf16: bool) -> TrainingState:
     """What is held between steps, in the terms of planning/costs.py."""
     return TrainingState(
         parameters=_size(model),
@@ -164,11 +172,11 @@ def room_on(device: torch.device) -> Room:
     return Room(size=USABLE_OF_HOST * free / processes, text=f"{USABLE_OF_HOST:.0%} of {free / GB:.1f} GB free{shared}")
 
 
-def _activation_bytes(config: Train, builder: TaskBuilder, model: MViT, size: int, *, bf16: bool) -> float:
+def _activation_bytes(config: Train, builder: TaskBuilder, model: BlockModel, size: int, *, bf16: bool) -> float:
     """Most bytes kept for the backward pass of `size` videos; infinite if that is more than the activation budget."""
     there = replace(config, trainer=replace(config.trainer, batch_size=size))
     with autocast(bf16, next(model.parameters()).device):
-        costs, outside = measure_blocks(model.train(), builder.input_shape(there, model.config))
+        costs, outside = measure_blocks(model, builder.input_shape(there, model.config))
     budget = model.config.activation_budget_gb
     if budget is None:
         return peak_bytes(costs, model.config.recomputed_blocks, outside)
@@ -196,5 +204,5 @@ def _recorded(run_dir: Path) -> int | None:
     return None if options is None else int(options["trainer"]["batch_size"])
 
 
-def _size(module: nn.Module) -> int:
+def _size(module: nn.Module | BlockModel) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

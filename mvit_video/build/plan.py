@@ -19,8 +19,14 @@ from mvit_video.config import Plan
 from mvit_video.config.mistakes import choices_of
 from mvit_video.config.plan import TRAINING_PLACES
 from mvit_video.distributed.process_group import World
-from mvit_video.models import MViT
-from mvit_video.models.mvit.activation_checkpointing import BlockCost, choose_blocks, measure_blocks, peak_bytes
+from mvit_video.models.mvit.activation_checkpointing import (
+    BlockCost,
+    BlockModel,
+    block_model,
+    choose_blocks,
+    measure_forward,
+    peak_bytes,
+)
 from mvit_video.optim import scale_lr
 from mvit_video.planning import costs
 from mvit_video.planning.costs import USABLE, Forecast, Machine, Strategy, Workload, forecast
@@ -39,11 +45,13 @@ class Measured:
     Attributes:
         costs: of the blocks, with nothing recomputed.
         outside: bytes kept by stem and head.
+        head_flops: operations of the head: next to nothing for classes, much for a detector's pyramid and heads.
         recomputed: indices of the blocks that are recomputed.
     """
 
     costs: list[BlockCost]
     outside: int
+    head_flops: int
     recomputed: tuple[int, ...]
 
     @property
@@ -52,8 +60,9 @@ class Measured:
         return self.share_of(self.recomputed)
 
     def share_of(self, blocks: Sequence[int]) -> float:
-        """Operations of some blocks as a share of those of all."""
-        return sum(self.costs[index].flops for index in blocks) / sum(cost.flops for cost in self.costs)
+        """Operations of some blocks as a share of the whole forward pass."""
+        whole = sum(cost.flops for cost in self.costs) + self.head_flops
+        return sum(self.costs[index].flops for index in blocks) / whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,23 @@ class Words:
 
     item: str
     sample: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What is known of the training files.
+
+    Attributes:
+        count: how many there are.
+        kb, per_core_s: size of one in 1000 bytes; how many a core reads, decodes and augments per second.
+        kb_from, per_core_from: where these figures come from, in words.
+    """
+
+    count: int
+    kb: float
+    per_core_s: float
+    kb_from: str
+    per_core_from: str
 
 
 def print_plan(config: Plan) -> None:
@@ -73,13 +99,14 @@ def print_plan(config: Plan) -> None:
     builder = common.build_task_builder(config)
     words = Words(item=builder.item, sample=builder.sample)
     machine, strategy = build_machine(config), _strategy(config)
-    videos = count_videos(config)
+    files = training_files(config)
     measured, model = measure(config)
-    work = build_workload(config, model, measured, videos)
+    work = build_workload(config, model, measured, files.count)
     chosen = forecast(work, machine, ranks=_ranks(config), strategy=strategy)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 180, highlight=False)
-    for table in (summary(config, machine, work, chosen, measured, words), scaling(config, machine, work, words)):
+    tables = summary(config, machine, work, chosen, measured, words, files), scaling(config, machine, work, words)
+    for table in tables:
         table.box = None if terminal else box.MARKDOWN
         console.print(table)
         console.print()
@@ -117,53 +144,76 @@ def build_machine(config: Plan) -> Machine:
     )
 
 
-def count_videos(config: Plan) -> int:
-    """Training videos or images: as given, else those that the data source lists, else as published.
+def training_files(config: Plan) -> Files:
+    """The training files: as many as given, else those that the data source lists, else as published.
+
+    Sizes and rates are as given, else those of the listed files, else what the task's builder assumes of its kind.
 
     Raises:
-        ValueError: there is nothing to know it from.
+        ValueError: there is nothing to know their number from.
     """
-    if config.num_videos is not None:
-        return config.num_videos
-    if any(getattr(config.data.source, key, None) is not None for key in TRAINING_PLACES):
+    builder = common.build_task_builder(config)
+    count, held = config.num_videos, None
+    if count is None and any(getattr(config.data.source, key, None) is not None for key in TRAINING_PLACES):
         source = common.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
-        return len(common.build_task_builder(config).read_split(config, source, "train"))
-    if config.published_videos is not None:
-        return config.published_videos
-    raise ValueError(
-        "the number of training files is not known: give num_videos=..., or data.source.train=... to have them counted"
+        split = builder.read_split(config, source, "train")
+        count, held = len(split), builder.file_bytes(split)
+    count = config.published_videos if count is None else count
+    if count is None:
+        raise ValueError(
+            "the number of training files is not known: give num_videos=..., or data.source.train=... to have them "
+            "counted"
+        )
+    assumed = builder.file_costs
+    rate, sizes = (
+        config.videos_per_core_s,
+        (
+            (config.video_kb, "as given"),
+            (None if held is None else held / 1e3, "the mean of the training files"),
+            (config.published_kb, "of the data set as published"),
+        ),
+    )
+    kb, kb_from = next(((size, text) for size, text in sizes if size is not None), (assumed.kb, "an assumption"))
+    return Files(
+        count=count,
+        kb=kb,
+        kb_from=kb_from,
+        per_core_s=assumed.per_core_s if rate is None else rate,
+        per_core_from="an assumption" if rate is None else "as given",
     )
 
 
-def measure(config: Plan) -> tuple[Measured, MViT]:
+def measure(config: Plan) -> tuple[Measured, BlockModel]:
     """The model, without its weights, and the costs of one rank's forward pass; nothing is computed.
 
     Raises:
         ValueError: the model is no MViT, or cannot keep as little as model.activation_budget_gb.
     """
     with torch.device("meta"):
-        model = common.build_model(config)
-    if not isinstance(model, MViT):
-        name = getattr(config.model, "name", None) or type(model).__name__
-        raise ValueError(f"model={name}: plans are made for MViT models only")
-    model = model.to_empty(device="cpu").train()
+        whole = common.build_model(config)
+    model = block_model(whole)
+    if model is None:
+        name = getattr(config.model, "name", None) or type(whole).__name__
+        raise ValueError(f"model={name}: plans are made for MViT models and detectors only")
+    whole.to_empty(device="cpu").train()
     builder = common.build_task_builder(config)
     if config.trainer.batch_size == AUTO:
         memory = config.machine.memory_gb
         room = Room(size=USABLE * memory * GB, text=f"{USABLE:.0%} of the {memory:g} GB of {_machine_text(config)}")
-        choose_batch_size(config, builder, model, processes=_ranks(config), room=room, bf16=_bf16(config))
+        choose_batch_size(config, builder, whole, processes=_ranks(config), room=room, bf16=_bf16(config))
     shape = builder.input_shape(config, model.config)
     with torch.autocast("cpu", torch.bfloat16) if _bf16(config) else nullcontext():
-        costs, outside = measure_blocks(model, shape)
+        costs, outside, head_flops = measure_forward(model, shape)
     budget = model.config.activation_budget_gb
     if budget is not None:
         recomputed = choose_blocks(costs, int(budget * GB), outside)
     else:
         recomputed = model.config.recomputed_blocks
-    return Measured(costs=costs, outside=outside, recomputed=recomputed), model
+    measured = Measured(costs=costs, outside=outside, head_flops=head_flops, recomputed=recomputed)
+    return measured, model
 
 
-def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -> Workload:
+def build_workload(config: Plan, model: BlockModel, measured: Measured, videos: int) -> Workload:
     """Sizes of the model and of the training."""
     builder = common.build_task_builder(config)
     repeats = builder.repeats(config)
@@ -172,7 +222,7 @@ def build_workload(config: Plan, model: MViT, measured: Measured, videos: int) -
     state = training_state(config, model, accumulate=batch.accumulate, bf16=_bf16(config))
     return Workload(
         **vars(state),
-        forward_flops=sum(cost.flops for cost in measured.costs) / clips,
+        forward_flops=(sum(cost.flops for cost in measured.costs) + measured.head_flops) / clips,
         recomputed=measured.share,
         activation_bytes=float(peak_bytes(measured.costs, measured.recomputed, measured.outside)),
         clips_per_rank=clips,
@@ -213,7 +263,9 @@ def ways_out(config: Plan, machine: Machine, work: Workload, measured: Measured,
     return found or ["none of activation checkpointing, a smaller batch and trainer.strategy=fsdp is enough alone"]
 
 
-def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured, words: Words) -> Table:
+def summary(
+    config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured, words: Words, files: Files
+) -> Table:
     """The run on the chosen number of ranks."""
     unit = _unit(config)
     table = Table(title=f"{config.name} on {plan.ranks} x {machine.name} ({_strategy(config)})")
@@ -223,7 +275,7 @@ def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, meas
     for row in (
         *_model_rows(work, plan, measured, unit, words),
         *_step_rows(config, machine, work, plan, words),
-        *_run_rows(config, work, plan, words),
+        *_run_rows(config, work, plan, words, files),
     ):
         table.add_row(*row)
     return table
@@ -240,7 +292,7 @@ def _model_rows(
         (
             "forward pass",
             f"{work.forward_flops / 1e9:.1f} GFLOP per {words.sample}",
-            "of all blocks; 2 per multiply-add",
+            "of all blocks and the head; 2 per multiply-add",
         ),
         ("done twice", f"{work.recomputed:.0%} of that", again),
         ("memory: state", f"{plan.state_bytes / GB:.2f} GB per {unit}", f"float32: {copies}"),
@@ -255,7 +307,8 @@ def _step_rows(
     repeats, unit = work.repeats, _unit(config)
     step = step_batch(config.trainer, processes=plan.ranks, items=work.videos)
     lr = scale_lr(config.optim.lr, reference_batch=config.optim.reference_batch, global_batch=step.videos)
-    batch = f"trainer.batch_size={step.batch_size} augment.repeats={repeats} trainer.accumulate={step.accumulate}"
+    copies = f" augment.repeats={repeats}" if hasattr(config.augment, "repeats") else ""
+    batch = f"trainer.batch_size={step.batch_size}{copies} trainer.accumulate={step.accumulate}"
     stated = f"; the recipe's are {step.recipe}: {step.reason}" if step.reason else ""
     bound = "starting kernels" if _launch_bound(work, machine) else f"{machine.utilisation:.0%} of the matrix rate"
     return [
@@ -286,12 +339,11 @@ def _beside(steps: int) -> str:
     return "beside the step, which is not shorter" if steps == 1 else f"beside {steps} steps, which are not shorter"
 
 
-def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words) -> list[tuple[str, str, str]]:
+def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words, files: Files) -> list[tuple[str, str, str]]:
     """The whole run, and what feeds and saves it."""
     unit, ranks = _unit(config), plan.ranks
-    rate = config.videos_per_core_s
-    cores = costs.decode_cores(plan.clips_per_s, repeats=work.repeats, videos_per_core_s=rate)
-    read = costs.read_rate(plan.clips_per_s, repeats=work.repeats, video_bytes=config.video_kb * 1e3)
+    cores = costs.decode_cores(plan.clips_per_s, repeats=work.repeats, videos_per_core_s=files.per_core_s)
+    read = costs.read_rate(plan.clips_per_s, repeats=work.repeats, video_bytes=files.kb * 1e3)
     return [
         ("steps", f"{plan.steps:,}", f"{work.epochs:g} epochs of {work.videos:,} {words.item}s"),
         ("whole run", f"{_hours(plan.rank_hours)} {unit}-hours", f"{_hours(plan.rank_hours / ranks)} hours"),
@@ -303,12 +355,12 @@ def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words) -> lis
         (
             "decoding",
             f"{cores:.1f} cores per {unit}, {cores * ranks:,.0f} in all",
-            f"{rate:g} {words.item}s per s and core: an assumption",
+            f"{files.per_core_s:g} {words.item}s per s and core: {files.per_core_from}",
         ),
         (
             "storage",
             f"{read / 1e6:.1f} MB/s per {unit}, {ranks * read / GB:.2f} GB/s in all",
-            f"{words.item}s of {config.video_kb:g} kB, read whole",
+            f"{words.item}s of {files.kb:.4g} kB ({files.kb_from}), read whole",
         ),
         ("checkpoint", f"{plan.checkpoint_bytes / GB:.2f} GB", f"{1e3 * plan.stall_s:.0f} ms stall"),
         ("writing it", f"{plan.write_s:.1f} s", "beside the training"),

@@ -21,6 +21,7 @@ from mvit_video.build.common import (
     build_task_builder,
     plan_activations,
     process_group_of,
+    share_statistics,
     start_from_weights,
     trainer_options,
 )
@@ -39,6 +40,7 @@ from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker, TrackerOptions, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import determinism, interruption
+from mvit_video.runtime.formatting import are
 from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ def _train(config: Train, world: World) -> Outcome:
     if config.weights is not None:
         start_from_weights(config, model)
     choose_trained_part(config, model)
+    share_statistics(model, world)
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     task = builder.task(config, train_split)
@@ -145,9 +148,9 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
         shared = builder.shared(train_split, val_split)
         if shared:
             logger.warning(
-                "%d of the validation's files are trained on, too, so that its accuracy says nothing about new ones: "
-                "%s",
+                "%d of the validation's files %s trained on, too, so that its accuracy says nothing about new ones: %s",
                 len(shared),
+                are(len(shared)),
                 ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""),
             )
         return train_split, val_split

@@ -113,6 +113,14 @@ def mean_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
     return total / world.size
 
 
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over the ranks; gradients flow back to all of them."""
+    from torch.distributed.nn.functional import all_reduce
+
+    total: torch.Tensor = all_reduce(values)
+    return total
+
+
 def gather_to_main(value: Any, world: World) -> list[Any]:
     """The value of every rank, in rank order, on rank 0; an empty list on the others. Values are pickled."""
     if world.size == 1:

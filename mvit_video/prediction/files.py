@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from mvit_video.data.datasets.extensions import IMAGES, VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import HIDDEN, LeftOutFiles, describe_left_out, examples, extension_reason
 from mvit_video.data.datasets.listing import read_text
+from mvit_video.runtime.formatting import are, count_text
 from mvit_video.video.location import is_remote, join_location
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def find_files(sources: Sequence[str], kind: FileKind) -> list[str]:
         logger.info("no %s, and left out: %s", kind.plural, describe_left_out(left_out.frozen()))
     files = list(dict.fromkeys(found))
     if len(files) < len(found):
-        logger.info("%d %s are named more than once and looked at once", len(found) - len(files), kind.plural)
+        again = len(found) - len(files)
+        logger.info("%s %s named more than once and looked at once", count_text(again, kind.noun), are(again))
     return files
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.build.stored_options import best_checkpoint, find_run, take_stored_options, weights_file
-from mvit_video.config import Evaluate, config_dir, register
+from mvit_video.config import Evaluate
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
+from tests.composing import compose
 from tests.conftest import options
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
@@ -40,9 +40,7 @@ def runs(tmp_path: Path) -> Path:
 
 def evaluated(*overrides: str) -> DictConfig:
     """The options of `python -m mvit_video.evaluate` with these words, as the command makes them."""
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("evaluate", overrides=list(overrides))
+    config = compose("evaluate", overrides)
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
     take_stored_options(config, keys)
     return config

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from mvit_video.models.detection.batch_norm import Total, synchronise
+from mvit_video.models.detection.block_model import DetectorBlocks
 from mvit_video.models.detection.boxes import is_nonempty
 from mvit_video.models.detection.config import DetectorConfig, get_detector_config
 from mvit_video.models.detection.masks import InstanceMasks, paste_masks
@@ -119,6 +121,23 @@ class Detector(nn.Module):
             ValueError: names or shapes do not fit; the message lists them.
         """
         return load_into(self, self.backbone.bottom_up, file, rules)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks of its MViT, which sharded ranks divide one by one."""
+        return self.backbone.bottom_up.blocks
+
+    def block_model(self) -> DetectorBlocks:
+        """What plans measure."""
+        return DetectorBlocks(self, backbone=self.backbone, proposals=self.proposal_generator, heads=self.roi_heads)
+
+    def synchronise(self, total: Total) -> None:
+        """Let batch norms use the boxes of all processes; see :func:`mvit_video.models.detection.synchronise`.
+
+        Args:
+            total: sums a tensor over the processes, differentiably.
+        """
+        synchronise(self, total)
 
     def layer_ids(self) -> dict[str, int]:
         """Depth of every parameter, for layer-wise learning rates: the backbone's, all others one above."""

@@ -136,8 +136,11 @@ class RoIHeads(nn.Module):
         return pool_boxes(levels, boxes, side, canonical_side=self.config.canonical_side)
 
     def _run_stage(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], stage: int) -> tuple[Tensor, Tensor]:
-        """Logits and offsets of the boxes of all images. The gradients of a cascade's stages are averaged."""
-        pooled = self._pool(levels, boxes, BoxHead.SIDE)
+        """Logits and offsets of the boxes of all images."""
+        return self.run_head(self._pool(levels, boxes, BoxHead.SIDE), stage)
+
+    def run_head(self, pooled: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """Logits and offsets of a stage, of features (N, channels, 7, 7). The gradients of a cascade are averaged."""
         head, predictor = self.box_head, self.box_predictor
         if isinstance(head, nn.ModuleList) and isinstance(predictor, nn.ModuleList):
             head, predictor = head[stage], predictor[stage]

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mvit_video.models.config import Triple
+from mvit_video.models.config import MViTConfig, Triple
 from mvit_video.models.mvit.blocks import Block
 
 Result = TypeVar("Result")
@@ -21,9 +21,12 @@ Result = TypeVar("Result")
 class BlockModel(Protocol):
     """What is measured of a model: how tokens come into its blocks and out of them."""
 
-    training: bool
-    blocks: nn.ModuleList
-
+    @property
+    def training(self) -> bool: ...
+    @property
+    def config(self) -> MViTConfig: ...
+    @property
+    def blocks(self) -> nn.ModuleList: ...
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]: ...
     def embed(self, x: Tensor, /) -> tuple[Tensor, Triple]: ...
@@ -110,8 +113,21 @@ def plan(model: BlockModel, shape: Sequence[int], budget: int) -> CheckpointPlan
     return CheckpointPlan(blocks=blocks, peak_bytes=peak_bytes(costs, blocks, outside), recomputed=repeated)
 
 
+def block_model(model: nn.Module) -> BlockModel | None:
+    """A model as it is measured, which its method `block_model` gives; None for one without."""
+    make: Callable[[], BlockModel] | None = getattr(model, "block_model", None)
+    return None if make is None else make()
+
+
 def measure_blocks(model: BlockModel, shape: Sequence[int]) -> tuple[list[BlockCost], int]:
-    """Costs of every block for clips of a shape, and the bytes that stem, positions and head keep.
+    """Costs of every block for clips of a shape, and the bytes that stem, positions and head keep; see
+    `measure_forward`."""
+    costs, outside, _ = measure_forward(model, shape)
+    return costs, outside
+
+
+def measure_forward(model: BlockModel, shape: Sequence[int]) -> tuple[list[BlockCost], int, int]:
+    """Costs of every block for clips of a shape; bytes that stem, positions and head keep; operations of the head.
 
     Counted are distinct storages given to autograd, parameters and buffers aside, on the model's device and under the
     autocast in force. Nothing is computed, and no random number is drawn. (On the CPU in bfloat16 autocast the counts
@@ -148,8 +164,8 @@ def measure_blocks(model: BlockModel, shape: Sequence[int]) -> tuple[list[BlockC
                 measured[kind] = BlockCost(saved=saved, entering=tokens.nbytes, flops=flops), *result
             cost, tokens, grid = measured[kind]
             costs.append(cost)
-        head, _, _ = _run(lambda: model.forward_head(tokens), own)
-    return costs, outside + head
+        head, head_flops, _ = _run(lambda: model.forward_head(tokens), own)
+    return costs, outside + head, head_flops
 
 
 def _uncached_autocast(device_type: str) -> torch.autocast:

@@ -131,6 +131,10 @@ class MViT(nn.Module):
         """What :meth:`forward` returns, from the tokens of the last block."""
         return self.head(self._pool_tokens(tokens))
 
+    def block_model(self) -> "MViT":
+        """What plans measure: itself."""
+        return self
+
     def is_cls_only(self, index: int) -> bool:
         """Whether a block computes the class token alone: the last one, if the head reads nothing else."""
         return index == len(self.blocks) - 1 and self.config.head_pooling == "cls"
