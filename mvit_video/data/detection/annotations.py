@@ -1,6 +1,6 @@
 """What is annotated: the instances of an image, and a data set of images with theirs, in flat memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -171,7 +171,7 @@ class DetectionManifest(Manifest):
         labels = self.annotations.labels[~self.annotations.crowds]
         return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
 
-    def with_classes(self, names: "tuple[str, ...] | list[str]") -> "DetectionManifest":  # type: ignore[override]
+    def with_classes(self, names: Sequence[str]) -> "DetectionManifest":
         """See Manifest. Classes without an instance here have no number in the file: -1."""
         if tuple(names) == self.class_names:
             return self
