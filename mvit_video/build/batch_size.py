@@ -106,8 +106,8 @@ def choose_batch_size(
     measured = block_model(model)
     if measured is None:
         raise ValueError(
-            f"trainer.batch_size=auto: counts the memory of MViTs and detectors, {type(model).__name__} is none: give "
-            "a number, such as trainer.batch_size=2"
+            f"trainer.batch_size=auto: counts the memory of MViTs and detectors, and {type(model).__name__} is none: "
+            "give a number, such as trainer.batch_size=2"
         )
     if trainer.global_batch is None:
         raise ValueError(

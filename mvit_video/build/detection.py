@@ -1,12 +1,14 @@
 """From options to objects for detection."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mvit_video.build.detection_preview import detection_sections
 from mvit_video.build.detection_samples import (
     build_reading,
     build_train_dataset,
     detection_augment,
+    detection_data,
     protocol,
     read_detection,
 )
@@ -21,7 +23,7 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
-from mvit_video.preparation.content import Content
+from mvit_video.preparation.detection_content import DetectionContent
 from mvit_video.tasks.detection import Detection as Task
 from mvit_video.tasks.detection import DetectionEvaluation, ResultsWriter
 from mvit_video.tasks.detection_pictures import DetectionPictures
@@ -89,9 +91,21 @@ class Detection(ManifestSplits):
         height, width = (side + -side % 32 for side in (height, width))
         return int(config.trainer.batch_size), model.in_channels, height, width
 
-    def preparation(self, config: Prepare) -> Content:
-        """Images with instances."""
-        raise NotImplementedError
+    def preparation(self, config: Prepare) -> DetectionContent:
+        """Images, and what is annotated in them.
+
+        Raises:
+            ValueError: files are to be encoded again or packed.
+        """
+        for name, given in (("reencode", config.reencode.enabled), ("shards", config.shards.enabled)):
+            if given:
+                raise ValueError(
+                    f"{name}.enabled=true: detection reads images as files, and they stay as they are: leave it out"
+                )
+        data, augment = detection_data(config), detection_augment(config)
+        orientation: Any = data.orientation
+        side = data.crop_size if augment.view == "jitter" else max(augment.short_sides)
+        return DetectionContent(short_side=side, orientation=orientation, max_pixels=data.max_pixels)
 
     def preview(self, config: Preview, source: Source) -> Sequence[Section]:
         """Training views and images, with boxes, masks and names."""

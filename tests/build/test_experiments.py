@@ -14,6 +14,7 @@ from mvit_video.config import config_dir
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.distributed.process_group import World
 from mvit_video.interop.baselines import list_baselines
+from tests.build.test_detection_experiments import NEEDED as DETECTION
 from tests.build.test_image_experiments import NEEDED as IMAGES
 from tests.conftest import motion_overrides, options
 from tests.paths import ROOT
@@ -209,7 +210,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def test_every_experiment_file_is_tested() -> None:
     files = {path.stem for path in (Path(config_dir()) / "experiment").glob("*.yaml")}
-    assert files == set(NEEDED) | set(IMAGES)
+    assert files == set(NEEDED) | set(IMAGES) | set(DETECTION)
 
 
 @pytest.mark.parametrize("name", NEEDED)

@@ -181,11 +181,11 @@ def test_sizes_and_rates_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_other_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="model=slow_r50: plans are made for MViT models only"):
+    with pytest.raises(ValueError, match="model=slow_r50: plans are made for MViT models and detectors only"):
         measure(plan_options(*MOTION, "model=slow_r50", "optim.no_decay=[]"))
     own = plan_options(*MOTION, "optim.no_decay=[]")
     own.model = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
-    with pytest.raises(ValueError, match="model=Linear: plans are made for MViT models only"):
+    with pytest.raises(ValueError, match="model=Linear: plans are made for MViT models and detectors only"):
         measure(own)
 
 

@@ -1,0 +1,67 @@
+"""Run by test_detection_runs.py: trainings of a detector that are killed and resumed, and that two ranks share.
+
+Prints a JSON object: what was found.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvit_video import build
+from tests.build.detection_options import few_scenes
+from tests.conftest import evaluate_options, options
+from tests.engine.checkpoints.resume_cells import STEPS, difference, final, kill_at
+from tests.forked_ranks import leave_out_metrics, run
+
+RECIPE = (
+    f"trainer.max_steps={STEPS}",
+    "schedule.epochs=4",
+    "trainer.batch_size=1",
+    "trainer.checkpoint_every=1",
+    "trainer.eval_every=99",
+    "trainer.ema_decay=0.9",
+    "model.backbone.drop_path=0.2",
+)
+
+
+def main(root: Path, out: Path) -> dict[str, Any]:
+    def train(name: str, *, ranks: int, accumulate: int, call: int | None = None) -> list[int]:
+        overrides = few_scenes(root, out / name, *RECIPE, f"trainer.accumulate={accumulate}")
+
+        def job() -> None:
+            if call is not None:
+                kill_at(call)
+            build.train(options(*overrides))
+
+        return run(job, ranks=ranks)
+
+    def evaluate(name: str, ranks: int) -> tuple[dict[str, Any], Any]:
+        folder = out / name / str(ranks)
+        overrides = few_scenes(root, out / name, f"output={folder}", "task.pictures=0", "trainer.eval_batch_size=1")
+        assert run(lambda: build.evaluate(evaluate_options(*overrides)), ranks=ranks) == [0] * ranks
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        numbers = {k: v for k, v in results.items() if k.startswith(("box_", "mask_", "num_", "per_class"))}
+        return numbers, json.loads((folder / "predictions.json").read_text())
+
+    assert train("whole", ranks=1, accumulate=2) == [0]
+    codes = train("killed", ranks=1, accumulate=2, call=6)
+    found: dict[str, Any] = {"killed": codes == [-signal.SIGKILL]}
+    train("killed", ranks=1, accumulate=2)
+    whole = final(out / "whole" / "tiny")
+    found["resumed"] = difference(final(out / "killed" / "tiny"), whole)
+    assert train("shared", ranks=2, accumulate=1) == [0, 0]
+    found["shared"] = difference(final(out / "shared" / "tiny"), whole)
+    one, two = (evaluate("whole", ranks) for ranks in (1, 2))
+    found["evaluations_equal"] = one == two
+    found["num_images"], found["predictions"] = one[0]["num_images"], len(one[1])
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    leave_out_metrics()
+    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -1,0 +1,161 @@
+"""Detection through the same trainer, loader, checkpoints and commands as videos and images."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mvit_video import build
+from mvit_video.build.batch_size import resolve_without_ranks
+from mvit_video.build.common import build_source
+from mvit_video.build.detection import Detection
+from mvit_video.build.plan import measure, print_plan
+from mvit_video.build.preview import preview
+from mvit_video.build.stored_options import stored_groups
+from mvit_video.data.embedded.scenes import CLASS_NAMES, ScenesSpec, generate_scenes
+from mvit_video.distributed.process_group import World
+from mvit_video.engine.checkpoints import load_latest
+from mvit_video.models import from_checkpoint
+from mvit_video.models.detection import Detector
+from tests import interpreters
+from tests.build.detection_options import TEST_IMAGES, TRAIN_IMAGES, few_scenes
+from tests.conftest import evaluate_options, options
+from tests.paths import ROOT
+
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four training and three test scenes."""
+    spec = ScenesSpec(train_images=TRAIN_IMAGES, test_images=TEST_IMAGES)
+    return generate_scenes(tmp_path_factory.mktemp("scenes"), spec)
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two epochs, four steps in all."""
+    out = tmp_path_factory.mktemp("runs")
+    build.train(options(*few_scenes(root, out, "trainer.num_workers=1")))
+    return out / "tiny"
+
+
+def test_the_record_of_a_run_has_losses_and_precisions(trained: Path) -> None:
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["kind"] == "train"]
+    losses = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
+    assert steps[0]["loss"] == pytest.approx(sum(steps[0][name] for name in losses), rel=1e-4)
+    assert {"images_per_s", "failed_images"} <= set(steps[0])
+    scores = [row for row in rows if row["kind"] == "eval"]
+    assert {"box_ap", "box_ap50", "box_ap_small", "mask_ap", "mask_ap75"} <= set(scores[-1])
+    assert scores[-1]["num_images"] == TEST_IMAGES
+    assert (trained / "curves.png").stat().st_size > 1000
+    state = load_latest(trained / "checkpoints")
+    assert state is not None
+    assert (state["step"], state["best_metric"], tuple(state["class_names"])) == (4, "box_ap", CLASS_NAMES)
+
+
+def test_a_checkpoint_gives_the_detector(trained: Path) -> None:
+    detector = from_checkpoint(trained / "checkpoints/best.pt")
+    assert isinstance(detector, Detector)
+    assert detector.config.short_side == 96
+    found = detector.eval()([torch.zeros(3, 96, 100, dtype=torch.uint8)])
+    assert isinstance(found, list)
+    assert found[0]["masks"].shape[1:] == (96, 100)
+
+
+def test_an_evaluation_takes_the_options_of_the_run(trained: Path, tmp_path: Path) -> None:
+    words = [f"run={trained}", f"output={tmp_path}", "model.score_threshold=0.0", "model.detections_per_image=5"]
+    groups = stored_groups(words)
+    assert {"task=detection", "data/source=scenes"} <= set(groups)
+    code = f"import sys; sys.argv = {['evaluate', *words]!r}\nfrom mvit_video.evaluate import main\nmain()"
+    done = interpreters.run("-c", code, cwd=ROOT, check=True, timeout=120)
+    assert "model.score_threshold: null -> 0.0" in done.stderr + done.stdout
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"box_ap", "box_ar100", "mask_ap_small", "mask_ar1"} <= set(results)
+    assert results["detector"]["score_threshold"] == 0.0
+    assert results["detector"]["short_side"] == 96
+    assert set(results["per_class"]) == set(CLASS_NAMES)
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in predictions} <= {1, 2, 3}
+    assert len(predictions) <= 5 * TEST_IMAGES
+    for name in ("best", "worst", "random"):
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            assert sheet.size[1] > 3 * 320
+
+
+def test_killed_runs_go_on_to_the_bit_and_two_ranks_equal_one(root: Path, tmp_path: Path) -> None:
+    script = ("-m", "tests.build.detection_ranks", str(root), str(tmp_path))
+    done = interpreters.run(*script, cwd=ROOT, check=True, timeout=300)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"]
+    assert found["resumed"] == 0.0
+    assert found["shared"] < 1e-5
+    assert found["evaluations_equal"]
+    assert found["num_images"] == TEST_IMAGES
+    assert found["predictions"] > 0
+
+
+def test_samples_come_through_workers_as_they_are_made(root: Path, tmp_path: Path) -> None:
+    config = options(*few_scenes(root, tmp_path))
+    builder = Detection()
+    split = builder.read_split(config, build_source(config.data, WORLD), "train")
+    loaders = [builder.train_loader(config, split, WORLD)]
+    config.trainer.num_workers = 1
+    loaders.append(builder.train_loader(config, split, WORLD))
+    here, there = (next(loader.batches(3)) for loader in loaders)
+    assert torch.equal(here.pixels, there.pixels)
+    for name in ("sizes", "paths", "images", "epoch", "position"):
+        assert getattr(here, name) == getattr(there, name)
+    for ours, theirs in zip(here.instances, there.instances, strict=True):
+        assert np.array_equal(ours.boxes, theirs.boxes)
+        assert ours.masks is not None
+        assert theirs.masks is not None
+        assert np.array_equal(ours.masks.bitmaps(), theirs.masks.bitmaps())
+    assert [tuple(picture.shape) for picture in there.pictures()] == [(3, 128, 128)] * 2
+
+
+def test_a_preview_draws_what_is_annotated(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = few_scenes(root, tmp_path, "clips=2", "videos=2")
+    caplog.set_level(logging.INFO)
+    written = preview(options(*given, config_name="preview"))
+    assert [path.name for path in written] == ["train_01.png", "test_01.png", "index.md"]
+    text = written[-1].read_text()
+    assert "128 x 128: " in text
+    assert "scaled to fit in 0.75 to 1 times 128 pixels" in text
+    with pytest.raises(ValueError, match=r"per_class=true: shows a sample of each class"):
+        preview(options(*given, "per_class=true", config_name="preview"))
+
+
+def test_a_plan_counts_windows_pyramid_and_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("+experiment=scenes_mask_rcnn_mvitv2", "machine=cpu", "num_videos=1200", f"output_dir={tmp_path}")
+    config = options(*given, config_name="plan")
+    print_plan(config)
+    shown = capsys.readouterr().out
+    assert "GFLOP per image" in shown
+    assert "augment.repeats" not in shown
+    windows, _ = measure(config)
+    config.model.backbone.windows = "none"
+    everywhere, _ = measure(config)
+    assert sum(cost.flops for cost in windows.costs) < sum(cost.flops for cost in everywhere.costs)
+    assert windows.head_flops == everywhere.head_flops > sum(cost.flops for cost in windows.costs)
+    assert windows.outside == everywhere.outside
+    config.trainer.batch_size = "auto"
+    resolve_without_ranks(config, Detection(), processes=1)
+    assert config.trainer.batch_size in (1, 2, 4)
+
+
+def test_data_and_options_of_another_kind_are_refused(root: Path, tmp_path: Path) -> None:
+    given = few_scenes(root, tmp_path)
+    with pytest.raises(ValueError, match=r"the task finds objects, and data=\.\.\. is no data set of detection"):
+        build.train(options(*given, "data=shapes", "model.num_classes=4", "augment=shapes"))
+    with pytest.raises(ValueError, match=r"the task finds objects, and augment=\.\.\. is for naming classes"):
+        build.train(options(*given, "augment=shapes"))
+    with pytest.raises(ValueError, match=r"frame_order=single: an image has one frame"):
+        build.evaluate(evaluate_options(*given, "frame_order=single", f"checkpoint={tmp_path}"))
+    with pytest.raises(ValueError, match=r"data.sampling_weights=balanced: weighs classes"):
+        options(*given, "data.sampling_weights=balanced")
