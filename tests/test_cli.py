@@ -152,7 +152,7 @@ def test_the_nearest_name_is_given(
         ("optim.lr=fast", "optim.lr=fast: must be a number (above 0); it is: peak learning rate"),
         ("data.num_frames=2.5", "data.num_frames=2.5: must be a whole number (at least 1); it is: frames of a clip"),
         ("optim.betas=3", "optim.betas=3: must be a list of numbers in brackets (two values"),
-        ("trainer.compile=maybe", "trainer.compile=maybe: must be true or false"),
+        ("trainer.deterministic=maybe", "trainer.deterministic=maybe: must be true or false"),
         ("seed=null", "seed=null: must be a whole number"),
         ("data.num_classes=many", "data.num_classes=many: must be a whole number, or null (at least 1)"),
         ("optim=3", "optim=3: optim is a group of options; The choices are: adamw, imagenet, sgd"),

@@ -229,7 +229,7 @@ def build_workload(config: Plan, model: BlockModel, measured: Measured, videos: 
         repeats=repeats,
         videos=videos,
         epochs=config.schedule.epochs,
-        compiled=config.trainer.compile or config.machine.device == "cpu",
+        compiled=config.trainer.compile in (True, "auto") or config.machine.device == "cpu",
         item=builder.item,
     )
 

@@ -25,6 +25,7 @@ from mvit_video.build.common import (
     start_from_weights,
     trainer_options,
 )
+from mvit_video.build.compilation import resolve_compile
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.build.stored_options import weights_file
@@ -95,8 +96,9 @@ def _train(config: Train, world: World) -> Outcome:
     loader = builder.train_loader(config, train_split, world)
     task = builder.task(config, train_split)
     _say_batch(config, loader, world, item=task.item)
-    options = trainer_options(config, loader, world)
     plan_activations(config, builder, model, world)
+    resolve_compile(config, builder, model, world)
+    options = trainer_options(config, loader, world)
     average = build_average(config, model)
     sharding = build_sharding(config, model, average, world)
     data = {"train": builder.record(train_split)}

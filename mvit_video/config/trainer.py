@@ -55,7 +55,13 @@ class Trainer:
         False,
         help="on a GPU, take only algorithms that give the same bits on every run; an operation without one is refused",
     )
-    compile: bool = option(False, neutral=True, help="compile the model with torch.compile")
+    compile: Any = option(
+        False,
+        choices=(True, False, "auto"),
+        neutral=True,
+        help="compile the model with torch.compile; auto: if that is faster on the GPU where the run begins, and as it "
+        "began when it goes on",
+    )
     ema_decay: float | None = option(
         None, at_least=0, below=1, help="keep an average of the weights with this decay per step; null: none"
     )

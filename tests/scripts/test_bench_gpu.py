@@ -13,6 +13,7 @@ import pytest
 import torch
 from gpu import (
     counts,
+    machine_figures,
     report,
     runner,
     step_correctness,
@@ -338,6 +339,61 @@ def test_another_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.Monk
     config = workbench.config_of("mvitv2_t_image", context)
     assert list(workbench.pair(config, context, ours="a", theirs="b")) == ["a"]
     assert read_records(tmp_path / "r")[0][0]["note"].startswith("Ours alone: ")
+
+
+# ---- the plan's machine files
+
+
+def results_file(folder: Path, *, rehearsal: bool = False, batches: tuple[int, ...] = (1, 16)) -> Path:
+    """What the kit would write for a card that is not there."""
+    rows = [
+        {"batch": batch, "model": who, "form": form, "clips/s": rate, "host busy, ms": 24.0}
+        for batch in batches
+        for who, form, rate in (("ours", "eager", 300.0), ("ours", "compiled", 400.0), ("torchvision", "eager", 900.0))
+    ]
+    card = {"name": "card", "records": [{"fact": {"card": "NVIDIA H100", "torch": "2.11.0"}}]}
+    training = {"name": "training", "records": [{"table": "t", "row": row} for row in rows]}
+    content = {"rehearsal": rehearsal, "started": "2026-01-02 03:04:05", "steps": [card, training]}
+    path = folder / "results.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_machine_file_takes_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_figures, "planned_flops", lambda: 0.4e12)
+    results_file(tmp_path)
+    before = (ROOT / "conf" / "machine" / "h100.yaml").read_text()
+    file = tmp_path / "h100.yaml"
+    file.write_text(before)
+    arguments = ["--out", str(tmp_path), "--machine", str(file)]
+    assert runner.main(arguments) == 0
+    after = file.read_text()
+    new = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert new == [
+        "# Measured: utilisation and launch_us, on NVIDIA H100 with torch 2.11.0, 2026-01-02; S at batch 16, compiled.",
+        "utilisation: 0.162",  # 0.4 TFLOP a clip, 400 clips/s, 989 TFLOP/s
+        "launch_us: 5",  # 24 ms for 16 blocks of 300 kernels
+    ]
+    assert [line for line in before.splitlines() if line not in after.splitlines()] == ["utilisation: 0.12"]
+    assert runner.main(arguments) == 0 and file.read_text() == after
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rehearsal": True}, "is a rehearsal on the CPU"), ({"batches": (16,)}, "lacks the card, ours at batch 16")],
+)
+def test_a_machine_file_is_left_alone_without_figures(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results_file(tmp_path, **changes)
+    assert runner.main(["--out", str(tmp_path), "--machine", str(tmp_path / "none.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_planned_operations_are_those_of_our_form() -> None:
+    """Relative positions inside the attention cost some products more than the published form."""
+    assert 1.0 < machine_figures.planned_flops() / counts.train_flops(get_config("mvitv2_s_16x4")) < 1.1
 
 
 # ---- counting
