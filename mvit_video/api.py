@@ -141,12 +141,12 @@ def train(
     config = to_object(composition.config)
     log_here()
     _say(composition, config)
-    from mvit_video.build.stored_options import fetched
+    from mvit_video.build.stored_options import fetch_weights
     from mvit_video.build.training import train_to_end
     from mvit_video.cluster.launch import launch
 
     if config.weights is not None:
-        fetched(config.weights)  # here, where there is a network: the nodes of a cluster often have none
+        fetch_weights(config.weights)
     outcome = launch(train_to_end, config)
     if outcome is None:  # submitted to a cluster
         return TrainedRun(name=config.name, run_dir=config.run_dir)

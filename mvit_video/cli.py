@@ -173,10 +173,12 @@ def _show(config: DictConfig, options: Train, config_name: str, shown: Sequence[
     choices = HydraConfig.get().runtime.choices
     given, keys = list(HydraConfig.get().overrides.task), _given_keys()
     chosen = [text for key, text in zip(keys, given) if key in choices]
+    with_experiment = [text for key, text in zip(keys, given) if key == "experiment"]
+    experiment = _compose(config_name, with_experiment)
     text = summary_text(
         _composed(config, choices),
-        experiment=_compose(config_name, [text for key, text in zip(keys, given) if key == "experiment"]),
-        same_groups=_compose(config_name, chosen),
+        experiment=experiment,
+        same_groups=experiment if chosen == with_experiment else _compose(config_name, chosen),
         run_dir=str(options.run_dir),
         shown=shown,
     )

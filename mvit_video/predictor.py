@@ -12,9 +12,34 @@ from mvit_video.config.compose import compose_options
 
 if TYPE_CHECKING:
     from mvit_video.build.prediction import FilePredictor
-    from mvit_video.prediction.results import FilePrediction
+    from mvit_video.prediction.explanation import ExplainedClip
+    from mvit_video.prediction.results import FilePrediction, Window
 
 PathLike = str | os.PathLike[str]
+
+
+def prediction_options(
+    given: Mapping[str, Any], *, experiment: str | None = None, config_dir: PathLike | None = None
+) -> Predict:
+    """The options of a prediction: those of the run or weights that `given` names, with what else it gives.
+
+    Raises:
+        ValueError, CheckpointError: as Predictor.
+    """
+    from mvit_video.build.prediction_options import take_weights_options, weights_groups
+
+    # Images have other groups of options than videos.
+    words = [f"{key}={given[key]}" for key in ("weights", "output_dir") if key in given]
+    implied = {} if experiment else dict(word.split("=", 1) for word in weights_groups(words))
+    experiment = implied.pop("+experiment", experiment)
+    log_here()
+    composition = compose_options(
+        "predict", experiment=experiment, options={**implied, **given}, config_folder=config_dir
+    )
+    take_weights_options(composition.config, [key for key in composition.given if key not in implied])
+    config = to_object(composition.config)
+    assert isinstance(config, Predict)
+    return config
 
 
 class Predictor:
@@ -52,21 +77,25 @@ class Predictor:
         output_dir: PathLike | None = None,
         config_dir: PathLike | None = None,
     ) -> None:
-        from mvit_video.build.prediction_options import take_weights_options, weights_groups
-
         given = with_arguments(options, weights=weights, class_names=class_names, top_k=top_k, output_dir=output_dir)
-        # Images have other groups of options than videos.
-        words = [f"{key}={given[key]}" for key in ("weights", "output_dir") if key in given]
-        implied = {} if experiment else dict(word.split("=", 1) for word in weights_groups(words))
-        experiment = implied.pop("+experiment", experiment)
-        log_here()
-        composition = compose_options(
-            "predict", experiment=experiment, options={**implied, **given}, config_folder=config_dir
-        )
-        take_weights_options(composition.config, [key for key in composition.given if key not in implied])
-        config = to_object(composition.config)
-        assert isinstance(config, Predict)
-        self._config = config
+        self._config = prediction_options(given, experiment=experiment, config_dir=config_dir)
+
+    @classmethod
+    def from_pretrained(
+        cls, repo: PathLike, options: Mapping[str, Any] | None = None, *, revision: str | None = None, top_k: int = 5
+    ) -> "Predictor":
+        """A predictor with the weights of a repository on a hub, or of a folder that `push` wrote.
+
+        Args:
+            repo, revision: see mvit_video.hub.hub_file.
+            options, top_k: as above.
+
+        Raises:
+            ValueError, HubError: as mvit_video.hub.hub_file.
+        """
+        from mvit_video.hub import hub_file
+
+        return cls(hub_file(repo, revision=revision), options, top_k=top_k)
 
     @cached_property
     def _predictor(self) -> "FilePredictor":
@@ -86,6 +115,35 @@ class Predictor:
         """What is in one file; a file that cannot be read gives a result with its `error`."""
         (found,) = self._predictor.predict([os.fspath(path)])
         return found
+
+    def explain(self, path: PathLike, *, name: str | None = None) -> "Iterator[ExplainedClip]":
+        """Where and when the model looks in one file: its clips, one by one, each with a map over its pictures.
+
+            for clip in predictor.explain("garden.mp4"):
+                pictures, maps = clip.overlay(), clip.maps
+
+        Args:
+            path: of a video or an image.
+            name: the class that the maps are for; None: the most likely one of the file, or of each window.
+
+        Raises:
+            ValueError: the model is no MViT, it has no such class, or the file cannot be read.
+        """
+        _, clips = self._predictor.explain(self(path), name=name)
+        return clips
+
+    def live(self, source: PathLike) -> "Iterator[Window]":
+        """The windows of a camera, a pipe or a network stream, each when it is over and looked at, until it ends.
+
+        Args:
+            source: such as /dev/video0, rtsp://host/stream, a pipe, or "-" for standard input.
+
+        Raises:
+            ValueError: it cannot be opened, or the model looks at images.
+        """
+        from mvit_video.build.live import live_windows
+
+        return live_windows(self._predictor, os.fspath(source))
 
     def predict(self, sources: PathLike | Sequence[PathLike]) -> "Iterator[FilePrediction]":
         """What is in many files, one after the other; some are decoded ahead, and batches go across files.

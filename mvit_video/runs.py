@@ -29,6 +29,7 @@ from mvit_video.runtime.fold_record import (
     summarize_folds,
     videos_of_all_folds,
 )
+from mvit_video.runtime.journal import has_journal
 from mvit_video.runtime.output import write_out
 from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, run_dirs, run_scores, summarize_run
 from mvit_video.runtime.slurm import queue_states
@@ -182,38 +183,58 @@ class Difference:
     second: str
 
 
-def find_run(folder: Path, name: str) -> Path:
+def find_run(folder: Path, name: str, *, begun: bool = True) -> Path:
     """The run directory of a name in `folder`, or of a path.
+
+    Args:
+        folder: of the runs.
+        name: of a run there, or a path.
+        begun: a run that ended before it wrote its options will not do.
 
     Raises:
         ValueError: there is none; the message names the nearest.
     """
     for path in (folder / name, Path(name)):
-        if (path / "config.yaml").is_file():
+        if (path / "config.yaml").is_file() or (not begun and has_journal(path)):
             return path
-    names = [path.name for path in run_dirs(folder)] if folder.is_dir() else []
-    near = difflib.get_close_matches(name, names, n=1)
+    places = [path for path in dict.fromkeys((folder, Path(name).parent)) if path.is_dir() and path.name]
+    names = [run.name for place in places for run in run_dirs(place)]
+    near = difflib.get_close_matches(Path(name).name, names, n=1)
     hint = f", did you mean {near[0]!r}?" if near else f": give the name of a run in {folder}, or the path of one"
-    raise ValueError(f"no run {name!r} with a config.yaml{hint}")
+    raise ValueError(f"no run {name!r} with a config.yaml{'' if begun else ' or a journal'}{hint}")
+
+
+def options_of(run_dir: Path) -> dict[str, str]:
+    """The options of a run, by dotted names; none where it ended before it wrote them."""
+    path = run_dir / "config.yaml"
+    return _flat(OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
+
+
+def environment_of(run_dir: Path) -> dict[str, str]:
+    """Versions, hardware and state of the code of a run, by dotted names; none where it did not write them."""
+    path = run_dir / "environment.json"
+    return _flat(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def option_differences(first: Path, second: Path) -> list[Difference]:
     """The options in which two runs differ, by name; the runs' own names are left out."""
-    a, b = (_flat(OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))) for path in (first, second))
-    return _differences(a, b, without=("name",))
+    return _differences(options_of(first), options_of(second), without=("name",))
 
 
 def environment_differences(first: Path, second: Path) -> list[Difference]:
     """Versions, hardware and state of the code in which two runs differ."""
-    found = []
-    for path in (first / "environment.json", second / "environment.json"):
-        found.append(_flat(json.loads(path.read_text("utf-8"))) if path.is_file() else {})
-    return _differences(found[0], found[1], without=())
+    return _differences(environment_of(first), environment_of(second), without=())
+
+
+def differing(held: Sequence[Mapping[str, str]], *, without: Sequence[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
+    """The names whose values are not the same in all of several runs, and the value in each of them."""
+    names = sorted({name for one in held for name in one if name not in without})
+    rows = [(name, tuple(one.get(name, _ABSENT) for one in held)) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
 def _differences(a: Mapping[str, str], b: Mapping[str, str], *, without: Sequence[str]) -> list[Difference]:
-    names = [name for name in sorted({*a, *b}) if name not in without and a.get(name) != b.get(name)]
-    return [Difference(name, a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in names]
+    return [Difference(name, first, second) for name, (first, second) in differing((a, b), without=without)]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
@@ -287,13 +308,26 @@ def find_folds(folder: Path, pattern: str, queue: Mapping[str, tuple[str, str]])
         if (fnmatch.fnmatch(path.name, pattern) if wild else path.name.startswith(pattern))
         and (path / "config.yaml").is_file()
     ]
-    options = {path: _flat(OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))) for path in named}
-    runs = {path: held for path, held in options.items() if held.get("data.folds", "null") != "null"}
-    if not runs:
+    if not any(of_fold(options_of(path)) for path in named):
         raise ValueError(
             f"no run in {folder} whose name {'matches' if wild else 'begins with'} {pattern!r} is of a fold: train "
             "with data.folds=5 data.fold=0, then 1, 2 ... (--multirun with data.fold=0,1,2,3,4 trains all)"
         )
+    return folds_of(named, queue)
+
+
+def of_fold(options: Mapping[str, str]) -> bool:
+    """Whether the options of a run are those of a fold."""
+    return options.get("data.folds", "null") != "null"
+
+
+def folds_of(named: Sequence[Path], queue: Mapping[str, tuple[str, str]]) -> Folds:
+    """What the runs of folds come to; at least one of `named` is of a fold.
+
+    Raises:
+        ValueError: two are of one fold, or they differ in more than the fold.
+    """
+    runs = {path: held for path in named if of_fold(held := options_of(path))}
     _refuse_mixture(runs)
     metric = metric_of(list(runs))
     scores = [fold_score(path, int(held["data.fold"]), metric, queue) for path, held in runs.items()]
@@ -338,8 +372,8 @@ def _refuse_mixture(runs: Mapping[Path, Mapping[str, str]]) -> None:
     if len(set(totals.values())) > 1:
         listed = ", ".join(f"{name}: {total}" for name, total in totals.items())
         raise ValueError(
-            f"the data set has changed between the folds (videos for training and validation: {listed}), so that their "
-            "parts are not parts of one set; train the folds again on the same videos"
+            f"the data set has changed between the folds (samples for training and validation: {listed}), so that "
+            "their parts are not parts of one set; train the folds again on the same samples"
         )
 
 
@@ -355,7 +389,7 @@ _FOLD_COLUMNS = (
 
 
 def _show_folds(folder: Path, pattern: str, *, as_json: bool, width: int, colours: bool) -> str:
-    found = find_folds(folder, pattern, _queue())
+    found = find_folds(folder, pattern, known_queue())
     if as_json:
         return _json(asdict(found)) + "\n"
     lines = [f"{found.metric} of each fold: at the last validation, at the best one, and by `evaluate`"]
@@ -389,7 +423,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
 
 
-def _queue() -> Mapping[str, tuple[str, str]]:
+def known_queue() -> Mapping[str, tuple[str, str]]:
     """States of cluster jobs; none where SLURM does not answer."""
     try:
         return queue_states()
@@ -418,7 +452,7 @@ def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours:
 
 def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str:
     directories = run_dirs(folder)
-    queue = _queue()
+    queue = known_queue()
     runs: list[RunSummary] = [summarize_run(path, queue) for path in directories]
     if as_json:
         return "".join(_json(asdict(run)) + "\n" for run in runs)

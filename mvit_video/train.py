@@ -7,12 +7,12 @@ from mvit_video.config import Train
 
 def run(config: Train) -> None:
     """Train as configured, here or where the launcher says."""
-    from mvit_video.build.stored_options import fetched
+    from mvit_video.build.stored_options import fetch_weights
     from mvit_video.build.training import train
     from mvit_video.cluster.launch import launch
 
     if config.weights is not None:
-        fetched(config.weights)  # here, where there is a network: the nodes of a cluster often have none
+        fetch_weights(config.weights)
     launch(train, config)
 
 

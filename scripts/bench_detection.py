@@ -8,8 +8,8 @@
 The two backbones have one geometry and the same weights, and their features are compared. They differ in what is done
 within a window alone. Ours appends the positions to queries and keys and takes the fused kernel, or products and a
 softmax where windows are small. The other computes logits, adds the biases of both axes and keeps the map, as
-detectron2 does (modeling/backbone/mvit.py, utils.py). They take turns in one process; times are process CPU time, the least of the
-repetitions. A train step is the forward pass, a mean of squares over the four maps, and the backward pass.
+detectron2 does (modeling/backbone/mvit.py, utils.py). They take turns in one process; times are process CPU time, the
+least of the repetitions. A train step is the forward pass, a mean of squares over the four maps, and the backward pass.
 """
 
 import argparse

@@ -60,8 +60,9 @@ class AttentionCore:
         heads = self.geometry.num_heads
 
         def operand(grid: Triple) -> Tensor:
-            shape = (batch, heads, self.cls + grid[0] * grid[1] * grid[2], self.width)
-            return torch.randn(shape, device=device, dtype=dtype).requires_grad_()
+            # Tokens before heads in memory, as pooling leaves them.
+            shape = (batch, self.cls + grid[0] * grid[1] * grid[2], heads, self.width)
+            return torch.randn(shape, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
 
         self.q = operand(self.geometry.grid_q)
         self.k, self.v = operand(self.geometry.grid_kv), operand(self.geometry.grid_kv)
@@ -111,6 +112,17 @@ class AttentionCore:
 
         return kernel(self.q, self.k, self.v, score_mod=score)
 
+    def triton(self) -> Tensor:
+        from mvit_video.models.kernels import triton_attention
+
+        scale, geometry = self.width**-0.5, self.geometry
+        tables = [(rows / scale).to(self.q.dtype) for rows in self.tables()]
+        operands = (x.transpose(1, 2) for x in (self.q, self.k, self.v))
+        out = triton_attention.attention(
+            *operands, tables, geometry.grid_q, geometry.grid_kv, cls=self.cls, scale=scale
+        )  # fmt: skip
+        return out.transpose(1, 2)
+
     def default(self) -> Tensor:
         small = choose_form("auto", self.q.shape[2], self.k) == "matmul"
         terms = sum(rows.shape[1] for rows in self.tables())
@@ -124,6 +136,7 @@ class AttentionCore:
         for name, backend in BACKENDS.items():
             forms[f"{name}, equal widths"] = lambda b=backend: self.on(b, -1)  # type: ignore[misc]
             forms[f"{name}, narrow values"] = lambda b=backend: self.on(b, -self.width % 8)  # type: ignore[misc]
+        forms["Triton kernels"] = self.triton
         from torch.nn.attention.flex_attention import flex_attention
 
         compiled = torch.compile(flex_attention, dynamic=False)

@@ -7,7 +7,7 @@ set -euo pipefail
 BASE="${MVIT_VIDEO_SLURM_TESTBED:-/tmp/mvit_video-slurm}"
 NODES="${NODES:-2}" CPUS="${CPUS:-8}" GPUS="${GPUS:-4}"
 KILL_WAIT="${KILL_WAIT:-5}"        # seconds from SIGTERM to SIGKILL
-NODE_TIMEOUT="${NODE_TIMEOUT:-15}" # seconds after which a silent node is down
+NODE_TIMEOUT="${NODE_TIMEOUT:-10}" # seconds after which a silent node is down
 GRACE="${GRACE:-20}"               # seconds a preempted job has to save
 SUBNET=10.78.0
 BRIDGE=mvslurm0
@@ -96,7 +96,7 @@ SelectTypeParameters=CR_CPU
 # Nodes may claim more cores than the machine has.
 SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=1,sched_min_interval=100000,bf_interval=5
+SchedulerParameters=batch_sched_delay=1,sched_min_interval=100000,bf_interval=1
 StateSaveLocation=$BASE/state
 SlurmdSpoolDir=$BASE/spool/%n
 SlurmctldPidFile=$BASE/run/slurmctld.pid

@@ -1,5 +1,6 @@
 """What the tests share: options composed as the commands do, a tiny motion set, random states restored."""
 
+import contextlib
 import functools
 import multiprocessing
 import random
@@ -11,13 +12,15 @@ import hypothesis
 import numpy as np
 import pytest
 import torch.distributed.launcher.api
-from hydra import compose, initialize_config_dir
 
-from mvit_video.config import Evaluate, Train, config_dir, register
+from mvit_video.config import Evaluate, Train
 from mvit_video.config.check import to_object
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
+from mvit_video.engine import curves, tracking
+from mvit_video.engine.curves import Panel
 from mvit_video.video.backends import pyav_decoder
 from tests import interpreters
+from tests.composing import compose
 from tests.paths import ROOT
 from tests.video_library import Library
 
@@ -25,6 +28,22 @@ from tests.video_library import Library
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 sys.path.insert(0, str(ROOT / "scripts"))  # benchmarks and fuzzing are tested, too
+
+
+def _undrawn(records: Sequence[curves.Record], panels: Sequence[Panel], path: Path, *, title: str = "") -> None:
+    """A file in the place of curves.png: drawing takes longer than the trainings of the tests."""
+    path.write_bytes(b"")
+
+
+tracking.plot_curves = _undrawn  # also in processes that are forked by tests/interpreters.py
+
+
+@contextlib.contextmanager
+def drawn_curves() -> Iterator[None]:
+    """The curves of trainings in this process are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "plot_curves", curves.plot_curves)
+        yield
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,14 +70,9 @@ def _restore_random_state() -> Iterator[None]:
     torch.set_rng_state(states[2])
 
 
-_register_once = functools.cache(register)
-
-
 def options(*overrides: str, config_name: str = "config") -> Train:
     """The checked options of a command line."""
-    _register_once()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        return to_object(compose(config_name, overrides=list(overrides)))
+    return to_object(compose(config_name, overrides))
 
 
 def evaluate_options(*overrides: str) -> Evaluate:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mvit_video.build import training
 from mvit_video.engine.tracking import Tracker
 from mvit_video.runtime.logs import configure_logging
+from tests.interpreters import renew_thread_pool
 
 LIMIT_S = 500
 
@@ -41,6 +42,7 @@ def start(job: Callable[[], object], *, ranks: int, port: int) -> list[int]:
                 "MASTER_PORT": port,
             }
             os.environ.update({name: str(value) for name, value in names.items()})
+        renew_thread_pool()
         try:
             configure_logging()
             job()

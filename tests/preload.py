@@ -9,10 +9,11 @@ import torch.distributed.fsdp
 import torch.distributed.tensor
 import torch.utils.tensorboard
 
-import tests.conftest  # noqa: F401
+import tests.conftest  # noqa: F401 - which leaves the curves undrawn
 from mvit_video.distributed.sharding import clip_grad_norm
 from mvit_video.models import create_model
 from mvit_video.models.mvit.activation_checkpointing import measure_blocks
+from tests.composing import compose
 
 
 def _lazy_imports() -> None:
@@ -22,6 +23,8 @@ def _lazy_imports() -> None:
     torch.optim.AdamW([parameter], fused=True).step()  # torch's compiler
     model = create_model("mvitv2_motion", depth=1, stage_starts=(), num_frames=2, crop_size=16)
     measure_blocks(model.train(), (1, 3, 2, 16, 16))  # what torch needs for tensors without values
+    for config_name in ("config", "evaluate"):
+        compose(config_name, ["+experiment=motion_mvitv2"])  # which most ranks of tests do
     figure = matplotlib.pyplot.figure()  # the list of fonts
     figure.add_subplot().set_title("text")
     figure.canvas.draw()

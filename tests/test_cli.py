@@ -121,8 +121,14 @@ def test_names_of_a_sweep_can_be_typed(overrides: list[str], suffix: str) -> Non
         ([MOTION, "modle=x3d_s"], "modle: unknown option; did you mean 'model'?"),
         ([MOTION, "data/sorce=list"], "data/sorce: unknown; did you mean 'data/source'? The groups are: experiment"),
         (
+            ["+experiment=shapes_mvitv2", "data.num_frames=8"],
+            "data.num_frames: is an option for videos, and the chosen data is for images: leave it out, or choose a "
+            "task=... and a data=... for videos; did you mean 'num_classes'? The options are: ",
+        ),
+        ([MOTION, "data.foo=1"], "data.foo: unknown option; the options are: source, "),
+        (
             [MOTION, "optim.crop_size=96"],
-            "optim.crop_size: unknown option; there is model.crop_size and data.crop_size. The options are: ",
+            "optim.crop_size: unknown option; there is model.crop_size and data.crop_size; the options are: ",
         ),
     ],
 )
@@ -146,7 +152,7 @@ def test_the_nearest_name_is_given(
         ("optim.lr=fast", "optim.lr=fast: must be a number (above 0); it is: peak learning rate"),
         ("data.num_frames=2.5", "data.num_frames=2.5: must be a whole number (at least 1); it is: frames of a clip"),
         ("optim.betas=3", "optim.betas=3: must be a list of numbers in brackets (two values"),
-        ("trainer.compile=maybe", "trainer.compile=maybe: must be true or false"),
+        ("trainer.deterministic=maybe", "trainer.deterministic=maybe: must be true or false"),
         ("seed=null", "seed=null: must be a whole number"),
         ("data.num_classes=many", "data.num_classes=many: must be a whole number, or null (at least 1)"),
         ("optim=3", "optim=3: optim is a group of options; The choices are: adamw, imagenet, sgd"),

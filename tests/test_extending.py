@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from mvit_video.config import Preview
 from mvit_video.engine.task import Evaluation, Scorer, Task
 from mvit_video.engine.tracking import read_metrics
 from mvit_video.tasks.classification import Classification, ViewEvaluation, ViewScorer
+from tests import interpreters
 from tests.conftest import evaluate_options, options
 from tests.paths import ROOT
 
@@ -51,10 +50,7 @@ def test_own_task_source_model_and_metric(
 
 def test_the_command_finds_the_files_of_the_example() -> None:
     words = ["--config-dir", "examples/rating/conf", "+experiment=rating", "data.source.root=x", "--cfg", "job"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mvit_video.train", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-m", "mvit_video.train", *words, cwd=ROOT, check=True)
     assert "examples.rating.task.RatingBuilder" in done.stdout
 
 

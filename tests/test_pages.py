@@ -15,6 +15,7 @@ from mvit_video.config.registry import SCHEMAS
 from mvit_video.convert import parse_arguments
 from mvit_video.models.weights.zoo import zoo
 from mvit_video.predict import split_words
+from mvit_video.report import parse_arguments as parse_report
 from mvit_video.runs import main as list_runs
 from mvit_video.weights import main as list_weights
 from tests.conftest import options
@@ -79,13 +80,14 @@ def test_the_predictions_of_the_pages_compose() -> None:
 
 def test_other_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    others = [
-        words for words in commands(blocks(README) + inline(README)) if words[0] in ("convert", "runs", "weights")
-    ]
-    assert len(others) >= 4
+    lines = blocks(README) + inline(README) + blocks(ROOT / "docs" / "report.md")
+    others = [words for words in commands(lines) if words[0] in ("convert", "runs", "weights", "report")]
+    assert len(others) >= 7
     for command, *words in others:
         if command == "convert":
             parse_arguments(words)
+        elif command == "report":
+            parse_report(words)
         elif command == "weights":
             assert list_weights(words) == 0
         else:

@@ -16,7 +16,7 @@ from torch import nn
 
 from mvit_video import models
 from mvit_video.build.task_builder import TaskBuilder
-from mvit_video.config import Data, Train
+from mvit_video.config import Audit, Data, Evaluate, Predict, Train
 from mvit_video.data.datasets.sources import Source
 from mvit_video.data.datasets.splits import SplitOptions, SplitSource
 from mvit_video.distributed import process_group
@@ -27,6 +27,8 @@ from mvit_video.engine.checkpoints import find_checkpoint, is_folder_of_shards, 
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.engine.task import TrainBatches
 from mvit_video.engine.trainer import TrainerOptions
+from mvit_video.exporting.about import is_program
+from mvit_video.exporting.programs import load_program
 from mvit_video.models.weights.files import WeightsFile, read_weights_file
 from mvit_video.models.weights.loading import holds_image_model
 from mvit_video.models.weights.zoo import resolve
@@ -138,6 +140,23 @@ def _instantiate(options: Any) -> Any:
                 f"{given.get('_target_')}: {cause}; the arguments that the options give are: {names}"
             ) from error
         raise
+
+
+def load_model(config: Predict | Evaluate | Audit, world: World) -> nn.Module:
+    """The model of `config.checkpoint` on the world's device, in eval mode: an exported program as it is, or the model
+    of the options with the weights.
+
+    Raises:
+        ValueError, CheckpointError: the weights do not fit, or the file cannot be read.
+    """
+    assert config.checkpoint is not None
+    if is_program(Path(config.checkpoint)):
+        program = load_program(Path(config.checkpoint), device=world.device)
+        logger.info("%s runs as it was exported; model options and precision are the file's", config.checkpoint)
+        return program
+    model = build_model(config).to(world.device).eval()
+    load_weights(model, config.checkpoint, new_head=False, use_ema=config.use_ema)
+    return model
 
 
 def load_weights(

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 import mvit_video
-from mvit_video.build.common import build_model, build_source, build_task_builder, load_weights, process_group_of
+from mvit_video.build.common import build_source, build_task_builder, load_model, process_group_of
 from mvit_video.build.run_identity import DataRecord
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Audit, Data, Evaluate
@@ -23,6 +23,7 @@ from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation
+from mvit_video.exporting.about import is_program, read_about
 from mvit_video.models.weights.files import read_weights_file
 from mvit_video.runtime.env import describe_environment
 
@@ -95,8 +96,7 @@ def load_trained(config: Evaluate | Audit, world: World, *, needs_training_split
     split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
     if isinstance(source, SplitSource) and config.split != "train":
         check_held_out(builder.record(split), trained.get("run"))
-    model = build_model(config).to(world.device)
-    load_weights(model, checkpoint, new_head=False, use_ema=config.use_ema)
+    model = load_model(replace(config, checkpoint=checkpoint), world)
     return Trained(checkpoint=checkpoint, training=trained, builder=builder, source=source, split=split, model=model)
 
 
@@ -169,10 +169,10 @@ def check_held_out(now: DataRecord, run: Mapping[str, Any] | None) -> None:
     before = (run or {}).get("data", {}).get("val")
     if before is not None and before["fingerprint"] != now.fingerprint:
         raise ValueError(
-            f"the validation split is cut off the training videos, which have changed since: {before['items']} were "
+            f"the validation split is cut off the training split, which has changed since: {before['items']} were "
             f"held out ({before['fingerprint']}), now it would be {now.items} others ({now.fingerprint}), and the "
-            "model was trained on some of them. Put the training videos back as they were, or evaluate videos that "
-            "were never trained on: data.holdout=null data.folds=null data.source.val=PATH"
+            "model was trained on some of them. Put the training split back as it was, or evaluate files that were "
+            "never trained on: data.holdout=null data.folds=null data.source.val=PATH"
         )
 
 
@@ -181,6 +181,9 @@ def training_state_of(checkpoint: Path) -> dict[str, Any]:
     if is_folder_of_shards(checkpoint):
         state = load_checkpoint(checkpoint)
         return {"step": state["step"], "class_names": state.get("class_names") or None, "run": state.get("run")}
+    if is_program(checkpoint):
+        about = read_about(checkpoint)
+        return {key: about[key] for key in ("step", "class_names", "run") if key in about}
     return dict(read_weights_file(checkpoint).training)
 
 

@@ -21,6 +21,7 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.planning.costs import IMAGE_FILES
 from mvit_video.preparation.image_content import ImageContent
 from mvit_video.tasks.allowed_classes import allowed_classes
 from mvit_video.tasks.image_classification import ImageClassification as Task
@@ -40,6 +41,7 @@ class ImageClassification(ManifestSplits):
 
     kind = IMAGES
     sample = "image"
+    file_costs = IMAGE_FILES
 
     def __init__(self, class_weights: Weighting = "none", classes: str = "all") -> None:
         self.class_weights = class_weights
@@ -49,6 +51,7 @@ class ImageClassification(ManifestSplits):
         self, config: Train, source: Source, split: Split, *, class_names: Sequence[str] | None = None
     ) -> Manifest:
         """See ManifestSplits. Images that are only looked at may have several right labels (ImageNet ReaL)."""
+        image_data(config)  # refuses options of videos before anything is read
         several = split != "train"
         return read_manifest(config, source, split, class_names=class_names, kind=self.kind, multi_label=several)
 

@@ -73,6 +73,23 @@ class Words:
     sample: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What is known of the training files.
+
+    Attributes:
+        count: how many there are.
+        kb, per_core_s: size of one in 1000 bytes; how many a core reads, decodes and augments per second.
+        kb_from, per_core_from: where these figures come from, in words.
+    """
+
+    count: int
+    kb: float
+    per_core_s: float
+    kb_from: str
+    per_core_from: str
+
+
 def print_plan(config: Plan) -> None:
     """Print what the run needs on the chosen machine, and on fewer and more of it.
 
@@ -82,13 +99,14 @@ def print_plan(config: Plan) -> None:
     builder = common.build_task_builder(config)
     words = Words(item=builder.item, sample=builder.sample)
     machine, strategy = build_machine(config), _strategy(config)
-    videos = count_videos(config)
+    files = training_files(config)
     measured, model = measure(config)
-    work = build_workload(config, model, measured, videos)
+    work = build_workload(config, model, measured, files.count)
     chosen = forecast(work, machine, ranks=_ranks(config), strategy=strategy)
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 180, highlight=False)
-    for table in (summary(config, machine, work, chosen, measured, words), scaling(config, machine, work, words)):
+    tables = summary(config, machine, work, chosen, measured, words, files), scaling(config, machine, work, words)
+    for table in tables:
         table.box = None if terminal else box.MARKDOWN
         console.print(table)
         console.print()
@@ -126,21 +144,42 @@ def build_machine(config: Plan) -> Machine:
     )
 
 
-def count_videos(config: Plan) -> int:
-    """Training videos or images: as given, else those that the data source lists, else as published.
+def training_files(config: Plan) -> Files:
+    """The training files: as many as given, else those that the data source lists, else as published.
+
+    Sizes and rates are as given, else those of the listed files, else what the task's builder assumes of its kind.
 
     Raises:
-        ValueError: there is nothing to know it from.
+        ValueError: there is nothing to know their number from.
     """
-    if config.num_videos is not None:
-        return config.num_videos
-    if any(getattr(config.data.source, key, None) is not None for key in TRAINING_PLACES):
+    builder = common.build_task_builder(config)
+    count, held = config.num_videos, None
+    if count is None and any(getattr(config.data.source, key, None) is not None for key in TRAINING_PLACES):
         source = common.build_source(config.data, World(rank=0, size=1, device=torch.device("cpu")))
-        return len(common.build_task_builder(config).read_split(config, source, "train"))
-    if config.published_videos is not None:
-        return config.published_videos
-    raise ValueError(
-        "the number of training files is not known: give num_videos=..., or data.source.train=... to have them counted"
+        split = builder.read_split(config, source, "train")
+        count, held = len(split), builder.file_bytes(split)
+    count = config.published_videos if count is None else count
+    if count is None:
+        raise ValueError(
+            "the number of training files is not known: give num_videos=..., or data.source.train=... to have them "
+            "counted"
+        )
+    assumed = builder.file_costs
+    rate, sizes = (
+        config.videos_per_core_s,
+        (
+            (config.video_kb, "as given"),
+            (None if held is None else held / 1e3, "the mean of the training files"),
+            (config.published_kb, "of the data set as published"),
+        ),
+    )
+    kb, kb_from = next(((size, text) for size, text in sizes if size is not None), (assumed.kb, "an assumption"))
+    return Files(
+        count=count,
+        kb=kb,
+        kb_from=kb_from,
+        per_core_s=assumed.per_core_s if rate is None else rate,
+        per_core_from="an assumption" if rate is None else "as given",
     )
 
 
@@ -190,7 +229,7 @@ def build_workload(config: Plan, model: BlockModel, measured: Measured, videos: 
         repeats=repeats,
         videos=videos,
         epochs=config.schedule.epochs,
-        compiled=config.trainer.compile or config.machine.device == "cpu",
+        compiled=config.trainer.compile in (True, "auto") or config.machine.device == "cpu",
         item=builder.item,
     )
 
@@ -224,7 +263,9 @@ def ways_out(config: Plan, machine: Machine, work: Workload, measured: Measured,
     return found or ["none of activation checkpointing, a smaller batch and trainer.strategy=fsdp is enough alone"]
 
 
-def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured, words: Words) -> Table:
+def summary(
+    config: Plan, machine: Machine, work: Workload, plan: Forecast, measured: Measured, words: Words, files: Files
+) -> Table:
     """The run on the chosen number of ranks."""
     unit = _unit(config)
     table = Table(title=f"{config.name} on {plan.ranks} x {machine.name} ({_strategy(config)})")
@@ -234,7 +275,7 @@ def summary(config: Plan, machine: Machine, work: Workload, plan: Forecast, meas
     for row in (
         *_model_rows(work, plan, measured, unit, words),
         *_step_rows(config, machine, work, plan, words),
-        *_run_rows(config, work, plan, words),
+        *_run_rows(config, work, plan, words, files),
     ):
         table.add_row(*row)
     return table
@@ -298,12 +339,11 @@ def _beside(steps: int) -> str:
     return "beside the step, which is not shorter" if steps == 1 else f"beside {steps} steps, which are not shorter"
 
 
-def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words) -> list[tuple[str, str, str]]:
+def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words, files: Files) -> list[tuple[str, str, str]]:
     """The whole run, and what feeds and saves it."""
     unit, ranks = _unit(config), plan.ranks
-    rate = config.videos_per_core_s
-    cores = costs.decode_cores(plan.clips_per_s, repeats=work.repeats, videos_per_core_s=rate)
-    read = costs.read_rate(plan.clips_per_s, repeats=work.repeats, video_bytes=config.video_kb * 1e3)
+    cores = costs.decode_cores(plan.clips_per_s, repeats=work.repeats, videos_per_core_s=files.per_core_s)
+    read = costs.read_rate(plan.clips_per_s, repeats=work.repeats, video_bytes=files.kb * 1e3)
     return [
         ("steps", f"{plan.steps:,}", f"{work.epochs:g} epochs of {work.videos:,} {words.item}s"),
         ("whole run", f"{_hours(plan.rank_hours)} {unit}-hours", f"{_hours(plan.rank_hours / ranks)} hours"),
@@ -315,12 +355,12 @@ def _run_rows(config: Plan, work: Workload, plan: Forecast, words: Words) -> lis
         (
             "decoding",
             f"{cores:.1f} cores per {unit}, {cores * ranks:,.0f} in all",
-            f"{rate:g} {words.item}s per s and core: an assumption",
+            f"{files.per_core_s:g} {words.item}s per s and core: {files.per_core_from}",
         ),
         (
             "storage",
             f"{read / 1e6:.1f} MB/s per {unit}, {ranks * read / GB:.2f} GB/s in all",
-            f"{words.item}s of {config.video_kb:g} kB, read whole",
+            f"{words.item}s of {files.kb:.4g} kB ({files.kb_from}), read whole",
         ),
         ("checkpoint", f"{plan.checkpoint_bytes / GB:.2f} GB", f"{1e3 * plan.stall_s:.0f} ms stall"),
         ("writing it", f"{plan.write_s:.1f} s", "beside the training"),

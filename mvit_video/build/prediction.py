@@ -1,21 +1,21 @@
-"""A prediction, from its options to the model that makes it and to the files of its results."""
+"""A prediction, from its options to the model that makes it and to what it says of files."""
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import numpy.typing as npt
 from torch import nn
 
 import mvit_video
 from mvit_video.build.clips import build_window_dataset
-from mvit_video.build.common import build_model, build_task_builder, load_weights, process_group_of
-from mvit_video.build.evaluation import free_folder, training_state_of
+from mvit_video.build.common import build_task_builder, load_model
+from mvit_video.build.evaluation import training_state_of
+from mvit_video.build.explanation import check_explainable, explained_clips, explained_names
 from mvit_video.build.image_classification import ImageClassification
 from mvit_video.build.samples import ManifestSplits, build_loading
 from mvit_video.build.task_builder import TaskBuilder
@@ -26,19 +26,18 @@ from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.published_names import published_class_names
 from mvit_video.data.datasets.sources import Split
-from mvit_video.distributed.process_group import World, barrier, from_main
+from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Task
 from mvit_video.models.weights.zoo import zoo
-from mvit_video.prediction.drawings import Drawings
-from mvit_video.prediction.files import find_files
-from mvit_video.prediction.folder import LINES, ResultsFolder
-from mvit_video.prediction.results import FilePrediction, best_classes, table_text
+from mvit_video.prediction.begun import BegunVideos
+from mvit_video.prediction.explanation import ExplainedClip
+from mvit_video.prediction.lines import writing
+from mvit_video.prediction.results import FilePrediction, Window, best_classes
 from mvit_video.prediction.scoring import NamesClasses, ScoredViews, scored_views
-from mvit_video.prediction.timeline import timeline_names
 from mvit_video.prediction.windows import WindowPlan, window_predictions
-from mvit_video.runtime.output import write_out
+from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.tasks.image_classification import ImageEvaluation
 
 logger = logging.getLogger(__name__)
@@ -88,19 +87,23 @@ class FilePredictor:
     world: World
     about: dict[str, Any]
 
-    def predict(self, files: Sequence[str]) -> Iterator[FilePrediction]:
+    def predict(self, files: Sequence[str], *, begun: BegunVideos | None = None) -> Iterator[FilePrediction]:
         """What the model says of this rank's share of the files, every world.size-th, as they are done.
 
         A file that cannot be read gives a result with its error.
+
+        Args:
+            files: paths and URLs.
+            begun: has the windows of long videos that are done already, and takes those that are done now.
 
         Raises:
             ValueError: windows of something that has no time.
         """
         if not files:
             return
-        manifest, task = self._split(files)
+        manifest, task = self.split(files)
         said: set[str] = set()
-        for one, note in self._windows(manifest, task) if self.config.windows else self._whole(manifest, task):
+        for one, note in self._windows(manifest, task, begun) if self.config.windows else self._whole(manifest, task):
             if note and one.path not in said:
                 said.add(one.path)
                 logger.warning("%s %s", one.path, note)
@@ -110,7 +113,7 @@ class FilePredictor:
         """Each file as an evaluation looks at it."""
         evaluation = self.builder.evaluation(self._for(manifest), manifest, self.world, frame_order="forward")
         allowed = evaluation.allowed if isinstance(evaluation, ImageEvaluation) else None
-        for found in self._scored(evaluation.batches(self.world), task):
+        for found in self.scored(evaluation.batches(self.world), task):
             path = manifest.paths[found.video]
             if found.probabilities is None:
                 yield FilePrediction(path, error=found.error), ""
@@ -120,16 +123,30 @@ class FilePredictor:
                 mean = np.where(allowed, mean, 0) / mean[allowed].sum()
             yield FilePrediction(path, best_classes(mean, self.class_names, top_k=self.config.top_k)), found.note
 
-    def _windows(self, manifest: Manifest, task: Task) -> Iterator[tuple[FilePrediction, str]]:
+    def _windows(
+        self, manifest: Manifest, task: Task, begun: BegunVideos | None
+    ) -> Iterator[tuple[FilePrediction, str]]:
         """Each video window by window."""
         dataset = build_window_dataset(self.config, manifest)
         share = range(self.world.rank, len(manifest), self.world.size)
-        plan = WindowPlan(dataset, share, clips_per_batch=self.config.trainer.eval_batch_size)
+        plan = WindowPlan(
+            dataset,
+            share,
+            clips_per_batch=self.config.trainer.eval_batch_size,
+            begun={} if begun is None else begun.of([manifest.paths[video] for video in share]),
+        )
         loading = build_loading(self.config, self.world)
-        views = self._scored(loading.batches(dataset, plan.batches()), task)
-        return window_predictions(plan, views, class_names=self.class_names, top_k=self.config.top_k)
+        views = self.scored(loading.batches(dataset, plan.batches()), task)
+        return window_predictions(
+            plan,
+            views,
+            class_names=self.class_names,
+            top_k=self.config.top_k,
+            keep=None if begun is None else partial(_keep, begun),
+        )
 
-    def _scored(self, batches: Iterator[Any], task: Task) -> Iterator[ScoredViews]:
+    def scored(self, batches: Iterator[Any], task: Task) -> Iterator[ScoredViews]:
+        """What the model makes of batches of this task."""
         return scored_views(
             self.model,
             batches,
@@ -137,6 +154,37 @@ class FilePredictor:
             device=self.world.device,
             bf16=uses_bf16(self.config.trainer.precision, self.world.device),  # type: ignore[arg-type]
         )
+
+    def explain(self, found: FilePrediction, *, name: str | None = None) -> tuple[int, Iterator[ExplainedClip]]:
+        """How many clips a file that was predicted has, and each of them with its map.
+
+        Args:
+            found: with classes.
+            name: of the class to explain; None: the best one of the file, or of each window.
+
+        Raises:
+            ValueError: the model is no MViT, there is no such class, or the file could not be read.
+        """
+        check_explainable(self.model)
+        names = explained_names(found, name, self.class_names)
+        manifest, task = self.split([found.path])
+        if found.windows is not None:
+            dataset: Any = build_window_dataset(self.config, manifest)
+            count = len(names)
+        else:
+            evaluation: Any = self.builder.evaluation(self.config, manifest, self.world, frame_order="forward")
+            dataset = evaluation.dataset
+            count = getattr(dataset, "temporal_views", 1)
+        clips = explained_clips(
+            self.config,
+            self.model,
+            self.class_names,
+            dataset=dataset,
+            task=_names_classes(task),
+            device=self.world.device,
+            names=names,
+        )
+        return count, clips
 
     @property
     def several(self) -> bool:
@@ -146,7 +194,7 @@ class FilePredictor:
     def protocol(self, files: Sequence[str]) -> dict[str, Any]:
         """How results come about: results of one folder have all of it in common."""
         config = self.config
-        manifest, _ = self._split(files[:1])
+        manifest, _ = self.split(files[:1])
         evaluation = self.builder.evaluation(config, manifest, self.world, frame_order="forward")
         windows = None
         if config.windows:
@@ -157,12 +205,14 @@ class FilePredictor:
             **evaluation.about(),
             "windows": windows,
             "annotate": config.annotate,
+            "explain": config.explain,
             "top_k": config.top_k,
             "class_names": list(self.class_names),
             "mvit_video": mvit_video.__version__,
         }
 
-    def _split(self, files: Sequence[str]) -> tuple[Manifest, Task]:
+    def split(self, files: Sequence[str]) -> tuple[Manifest, Task]:
+        """Files as a split without labels, and the task for them."""
         source = _Files(files, self.class_names, self.kind)
         manifest = self.builder.read_split(self.config, source, "test", class_names=self.class_names)
         return manifest, self.builder.task(self.config, manifest)
@@ -182,18 +232,14 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     """
     assert config.checkpoint is not None  # taken from the run or given
     builder = build_task_builder(config)
-    if not isinstance(builder, ManifestSplits):
-        raise ValueError(
-            f"predict names classes of videos and images, and the task {type(builder).__name__} of these weights does "
-            "something else: give weights of a classification"
-        )
+    kind = predicted_kind(builder)
     checkpoint = Path(config.checkpoint)
     if isinstance(builder, ImageClassification) and builder.classes == "present":
         raise ValueError(
             "task.classes=present: images without labels have no classes; give task.classes=all, or a file"
         )
-    if (config.annotate or config.windows) and not isinstance(config.data, VideoData):
-        raise ValueError("windows=true and annotate=true are for videos, and the model looks at images: leave them out")
+    if config.windows and not isinstance(config.data, VideoData):
+        raise ValueError("windows=true is for videos, and the model looks at images: leave it out")
     names = _class_names(config, checkpoint)
     config.data.num_classes = len(names)
     model_options = config.model
@@ -202,18 +248,33 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
             model_options["num_classes"] = len(names)
     elif hasattr(model_options, "num_classes"):
         model_options.num_classes = len(names)
-    model = build_model(config).to(world.device).eval()
-    load_weights(model, config.checkpoint, new_head=False, use_ema=config.use_ema)
+    model = load_model(config, world)
+    if config.explain:
+        check_explainable(model)
     about = {"weights": config.checkpoint, "weights_sha256": sha256_of(checkpoint) if checkpoint.is_file() else None}
     return FilePredictor(
         config=config,
         builder=builder,
-        kind=builder.kind,
+        kind=kind,
         class_names=names,
         model=model,
         world=world,
         about={**about, "use_ema": config.use_ema},
     )
+
+
+def predicted_kind(builder: TaskBuilder) -> FileKind:
+    """What a task names the classes of.
+
+    Raises:
+        ValueError: the task is another one.
+    """
+    if not isinstance(builder, ManifestSplits):
+        raise ValueError(
+            f"predict names classes of videos and images, and the task {type(builder).__name__} of these weights does "
+            "something else: give weights of a classification"
+        )
+    return builder.kind
 
 
 def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
@@ -252,6 +313,13 @@ def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
     return given
 
 
+def _keep(begun: BegunVideos, path: str, first: int, windows: Sequence[Window], total: npt.NDArray[np.float64]) -> None:
+    """Note windows of a long video, after which the process may be asked to stop."""
+    with writing(begun.path.parent):
+        begun.add(path, first, windows, total)
+    stop_if_asked()
+
+
 def _names_classes(task: Task) -> NamesClasses:
     if not isinstance(task, NamesClasses):
         raise ValueError(
@@ -259,82 +327,3 @@ def _names_classes(task: Task) -> NamesClasses:
             "`probabilities`, as tasks.classification.Classification has"
         )
     return task
-
-
-def predict(config: Predict) -> list[FilePrediction]:
-    """Predict as configured, print a table and write the results; those of the given files (on rank 0, else none).
-
-    Raises:
-        ValueError: there is nothing to predict, or with; or none of the files could be read.
-    """
-    with process_group_of(config) as world:
-        predictor = build_predictor(config, world)
-        files = find_files(config.sources, predictor.kind)
-        folder = _folder(config, predictor, files)
-        found = _predict_rest(predictor, folder, files)
-        if not world.is_main:
-            return []
-    _say(found, folder.folder, predictor.kind)
-    return found
-
-
-def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str]) -> ResultsFolder:
-    world = predictor.world
-    about = predictor.protocol(files)
-    place = None
-    if world.is_main:
-        place = Path(config.output) if config.output else free_folder(Path("predictions"), about)
-        if config.output and free_folder(place, about) != place:
-            raise ValueError(
-                f"output={config.output}: holds results of other weights or options (see results.json there); give "
-                "another folder, or remove that one"
-            )
-    folder = ResultsFolder(from_main(place, world), rank=world.rank, about=about)
-    if world.is_main:
-        folder.begin()
-    return folder
-
-
-def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequence[str]) -> list[FilePrediction]:
-    """Predict the files that have no result yet; on rank 0 the results of all of them, else none."""
-    world, kind = predictor.world, predictor.kind
-    done = from_main(folder.done(files) if world.is_main else None, world)
-    rest = [path for path in files if path not in done]
-    if done and world.is_main:
-        logger.info("%d of %d %s have their results already, in %s", len(done), len(files), kind.plural, folder.folder)
-    drawings = Drawings(
-        folder=folder.folder,
-        names=timeline_names(files),
-        threshold=predictor.config.threshold,
-        several=predictor.several,
-        annotate=predictor.config.annotate,
-    )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
-        bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
-        for one in predictor.predict(rest):
-            drawings.draw(one)
-            folder.add(one)
-            if one.error is not None:
-                logger.warning("%s could not be read: %s", one.path, one.error)
-            progress.advance(bar)
-    barrier(world)
-    if not world.is_main:
-        return []
-    by_path = {one.path: one for one in folder.finish(files)}
-    return [by_path[path] for path in files]
-
-
-def _say(found: Sequence[FilePrediction], folder: Path, kind: FileKind) -> None:
-    """Print the classes of the first files and say where the rest is."""
-    code = write_out(table_text(found[:_SHOWN], noun=kind.noun), sys.stdout)
-    if code:
-        sys.exit(code)
-    more = f" ({len(found) - _SHOWN} more of them)" if len(found) > _SHOWN else ""
-    failed = [one for one in found if one.error is not None]
-    unread = f"; {len(failed)} of {len(found)} could not be read" if failed else ""
-    logger.info("written to %s%s%s", folder / LINES, more, unread)
-    if len(failed) == len(found):
-        raise ValueError(
-            f"none of the {len(found)} {kind.plural} could be read, the first {failed[0].path}: {failed[0].error}"
-        )

@@ -172,10 +172,10 @@ def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[t
     for split, record in before["data"].items():
         mine = now.data.get(split)
         if mine is None:
-            found.append((f"{split} split", f"{record['items']} videos", "none"))
+            found.append((f"{split} split", f"{record['items']} samples", "none"))
         elif mine.fingerprint != record["fingerprint"]:
-            was = f"{record['items']} videos of {record['source']} ({record['fingerprint']})"
-            found.append((f"{split} split", was, f"{mine.items} videos of {mine.source} ({mine.fingerprint})"))
+            was = f"{record['items']} samples of {record['source']} ({record['fingerprint']})"
+            found.append((f"{split} split", was, f"{mine.items} samples of {mine.source} ({mine.fingerprint})"))
     commits = before["git_commit"], now.git_commit
     if None not in commits and commits[0] != commits[1]:
         logger.warning("the run began with commit %s of mvit_video and goes on with %s", *commits)

@@ -20,6 +20,8 @@ from mvit_video.data.loading.draws import draw_weights, expected_draws
 from mvit_video.data.loading.loader import LoaderOptions, TrainLoader
 from mvit_video.data.loading.samples import TrainItems
 from mvit_video.distributed.process_group import World
+from mvit_video.planning.costs import VIDEO_FILES, FileCosts
+from mvit_video.runtime.formatting import count_text
 from mvit_video.tasks.classification import Normalization
 
 logger = logging.getLogger(__name__)
@@ -31,10 +33,12 @@ class ManifestSplits:
     Attributes:
         kind: of the files that the task is for.
         sample: what the model sees of one, in the singular.
+        file_costs: what a plan assumes of one.
     """
 
     kind: FileKind = VIDEOS
     sample: str = "clip"
+    file_costs: FileCosts = VIDEO_FILES
 
     @property
     def item(self) -> str:
@@ -59,6 +63,10 @@ class ManifestSplits:
         """The files, or segments of files, that both splits list."""
         trained = {(path, train.segment(index)) for index, path in enumerate(train.paths)}
         return [path for index, path in enumerate(other.paths) if (path, other.segment(index)) in trained]
+
+    def file_bytes(self, split: Manifest) -> float | None:
+        """Mean size of the files, of some of them; None where it is not at hand."""
+        return split.mean_size()
 
     def repeats(self, config: Train) -> int:
         """Samples that a training step takes of each file."""
@@ -126,9 +134,10 @@ def set_open_classes(config: Train, manifest: Manifest) -> None:
     elif getattr(model, "num_classes", classes) is None:
         model.num_classes = classes
     if classes != config.data.num_classes:
+        whole = "complete it" if classes < config.data.num_classes else "take out what does not belong to them"
         raise ValueError(
-            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {classes} classes: "
-            f"set data.num_classes={classes}"
+            f"data.num_classes={config.data.num_classes}, but {manifest.source} has {count_text(classes, 'class')}: "
+            f"{whole}, or set data.num_classes={classes}"
         )
 
 

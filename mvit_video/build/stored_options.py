@@ -4,6 +4,7 @@ An evaluation that took its options from the command line alone would measure an
 frames, another size, another order of classes. So it takes them from the run, and the command line changes single ones.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +21,10 @@ from mvit_video.config.nearest import did_you_mean
 from mvit_video.config.registry import choices_over, schema_of, source_of, task_of
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
+from mvit_video.exporting.about import is_program, read_about
 from mvit_video.models.weights.files import read_weights_file
-from mvit_video.models.weights.zoo import is_published, resolve, unknown_name
+from mvit_video.models.weights.zoo import is_published, looks_like_a_path, resolve, unknown_name
+from mvit_video.runtime.run_record import folder_of_start
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def take_stored_options(config: DictConfig, given: Iterable[str]) -> None:
             config.checkpoint = str(best_checkpoint(run_dir))
     if config.checkpoint is None:
         return
-    stored = _options_of(Path(config.checkpoint), run_dir)
+    stored = options_of(Path(config.checkpoint), run_dir)
     if stored is not None and OmegaConf.is_missing(config, "name"):
         config.name = stored["name"]
     if stored is None:
@@ -136,6 +139,22 @@ def fetched(place: str) -> str:
     return str(resolve(place).path) if is_published(place) else place
 
 
+def fetch_weights(place: str) -> None:
+    """Fetch weights to start from here, before a run is begun: the nodes of a cluster often have no network.
+
+    Raises:
+        ValueError: it is a name that no published weights have.
+        CheckpointError: they cannot be fetched.
+    """
+    if not is_published(place) and not looks_like_a_path(place):
+        raise ValueError(_no_weights(place))
+    fetched(place)
+
+
+def _no_weights(place: str) -> str:
+    return f"weights={unknown_name(place)}; a run is given by its directory, runs/NAME"
+
+
 def weights_file(place: str) -> str:
     """A file of weights, or, for the directory of a run, its best or newest checkpoint.
 
@@ -149,7 +168,7 @@ def weights_file(place: str) -> str:
     place = fetched(place)
     path = Path(place)
     if not path.exists():
-        raise ValueError(f"weights={unknown_name(place)}; a run is given by its directory, runs/NAME")
+        raise ValueError(_no_weights(place))
     if not _is_folder_of_run(path):
         return place
     run_dir = _run_that_holds(path)
@@ -175,10 +194,10 @@ def find_run(run: str, *, output_dir: str, option: str = "run") -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     known = sorted(path.parent.name for path in Path(output_dir).glob("*/config.yaml"))
-    hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"There are no runs in {output_dir}"
+    hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"there are no runs in {output_dir}"
     raise ValueError(
         f"{option}={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run; relative paths "
-        f"are taken from {Path.cwd()}. {hint}"
+        f"are taken from {Path.cwd()}; {hint}"
     )
 
 
@@ -199,12 +218,14 @@ def best_checkpoint(run_dir: Path) -> Path:
     return newest
 
 
-def _options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
-    """The options a checkpoint was trained with; None for a file of weights that holds none of ours."""
+def options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
+    """The options a checkpoint was trained with, or an exported file holds; None for a file that holds none of ours."""
     if is_folder_of_shards(checkpoint):
         text: str | None = load_checkpoint(checkpoint)["config"]
     elif not checkpoint.is_file():
         raise ValueError(f"checkpoint={unknown_name(str(checkpoint))}; a run is given by run=NAME")
+    elif is_program(checkpoint):
+        text = json.dumps(read_about(checkpoint)["config"])
     else:
         held = read_weights_file(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
@@ -280,7 +301,7 @@ def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
             return options if isinstance(options, dict) else None
     try:
         checkpoint = Path(fetched(given.get("checkpoint", "")))
-        return _options_of(checkpoint, None) if checkpoint.is_file() else None
+        return options_of(checkpoint, None) if checkpoint.is_file() else None
     except (ValueError, RuntimeError, OSError):
         return None
 
@@ -315,7 +336,7 @@ def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, g
 
     What the command line gives, a path or a whole source, is its own.
     """
-    started, source = _folder_of_start(stored, run_dir), config.data.source
+    started, source = folder_of_start(str(stored.get("output_dir", "runs")), run_dir), config.data.source
     if started is None or not isinstance(source, DictConfig) or {"data", "data.source"} & set(given):
         return
     moved = []
@@ -327,15 +348,6 @@ def _find_places(config: DictConfig, stored: Mapping[str, Any], run_dir: Path, g
             moved.append(f"data.source.{name}")
     if moved:
         logger.info("%s: relative, and taken from %s, where the run was started", ", ".join(moved), started)
-
-
-def _folder_of_start(stored: Mapping[str, Any], run_dir: Path) -> Path | None:
-    """The folder that a run was started in: it lies in <folder>/<output_dir>/<name>. None if that cannot be told."""
-    output, place = Path(str(stored.get("output_dir", "runs"))), run_dir.resolve()
-    parts = output.parts
-    if output.is_absolute() or place.parts[-1 - len(parts) : -1] != parts:
-        return None
-    return place.parents[len(parts)]
 
 
 def _value(config: DictConfig, key: str) -> Any:

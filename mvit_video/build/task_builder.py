@@ -11,6 +11,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.models import MViTConfig
+from mvit_video.planning.costs import FileCosts
 from mvit_video.preparation.content import Content
 
 
@@ -21,9 +22,11 @@ class TaskBuilder(Protocol):
 
     Attributes:
         sample: what the model sees of an item, in the singular: "clip".
+        file_costs: what a plan assumes of an item's file.
     """
 
     sample: str
+    file_costs: FileCosts
 
     @property
     def item(self) -> str:
@@ -76,6 +79,10 @@ class TaskBuilder(Protocol):
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the model's input in one forward pass of one process."""
+        ...
+
+    def file_bytes(self, split: Any) -> float | None:
+        """Mean size of the files of a split, or of some of them; None where it is not at hand."""
         ...
 
     def repeats(self, config: Train) -> int:

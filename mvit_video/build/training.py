@@ -25,6 +25,7 @@ from mvit_video.build.common import (
     start_from_weights,
     trainer_options,
 )
+from mvit_video.build.compilation import resolve_compile
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.build.stored_options import weights_file
@@ -40,6 +41,7 @@ from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker, TrackerOptions, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import determinism, interruption
+from mvit_video.runtime.formatting import are
 from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
@@ -94,8 +96,9 @@ def _train(config: Train, world: World) -> Outcome:
     loader = builder.train_loader(config, train_split, world)
     task = builder.task(config, train_split)
     _say_batch(config, loader, world, item=task.item)
-    options = trainer_options(config, loader, world)
     plan_activations(config, builder, model, world)
+    resolve_compile(config, builder, model, world)
+    options = trainer_options(config, loader, world)
     average = build_average(config, model)
     sharding = build_sharding(config, model, average, world)
     data = {"train": builder.record(train_split)}
@@ -147,9 +150,9 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
         shared = builder.shared(train_split, val_split)
         if shared:
             logger.warning(
-                "%d of the validation's files are trained on, too, so that its accuracy says nothing about new ones: "
-                "%s",
+                "%d of the validation's files %s trained on, too, so that its accuracy says nothing about new ones: %s",
                 len(shared),
+                are(len(shared)),
                 ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else ""),
             )
         return train_split, val_split

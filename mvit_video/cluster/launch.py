@@ -22,7 +22,7 @@ from mvit_video.config import (
     Train,
 )
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, EXIT_REFUSED, Interrupted
-from mvit_video.runtime.journal import Ending, append_event
+from mvit_video.runtime.journal import JOURNAL, Ending, append_event
 from mvit_video.runtime.run_lock import RunLockedError
 
 logger = logging.getLogger(__name__)
@@ -57,20 +57,29 @@ def launch(job: Job, config: Train) -> Any:
 
 @contextmanager
 def _recorded_attempt(config: Train) -> Iterator[None]:
-    """Record in the run's journal that this process attempts the run, and how that ended."""
+    """Record in the run's journal that this process attempts the run, and how that ended.
+
+    Options that are refused before anything was written leave no folder of a run behind.
+    """
+    is_new = not config.run_dir.exists()
     attempt: dict[str, str | int] = {"job": "local", "pid": os.getpid(), "nodes": os.uname().nodename, "restart": 0}
     append_event(config.run_dir, "start", **attempt)
     status: Ending = "done"
     cause = "finished"
+    mistaken = False
     try:
         yield
     except BaseException as error:
         refused, saved = isinstance(error, RunLockedError), isinstance(error, Interrupted)
         status = "refused" if refused else "saved" if saved else "failed"
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        mistaken = isinstance(error, ValueError)
         raise
     finally:
         append_event(config.run_dir, "end", **attempt, status=status, cause=cause)
+        if is_new and mistaken and {path.name for path in config.run_dir.iterdir()} == {JOURNAL}:
+            (config.run_dir / JOURNAL).unlink()
+            config.run_dir.rmdir()
 
 
 def _gpus(config: Train) -> int:

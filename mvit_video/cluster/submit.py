@@ -103,19 +103,35 @@ def end_sweep() -> list[str]:
     jobs, _sweep = _sweep or [], None
     if not jobs:
         return []
-    launcher, first = jobs[0][1].launcher, jobs[0][1]
-    if any(config.launcher != launcher for _, config in jobs):
-        raise ValueError("the jobs of a sweep form one job array and share its launcher options: sweep over others")
-    if launcher.chain > 1:
-        raise ValueError(f"launcher.chain={launcher.chain}: a sweep has no chain; give launcher.time_min enough time")
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(first.output_dir) / "sweeps" / stamp
+    folder = Path(jobs[0][1].output_dir) / "sweeps" / stamp
+    return submit_array(jobs, folder, name=f"sweep-{stamp}")
+
+
+def submit_array(jobs: Sequence[tuple[Callable[[Any], Any], Train]], folder: Path, *, name: str) -> list[str]:
+    """Submit several jobs as one array; their ids (none for a dry run).
+
+    Args:
+        jobs: each a job and its options.
+        folder: where the ranks' statuses and the logs lie.
+        name: of the array.
+
+    Raises:
+        RuntimeError: as `submit`.
+        ValueError: when the jobs ask for different machines.
+    """
+    launcher = jobs[0][1].launcher
+    assert isinstance(launcher, SlurmLauncher)
+    if any(config.launcher != launcher for _, config in jobs):
+        raise ValueError("the jobs of an array share its launcher options: let them differ in other options")
+    if launcher.chain > 1:
+        raise ValueError(f"launcher.chain={launcher.chain}: an array has no chain; give launcher.time_min enough time")
     if launcher.dry_run:
-        print(sbatch_text(folder, f"sweep-{stamp}", launcher, count=len(jobs)))
+        print(sbatch_text(folder, name, launcher, count=len(jobs)))
         return []
     _require_slurm()
     tasks = [_task(job, config, folder) for job, config in jobs]
-    submitted = _submit_tasks(tasks, folder, f"sweep-{stamp}", launcher)
+    submitted = _submit_tasks(tasks, folder, name, launcher)
     for item, (_, config) in zip(submitted, jobs):
         _say(item, config)
     return [str(item.job_id) for item in submitted]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from omegaconf import SI
 
 from mvit_video.config.rules import option
+from mvit_video.config.sources import ListOptions
 from mvit_video.config.table_sources import TableOptions
 
 _CLASS_NAMES = "file with one class name a line, in the order of the labels; imagenet_1k: those of ImageNet-1k"
-_MISSING_FILES = "what to do about listed images that do not exist: stop, or train without them and say how many"
-_NONE = "null: one of the usual names; none: read none"
 
 
 @dataclass
@@ -54,18 +53,12 @@ class ImageNetSource:
 
 
 @dataclass
-class ImageListSource:
+class ImageListSource(ListOptions):
     """Lists of images: one `path label` a line."""
 
     _target_: str = "mvit_video.data.datasets.image_sources.ImageListSource"
-    train: str | None = option(None, help="the training list")
-    val: str | None = option(None, help="the validation list")
-    test: str | None = option(None, help="the test list; null: the validation list")
-    root: str | None = option(None, help="folder or URL that relative paths start from; null: the current folder")
     separator: str = option(" ", help="what stands between path and label")
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
-    num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
-    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
 
 
 @dataclass

@@ -101,15 +101,32 @@ def _unknown_option(error: ConfigKeyError | ConfigAttributeError) -> str:
     schema: Any = error.object_type
     if "/" in str(error.key):
         return f"{error.key}: unknown; {did_you_mean(str(error.key), group_names(), kind='groups')}"
-    elsewhere = _elsewhere(str(error.key)) if "." in str(error.full_key) else []
-    hint = f"there is {' and '.join(elsewhere)}. " if elsewhere else ""
-    return f"{error.full_key}: unknown option; {hint}{did_you_mean(str(error.key), option_names(schema))}"
+    group, _, name = str(error.full_key).rpartition(".")
+    known = did_you_mean(name, option_names(schema))
+    content = _other_content(group, name, schema)
+    if content is not None:
+        other, own = content
+        return (
+            f"{error.full_key}: is an option for {other}, and the chosen {group} is for {own}: leave it out, or choose "
+            f"a task=... and a {group}=... for {other}; {known}"
+        )
+    elsewhere = _elsewhere(name) if group else []
+    hint = f"there is {' and '.join(elsewhere)}; " if elsewhere else ""
+    return f"{error.full_key}: unknown option; {hint}{known}"
+
+
+def _other_content(group: str, name: str, schema: type) -> tuple[str, str] | None:
+    """What a group that has the option is for, and the chosen one: ("videos", "images"); None where there is none."""
+    of = {entry.schema: entry.content for entry in SCHEMAS if entry.group == group and entry.content}
+    own = of.get(schema)
+    found = next((content for other, content in of.items() if content != own and name in option_names(other)), None)
+    return None if own is None or found is None else (found, own)
 
 
 def _elsewhere(name: str) -> list[str]:
     """Options of that name in other groups."""
-    groups = {e.group: e.schema for e in SCHEMAS if e.group and "/" not in e.group and e.name.endswith(SCHEMA_SUFFIX)}
-    return [f"{group}.{name}" for group, schema in groups.items() if name in option_names(schema)]
+    schemas = [e for e in SCHEMAS if e.group and "/" not in e.group and e.name.endswith(SCHEMA_SUFFIX)]
+    return list(dict.fromkeys(f"{e.group}.{name}" for e in schemas if name in option_names(e.schema)))
 
 
 def _wrong_type(error: ValidationError, said: str) -> str:

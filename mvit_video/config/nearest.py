@@ -17,7 +17,7 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Sequence[str], *, kind: str = "options") -> str:
-    """The hint at the end of a message: "did you mean 'x'? The options are: x, y"."""
+    """The hint behind a semicolon: "did you mean 'x'? The options are: x, y", or "the options are: x, y"."""
     near = nearest(name, known)
-    hint = f"did you mean {near!r}? " if near else ""
-    return f"{hint}The {kind} are: {', '.join(known)}"
+    begin = f"did you mean {near!r}? The" if near else "the"
+    return f"{begin} {kind} are: {', '.join(known)}"

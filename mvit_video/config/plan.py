@@ -25,12 +25,19 @@ class Plan(Train):
         help="training videos or images; null: those of data.source.train if it is given, or as many as were published",
     )
     published_videos: int | None = option(None, at_least=1, help="set by conf/data_statistics")
-    videos_per_core_s: float = option(
-        20.0,
+    published_kb: float | None = option(None, above=0, help="likewise: average size of a file")
+    videos_per_core_s: float | None = option(
+        None,
         above=0,
-        help="videos or images decoded and augmented per core and second; scripts/bench_data.py measures it",
+        help="videos or images decoded and augmented per core and second, as scripts/bench_data.py and bench_images.py "
+        "measure it; null: 20 videos or 200 images",
     )
-    video_kb: float = option(500.0, above=0, help="average size of a file, in 1000 bytes")
+    video_kb: float | None = option(
+        None,
+        above=0,
+        help="average size of a file, in 1000 bytes; null: that of the training files if they are given, else as "
+        "published, else 500 (videos) or 110 (images)",
+    )
 
     @classmethod
     def splits_read(cls, options: Any) -> list[str]:

@@ -36,7 +36,24 @@ class Predict(Train):
     threshold: float = option(
         0.5, at_least=0, at_most=1, help="score from which a class counts in a timeline; below it stands `other`"
     )
-    annotate: bool = option(False, help="write each video again as MP4 with the words drawn on it and its sound")
+    annotate: bool = option(
+        False, help="write each video again as MP4 with the words drawn on it and its sound, each image as PNG"
+    )
+    explain: bool = option(
+        False, help="draw where and when the model looks, as a sheet and for videos as an overlay video"
+    )
+    parts: int | None = option(
+        None,
+        at_least=1,
+        help="jobs that share the files out, each resumable: an array of SLURM (launcher=slurm), or started by hand "
+        "with part=N; null: one job",
+    )
+    part: int | None = option(None, at_least=0, help="which of the parts this job is, from 0; set by launcher=slurm")
+    live: bool = option(
+        False,
+        help="look at the source as it arrives and never go back, for addresses and files that grow; cameras, pipes "
+        "and streaming protocols (rtsp://, udp://, ...) are always looked at so",
+    )
     output: str | None = option(
         None,
         help="folder of the results; null: ./predictions, with a number behind it where results of other weights or "

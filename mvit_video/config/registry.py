@@ -1,5 +1,6 @@
 """What Hydra is told: the schema of each group and command, and where the YAML files are."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -63,11 +64,13 @@ class Registered:
         group: config group, None for the options of a command.
         name: in the group.
         schema: the dataclass.
+        content: what it is for, where the group has another schema for something else.
     """
 
     group: str | None
     name: str
     schema: type
+    content: str = ""
 
 
 SCHEMAS = (
@@ -85,9 +88,9 @@ SCHEMAS = (
     Registered("model", "mvit_schema", MViT),
     Registered("model", "baseline_schema", Baseline),
     Registered("model", "detector_schema", Detector),
-    Registered("data", "data_schema", VideoData),
-    Registered("data", "image_data_schema", ImageData),
-    Registered("data", "detection_data_schema", DetectionData),
+    Registered("data", "data_schema", VideoData, "videos"),
+    Registered("data", "image_data_schema", ImageData, "images"),
+    Registered("data", "detection_data_schema", DetectionData, "images with boxes"),
     Registered("data/source", "list", ListSource),
     Registered("data/source", "kinetics", KineticsSource),
     Registered("data/source", "ssv2", Ssv2Source),
@@ -112,9 +115,9 @@ SCHEMAS = (
     Registered("data/source", "coco", CocoSource),
     Registered("data/source", "yolo", YoloSource),
     Registered("data/source", "scenes", ScenesSource),
-    Registered("augment", "augment_schema", VideoAugment),
-    Registered("augment", "image_augment_schema", ImageAugment),
-    Registered("augment", "detection_augment_schema", DetectionAugment),
+    Registered("augment", "augment_schema", VideoAugment, "videos"),
+    Registered("augment", "image_augment_schema", ImageAugment, "images"),
+    Registered("augment", "detection_augment_schema", DetectionAugment, "images with boxes"),
     Registered("optim", "optim_schema", Optim),
     Registered("schedule", "schedule_schema", Schedule),
     Registered("trainer", "trainer_schema", Trainer),
@@ -182,8 +185,9 @@ def config_dir() -> str:
     raise FileNotFoundError(f"no configuration folder at {inside} or {beside}: reinstall mvit_video")
 
 
+@functools.cache
 def register() -> None:
-    """Make the schemas known to Hydra under the names that YAML files use."""
+    """Make the schemas known to Hydra under the names that YAML files use; once in a process, for it takes a while."""
     store = ConfigStore.instance()
     for entry in SCHEMAS:
         store.store(group=entry.group, name=entry.name, node=entry.schema)

@@ -69,7 +69,7 @@ class Rule:
             several: the value is a list.
         """
         if self.choices is not None:
-            return f"must be {'some' if several else 'one'} of {', '.join(map(str, self.choices))}"
+            return f"must be {'some' if several else 'one'} of {self._named_choices()}"
         if self.length is not None:
             text = f"needs {_NUMBERS.get(self.length, f'{self.length} values')}"
             text += f", for {self.entries}" if self.entries else ""
@@ -85,11 +85,16 @@ class Rule:
     def brief(self) -> str:
         """The rule in a table's cell; "" where every value of the type will do."""
         if self.choices is not None:
-            return ", ".join(map(str, self.choices))
+            return self._named_choices()
         parts = [_NUMBERS.get(self.length, f"{self.length} values")] if self.length is not None else []
         parts += [self._bounds()] if self._bounds() else []
         parts += [f"or {self.word}"] if self.word is not None else []
         return ", ".join(parts + (["the lesser first"] if self.ascending else []))
+
+    def _named_choices(self) -> str:
+        """As they are written on a command line."""
+        named = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in self.choices or ()]
+        return ", ".join(named)
 
     def _bounds(self) -> str:
         if self.at_least is not None and self.at_most is not None:

@@ -10,25 +10,32 @@ from mvit_video.config.rules import option
 
 SPLITS = ("train", "val", "test")
 _EVERY_SPLIT = ("table", "folder", "data")  # fields that may hold every split at once
-_MISSING_FILES = "what to do about listed videos that do not exist: stop, or train without them and say how many"
+_MISSING_FILES = "what to do about listed files that do not exist: stop, or train without them and say how many"
 _FRAME_RATE = "frames per second of videos that are folders of numbered pictures; null: there are none"
-_ROOT = "folder that relative paths start from; null: the current one, or the list's where none of the files is there"
+_ROOT = "folder or URL that relative paths start from; null: the current one, or the list's if no file is there"
 _CLASS_NAMES = "file with one class name a line, in the order of the labels"
 
 
 @dataclass
-class ListSource:
-    """PySlowFast lists: one `path label` a line."""
+class ListOptions:
+    """What lists of videos and of images have in common."""
 
-    _target_: str = "mvit_video.data.datasets.sources.ListSource"
+    _target_: str = MISSING
     train: str | None = option(None, help="the training list")
     val: str | None = option(None, help="the validation list")
     test: str | None = option(None, help="the test list; null: the validation list")
     root: str | None = option(None, help=_ROOT)
-    separator: str = option(" ", help="what stands between path and label")
     class_names_file: str | None = option(None, help=_CLASS_NAMES)
     num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
     missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
+
+
+@dataclass
+class ListSource(ListOptions):
+    """PySlowFast lists: one `path label` a line."""
+
+    _target_: str = "mvit_video.data.datasets.sources.ListSource"
+    separator: str = option(" ", help="what stands between path and label")
     frame_rate: float | None = option(None, above=0, help=_FRAME_RATE)
 
 
@@ -77,17 +84,10 @@ class FolderSource:
 
 
 @dataclass
-class LabeledVideoPathsSource:
-    """Labelled lists (or folders) as PyTorchVideo reads them."""
+class LabeledVideoPathsSource(ListOptions):
+    """Labelled lists (or folders, in the place of lists) as PyTorchVideo reads them."""
 
     _target_: str = "mvit_video.data.datasets.sources.LabeledVideoPathsSource"
-    train: str | None = option(None, help="the training list or folder")
-    val: str | None = option(None, help="the validation list or folder")
-    test: str | None = option(None, help="the test list or folder; null: that of the validation")
-    root: str | None = option(None, help=_ROOT)
-    class_names_file: str | None = option(None, help=_CLASS_NAMES)
-    num_classes: int | None = option(SI("${data.num_classes}"), at_least=1, help="labels run from 0 to this minus 1")
-    missing: str = option("error", choices=("error", "skip"), help=_MISSING_FILES)
 
 
 @dataclass

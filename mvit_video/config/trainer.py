@@ -18,13 +18,13 @@ class Trainer:
         2,
         at_least=1,
         word="auto",
-        help="videos per process and forward pass; auto: as many as fit into memory, a divisor of global_batch",
+        help="videos or images per process and forward pass; auto: as many as fit into memory, dividing global_batch",
     )
     global_batch: int | None = option(
         None,
         at_least=1,
         neutral=True,
-        help="videos per optimizer step of the recipe, over all processes; null: none is stated",
+        help="videos or images per optimizer step of the recipe, over all processes; null: none is stated",
     )
     accumulate: int | None = option(
         None,
@@ -32,7 +32,9 @@ class Trainer:
         neutral=True,
         help="forward passes per optimizer step; null: as many as make up global_batch, or 1 where none is stated",
     )
-    eval_batch_size: int = option(8, at_least=1, neutral=True, help="clips per process in validation and evaluation")
+    eval_batch_size: int = option(
+        8, at_least=1, neutral=True, help="clips or images per process in validation and evaluation"
+    )
     num_workers: int = option(
         4, at_least=0, neutral=True, help="loader processes per training process; 0: it loads by itself"
     )
@@ -53,7 +55,13 @@ class Trainer:
         False,
         help="on a GPU, take only algorithms that give the same bits on every run; an operation without one is refused",
     )
-    compile: bool = option(False, neutral=True, help="compile the model with torch.compile")
+    compile: Any = option(
+        False,
+        choices=(True, False, "auto"),
+        neutral=True,
+        help="compile the model with torch.compile; auto: if that is faster on the GPU where the run begins, and as it "
+        "began when it goes on",
+    )
     ema_decay: float | None = option(
         None, at_least=0, below=1, help="keep an average of the weights with this decay per step; null: none"
     )
@@ -97,7 +105,7 @@ class Trainer:
     )
     collective_timeout_s: float = option(600.0, at_least=0, neutral=True, help="ranks wait so long for one another")
     max_failed: float = option(
-        0.01, at_least=0, at_most=1, neutral=True, help="share of unreadable training videos above which the run stops"
+        0.01, at_least=0, at_most=1, neutral=True, help="share of unreadable training files above which the run stops"
     )
 
     def problems(self) -> Iterator[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = Mapping[str, float | str | None]
+_WIDTH, _HEIGHT = 12.0, 3.75  # of the picture, and of a row of two panels, in inches
 _COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too
 
 
@@ -81,11 +82,13 @@ def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, 
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(panels) / 2)
-    figure = Figure(figsize=(12, 3.75 * rows), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=14, fontweight="bold")
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * rows), dpi=110)
+    # Fixed margins: a layout made to measure takes longer than the drawing, after every validation.
+    figure.subplots_adjust(**_margins(rows))
+    figure.suptitle(title, fontsize=14, fontweight="bold", y=1 - 0.1 / (_HEIGHT * rows), va="top")
     for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, panels):
         for colour, curve in zip(_COLOURS, panel.curves):
-            steps, values = _series(records, kind=curve.kind, key=curve.key)
+            steps, values = series_of(records, kind=curve.kind, key=curve.key)
             if len(steps):
                 marked = curve.kind == "eval"
                 _plot_series(axes, steps, values, colour=colour, label=curve.label, marked=marked, exact=panel.exact)
@@ -97,10 +100,17 @@ def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, 
         axes.set_ylim(panel.bottom, panel.top)
         if len(axes.lines) > 0 and len(panel.curves) > 1:
             axes.legend(frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, cut=False)
 
 
-def _series(
+def _margins(rows: int) -> dict[str, float]:
+    """Room for titles and numbers, the same on paper for any number of rows: the arguments of `subplots_adjust`."""
+    width, height = _WIDTH, _HEIGHT * rows
+    gap = {"wspace": 0.85 / ((width - 1.75) / 2), "hspace": 0.9 / ((height - 1.25 - 0.9 * (rows - 1)) / rows)}
+    return {"left": 0.75 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.75 / height} | gap
+
+
+def series_of(
     records: Sequence[Record], *, kind: str, key: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Steps and values of one metric, without the values that are not numbers."""

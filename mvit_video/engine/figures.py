@@ -18,12 +18,18 @@ _MISSING = re.compile(r"Glyph (\d+) .*missing from")
 _named: set[str] = set()  # letters that this process has said to be missing
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as a .png beside its place and rename it there."""
+def save_figure(figure: "Figure", path: Path, *, cut: bool = True) -> None:
+    """Write a figure as a .png beside its place and rename it there.
+
+    Args:
+        figure: of matplotlib.
+        path: of the .png file.
+        cut: cut off empty margins, and make room for what reaches beyond them; the figure is then drawn twice.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(beside, format="png", bbox_inches="tight")
+        figure.savefig(beside, format="png", bbox_inches="tight" if cut else None)
     letters = set()
     for warning in caught:
         found = _MISSING.match(str(warning.message))

@@ -170,7 +170,7 @@ def _write_section(folder: Path, section: Section, look: Look) -> tuple[list[Pat
         notes = failure_notes(section) if page == len(pages) else []
         save_picture(make_sheet(items, heading=heading, about=section.about, notes=notes, look=look).draw(), path)
         written.append(path)
-        lines += [f"![{section.heading}, sheet {page}]({path.name})", "", *_TABLE_HEAD]
+        lines += [f"![{section.heading}, sheet {page}]({path.name})", "", *_table_head(section)]
         for row, item in enumerate(items, start=1):
             number += 1
             animation = None
@@ -178,7 +178,7 @@ def _write_section(folder: Path, section: Section, look: Look) -> tuple[list[Pat
                 animation = folder / f"{section.kind}_clip_{number:02d}.webp"
                 _animate(item, animation, look)
                 written.append(animation)
-            lines.append(_table_row(row, item, animation))
+            lines.append(_table_row(row, item, animation, frames=_has_frames(section)))
         lines.append("")
     if section.failures:
         lines += ["Could not be read:", ""]
@@ -246,20 +246,25 @@ def _animate(item: Item, path: Path, look: Look) -> None:
     save_animation(big, path, milliseconds=pace)
 
 
-_TABLE_HEAD = [
-    "| row | class | target | file | frames | where |",
-    "|---|---|---|---|---|---|",
-]
+def _has_frames(section: Section) -> bool:
+    """Whether numbers of frames are known of anything in it; images have none."""
+    return any(item.frames for item in section.items)
 
 
-def _table_row(row: int, item: Item, animation: Path | None) -> str:
+def _table_head(section: Section) -> list[str]:
+    columns = ["row", "class", "target", "file", *(["frames"] if _has_frames(section) else []), "where"]
+    return [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+
+
+def _table_row(row: int, item: Item, animation: Path | None, *, frames: bool) -> str:
     number = str(row) if animation is None else f"[{row}]({animation.name})"
     file = code(item.path)
     if item.mixed_with:
         file += f", mixed with {code(item.mixed_with)}"
     title = escaped(item.title) if item.pictures is not None else f"{escaped(item.title)}: **could not be read**"
-    frames = f"{item.extent}: {', '.join(map(str, item.frames))}" if item.frames else ""
-    return f"| {number} | {title} | {escaped(item.target)} | {file} | {frames} | {escaped(item.position)} |"
+    shown = f"{item.extent}: {', '.join(map(str, item.frames))}" if item.frames else ""
+    cells = [number, title, escaped(item.target), file, *([shown] if frames else []), escaped(item.position)]
+    return f"| {' | '.join(cells)} |"
 
 
 def escaped(text: str) -> str:

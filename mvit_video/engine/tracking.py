@@ -115,6 +115,7 @@ class Tracker:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._started = 0.0
+        self._drawn = False  # curves.png shows all that has been logged
         self._last: dict[str, int] = {}
 
     def start(self, step: int | None = None) -> None:
@@ -125,6 +126,7 @@ class Tracker:
         if not self.enabled:
             return
         self.close()
+        self._drawn = False
         if step is not None:
             self._first_step = step
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -168,9 +170,10 @@ class Tracker:
     def plot_curves(self) -> Path:
         """Draw what has been logged so far to `curves.png` in the run directory; its path."""
         path = self.run_dir / "curves.png"
-        if self.enabled and self.metrics_path.exists():
+        if self.enabled and not self._drawn and self.metrics_path.exists():
             try:
                 plot_curves(read_metrics(self.metrics_path), self._panels, path, title=self.run_dir.name)
+                self._drawn = True
             except OSError as error:
                 logger.warning("%s could not be drawn (%s); training goes on", path, error)
         return path
@@ -222,7 +225,7 @@ class Tracker:
             self.start()
         if step <= self._last.get(kind, -1):
             return False
-        self._last[kind] = step
+        self._last[kind], self._drawn = step, False
         numbers = {key: float(value) for key, value in values.items()}
         record: Record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}

@@ -13,7 +13,7 @@ AbsolutePositions = Literal["none", "joint", "separable"]
 HeadPooling = Literal["cls", "norm_mean", "mean_norm"]
 Initialisation = Literal["pyslowfast", "zero_bias", "zero_tables", "fan_in"]
 Windows = Literal["none", "hybrid", "all"]
-AttentionForm = Literal["auto", "flash", "explicit"]
+AttentionForm = Literal["auto", "flash", "explicit", "triton"]
 NormForm = Literal["library", "triton"]
 PoolingForm = Literal["auto", "library", "flipped", "triton"]
 

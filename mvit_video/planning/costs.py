@@ -64,6 +64,25 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileCosts:
+    """What files of a kind cost where nothing is known of those of a data set.
+
+    Attributes:
+        per_core_s: files that a core reads, decodes and augments per second.
+        kb: size of one, in 1000 bytes.
+    """
+
+    per_core_s: float
+    kb: float
+
+
+VIDEO_FILES = FileCosts(per_core_s=20, kb=500)
+"""Kinetics in H.264 with a short side of 256."""
+IMAGE_FILES = FileCosts(per_core_s=200, kb=110)
+"""ImageNet: docs/benchmarks.md has 207 images of 500 x 375 pixels a second and core, with its augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """What the memory for weights, gradients and optimizer depends on.
 

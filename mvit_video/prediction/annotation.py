@@ -1,33 +1,33 @@
-"""A video with words drawn on it: the same pictures at the same times, H.264 in MP4, the sound kept.
+"""A video with words drawn on it: the same pictures at the same times, H.264 in MP4, the sound kept; and an image.
 
 The words are drawn on the brightness of the decoded pictures, on a dark plate without colour, so that nothing else of a
-picture passes through another colour space. Sound that MP4 takes is copied packet by packet, other sound becomes AAC.
+picture passes through another colour space.
 """
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-import numpy.typing as npt
+from PIL import Image
 
+from mvit_video.engine.contact_sheet import save_picture
+from mvit_video.images.decoding import ImageDecodeError, read_image
+from mvit_video.prediction.sound import SoundTrack
+from mvit_video.prediction.words import QUALITY, draw_lines, draw_on_pixels, joined, planes_of
 from mvit_video.runtime.files import replacing
 from mvit_video.video.byte_source import locate
 from mvit_video.video.container import orientation_of
-from mvit_video.video.index import Orientation, VideoDecodeError
+from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation
 
 logger = logging.getLogger(__name__)
 
-Captions = Callable[[float], Sequence[str]]
-Plane = npt.NDArray[np.uint8]
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-_COPIED = ("aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac")  # codecs of sound that MP4 takes
-_QUALITY = {"crf": "20", "preset": "veryfast"}
-_GREY, _PLATE, _WHITE = 128, 16, 235  # of YUV with limited range
+Captions = Callable[[float], Sequence[str]]
 
 
 def annotate_video(source: str, target: Path, captions: Captions) -> None:
@@ -53,6 +53,8 @@ def annotate_video(source: str, target: Path, captions: Captions) -> None:
         ):
             _copy(reader, writer, captions, source)
     except av.error.FFmpegError as error:
+        if error.errno in _NOT_WRITTEN:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise VideoDecodeError(source, f"no annotated video can be made of it: {error.strerror}") from error
 
 
@@ -63,7 +65,7 @@ def _copy(reader: Any, writer: Any, captions: Captions, source: str) -> None:
     pictures = reader.streams.video[0]
     pictures.thread_type = "AUTO"
     sound = next((stream for stream in reader.streams.audio), None)
-    tracks = _Tracks(writer, pictures, sound, captions)
+    tracks = _Tracks(writer, pictures, sound, captions, source)
     for packet in reader.demux(*(stream for stream in (pictures, sound) if stream is not None)):
         try:
             tracks.add(packet)
@@ -75,10 +77,10 @@ def _copy(reader: Any, writer: Any, captions: Captions, source: str) -> None:
 class _Tracks:
     """The streams that are written. The picture's begins with its first frame, which tells the true size."""
 
-    def __init__(self, writer: Any, pictures: Any, sound: Any, captions: Captions) -> None:
-        self.writer, self.pictures, self.sound, self.captions = writer, pictures, sound, captions
+    def __init__(self, writer: Any, pictures: Any, sound: Any, captions: Captions, name: str) -> None:
+        self.writer, self.pictures, self.sound, self.captions, self.name = writer, pictures, sound, captions, name
         self.video: Any = None
-        self.audio: Any = None
+        self.audio: SoundTrack | None = None
         self.waiting: list[Any] = []  # packets of sound before the first picture: a header needs all streams
         self.rate = pictures.average_rate or pictures.guessed_rate or 25
         self.first: int | None = None
@@ -92,25 +94,20 @@ class _Tracks:
                 self._add_picture(frame)
         elif self.video is None:
             self.waiting.append(packet)
-        else:
-            self._add_sound(packet)
+        elif self.audio is not None:
+            self.audio.add(packet)
 
     def end(self) -> None:
         """Write what the encoders still hold."""
         if self.video is None:
-            raise VideoDecodeError(str(self.writer.name), "no picture could be decoded")
+            raise VideoDecodeError(self.name, "no picture could be decoded")
         self.writer.mux(self.video.encode(None))
-        if self.audio is not None and not self._copies:
-            self.writer.mux(self.audio.encode(None))
-
-    @property
-    def _copies(self) -> bool:
-        # The decoder of mp3 is called mp3float.
-        return self.sound is not None and self.sound.codec_context.codec.canonical_name in _COPIED
+        if self.audio is not None:
+            self.audio.end()
 
     def _add_picture(self, frame: Any) -> None:
         orientation = orientation_of(frame)
-        planes = _planes(frame, orientation)
+        planes = planes_of(frame, orientation)
         height, width = planes[0].shape
         if self.video is None:
             self._begin(height, width)
@@ -121,7 +118,7 @@ class _Tracks:
         lines = self.captions(float((pts - self.first) * frame.time_base))
         if lines:
             draw_lines(planes, lines)
-        drawn = av.VideoFrame.from_ndarray(_joined(planes), format="yuv420p")
+        drawn = joined(planes)
         drawn.pts, drawn.time_base = pts, frame.time_base
         self.writer.mux(self.video.encode(drawn))
 
@@ -135,78 +132,37 @@ class _Tracks:
 
     def _begin(self, height: int, width: int) -> None:
         context = self.pictures.codec_context
-        self.video = self.writer.add_stream("libx264", rate=self.rate, options=dict(_QUALITY))
+        self.video = self.writer.add_stream("libx264", rate=self.rate, options=dict(QUALITY))
         self.size = (height, width)
         self.video.height, self.video.width, self.video.pix_fmt = height, width, "yuv420p"
         self.video.time_base = self.video.codec_context.time_base = self.pictures.time_base
         for name in ("colorspace", "color_primaries", "color_trc"):
             setattr(self.video.codec_context, name, getattr(context, name))
-        if self._copies:
-            self.audio = self.writer.add_stream_from_template(self.sound)
-        elif self.sound is not None:
-            self.audio = self.writer.add_stream("aac", rate=self.sound.codec_context.sample_rate)
-        for packet in self.waiting:
-            self._add_sound(packet)
+        if self.sound is not None:
+            self.audio = SoundTrack(self.writer, self.sound, self.name)
+            for packet in self.waiting:
+                self.audio.add(packet)
         self.waiting = []
 
-    def _add_sound(self, packet: Any) -> None:
-        if self._copies:
-            if packet.dts is not None:
-                packet.stream = self.audio
-                self.writer.mux(packet)
-            return
-        for frame in packet.decode():
-            self.writer.mux(self.audio.encode(frame))
 
-
-def _planes(frame: Any, orientation: Orientation) -> tuple[Plane, Plane, Plane]:
-    """Brightness (H, W) and colours (H/2, W/2), as the picture is presented; an odd edge becomes even."""
-    height, width = frame.height - frame.height % 2, frame.width - frame.width % 2
-    plain = frame.reformat(width=width, height=height, format="yuv420p", dst_color_range="MPEG").to_ndarray()
-    colour = plain[height:].reshape(2, height // 2, width // 2)
-    turned = [orientation.apply(plane) for plane in (plain[:height], colour[0], colour[1])]
-    y, u, v = (np.ascontiguousarray(plane) for plane in turned)
-    return y, u, v
-
-
-def _joined(planes: tuple[Plane, Plane, Plane]) -> Plane:
-    """The planes below one another, as PyAV takes them."""
-    width = planes[0].shape[1]
-    return np.concatenate([planes[0].reshape(-1), planes[1].reshape(-1), planes[2].reshape(-1)]).reshape(-1, width)
-
-
-def draw_lines(planes: tuple[Plane, Plane, Plane], lines: Sequence[str]) -> None:
-    """Draw lines of text on a plate at the upper left edge, in place.
+def annotate_image(source: str, target: Path, lines: Sequence[str]) -> None:
+    """Write `target`, a PNG file: the image, upright, with words at its upper left edge.
 
     Args:
-        planes: brightness (H, W) and colours (H/2, W/2), limited range.
-        lines: one below the other; what does not fit into the picture is cut off.
+        source: path or URL of the image.
+        target: made whole or not at all.
+        lines: one below the other.
+
+    Raises:
+        ImageDecodeError: the image cannot be read.
     """
-    y, u, v = planes
-    text = _text_mask(tuple(lines), max(10, min(y.shape) // 18))
-    height, width = min(text.shape[0], y.shape[0]) // 2 * 2, min(text.shape[1], y.shape[1]) // 2 * 2
-    share = text[:height, :width].astype(np.float32) / 255
-    plate = 0.35 * y[:height, :width] + 0.65 * _PLATE
-    y[:height, :width] = np.rint(plate * (1 - share) + _WHITE * share).astype(np.uint8)
-    for colour in (u, v):
-        part = colour[: height // 2, : width // 2]
-        part[...] = (part * 0.35 + _GREY * 0.65).astype(np.uint8)
-
-
-@lru_cache(maxsize=256)
-def _text_mask(lines: tuple[str, ...], size: int) -> Plane:
-    """How much of each pixel is covered by letters, uint8 (H, W); H and W are even."""
-    from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
-
-    # Pillow's own font knows Latin letters alone.
-    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-    text, margin = "\n".join(lines), max(2, size // 3)
-    box = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((margin, margin), text, font=font)
-    width, height = (int(-(-length // 2) * 2) for length in (box[2] + margin, box[3] + margin))
-    mask = Image.new("L", (width, height))
-    ImageDraw.Draw(mask).multiline_text((margin, margin), text, fill=255, font=font)
-    return np.asarray(mask)
+    try:
+        content = locate(VideoLocation.of(source)).read()
+    except VideoDecodeError as error:
+        raise ImageDecodeError(source, error.reason) from error
+    pixels = read_image(content, orientation="apply", name=source).numpy()
+    draw_on_pixels(pixels, lines)
+    save_picture(Image.fromarray(pixels), target)
 
 
 def captions_of(segments: Iterable[tuple[float, float, str]]) -> Captions:

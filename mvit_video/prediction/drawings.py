@@ -1,19 +1,23 @@
-"""What is drawn for each file beside its line of results: a timeline, a video with the words on it."""
+"""What is drawn for each file beside its line of results: a timeline, the words on it, where the model looks."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvit_video.prediction.annotation import Captions, annotate_video, captions_of
+from mvit_video.data.datasets.extensions import IMAGES, FileKind
+from mvit_video.prediction.annotation import Captions, annotate_image, annotate_video, captions_of
+from mvit_video.prediction.explanation import ExplainedClip, write_explanation
 from mvit_video.prediction.results import ClassScore, FilePrediction
 from mvit_video.prediction.timeline import TimelineSegment, write_timeline
-from mvit_video.video.index import VideoDecodeError
+from mvit_video.runtime.decode_error import DecodeError
 
 logger = logging.getLogger(__name__)
 
-TIMELINES, ANNOTATED = "timelines", "annotated"  # folders within that of the results
-_LINES = 3  # classes that are drawn on a video that was looked at as a whole
+TIMELINES, ANNOTATED, EXPLAINED = "timelines", "annotated", "explained"  # folders within that of the results
+_LINES = 3  # classes that are drawn on a file that was looked at as a whole
+
+Explain = Callable[[FilePrediction], tuple[int, Iterator[ExplainedClip]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +26,26 @@ class Drawings:
 
     Attributes:
         folder: of the results.
-        names: of the drawings, by the path of the video.
+        kind: of the files.
+        names: of the drawings, by the path of the file.
         threshold, several: see timeline_segments.
-        annotate: write annotated videos, too.
+        annotate: write each file again with the words on it, too.
     """
 
     folder: Path
+    kind: FileKind
     names: Mapping[str, str]
     threshold: float
     several: bool
     annotate: bool
 
-    def draw(self, one: FilePrediction) -> None:
-        """Draw a file's result, unless the file could not be read."""
+    def draw(self, one: FilePrediction, explain: Explain | None) -> None:
+        """Draw a file's result, unless the file could not be read.
+
+        Args:
+            one: the result.
+            explain: how many clips a file has, and the clips with their maps; None: they are not drawn.
+        """
         if one.error is not None:
             return
         name = self.names[one.path]
@@ -42,14 +53,22 @@ class Drawings:
         if one.windows is not None:
             folder = self.folder / TIMELINES
             segments = write_timeline(folder, name, one, threshold=self.threshold, several=self.several)
-        if not self.annotate:
-            return
-        target = self.folder / ANNOTATED / f"{name}.mp4"
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            annotate_video(one.path, target, _captions(one, segments))
-        except VideoDecodeError as error:
+            if self.annotate:
+                self._annotate(one, name, segments)
+            if explain is not None:
+                count, clips = explain(one)
+                write_explanation(self.folder / EXPLAINED, name, clips, path=one.path, count=count)
+        except DecodeError as error:
             logger.warning("%s", error)
+
+    def _annotate(self, one: FilePrediction, name: str, segments: list[TimelineSegment] | None) -> None:
+        target = self.folder / ANNOTATED / (f"{name}.png" if self.kind is IMAGES else f"{name}.mp4")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.kind is IMAGES:
+            annotate_image(one.path, target, [_text(best) for best in one.predictions[:_LINES]])
+        else:
+            annotate_video(one.path, target, _captions(one, segments))
 
 
 def _captions(one: FilePrediction, segments: list[TimelineSegment] | None) -> Captions:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from mvit_video.data.datasets.extensions import IMAGES, VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import HIDDEN, LeftOutFiles, describe_left_out, examples, extension_reason
 from mvit_video.data.datasets.listing import read_text
+from mvit_video.prediction.live_source import is_live, live_source
+from mvit_video.runtime.formatting import are, count_text
 from mvit_video.video.location import is_remote, join_location
 
 logger = logging.getLogger(__name__)
@@ -28,19 +30,34 @@ def find_files(sources: Sequence[str], kind: FileKind) -> list[str]:
     Raises:
         ValueError: no source, one that does not exist, that holds no such file, or that is of another kind.
     """
-    if not sources:
-        raise ValueError(
-            f"no {kind.noun} is given: name files, folders, patterns, lists or URLs, as in "
-            "python -m mvit_video.predict clip.mp4 weights=NAME"
-        )
+    check_sources(sources)
     left_out = LeftOutFiles()
     found = [path for source in sources for path in _of_source(os.fspath(source), kind, left_out)]
     if left_out.frozen():
         logger.info("no %s, and left out: %s", kind.plural, describe_left_out(left_out.frozen()))
     files = list(dict.fromkeys(found))
     if len(files) < len(found):
-        logger.info("%d %s are named more than once and looked at once", len(found) - len(files), kind.plural)
+        again = len(found) - len(files)
+        logger.info("%s %s named more than once and looked at once", count_text(again, kind.noun), are(again))
     return files
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse sources that are not there, before weights are fetched for them.
+
+    Raises:
+        ValueError: there is no source, or one of them does not exist.
+    """
+    if not sources:
+        raise ValueError(
+            "nothing to look at is given: name files, folders, patterns, lists, URLs or a camera, as in "
+            "python -m mvit_video.predict clip.mp4"
+        )
+    for source in sources:
+        if is_live(source):
+            live_source(source)
+        elif not (is_remote(source) or os.path.exists(source) or glob.has_magic(source)):
+            raise ValueError(f"{source}: there is no such file or folder{_nearest_text(source)}")
 
 
 def _of_source(source: str, kind: FileKind, left_out: LeftOutFiles) -> list[str]:
@@ -50,9 +67,7 @@ def _of_source(source: str, kind: FileKind, left_out: LeftOutFiles) -> list[str]
         return _of_folder(source, kind, left_out)
     if os.path.exists(source):
         return [source] if kind.has(source) else _of_other_file(source, kind)
-    if glob.has_magic(source):
-        return _of_pattern(source, kind, left_out)
-    raise ValueError(f"{source}: there is no such file or folder{_nearest_text(source)}")
+    return _of_pattern(source, kind, left_out)
 
 
 def _nearest_text(path: str) -> str:

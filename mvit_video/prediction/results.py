@@ -1,7 +1,5 @@
 """What was predicted for a file, and how it is written down: as a line of JSON, rows of CSV, a table for people."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 _DIGITS = 6  # of scores and seconds in files
+CSV_HEADER = ("path", "start", "end", "rank", "class", "score", "error")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class Window:
         """As it stands in a file of results."""
         classes = [one.to_json() for one in self.predictions]
         return {"start": round(self.start, _DIGITS), "end": round(self.end, _DIGITS), "predictions": classes}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "Window":
+        """What `to_json` made. Raises KeyError or TypeError where it is something else."""
+        return cls(line["start"], line["end"], _classes(line["predictions"]))
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,7 @@ class FilePrediction:
         return cls(
             path=line["path"],
             predictions=_classes(line["predictions"]),
-            windows=None
-            if windows is None
-            else tuple(Window(one["start"], one["end"], _classes(one["predictions"])) for one in windows),
+            windows=None if windows is None else tuple(map(Window.from_json, windows)),
             error=line.get("error"),
         )
 
@@ -109,24 +111,17 @@ def best_classes(
     return tuple(ClassScore(names[place], float(probabilities[place])) for place in best.tolist())
 
 
-def csv_text(predictions: Iterable[FilePrediction]) -> str:
-    """A row for each class of each file or window: path, start, end, rank, class, score, error.
-
-    A file that could not be read has one row, with its error.
-    """
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(("path", "start", "end", "rank", "class", "score", "error"))
-    for one in predictions:
-        if one.error is not None:
-            rows.writerow((one.path, "", "", "", "", "", one.error))
-        elif one.windows is None:
-            rows.writerows((one.path, "", "", *row, "") for row in _ranked(one.predictions))
-        else:
-            for window in one.windows:
-                times = (round(window.start, _DIGITS), round(window.end, _DIGITS))
-                rows.writerows((one.path, *times, *row, "") for row in _ranked(window.predictions))
-    return stream.getvalue()
+def csv_rows(one: FilePrediction) -> list[tuple[Any, ...]]:
+    """A row for each class of a file, or of each of its windows, by CSV_HEADER; one row for a file with an error."""
+    if one.error is not None:
+        return [(one.path, "", "", "", "", "", one.error)]
+    if one.windows is None:
+        return [(one.path, "", "", *row, "") for row in _ranked(one.predictions)]
+    rows = []
+    for window in one.windows:
+        times = (round(window.start, _DIGITS), round(window.end, _DIGITS))
+        rows += [(one.path, *times, *row, "") for row in _ranked(window.predictions)]
+    return rows
 
 
 def _ranked(predictions: Sequence[ClassScore]) -> list[tuple[int, str, float]]:

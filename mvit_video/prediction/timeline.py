@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +35,54 @@ class TimelineSegment:
         return {"start": start, "end": end, "class": self.name, "score": score}
 
 
-def timeline_segments(windows: Sequence[Window], *, threshold: float, several: bool) -> list[TimelineSegment]:
-    """Neighbouring windows of one class as one segment, in the order of their starts.
+class SegmentJoiner:
+    """Joins neighbouring windows of one class, window by window: what is held does not grow with their number.
 
     Where two windows overlap, the first counts up to the middle of what they share, the second from there on.
 
     Args:
-        windows: of one video, in the order of their starts.
         threshold: score from which a class counts.
         several: each class by itself, as many at a time as reach the threshold; without it the best one of a window
             counts, and "other" where that does not reach the threshold.
     """
-    borders = [windows[0].start]
-    borders += [(before.end + after.start) / 2 for before, after in pairwise(windows)]
-    borders.append(windows[-1].end)
-    open_: dict[str, tuple[float, list[float]]] = {}  # classes of the window before: since when, and their scores
-    found: list[TimelineSegment] = []
-    for place, window in enumerate([*windows, None]):
-        classes = {} if window is None else _classes(window, threshold=threshold, several=several)
-        for name in [name for name in open_ if name not in classes]:
-            start, scores = open_.pop(name)
-            found.append(TimelineSegment(start, borders[place], name, sum(scores) / len(scores)))
+
+    def __init__(self, *, threshold: float, several: bool) -> None:
+        self.threshold = threshold
+        self.several = several
+        self._open: dict[str, tuple[float, float, int]] = {}  # since when, sum of the scores, windows
+        self._before: Window | None = None
+
+    def add(self, window: Window) -> list[TimelineSegment]:
+        """The segments that are over with the next window, which starts after the one before."""
+        border = window.start if self._before is None else (self._before.end + window.start) / 2
+        classes = _classes(window, threshold=self.threshold, several=self.several)
+        closed = [self._close(name, border) for name in [name for name in self._open if name not in classes]]
         for name, score in classes.items():
-            open_.setdefault(name, (borders[place], []))[1].append(score)
+            start, total, count = self._open.get(name, (border, 0.0, 0))
+            self._open[name] = start, total + score, count + 1
+        self._before = window
+        return closed
+
+    def finish(self) -> list[TimelineSegment]:
+        """The segments that last to the end of the last window."""
+        if self._before is None:
+            return []
+        return [self._close(name, self._before.end) for name in list(self._open)]
+
+    def _close(self, name: str, end: float) -> TimelineSegment:
+        start, total, count = self._open.pop(name)
+        return TimelineSegment(start, end, name, total / count)
+
+
+def timeline_segments(windows: Sequence[Window], *, threshold: float, several: bool) -> list[TimelineSegment]:
+    """Neighbouring windows of one class as one segment, in the order of their starts.
+
+    Args:
+        windows: of one video, in the order of their starts.
+        threshold, several: see SegmentJoiner.
+    """
+    joiner = SegmentJoiner(threshold=threshold, several=several)
+    found = [segment for window in windows for segment in joiner.add(window)] + joiner.finish()
     return sorted(found, key=lambda segment: (segment.start, segment.end, segment.name))
 
 

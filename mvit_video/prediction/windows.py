@@ -1,15 +1,23 @@
 """Long videos in windows: which of them make up a batch, and the results of a video as they come."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from mvit_video.data.datasets.segments import Segment
 from mvit_video.data.loading.window_dataset import WindowDataset
+from mvit_video.prediction.begun import BegunVideo, same_times
 from mvit_video.prediction.results import FilePrediction, Window, best_classes
 from mvit_video.prediction.scoring import ScoredViews
 from mvit_video.video.index import VideoDecodeError
+
+logger = logging.getLogger(__name__)
+
+KeepWindows = Callable[[str, int, Sequence[Window], npt.NDArray[np.float64]], None]
 
 
 class WindowPlan:
@@ -21,12 +29,22 @@ class WindowPlan:
         dataset: the videos.
         videos: the indices of those to look at.
         clips_per_batch: clips that a batch aims at; at least one group of windows.
+        begun: what is done already, by the paths of the videos.
     """
 
-    def __init__(self, dataset: WindowDataset, videos: Sequence[int], *, clips_per_batch: int) -> None:
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        videos: Sequence[int],
+        *,
+        clips_per_batch: int,
+        begun: Mapping[str, BegunVideo] = MappingProxyType({}),
+    ) -> None:
         self.dataset = dataset
         self.videos = videos
         self.clips_per_batch = clips_per_batch
+        self.begun = begun
+        self.collected: dict[int, CollectedWindows] = {}
         self.windows: dict[int, list[Segment]] = {}  # of the videos that are being looked at
         self.failed: list[tuple[int, str]] = []  # videos that could not be opened, and why
 
@@ -54,21 +72,43 @@ class WindowPlan:
                 self.failed.append((video, error.reason))
                 continue
             count = len(self.windows[video])
-            for number, first in enumerate(range(0, count, group)):
-                yield number * files + video, spatial * min(group, count - first)
+            collected = self.collected[video] = self._go_on(video)
+            for first in range(len(collected.found), count, group):
+                yield first // group * files + video, spatial * min(group, count - first)
+
+    def _go_on(self, video: int) -> "CollectedWindows":
+        """What is known of a video already; its last window is always looked at."""
+        windows, path = self.windows[video], self.dataset.manifest.paths[video]
+        begun = self.begun.get(path)
+        if begun is None or not same_times(begun.windows, windows):
+            return CollectedWindows()
+        held = begun.up_to(len(windows) - 1, group=self.dataset.temporal_views)
+        if held is None:
+            return CollectedWindows()
+        logger.info("%s: %d of %d windows are done already", path, len(held[0]), len(windows))
+        return CollectedWindows(list(held[0]), held[1])
 
 
-class _Collected:
-    """What is known of a video so far."""
+@dataclass
+class CollectedWindows:
+    """What is known of a video so far.
 
-    def __init__(self, windows: Sequence[Segment]) -> None:
-        self.windows = windows
-        self.found: list[Window] = []
-        self.total: npt.NDArray[np.float64] | None = None
+    Attributes:
+        found: its first windows.
+        total: the sum of their probabilities, float64 (classes,).
+    """
+
+    found: list[Window] = field(default_factory=list)
+    total: npt.NDArray[np.float64] | None = None
 
 
 def window_predictions(
-    plan: WindowPlan, views: Iterable[ScoredViews], *, class_names: Sequence[str], top_k: int
+    plan: WindowPlan,
+    views: Iterable[ScoredViews],
+    *,
+    class_names: Sequence[str],
+    top_k: int,
+    keep: KeepWindows | None = None,
 ) -> Iterator[tuple[FilePrediction, str]]:
     """A result for each video when its last window is scored, and what is worth knowing of it.
 
@@ -77,9 +117,9 @@ def window_predictions(
         views: the scores, in the order of the batches.
         class_names: of the model.
         top_k: classes for each window, and for the video: those of the mean over its windows.
+        keep: takes the windows of a video of several groups as they are known, see BegunVideos.add.
     """
     spatial, paths = plan.dataset.spatial_views, plan.dataset.manifest.paths
-    collected: dict[int, _Collected] = {}
     broken: set[int] = set()
     for scored in views:
         yield from ((FilePrediction(paths[video], error=why), "") for video, why in _taken(plan.failed))
@@ -88,19 +128,22 @@ def window_predictions(
             continue
         if scored.probabilities is None:
             broken.add(video)
-            collected.pop(video, None)
+            plan.collected.pop(video, None)
             yield FilePrediction(paths[video], error=scored.error), ""
             continue
-        state = collected.setdefault(video, _Collected(plan.windows[video]))
+        state, windows = plan.collected[video], plan.windows[video]
         rows = scored.probabilities.reshape(-1, spatial, len(class_names)).mean(1)
-        for row in rows:
-            start, end = state.windows[len(state.found)]
+        known = len(state.found)
+        for row, (start, end) in zip(rows, windows[known:]):
             state.found.append(Window(start, end, best_classes(row, class_names, top_k=top_k)))
         total = rows.sum(0, dtype=np.float64)
         state.total = total if state.total is None else state.total + total
-        if len(state.found) == len(state.windows):
+        if len(state.found) < len(windows):
+            if keep is not None:
+                keep(paths[video], known, state.found[known:], state.total)
+        else:
             mean = state.total / len(state.found)
-            del collected[video], plan.windows[video]
+            del plan.collected[video], plan.windows[video]
             classes = best_classes(mean, class_names, top_k=top_k)
             yield FilePrediction(paths[video], classes, windows=tuple(state.found)), scored.note
     yield from ((FilePrediction(paths[video], error=why), "") for video, why in _taken(plan.failed))

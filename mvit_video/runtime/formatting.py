@@ -20,6 +20,11 @@ def size_text(size: float) -> str:
     return f"{size:.2f} TB"
 
 
+def are(number: int) -> str:
+    """ "is" for one, "are" for others."""
+    return "is" if number == 1 else "are"
+
+
 def count_text(number: int, noun: str) -> str:
     """ "1 video", "2 videos", "3 classes"."""
     plural = noun + ("es" if noun.endswith("s") else "s")

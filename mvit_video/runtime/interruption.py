@@ -69,6 +69,16 @@ def received() -> str | None:
     return _received[0][0].name if _received else None
 
 
+def stop_if_asked() -> None:
+    """End a job that goes on by itself when it is started again, and needs nobody to agree.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    if _received:
+        raise Interrupted(f"stopped by {received()}; the same command goes on")
+
+
 def vote_span(ranks: int) -> int:
     """Steps that one vote to stop may take to go around: one for every RANKS_PER_VOTED_STEP ranks."""
     return -(-ranks // RANKS_PER_VOTED_STEP)

@@ -75,6 +75,20 @@ def run_dirs(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and has_journal(path)]
 
 
+def folder_of_start(output_dir: str, run_dir: Path) -> Path | None:
+    """The folder that a run was started in: it lies in <folder>/<output_dir>/<name>. None if that cannot be told.
+
+    Args:
+        output_dir: the option of the run.
+        run_dir: its folder.
+    """
+    output, place = Path(output_dir), run_dir.resolve()
+    parts = output.parts
+    if output.is_absolute() or place.parts[-1 - len(parts) : -1] != parts:
+        return None
+    return place.parents[len(parts)]
+
+
 def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSummary:
     """One run, from its journal, its metrics and what the scheduler knows.
 

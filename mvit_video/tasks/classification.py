@@ -5,6 +5,7 @@ sum of its views' probabilities (utils/meters.py, DATA.ENSEMBLE_METHOD sum).
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -279,12 +280,30 @@ class ViewScorer:
         )
 
 
+def entry_line(manifest: Manifest, index: int, *, item: str) -> dict[str, Any]:
+    """What a line of predictions says of an entry: its path (as `item`), and the stretch of it in seconds.
+
+    Whole files have no `start` and `end`; an `end` of None is the last frame.
+    """
+    segment = manifest.segment(index)
+    if segment.whole:
+        return {item: manifest.paths[index]}
+    end = None if math.isinf(segment.end) else segment.end
+    return {item: manifest.paths[index], "start": segment.start, "end": end}
+
+
 def prediction_lines(scores: ViewScores, manifest: Manifest, *, item: str) -> Iterable[str]:
-    """One JSON line per video or image: path (as `item`), label, five best classes with their mean probability."""
+    """One JSON line per video or image: path (as `item`), label, five best classes with their mean probability.
+
+    Where several labels are right, `labels` has all of them, and `label` the first.
+    """
     video_scores = scores.video_scores()
     views = scores.views_per_video()
-    for video, (path, label) in enumerate(zip(manifest.paths, manifest.labels, strict=True)):
-        line: dict[str, Any] = {item: path, "label": manifest.class_names[label]}
+    sets = manifest.label_sets
+    for video, label in enumerate(manifest.labels):
+        line = {**entry_line(manifest, video, item=item), "label": manifest.class_names[label]}
+        if sets is not None:
+            line["labels"] = [manifest.class_names[one] for one in sets[video]]
         if views[video] == 0:
             line["failed"] = True
         else:

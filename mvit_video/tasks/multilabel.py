@@ -23,7 +23,7 @@ from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughp
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
 from mvit_video.metrics import ViewScores, ViewScoresState, average_precision, check_class_names
 from mvit_video.runtime.files import write_text
-from mvit_video.tasks.classification import Normalization, ViewEvaluation, mixed_batch
+from mvit_video.tasks.classification import Normalization, ViewEvaluation, entry_line, mixed_batch
 
 # A sigmoid in float32 that is 1 stands for anything above 1 - 6e-8, so no probability of a loss is nearer to 0 or 1.
 _LEAST = 2.0**-24
@@ -223,7 +223,10 @@ class MultiLabelScorer:
         """One JSON line per video: its classes, and its five most likely ones with their mean sigmoid."""
         names, scores = self.manifest.class_names, self.video_scores()
         for video, labels in enumerate(label_sets_of(self.manifest)):
-            line: dict[str, Any] = {"video": self.manifest.paths[video], "labels": [names[label] for label in labels]}
+            line = {
+                **entry_line(self.manifest, video, item="video"),
+                "labels": [names[label] for label in labels],
+            }
             if np.isneginf(scores[video]).all():
                 line["failed"] = True
             else:

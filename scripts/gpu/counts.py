@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from mvit_video.models import BlockGeometry, MViTConfig, get_config
 from mvit_video.models.kernels.pooling import read_count
+from mvit_video.models.kernels.triton_terms import split_width
 
 E, F = 2, 4
 PRODUCTS, ATTENTION, TERMS, POOLING = "matrix products", "attention", "position terms", "pooling and its norm"
@@ -142,6 +143,28 @@ def position_terms(config: MViTConfig, block: BlockGeometry) -> Work:
         matrix=6.0 * size.queries * size.heads * c * k,
         least=per_query * least + of_keys,
         written=per_query * written + of_keys,
+    )
+
+
+def attention_in_kernels(config: MViTConfig, block: BlockGeometry) -> Work:
+    """Attention and position terms of `attention_form="triton"`: nine products, in tiles of powers of two.
+
+    Forward: logits and result. Queries' gradient: logits again, that of the weights, and three sums (queries, terms).
+    Keys' gradient: logits and weights once more, and two sums. Each logit needs its terms' columns besides. Queries and
+    what belongs to them are read by every kernel; keys are few, and what several programs read of them lies in a cache.
+    """
+    size = Sizes.of(config, block)
+    if not size.terms:
+        return attention(config, block)
+    c, k = size.head, -(-size.terms // 8) * 8
+    wide, narrow, whole = sum(split_width(c)), sum(split_width(k)), max(16, 1 << (k - 1).bit_length())
+    logits = size.queries * size.keys * size.heads
+    of_terms = 6.0 * size.queries * size.heads * wide * whole
+    forward, backward = (c + k) + (2 * c + k), (4 * c + 2 * k) + (2 * c + k) + (2 * c + k) + (3 * c + k)
+    moved = E * size.heads * (size.queries * (forward + backward) + 8 * c * size.keys)
+    moved += 5 * F * size.heads * size.queries  # sums of exponentials, and products of results with their gradients
+    return Work(
+        matrix=2.0 * logits * (9 * wide + 4 * narrow) + of_terms, vector=12.0 * logits, least=moved, written=moved
     )
 
 
@@ -297,36 +320,69 @@ def expected_s(kind: str, work: Work, card: Card, *, fused: bool = False) -> flo
     )
 
 
-REGISTER_OPERATIONS = 12
-"""Assumed per logit, forward and backward, to add three terms that lie in registers or shared memory."""
-
-
 def pieces(config: MViTConfig, batch: int, card: Card) -> list[tuple[str, float]]:
     """What each fused kernel would save of an eager step, in seconds, if it ran as well as the kernels it replaces."""
     work = step_work(config, batch)
-    copy, matrix = card.copy * REACHED_COPY, card.matrix * REACHED[ATTENTION]
+    copy = card.copy * REACHED_COPY
     gain = {kind: expected_s(kind, work[kind], card) - expected_s(kind, work[kind], card, fused=True) for kind in KINDS}
-    values = query_values = key_values = narrower = added = slimmer = 0.0
+    values = query_values = key_values = 0.0
     for block in config.blocks:
         size = Sizes.of(config, block)
         values += batch * (size.tokens * block.dim_in + size.queries * block.dim_attn)
         if size.terms:
-            logits = batch * size.queries * size.keys * size.heads
             query_values += batch * size.heads * size.queries * size.head
             key_values += batch * size.heads * size.keys * size.head
-            narrower += 8.0 * logits * (size.wide - size.head) / matrix
-            slimmer += 3 * E * batch * size.heads * (size.queries + size.keys) * (size.wide - size.head) / copy
-            added += logits * REGISTER_OPERATIONS / (card.vector * REACHED_VECTOR)
+    blocks = attention_by_block(config, batch, card)
     return [
         ("LayerNorm in one pass: bf16 out, one pass backward", gain[NORM]),
         ("the residual in the same pass, besides", 3 * F * values / copy),
         ("queries, terms and zeros written by one kernel, and its backward", gain[TERMS]),
-        (
-            "instead: attention that adds the three terms in registers",
-            expected_s(TERMS, work[TERMS], card) - E * query_values / copy + narrower + slimmer - added,
-        ),
+        ("instead: attention that adds the terms in its kernels", sum(b.saved_s * b.count for b in blocks)),
+        ("the same in the blocks alone where it is faster", sum(max(b.saved_s, 0.0) * b.count for b in blocks)),
         ("pooling that writes into the operands of attention", 2 * E * (2 * query_values + key_values) / copy),
     ]
+
+
+@dataclass(frozen=True)
+class AttentionTimes:
+    """Expected seconds of one block's attention and terms, forward and backward, in two forms."""
+
+    index: int
+    count: int
+    """Blocks of this kind; `index` is the first."""
+    queries: int
+    keys: int
+    flash_s: float
+    kernels_s: float
+
+    @property
+    def saved_s(self) -> float:
+        return self.flash_s - self.kernels_s
+
+
+def attention_by_block(config: MViTConfig, batch: int, card: Card) -> list[AttentionTimes]:
+    """Of every kind of block with position terms: wider operands in the library's kernel, and the Triton kernels."""
+    kinds: dict[tuple[float, ...], AttentionTimes] = {}
+    for block in config.blocks:
+        size = Sizes.of(config, block)
+        if not size.terms:
+            continue
+        plain, terms = (count(config, block).times(batch) for count in (attention, position_terms))
+        key = (size.heads, size.queries, size.keys, size.terms)
+        known = kinds.get(key)
+        kinds[key] = (
+            replace(known, count=known.count + 1)
+            if known
+            else AttentionTimes(
+                index=block.index,
+                count=1,
+                queries=size.queries,
+                keys=size.keys,
+                flash_s=expected_s(ATTENTION, plain, card) + expected_s(TERMS, terms, card),
+                kernels_s=expected_s(ATTENTION, attention_in_kernels(config, block).times(batch), card),
+            )
+        )
+    return list(kinds.values())
 
 
 def predictions(preset: str = "mvitv2_s_16x4", batch: int = 16, card: Card = H100) -> str:
@@ -364,4 +420,10 @@ def predictions(preset: str = "mvitv2_s_16x4", batch: int = 16, card: Card = H10
     ]
     for name, saved in pieces(config, batch, card):
         lines.append(f"| {name} | {1e3 * saved:.1f} | {100 * saved / total[1]:.1f} % |")
+    lines += ["", "| attention and terms of block | queries, keys | flash, ms | triton, ms | as fast |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for b in attention_by_block(config, batch, card):
+        name = f"{b.index}" if b.count == 1 else f"{b.index} and like ({b.count})"
+        times = f"{1e3 * b.flash_s:.2f} | {1e3 * b.kernels_s:.2f} | {b.flash_s / b.kernels_s:.2f}x"
+        lines.append(f"| {name} | {b.queries}, {b.keys} | {times} |")
     return "\n".join(lines)

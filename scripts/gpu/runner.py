@@ -217,6 +217,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", metavar="NAME", help=" ".join(step.name for step in STEPS))
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, to try the code")
     parser.add_argument("--predict", action="store_true", help="print the predictions of scripts/gpu/counts.py and end")
+    parser.add_argument(
+        "--machine", type=Path, metavar="FILE", help="renew a file of conf/machine by the results in --out, and end"
+    )
     return parser.parse_args(arguments)
 
 
@@ -234,7 +237,21 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(predictions())
         return 0
+    if options.machine is not None:
+        return _renew(options.machine, options.out / "results.json")
     minutes = options.minutes or (REHEARSAL_MINUTES if options.rehearse else MINUTES)
     outcomes = run(steps, folder=options.out, minutes=minutes, rehearse=options.rehearse)
     print((options.out / "section.md").read_text(encoding="utf-8"))
     return 0 if all(outcome.status == "done" for outcome in outcomes) else 1
+
+
+def _renew(file: Path, results: Path) -> int:
+    sys.path.insert(0, str(SCRIPTS.parent))
+    from gpu.machine_figures import renew_file
+
+    try:
+        print(renew_file(results, file))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

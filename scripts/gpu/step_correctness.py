@@ -4,7 +4,7 @@ Several processes share the cases, since each shape compiles kernels of its own.
 is the reference. Differences are relative, by the sums of squares; a bound stands beside each.
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,22 +12,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpu.context import Context
+from gpu.step_detector import SIDE, detector_config
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
 from mvit_video.models import MViT, MViTConfig
 from mvit_video.models.config import PoolingForm, Triple
-from mvit_video.models.kernels import triton_norm, triton_pool
+from mvit_video.models.kernels import triton_attention, triton_norm, triton_pool
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
+from mvit_video.models.mvit.attention import explicit_attention, one_hot_positions, position_terms
 
 VIDEO = ("mvitv2_s_16x4", "mvitv2_b_32x3", "mvitv2_l_40x3")
 IMAGES = ("mvitv2_t_image", "mvitv2_s_image", "mvitv2_b_image", "mvitv2_l_image")
 TORCHVISION = ("mvitv2_s_16x4", "mvitv1_b_16x4")
-DETECTOR_CROP = 1024
 NORMS = "Triton LayerNorm against the plain form"
+ATTENTION = "Triton attention against the plain form"
 KERNELS, MODELS, FORMS = "Triton pooling against the plain form", "whole models", "forms in a whole model"
 BOUNDS = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+ATTENTION_BOUNDS = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
+"""Wider in bf16: position terms are rounded before they are added, in every form."""
 EPS = 1e-6
-LARGEST = 2**24
-"""Values of float64 reference maps above which a case takes fewer frames."""
+LARGEST, MOST_LOGITS = 2**24, 2**27
+"""Values of float64 reference maps, and logits, above which a case takes fewer frames, heads or rows."""
 
 
 class Shape(NamedTuple):
@@ -39,6 +43,32 @@ class Shape(NamedTuple):
     heads: int
     width: int
     cls: int
+
+
+class Attended(NamedTuple):
+    """An attention with relative positions as some model has it."""
+
+    grid_q: Triple
+    grid_kv: Triple
+    heads: int
+    width: int
+    cls: int
+    axes: tuple[int, ...]
+
+
+def attended_of(config: MViTConfig, windows: MViTConfig | None = None) -> list[Attended]:
+    """Every different attention of a model, with the windows of another configuration.
+
+    With a class token the last block has one query, and no positions.
+    """
+    found: dict[Attended, None] = {}
+    pairs = list(zip(config.blocks, (windows or config).blocks))
+    for block, other in pairs[: -1 if config.head_pooling == "cls" else None]:
+        axes = tuple(axis for axis in range(3) if block.table_rows[axis])
+        grids = other.window_q or block.grid_q, other.window_kv or block.grid_kv
+        if axes:
+            found[Attended(*grids, block.num_heads, block.head_dim, int(config.cls_token), axes)] = None
+    return list(found)
 
 
 def shapes_of(config: MViTConfig) -> list[Shape]:
@@ -57,25 +87,28 @@ def shapes_of(config: MViTConfig) -> list[Shape]:
     return list(found)
 
 
-def all_shapes(context: Context) -> Iterator[tuple[str, Shape]]:
-    """(model, shape) for the video models first; a shape that several models have is tried once."""
-    seen: set[Shape] = set()
-    for preset in (*VIDEO, *IMAGES, "detector"):
-        if preset == "detector":
-            changes = {} if context.rehearse else {"crop_size": DETECTOR_CROP}
-            config = config_of("mvitv2_t_image", context, **changes)
-        else:
-            config = config_of(preset, context)
+def all_shapes(context: Context) -> tuple[list[tuple[str, Shape]], list[tuple[str, Attended]]]:
+    """(model, pooling) and (model, attention), the video models first; what several models have is tried once.
+
+    The detector pools maps of its large images, and attends in windows of its nominal size.
+    """
+    poolings: dict[Shape, str] = {}
+    attentions: dict[Attended, str] = {}
+    nominal = detector_config(context).backbone
+    large = replace(nominal, crop_size=2 * nominal.crop_size if context.rehearse else SIDE)
+    named = [(preset, config_of(preset, context), None) for preset in (*VIDEO, *IMAGES)]
+    for preset, config, windows in (*named, ("detector", large, nominal)):
         for shape in shapes_of(config):
-            if shape not in seen:
-                seen.add(shape)
-                yield preset, shape
+            poolings.setdefault(shape, preset)
+        for attended in attended_of(config, windows):
+            attentions.setdefault(attended, preset)
+    return [(name, shape) for shape, name in poolings.items()], [(name, shape) for shape, name in attentions.items()]
 
 
 def measure(context: Context) -> None:
-    """Kernels in bf16, whole models, forms of attention, then kernels in float32."""
+    """Pooling and norms in bf16, whole models, attention in bf16, then kernels in float32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    cases = list(all_shapes(context))
+    cases, attentions = all_shapes(context)
     for dtype in (torch.bfloat16, torch.float32):
         for preset, shape in cases:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(shape)}
@@ -84,25 +117,32 @@ def measure(context: Context) -> None:
             for width in norm_widths(context):
                 context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
             measure_models(context)
+        for preset, attended in attentions:
+            key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(attended)}
+            context.case(
+                ATTENTION, key, lambda a=attended, d=dtype: attention_row(a, d, context), needs_s=4.0  # type: ignore[misc]
+            )  # fmt: skip
 
 
 def measure_models(context: Context) -> None:
     for preset in (*TORCHVISION, *IMAGES):
         key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
         context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
-    for form in ("flash", "auto"):
+    for form in ("flash", "auto", "triton"):
         key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
         changes = {"attention_form": form}, {"attention_form": "explicit"}
         context.case(FORMS, key, lambda c=changes: form_row(*c, context), needs_s=5.0)  # type: ignore[misc]
+    changes = {"attention_form": "triton"}, {"attention_form": "flash"}
+    key = {"model": VIDEO[0], "form": "triton attention, bf16", "against": "flash"}
+    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
     changes = {"norm_form": "triton"}, {"norm_form": "library"}
     key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
     context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
 
 
-def _words(shape: Shape) -> dict[str, object]:
-    sizes = {"grid": shape.grid, "kernel": shape.kernel, "stride": shape.stride}
-    words: dict[str, object] = {name: "x".join(map(str, value)) for name, value in sizes.items()}
-    return {**words, "heads": shape.heads, "width": shape.width, "cls": shape.cls}
+def _words(shape: Shape | Attended) -> dict[str, object]:
+    words = {name: value for name, value in shape._asdict().items() if name != "axes"}
+    return {name: "x".join(map(str, value)) if isinstance(value, tuple) else value for name, value in words.items()}
 
 
 def kernel_row(shape: Shape, dtype: torch.dtype, context: Context) -> dict[str, Any]:
@@ -160,6 +200,59 @@ def fused(tensors: list[Tensor], shape: Shape, context: Context) -> list[Tensor]
         cls=shape.cls, heads=shape.heads, eps=EPS,
     )  # fmt: skip
     return _gradients(normed, [qkv, weight, gain, shift])
+
+
+def attention_row(shape: Attended, dtype: torch.dtype, context: Context) -> dict[str, Any]:
+    """Differences of the result and its gradients, and of the plain form in the same dtype, from float64."""
+    shape = fewer_logits(shape)
+    torch.manual_seed(0)
+    tokens = [shape.cls + grid[0] * grid[1] * grid[2] for grid in (shape.grid_q, shape.grid_kv, shape.grid_kv)]
+    sizes: list[tuple[int, ...]] = [(1, count, shape.heads, shape.width) for count in tokens]
+    sizes += [(shape.grid_q[axis], shape.grid_kv[axis], shape.width) for axis in shape.axes]
+    made = [torch.randn(size, device=context.device).to(dtype) for size in sizes]
+    exact = attended_plainly([tensor.double() for tensor in made], shape)
+    theirs = attended_plainly(made, shape)
+    differences = [relative(a, b) for a, b in zip(attended(made, shape, context), exact)]
+    row: dict[str, Any] = dict(zip(("output", "gradient of queries", "of keys", "of values"), differences))
+    row["of tables, worst"] = max(differences[4:])
+    row["plain form in this dtype, worst"] = max(relative(a, b) for a, b in zip(theirs, exact))
+    bound = ATTENTION_BOUNDS[dtype]
+    return {**row, "within the bound": max(differences) < bound, "bound": bound, "took": _took(shape)}
+
+
+def fewer_logits(shape: Attended) -> Attended:
+    """The shape with fewer heads, and then with fewer frames and rows of queries, so that its maps fit into memory."""
+    keys = shape.cls + shape.grid_kv[0] * shape.grid_kv[1] * shape.grid_kv[2]
+    t, h, w = shape.grid_q
+    heads = max(1, min(shape.heads, MOST_LOGITS // (t * h * w * keys)))
+    t = max(1, min(t, MOST_LOGITS // (heads * h * w * keys)))
+    h = max(1, min(h, MOST_LOGITS // (heads * t * w * keys)))
+    return shape._replace(heads=heads, grid_q=(t, h, w))
+
+
+def _took(shape: Attended) -> str:
+    return f"{shape.heads} heads, queries {'x'.join(map(str, shape.grid_q))}"
+
+
+def attended_plainly(tensors: list[Tensor], shape: Attended) -> list[Tensor]:
+    """The bias written out."""
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    q, k, v = (tensor.transpose(1, 2) for tensor in inputs[:3])
+    terms = position_terms(q[:, :, shape.cls :], inputs[3:], shape.axes, shape.grid_q) * shape.width**-0.5
+    one_hot = one_hot_positions(shape.grid_kv, shape.axes, 0, q.device).to(q.dtype)
+    return _gradients(explicit_attention(q, k, v, terms @ one_hot.t(), shape.cls).transpose(1, 2), inputs)
+
+
+def attended(tensors: list[Tensor], shape: Attended, context: Context) -> list[Tensor]:
+    """The Triton kernels; in a rehearsal without the interpreter the plain form in float32, in which they sum."""
+    q, k, v, *tables = inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    terms = sum(table.shape[1] for table in tables)
+    if context.rehearse and not triton_attention.supports(q, terms):
+        return attended_plainly([tensor.float() for tensor in tensors], shape)
+    result = triton_attention.attention(
+        q, k, v, tables, shape.grid_q, shape.grid_kv, cls=shape.cls, scale=shape.width**-0.5
+    )  # fmt: skip
+    return _gradients(result, inputs)
 
 
 def norm_widths(context: Context) -> list[int]:

@@ -7,10 +7,13 @@ from torch import nn
 from gpu.context import Context, free_memory
 from gpu.counts import train_flops
 from gpu.workbench import (
+    ALL_FUSED_GRAPH,
     COMPILED,
+    COMPILED_ATTENTION,
     COMPILED_GRAPH,
     EAGER,
     FUSED,
+    FUSED_ATTENTION,
     FUSED_GRAPH,
     GRAPH,
     TrainStep,
@@ -36,6 +39,8 @@ PLAN: tuple[tuple[int, str, str], ...] = (
     (16, OURS, GRAPH),
     (16, OURS, FUSED),
     (16, OURS, FUSED_GRAPH),
+    (16, OURS, FUSED_ATTENTION),
+    (16, OURS, ALL_FUSED_GRAPH),
     (16, OURS, COMPILED),
     (16, OURS, COMPILED_GRAPH),
     (8, OURS, EAGER),
@@ -55,6 +60,7 @@ PLAN: tuple[tuple[int, str, str], ...] = (
     (8, THEIRS, COMPILED),
     (32, THEIRS, COMPILED),
     (1, THEIRS, COMPILED),
+    (16, OURS, COMPILED_ATTENTION),
     # Last: a capture that fails may take the process's GPU with it.
     (16, THEIRS, GRAPH),
 )
@@ -72,7 +78,7 @@ def measure(context: Context) -> None:
     for batch, whose, form in PLAN:
         if whose not in models:
             continue
-        compiles = form in (COMPILED, COMPILED_GRAPH) and not context.rehearse
+        compiles = form in (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION) and not context.rehearse
         key = {"batch": batch, "model": whose, "form": form}
         row = context.case(
             TABLE,
@@ -116,6 +122,7 @@ def ratios(rows: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
     wanted = (
         (EAGER, EAGER, "eager against eager"),
         (FUSED, EAGER, "eager with fused norms against eager"),
+        (FUSED_ATTENTION, EAGER, "eager with fused attention against eager"),
         (COMPILED, COMPILED, "compiled against compiled"),
         (COMPILED, EAGER, "ours compiled against torchvision's eager"),
         (COMPILED_GRAPH, COMPILED, "ours compiled, as a CUDA graph, against torchvision's compiled"),

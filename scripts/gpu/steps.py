@@ -31,6 +31,7 @@ STEPS = (
     Step(name="forms", title="Forms of attention and pooling, by block", module="gpu.step_forms", seconds=60),
     Step(name="largest", title="Largest batch of B and L", module="gpu.step_largest", seconds=60),
     Step(name="images", title="Image model T beside timm's", module="gpu.step_images", seconds=70),
+    Step(name="detector", title="Mask R-CNN T at 1024 pixels", module="gpu.step_detector", seconds=70),
     Step(name="data", title="From files to the step", module="gpu.step_data", seconds=60),
 )
 

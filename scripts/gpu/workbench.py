@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 from gpu.context import Context
 from mvit_video.models import MViT, MViTConfig, get_config, save_as
+from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.blocks import Block
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "compiled", "compiled, CUDA graph"
 FUSED, FUSED_GRAPH = "eager, fused norms", "CUDA graph, fused norms"
-FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH, FUSED, FUSED_GRAPH)
-"""Fused norms are `norm_form="triton"`, of our models alone."""
+FUSED_ATTENTION, ALL_FUSED_GRAPH = "eager, fused attention", "CUDA graph, fused norms and attention"
+COMPILED_ATTENTION = "compiled, fused attention"
+WITH_NORMS, WITH_ATTENTION = (
+    (FUSED, FUSED_GRAPH, ALL_FUSED_GRAPH),
+    (FUSED_ATTENTION, ALL_FUSED_GRAPH, COMPILED_ATTENTION),
+)
+FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH, *WITH_NORMS, FUSED_ATTENTION, COMPILED_ATTENTION)
+"""Fused norms are `norm_form="triton"`, fused attention is `attention_form="triton"`, of our models alone."""
 SMALL = {"depth": 2, "stage_starts": (1,), "crop_size": 32, "kv_stride": (1, 4, 4), "num_classes": 3}
 
 
@@ -147,12 +154,14 @@ class TrainStep:
 
     def as_form(self, form: str) -> Callable[[], object]:
         """The step as it is timed; the first call of a compiled one compiles."""
-        if form in (COMPILED, COMPILED_GRAPH) and self.forward is self.model:
-            self.compile()
         for module in self.model.modules():
             if isinstance(module, Block):
-                module.fused_norms = form in (FUSED, FUSED_GRAPH)
-        return self.graphed() if form in (GRAPH, COMPILED_GRAPH, FUSED_GRAPH) else self
+                module.fused_norms = form in WITH_NORMS
+            if isinstance(module, MultiscaleAttention):
+                module.form = "triton" if form in WITH_ATTENTION else "auto"
+        if form in (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION) and self.forward is self.model:
+            self.compile()
+        return self.graphed() if form in (GRAPH, COMPILED_GRAPH, FUSED_GRAPH, ALL_FUSED_GRAPH) else self
 
     def graphed(self) -> Callable[[], object]:
         """The step as one CUDA graph; on the CPU, which has none, as it is."""

@@ -20,7 +20,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import load_latest
 from tests import image_library, interpreters
 from tests.build.image_options import SHORT, small_images
-from tests.conftest import evaluate_options, options
+from tests.conftest import drawn_curves, evaluate_options, options
 from tests.images.files import png_header
 from tests.paths import ROOT
 
@@ -89,7 +89,8 @@ def test_the_published_model_takes_a_step(imagenet: Path, tmp_path: Path) -> Non
 def trained(imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs on the miniature ImageNet; the folder of the runs."""
     out = tmp_path_factory.mktemp("runs")
-    build.train(options(*small_images(imagenet, out)))
+    with drawn_curves():
+        build.train(options(*small_images(imagenet, out)))
     return out
 
 
@@ -176,6 +177,9 @@ def test_what_is_for_videos_is_refused_for_images(imagenet: Path, tmp_path: Path
         build.train(options(*small_images(imagenet, tmp_path, "task=video_classification")))
     with pytest.raises(ValueError, match=r"augment=\.\.\. is for videos: give augment=imagenet"):
         build.train(options(*small_images(imagenet, tmp_path, "augment=finetune")))
+    for classes, way_out in (("4", "complete it"), ("2", "take out what does not belong to them")):
+        with pytest.raises(ValueError, match=rf"has 3 classes: {way_out}, or set data\.num_classes=3"):
+            build.train(options(*small_images(imagenet, tmp_path, f"data.num_classes={classes}")))
     with pytest.raises(ValueError, match=r"model\.num_frames=8: an image has one frame"):
         build.train(options(*small_images(imagenet, tmp_path, "model.num_frames=8")))
     with pytest.raises(ValueError, match="frame_order=reversed: an image has one frame"):

@@ -102,7 +102,7 @@ def test_an_option_that_changes_the_result_is_refused(begun: Path, more: str, li
         ({"class_names": ["dog", "cat"]}, "classes: the same names -> reordered"),
         (
             {"data": {"train": replace(TRAIN, items=31, fingerprint="cc")}},
-            r"train split: 32 videos of train\.csv \(aa\)",
+            r"train split: 32 samples of train\.csv \(aa\)",
         ),
         ({"data": {"train": TRAIN}}, "val split: 8 videos -> none"),
     ],

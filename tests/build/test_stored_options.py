@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
-from mvit_video.build.stored_options import best_checkpoint, find_run, take_stored_options, weights_file
-from mvit_video.config import Evaluate, config_dir, register
+from mvit_video.build.stored_options import best_checkpoint, fetch_weights, find_run, take_stored_options, weights_file
+from mvit_video.config import Evaluate
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
+from tests.composing import compose
 from tests.conftest import options
 
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
@@ -40,9 +40,7 @@ def runs(tmp_path: Path) -> Path:
 
 def evaluated(*overrides: str) -> DictConfig:
     """The options of `python -m mvit_video.evaluate` with these words, as the command makes them."""
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("evaluate", overrides=list(overrides))
+    config = compose("evaluate", overrides)
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
     take_stored_options(config, keys)
     return config
@@ -119,7 +117,7 @@ def test_a_forced_run_is_what_it_last_went_on_with(runs: Path) -> None:
 def test_a_run_that_is_not_there(runs: Path) -> None:
     with pytest.raises(ValueError, match=r"run=mime: neither mime nor .*mime holds.*did you mean 'mine'\? The runs in"):
         find_run("mime", output_dir=str(runs))
-    with pytest.raises(ValueError, match="There are no runs in nowhere"):
+    with pytest.raises(ValueError, match="there are no runs in nowhere"):
         find_run("mime", output_dir="nowhere")
 
 
@@ -216,3 +214,9 @@ def test_relative_places_of_a_run_are_found_from_elsewhere(
 def test_a_checkpoint_is_found_in_the_run(runs: Path, place: str) -> None:
     config = evaluated("run=mine", f"output_dir={runs}", f"checkpoint={place}")
     assert config.checkpoint == f"{runs}/mine/checkpoints/best.pt"
+
+
+def test_a_mistyped_name_of_weights_is_refused_before_a_run_begins() -> None:
+    with pytest.raises(ValueError, match=r"weights=in1k_mvitv2_ss: .*did you mean in1k_mvitv2_s .* a run is given by"):
+        fetch_weights("in1k_mvitv2_ss")
+    fetch_weights("elsewhere/best.pt")  # a path may exist on the nodes of a cluster alone

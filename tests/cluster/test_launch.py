@@ -14,9 +14,10 @@ from mvit_video.cluster import launch
 from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.journal import read_events
-from mvit_video.runtime.run_lock import RunLock, RunLockedError
+from mvit_video.runtime.run_lock import RunLock
 from tests import interpreters
 from tests.conftest import motion_overrides, options
+from tests.paths import ROOT
 
 
 def job(config: Any) -> str:
@@ -99,6 +100,25 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path: Path) -> None:
     assert read_events(config.run_dir)[-1]["cause"] == "no such folder"
 
 
+def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
+    def refuse(config: Any) -> None:
+        raise ValueError("weights=in1k: there is no such file")
+
+    def fail(config: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    config = options(*motion_overrides(tmp_path, tmp_path))
+    with pytest.raises(ValueError, match="no such file"):
+        launch.launch(refuse, config)
+    assert not config.run_dir.exists()
+    with pytest.raises(RuntimeError):
+        launch.launch(fail, config)
+    assert [event["event"] for event in read_events(config.run_dir)] == ["start", "end"]
+    with pytest.raises(ValueError, match="no such file"):
+        launch.launch(refuse, config)
+    assert len(read_events(config.run_dir)) == 4  # a run that was there stays
+
+
 def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     assert launch.launch(rank_job, config) == "rank 0 of 2"
@@ -139,13 +159,22 @@ def test_torchrun_launcher_runs_on_one_machine_too(quick_ranks: None, tmp_path: 
     assert launch.launch(rank_job, config) == "rank 0 of 2"
 
 
-def test_a_second_attempt_at_a_run_is_refused_on_every_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
-    with RunLock(config.run_dir), pytest.raises(RunLockedError, match="is being trained by another process"):
-        launch.launch(locked, config)
-    text = capfd.readouterr().err
+# Forks its ranks: a process that is a fork itself has torch imported.
+SECOND_ATTEMPT = """
+import functools, sys, torch.distributed.launcher.api as api
+from tests.cluster.test_launch import launch, locked, options
+api.LaunchConfig = functools.partial(api.LaunchConfig, start_method="fork")
+launch.launch(locked, options("+experiment=motion_mvitv2", "launcher.processes=2", sys.argv[1]))
+"""
+
+
+def test_a_second_attempt_at_a_run_is_refused_on_every_rank(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", f"output_dir={tmp_path}")
+    with RunLock(config.run_dir):
+        done = interpreters.run("-c", SECOND_ATTEMPT, f"output_dir={tmp_path}", cwd=ROOT)
+    text, _, raised = done.stderr.partition("Traceback")
+    assert "RunLockedError: " in raised and "is being trained by another process" in raised
     assert f"is being trained by process {os.getpid()} on" in text and "choose another name=..." in text
-    assert "Traceback" not in text
     assert read_events(config.run_dir)[-1]["status"] == "refused"
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mvit_video import build
 from mvit_video.build.audit import audit
 from mvit_video.build.stored_options import take_stored_options
-from mvit_video.config import Audit, Evaluate, config_dir, register
+from mvit_video.config import Audit, Evaluate
 from mvit_video.config.check import to_object
 from mvit_video.engine.tracking import read_metrics
 from tests.auditing.takes import write_take
+from tests.composing import compose
 from tests.conftest import options
 
 # Scenes of each class: the first of each in the validation is trained on, the second is new.
@@ -28,9 +28,7 @@ CLEAN = {"apple": (8, 6), "bread": (9, 7)}
 
 def composed(command: str, *overrides: str) -> Any:
     """The options of `python -m mvit_video.COMMAND` with these words."""
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose(command, overrides=list(overrides))
+    config = compose(command, overrides)
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
     take_stored_options(config, keys)
     return to_object(config)

@@ -1,23 +1,21 @@
 """An evaluation knows the run: its options, its weights, its classes by name; and says how its numbers came about."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mvit_video import build
 from mvit_video.build.stored_options import take_stored_options
-from mvit_video.config import Evaluate, config_dir, register
+from mvit_video.config import Evaluate
 from mvit_video.config.check import to_object
 from mvit_video.engine.tracking import read_metrics
+from tests import interpreters
+from tests.composing import compose
 from tests.conftest import options
 from tests.paths import ROOT
 
@@ -26,9 +24,7 @@ CLASSES = ("apple", "bread", "cheese")
 
 def evaluate(*overrides: str) -> dict[str, Any]:
     """What `python -m mvit_video.evaluate` does with these words, in this process."""
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        config = compose("evaluate", overrides=list(overrides))
+    config = compose("evaluate", overrides)
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
     take_stored_options(config, keys)
     checked = to_object(config)
@@ -81,11 +77,7 @@ def predictions(folder: Path) -> dict[str, dict[str, Any]]:
 def test_the_command_needs_the_name_of_the_run_alone(runs: Path) -> None:
     """Its number is that of the last validation, which had one view a video."""
     words = ["run=own", f"output_dir={runs}", "split=val", "data.test_temporal_views=1", f"output={runs}/command"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mvit_video.evaluate", *words],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = interpreters.run("-m", "mvit_video.evaluate", *words, cwd=ROOT, check=True)
     assert "data.test_temporal_views: 3 -> 1" in done.stderr
     results = json.loads((runs / "command" / "results.json").read_text(encoding="utf-8"))
     last = [record for record in read_metrics(runs / "own" / "metrics.jsonl") if record["kind"] == "eval"][-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mvit_video.build.plan import count_videos, measure, print_plan
+from mvit_video.build.plan import measure, print_plan, training_files
 from mvit_video.config import Plan
 from tests import interpreters
 from tests.conftest import options
@@ -146,8 +146,8 @@ def test_sgd_keeps_one_moment(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_published_sizes(experiment: str, videos: int) -> None:
-    assert count_videos(plan_options(f"+experiment={experiment}")) == videos
-    assert count_videos(plan_options(f"+experiment={experiment}", "num_videos=7")) == 7
+    assert training_files(plan_options(f"+experiment={experiment}")).count == videos
+    assert training_files(plan_options(f"+experiment={experiment}", "num_videos=7")).count == 7
 
 
 def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
@@ -155,12 +155,29 @@ def test_videos_of_ones_own_are_counted(tmp_path: Path) -> None:
     for name in ("a/1.mp4", "a/2.mp4", "b/3.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert count_videos(plan_options(*folder)) == 3
-    assert count_videos(plan_options(*folder, "num_videos=7")) == 7
+    assert training_files(plan_options(*folder)).count == 3
+    assert training_files(plan_options(*folder, "num_videos=7")).count == 7
     with pytest.raises(
         ValueError, match=r"training files is not known: give num_videos=\.\.\., or data\.source\.train"
     ):
-        count_videos(plan_options("+experiment=finetune_folder"))
+        training_files(plan_options("+experiment=finetune_folder"))
+
+
+def test_sizes_and_rates_are_those_of_the_files(tmp_path: Path) -> None:
+    for number, size in enumerate((1000, 3000)):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "a.jpg").write_bytes(bytes(size))
+    own = plan_options("+experiment=finetune_images", f"data.source.train={tmp_path}")
+    found = training_files(own)
+    assert (found.count, found.kb, found.kb_from) == (2, 2.0, "the mean of the training files")
+    assert (found.per_core_s, found.per_core_from) == (200, "an assumption")
+    own.video_kb, own.videos_per_core_s = 7.5, 33.0
+    found = training_files(own)
+    assert (found.kb, found.kb_from, found.per_core_s, found.per_core_from) == (7.5, "as given", 33, "as given")
+    own.num_videos, own.video_kb = 9, None  # nothing is listed
+    assert (training_files(own).kb, training_files(own).kb_from) == (110, "an assumption")
+    published = training_files(plan_options("+experiment=ssv2_mvitv2_s"))
+    assert (published.kb, published.kb_from, published.per_core_s) == (88, "of the data set as published", 20)
 
 
 def test_other_models_are_refused() -> None:

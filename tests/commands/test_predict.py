@@ -3,69 +3,38 @@
 import csv
 import dataclasses
 import json
+import resource
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import urllib.error
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import mvit_video
-from mvit_video import Predictor, build, predict
+from mvit_video import Predictor, predict
 from mvit_video.build.prediction import _class_names as class_names_of
 from mvit_video.build.prediction import build_predictor
-from mvit_video.build.prediction import predict as predict_job
+from mvit_video.build.prediction_job import predict as predict_job
+from mvit_video.build.prediction_job import split_into_parts
 from mvit_video.build.prediction_options import take_weights_options
-from mvit_video.build.stored_options import take_stored_options
-from mvit_video.config import Predict, config_dir, register
+from mvit_video.config import LocalLauncher, Predict
 from mvit_video.config.check import to_object
 from mvit_video.distributed.process_group import World
-from mvit_video.prediction.folder import ResultsFolder
-from mvit_video.prediction.results import FilePrediction
-from tests.conftest import SMALL_CLIPS, options, small_overrides
-
-
-def composed(command: str, words: Sequence[str]) -> Any:
-    register()
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        return compose(command, overrides=list(words))
-
-
-def predicted(*words: str) -> list[FilePrediction]:
-    """What `python -m mvit_video.predict` does with these words, in this process."""
-    given, sources = predict.split_words(words)
-    config = composed("predict", [*predict.groups(given), *given])
-    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(given)]
-    predict.adapt(config, keys, sources=sources)
-    checked = to_object(config)
-    assert isinstance(checked, Predict)
-    return predict_job(checked)
-
-
-@pytest.fixture(scope="module")
-def runs(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on small clips, trained for a step and evaluated with two views."""
-    output = tmp_path_factory.mktemp("runs")
-    more = ("trainer.max_steps=1", "data.test_temporal_views=2")
-    build.train(options(*small_overrides(motion_root, output, *more)))
-    config = composed("evaluate", ["run=tiny", f"output_dir={output}"])
-    take_stored_options(config, ["run", "output_dir"])
-    build.evaluate(to_object(config))  # type: ignore[arg-type]
-    return output
-
-
-@pytest.fixture
-def videos(motion_root: Path, tmp_path: Path) -> list[Path]:
-    """Three videos, one of them in a folder of its own."""
-    copies = [tmp_path / "videos" / name for name in ("a.mp4", "b.mp4", "deep/c.mp4")]
-    for source, copy in zip(sorted(motion_root.rglob("*.mp4")), copies):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, copy)
-    return copies
+from mvit_video.prediction.begun import BegunVideos, same_times
+from mvit_video.prediction.file_list import shared_file_list
+from mvit_video.prediction.folder import Part, ResultsFolder
+from mvit_video.prediction.results import ClassScore, Window
+from mvit_video.runtime import interruption
+from mvit_video.runtime.interruption import Interrupted
+from mvit_video.video import VideoReader
+from tests.commands.predictions import predicted
+from tests.composing import compose
+from tests.conftest import SMALL_CLIPS
 
 
 def test_predictions_are_those_of_evaluate(runs: Path, motion_root: Path, tmp_path: Path) -> None:
@@ -137,7 +106,7 @@ def test_what_cannot_be_predicted(
         predicted(video, "weights=tinny", *given)
     with pytest.raises(ValueError, match="nothing to predict with is given"):
         predicted(video, *given)
-    with pytest.raises(ValueError, match="no video is given"):
+    with pytest.raises(ValueError, match="nothing to look at is given: name files"):
         predicted("weights=tiny", *given)
     with pytest.raises(ValueError, match="none of the 1 videos could be read"):
         broken = tmp_path / "broken.mp4"
@@ -238,7 +207,7 @@ def test_from_python(runs: Path, videos: list[Path], tmp_path: Path) -> None:
 
 def test_ranks_share_the_files(runs: Path, videos: list[Path], tmp_path: Path) -> None:
     """Two ranks, one after the other: each looks at its own files, and the results are in the order of the files."""
-    config = composed("predict", ["weights=tiny", f"output_dir={runs}"])
+    config = compose("predict", ["weights=tiny", f"output_dir={runs}"])
     take_weights_options(config, ["weights", "output_dir"])
     device = torch.device("cpu")
     alone = build_predictor(to_object(config), World(rank=0, size=1, device=device))  # type: ignore[arg-type]
@@ -265,12 +234,12 @@ def test_published_weights_bring_experiment_preprocessing_and_words(
     made_up = tmp_path / "made_up.pth"
     made_up.touch()
     monkeypatch.setattr("mvit_video.build.stored_options.fetched", lambda place: str(made_up))
-    monkeypatch.setattr("mvit_video.build.stored_options._options_of", lambda checkpoint, run_dir: None)
+    monkeypatch.setattr("mvit_video.build.stored_options.options_of", lambda checkpoint, run_dir: None)
     monkeypatch.setattr("mvit_video.build.prediction.training_state_of", lambda checkpoint: {})
     words = ["weights=k400_mvitv2_s", "data.test_temporal_views=1"]
     assert predict.groups(words) == ["+experiment=k400_mvitv2_s"]
     assert predict.groups([*words, "+experiment=own"]) == []
-    config = composed("predict", [*predict.groups(words), *words, "data.mean=[0.1,0.1,0.1]", "data.crop_size=112"])
+    config = compose("predict", [*predict.groups(words), *words, "data.mean=[0.1,0.1,0.1]", "data.crop_size=112"])
     predict.adapt(config, ["weights", "data.test_temporal_views", "data.crop_size"], sources=[str(videos[0])])
     checked = to_object(config)
     assert isinstance(checked, Predict) and checked.checkpoint == str(made_up)
@@ -278,3 +247,196 @@ def test_published_weights_bring_experiment_preprocessing_and_words(
     assert checked.data.test_temporal_views == 1 and checked.name == "k400_mvitv2_s"  # type: ignore[attr-defined]
     names = class_names_of(checked, made_up)
     assert len(names) == 400 and names[0] == "abseiling"
+
+
+def test_where_and_when_the_model_looks(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "explain=true", "windows=true", "window_s=0.5"]
+    (found,) = predicted(str(videos[0]), *words)
+    assert found.windows is not None
+    written = json.loads((out / "explained" / "a.json").read_text(encoding="utf-8"))
+    assert [clip["class"] for clip in written["clips"]] == [w.predictions[0].name for w in found.windows]
+    scores = [clip["score"] for clip in written["clips"]]
+    assert scores == pytest.approx([window.predictions[0].score for window in found.windows], abs=1e-3)
+    for clip, window in zip(written["clips"], found.windows, strict=True):
+        assert sum(frame["share"] for frame in clip["frames"]) == pytest.approx(1, abs=1e-3)
+        seconds = [frame["second"] for frame in clip["frames"]]
+        assert seconds == sorted(seconds) and window.start - 0.04 < seconds[0] <= seconds[-1] < window.end
+    with VideoReader(out / "explained" / "a.mp4") as film:
+        assert film.info.num_frames == 4 * len(found.windows) and film.info.width == 2 * film.info.height
+    assert (out / "explained" / "a.png").stat().st_size > 5000
+
+
+def test_explained_from_python(runs: Path, videos: list[Path]) -> None:
+    predictor = Predictor("tiny", output_dir=runs)
+    clips = list(predictor.explain(videos[0]))
+    assert len(clips) == 2 and len({clip.name for clip in clips}) == 1
+    other = next(name for name in predictor.class_names if name != clips[0].name)
+    assert [clip.name for clip in predictor.explain(videos[0], name=other)] == [other] * 2
+    first = clips[0]
+    assert first.pictures.shape == (4, 32, 32, 3) == first.overlay().shape and first.maps.sum() == pytest.approx(1)
+    weak = first.maps < 0.01 * first.maps.max()
+    assert np.abs(first.overlay().astype(int) - first.pictures)[weak].max() <= 20
+    with pytest.raises(ValueError, match="'move_lef': the model has no such class; did you mean 'move_left'"):
+        predictor.explain(videos[0], name="move_lef")
+
+
+def test_jobs_share_the_files_and_the_last_one_puts_the_results_together(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three jobs of an array, called one after the other; one of them was stopped and goes on."""
+    out = tmp_path / "out"
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "parts=3"]
+    config = compose("predict", words)
+    predict.adapt(config, ["weights", "output_dir", "output", "parts"], sources=[str(tmp_path / "videos")])
+    checked = to_object(config)
+    assert isinstance(checked, Predict)
+    jobs = split_into_parts(checked)
+    late = tmp_path / "videos" / "late.mp4"
+    shutil.copy(videos[0], late)  # listed by none of the jobs
+    monkeypatch.setattr("mvit_video.runtime.interruption._received", [(signal.SIGUSR2, 0.0)])
+    with pytest.raises(Interrupted, match="stopped by SIGUSR2; the same command goes on"):
+        predict_job(jobs[1])
+    monkeypatch.undo()
+    for job in (jobs[0], jobs[2]):
+        assert predict_job(job) == []
+    assert not (out / "predictions.jsonl").exists()
+    looked_at: list[str] = []
+    monkeypatch.setattr(ResultsFolder, "add", lambda self, one: looked_at.append(one.path))
+    assert predict_job(jobs[1]) == []
+    assert looked_at == []  # its only file was done when it was stopped
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["path"] for line in lines] == [str(video) for video in videos]
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert (results["complete"], results["num_files"]) == (True, 3)
+    assert len((out / "predictions.csv").read_text().splitlines()) == 1 + 3 * 5
+
+
+def test_parts_are_submitted_as_one_array(
+    runs: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "weights=tiny",
+        f"output_dir={runs}",
+        "launcher=slurm",
+        "launcher.dry_run=true",
+        "launcher.gpus_per_node=1",
+    ]
+    config = compose("predict", [*given, "parts=2"])
+    predict.adapt(config, ["weights", "output_dir"], sources=[str(tmp_path / "videos")])
+    checked = to_object(config)
+    assert isinstance(checked, Predict)
+    with pytest.raises(ValueError, match="parts=2: give output=FOLDER, which all jobs write to"):
+        predict.run(checked)
+    checked.output = str(tmp_path / "out")
+    predict.run(checked)
+    script = capsys.readouterr().out
+    assert "#SBATCH --array=0-1%2" in script and "--job-name=predict-tiny" in script
+    assert json.loads((tmp_path / "out" / "files.json").read_text()) == [str(video) for video in videos]
+    for changes, text in (
+        ({"parts": 9}, "parts=9 for 3 videos: give parts=3 or fewer"),
+        ({"sources": ["-"]}, "parts=2: - is a stream, which cannot be shared out"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            split_into_parts(dataclasses.replace(checked, **changes))
+    for changes, text in (
+        ({"part": 2}, "part=2: they are numbered from 0 to 1"),
+        ({"launcher": LocalLauncher()}, "parts=2: jobs that run beside each other. Give launcher=slurm"),
+        ({"parts": None, "part": 1}, r"part=1: of how many\? Give parts=N, too"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            predict_job(dataclasses.replace(checked, **changes))
+
+
+def test_the_first_job_makes_the_list(tmp_path: Path) -> None:
+    assert shared_file_list(tmp_path, lambda: ["b", "a\n\udcff"]) == ["b", "a\n\udcff"]
+    assert shared_file_list(tmp_path, lambda: ["c"]) == ["b", "a\n\udcff"]
+    assert [path.name for path in tmp_path.iterdir()] == ["files.json"]
+    assert Part(1, 3).share(list("abcdefgh")) == ["b", "e", "h"]
+
+
+def test_a_long_video_goes_on_in_the_middle(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after two of its batches: the windows of those are not looked at again, and the result is the same."""
+    words = ["weights=tiny", f"output_dir={runs}", "windows=true", "window_s=0.2", "trainer.eval_batch_size=2"]
+    (whole,) = predicted(str(videos[0]), *words, f"output={tmp_path / 'whole'}")
+    assert whole.windows is not None and len(whole.windows) > 8
+    out = tmp_path / "out"
+    add = BegunVideos.add
+
+    def stopped(self: BegunVideos, path: str, first: int, *rest: Any) -> None:
+        add(self, path, first, *rest)
+        if first == 2:
+            interruption._received.append((signal.SIGTERM, 0.0))
+
+    monkeypatch.setattr(BegunVideos, "add", stopped)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        predicted(str(videos[0]), *words, f"output={out}")
+    interruption._received.clear()
+    firsts: list[int] = []
+    monkeypatch.setattr(BegunVideos, "add", lambda self, path, first, *rest: firsts.append(first))
+    (again,) = predicted(str(videos[0]), *words, f"output={out}")
+    assert firsts[0] == 4 and firsts == sorted(firsts)
+    assert again.to_json() == whole.to_json()
+    assert not list(out.glob("windows*"))
+
+
+def test_what_was_begun(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"1")
+    begun = BegunVideos(tmp_path / "windows.part0.jsonl", "windows.part*.jsonl")
+    windows = [Window(float(start), start + 2.0, (ClassScore("x", 0.5),)) for start in range(5)]
+    for first in (0, 2):
+        begun.add(str(video), first, windows[first : first + 2], np.array([first + 0.1, 1 / 3]))
+    begun.add(str(video), 3, windows[3:], np.zeros(2))  # of another attempt
+    found = begun.of([str(video)])[str(video)]
+    assert found.windows == tuple(windows[:4])
+    kept = found.up_to(4, group=2)
+    assert kept is not None and kept[0] == tuple(windows[:4]) and kept[1].tolist() == [2.1, 1 / 3]
+    assert [len((found.up_to(most, group=group) or ([],))[0]) for most, group in ((3, 2), (4, 3), (1, 1))] == [2, 0, 0]
+    assert same_times(found.windows, [(n, n + 2) for n in range(9)]) and not same_times(found.windows, [(0, 2), (1, 4)])
+    video.write_bytes(b"12")
+    assert begun.of([str(video)]) == {}
+
+
+def test_published_weights_are_taken_where_none_are_named(tmp_path: Path) -> None:
+    assert predict.default_weights(["top_k=3"], ["a.mp4", "b.jpg"]) == "video"
+    assert predict.default_weights([], ["a.PNG", "x/b.jpg"]) == "image"
+    assert predict.default_weights([], []) is None
+    for word in ("weights=birds", "run=birds", "checkpoint=a.pt", "+experiment=k400_mvitv2_s"):
+        assert predict.default_weights([word], ["a.mp4"]) is None
+
+
+def test_a_plain_command_says_what_it_takes_and_where_to_put_it_without_a_network(
+    videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub = torch.hub._hub_dir
+    torch.hub.set_dir(tmp_path / "hub")
+
+    def no_network(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", no_network)
+    monkeypatch.setattr("mvit_video.models.weights.download._ATTEMPTS_UNREACHED", 1)
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(videos[0])])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            predict.main()
+    finally:
+        torch.hub._hub_dir = hub
+    said = capfd.readouterr().err
+    assert stop.value.code == 1
+    assert "weights=NAME is not given: the published k400_mvitv2_s are taken, which know the 400 actions" in said
+    assert "Fetch it where there is a network and put it at" in said and str(tmp_path / "hub" / "checkpoints") in said
+
+
+def test_a_full_disk(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Files may not grow beyond some bytes, which is what a quota does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"out: results cannot be written there: File too large. Make room, or"):
+            predicted(str(videos[0]), "weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -18,9 +18,15 @@ from tests.paths import ROOT
 
 def forked(folder: Path, **commands: dict[int, list[str]]) -> None:
     """Run this script on `commands`; it must succeed."""
+    process = start_forked(folder, **commands)
+    assert process.wait(580) == 0, process.output()
+
+
+def start_forked(folder: Path, **commands: dict[int, list[str]]) -> interpreters.Process:
+    """Start this script on `commands`."""
     script = folder / "commands.json"
     script.write_text(json.dumps(commands))
-    interpreters.run("-m", "tests.distributed.four_ranks", str(script), cwd=ROOT, check=True, timeout=580)
+    return interpreters.start("-m", "tests.distributed.four_ranks", str(script), cwd=ROOT)
 
 
 def main(commands: dict[str, dict[str, list[str]]]) -> None:

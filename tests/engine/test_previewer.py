@@ -267,6 +267,15 @@ def test_views_of_a_video_stay_on_one_sheet() -> None:
     assert [[clip.path for clip in page] for page in pages] == [["a"] * 5, ["b"] * 5 + ["c"], ["d"] * 8, ["d"]]
 
 
+def test_images_have_no_column_of_frames(tmp_path) -> None:
+    item = Item("a", "a", "a.jpg", "image 0", np.zeros((1, 8, 8, 3), np.uint8))
+    for items, columns in (([item], 5), ([item, replace(item, frames=(3,))], 6)):
+        write_preview(tmp_path, [Section("test", "h", (), items)], title="t", options="", look=Look())
+        table = [line for line in (tmp_path / "index.md").read_text().splitlines() if line.startswith("|")]
+        assert [line.count("|") - 1 for line in table] == [columns] * (2 + len(items))
+        assert ("| frames |" in table[0]) == (columns == 6)
+
+
 def test_pictures_per_row_and_their_size() -> None:
     look = Look()
 

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mvit_video.engine import curves, tracking
 from mvit_video.engine.tracking import Tracker, console_formats, read_metrics
 from mvit_video.tasks.classification import Classification
 from mvit_video.tasks.confusion import plot_confusion
+from tests.conftest import drawn_curves
 
 VALUES = {
     "epoch": 1.5,
@@ -26,6 +28,12 @@ VALUES = {
     "data_wait": 3.2,
     "failed_videos": 0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _drawn() -> Iterator[None]:
+    with drawn_curves():
+        yield
 
 
 def tracker_for(folder, **options) -> Tracker:
@@ -172,6 +180,20 @@ def test_curves(tmp_path):
     assert min(picture.shape[:2]) > 500
     assert picture[..., :3].std() > 0.05
     assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_curves_are_drawn_anew_only_where_something_was_logged(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tracking, "plot_curves", lambda records, *_, **__: drawn.append(len(records)))
+    with tracker_for(tmp_path) as tracker:
+        for step in (1, 2):
+            tracker.log_step(step, VALUES)
+            tracker.plot_curves()
+            tracker.plot_curves()
+    with tracker_for(tmp_path, resume_step=1) as tracker:
+        tracker.start()
+        tracker.plot_curves()
+    assert drawn == [1, 2, 1]
 
 
 def test_curves_of_an_empty_run(tmp_path):

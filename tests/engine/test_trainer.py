@@ -10,19 +10,20 @@ from mvit_video import build
 from mvit_video.build import common
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.loss_monitor import LossMonitor, NonFiniteLossError
-from mvit_video.engine.tracking import Tracker, read_metrics
+from mvit_video.engine.tracking import read_metrics
 from mvit_video.engine.trainer import TooManyFailuresError, Trainer
 from mvit_video.runtime.determinism import NotDeterministicError
 from mvit_video.runtime.interruption import Interrupted, vote_span
 from mvit_video.tasks.classification import VALIDATION_METRICS
-from tests.conftest import SMALL_CLIPS, evaluate_options, motion_overrides, options, small_overrides
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One test looks at the pictures of the curves: they take longer to draw than these runs to train."""
-    if request.function is not test_a_run_leaves_what_the_design_promises:
-        monkeypatch.setattr(Tracker, "plot_curves", lambda self: None)
+from tests.conftest import (
+    SMALL_CLIPS,
+    drawn_curves,
+    evaluate_options,
+    few_videos,
+    motion_overrides,
+    options,
+    small_overrides,
+)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -36,7 +37,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_leaves_what_the_design_promises(motion_root: Path, tmp_path: Path) -> None:
-    metrics = build.train(options(*motion_overrides(motion_root, tmp_path)))
+    with drawn_curves():
+        metrics = build.train(options(*small_overrides(motion_root, tmp_path)))
     run = tmp_path / "tiny"
     assert set(metrics) == set(VALIDATION_METRICS)
     assert metrics["loss"] == pytest.approx(2.08, abs=0.2)  # log 8: nothing is learnt in eight steps
@@ -117,7 +119,7 @@ def test_a_vote_goes_around_in_more_steps_among_more_ranks() -> None:
 def test_augmenting_on_the_models_device_changes_no_bit(motion_root: Path, tmp_path: Path) -> None:
     """Training and validation, from clips that a worker makes, and from frames, made on the model's device."""
     augment = ["augment.randaugment=rand-m7-n4-mstd0.5-inc1", "augment.repeats=2", "augment.erase_prob=0.5"]
-    common = [*augment, "data.num_frames=8", "trainer.max_steps=3", "trainer.num_workers=1"]
+    common = [*augment, *SMALL_CLIPS, "trainer.batch_size=4", "trainer.max_steps=3", "trainer.num_workers=1"]
     lines = []
     for where in ("worker", "model"):
         build.train(options(*motion_overrides(motion_root, tmp_path / where, *common, f"augment.device={where}")))
@@ -143,8 +145,8 @@ def test_a_complete_run_is_left_alone(motion_root: Path, tmp_path: Path) -> None
 def test_eight_videos_are_learnt_by_heart(motion_root: Path, tmp_path: Path) -> None:
     """The gradients, the optimizer and the schedule do their work together."""
     overrides = _with_broken_videos(motion_root, tmp_path, count=0, kept=8)
-    more = ["schedule.epochs=40", "trainer.eval_every=99", "trainer.checkpoint_every=99", "augment.jitter=[53,53]"]
-    build.train(options(*overrides, *more, "data.num_frames=8", "optim.lr=3e-3"))
+    more = ["schedule.epochs=40", "trainer.eval_every=99", "trainer.checkpoint_every=99", "optim.lr=3e-3"]
+    build.train(options(*overrides, *SMALL_CLIPS, *more, "augment.jitter=[32,32]", "data.test_temporal_views=1"))
     losses = [line["loss"] for line in read_metrics(tmp_path / "runs/tiny/metrics.jsonl") if line["kind"] == "train"]
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
@@ -234,10 +236,11 @@ def _with_broken_videos(motion_root: Path, tmp_path: Path, *, count: int, kept: 
 
 
 def test_a_baseline_trains_and_evaluates_in_the_same_pipeline(motion_root: Path, tmp_path: Path) -> None:
-    overrides = motion_overrides(motion_root, tmp_path, "model=x3d_s", "optim.no_decay=[]")
+    more = ("model=x3d_s", "optim.no_decay=[]", "data.test_temporal_views=2")
+    overrides = few_videos(motion_root, tmp_path, *SMALL_CLIPS, *more)
     build.train(options(*overrides, "trainer.max_steps=1"))
-    results = build.evaluate(evaluate_options(*overrides))
-    assert results["num_views"] == 48
+    results = build.evaluate(evaluate_options(*overrides, "split=val"))
+    assert results["num_views"] == 8
 
 
 def test_another_validation_split_begins_the_best_anew(

@@ -1,13 +1,17 @@
 """Annotated videos: every picture at its time, the words where they belong, the sound as it was."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from mvit_video.prediction.annotation import annotate_video, captions_of
+from mvit_video.images import ImageDecodeError
+from mvit_video.prediction.annotation import annotate_image, annotate_video, captions_of
+from mvit_video.prediction.sound import SoundTrack
 from mvit_video.video import VideoDecodeError, VideoReader
 from tests.video_library import Library
 
@@ -67,6 +71,73 @@ def test_sound_that_mp4_does_not_take_becomes_aac(tmp_path: Path) -> None:
     assert heard == pytest.approx(96000, abs=3000)
 
 
+def test_sound_with_odd_time_stamps_is_encoded(tmp_path: Path) -> None:
+    """Stamps that stand still, run backwards and jump ahead; the sound waits where they jump."""
+    target = tmp_path / "out.mp4"
+    source = tmp_path / "a.avi"
+    with_sound(source, codec="pcm_s16le")
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        video, heard = reader.streams.video[0], reader.streams.audio[0]
+        copy = writer.add_stream_from_template(video)
+        track = SoundTrack(writer, heard, "a.avi")
+        for number, packet in enumerate(reader.demux(video, heard)):
+            if packet.stream is video:
+                if packet.dts is not None:
+                    packet.stream = copy
+                    writer.mux(packet)
+                continue
+            if packet.pts is not None:
+                packet.pts = packet.dts = (
+                    [3, 1, 3, packet.pts + 24000][number % 4] if number < 40 else packet.pts + 24000
+                )
+            track.add(packet)
+        track.end()
+    with av.open(str(target)) as file:
+        frames = list(file.decode(audio=0))
+    times = [float(frame.pts * frame.time_base) for frame in frames]
+    assert times == sorted(times) and sum(frame.samples for frame in frames) == pytest.approx(96000, abs=3000)
+    assert times[-1] == pytest.approx(2.5, abs=0.1)
+
+
+def test_packets_out_of_order_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    with_sound(source)
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        track = SoundTrack(writer, reader.streams.audio[0], "a.mp4")
+        for number, packet in enumerate(reader.demux(audio=0)):
+            if number in (5, 6) and packet.dts is not None:
+                packet.dts = packet.pts = 0
+            track.add(packet)
+        track.end()
+    assert len(packets(target, "audio")) == len(packets(source, "audio")) - 2
+    assert "a.mp4: 2 packets of its sound are damaged or out of order" in caplog.text
+
+
+def test_sound_that_cannot_be_written_is_left_out_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise av.error.ArgumentError(22, "Invalid argument")
+
+    source, target = tmp_path / "a.avi", tmp_path / "out.mp4"
+    with_sound(source, codec="pcm_s16le")
+    monkeypatch.setattr(SoundTrack, "_encode", refuse)
+    annotate_video(str(source), target, lambda second: [])
+    assert "the sound (pcm_s16le) cannot be written on (Invalid argument): none of its sound is in" in caplog.text
+    assert len(packets(target, "video")) == 20
+
+
+def test_words_stand_on_an_image(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "out.png"
+    Image.fromarray(np.full((81, 121, 3), 200, np.uint8)).save(source)
+    annotate_image(str(source), target, ["two", "lines"])
+    pixels = np.asarray(Image.open(target)).astype(int)
+    assert pixels.shape == (81, 121, 3) and (pixels[-20:] == 200).all()
+    assert pixels[:30, :30].min() < 100 and pixels[:30, :40].max() > 230
+    with pytest.raises(ImageDecodeError, match="No such file"):
+        annotate_image(str(tmp_path / "absent.png"), target, [])
+
+
 def test_words_stand_at_their_times(tmp_path: Path) -> None:
     source, target = tmp_path / "a.mp4", tmp_path / "out.mp4"
     with_sound(source)
@@ -97,4 +168,17 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(VideoDecodeError, match="no annotated video can be made of it"):
         annotate_video(str(tmp_path / "a.mp4"), tmp_path / "out.mp4", lambda second: [])
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_full_disk_is_no_damage_of_the_video(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    with_sound(source)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            annotate_video(str(source), tmp_path / "out.mp4", lambda second: [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "out.mp4").exists()

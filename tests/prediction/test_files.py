@@ -25,7 +25,7 @@ def test_files_folders_patterns_lists_and_urls(folder: Path, caplog: pytest.LogC
     assert "hidden: 1 (x/.hidden.mp4)" in caplog.text and "extension .md: 1 (x/notes.md)" in caplog.text
     assert find_files(["x/**/*.m*"], VIDEOS) == ["x/b.mp4", "x/deep/c.mkv"]
     assert find_files(["x/b.mp4", "x/*.mp4", "https://host/v?id=1"], VIDEOS) == ["x/b.mp4", "https://host/v?id=1"]
-    assert "1 videos are named more than once" in caplog.text
+    assert "1 video is named more than once" in caplog.text
     assert find_files(["x/odd.bin"], VIDEOS) == ["x/odd.bin"]  # the decoder says what it is
     assert find_files(["x"], IMAGES) == ["x/photo.jpg"]
     (folder / "x" / "list.txt").write_text("# mine\nb.mp4\n\nabsent.mp4\n", encoding="utf-8")
@@ -51,5 +51,5 @@ def test_what_is_no_video(source: str, message: str, folder: Path) -> None:
 
 
 def test_nothing_is_named() -> None:
-    with pytest.raises(ValueError, match="no image is given"):
+    with pytest.raises(ValueError, match="nothing to look at is given"):
         find_files([], IMAGES)

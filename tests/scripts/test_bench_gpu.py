@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import counts, report, runner, step_determinism, step_largest, step_profile, step_training, workbench
+from gpu import (
+    counts,
+    machine_figures,
+    report,
+    runner,
+    step_correctness,
+    step_detector,
+    step_determinism,
+    step_largest,
+    step_profile,
+    step_training,
+    workbench,
+)
 from gpu.context import Context, FatalError, read_records
 from gpu.steps import STEPS, Step, chosen_steps
 
@@ -190,9 +203,22 @@ def rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return run
 
 
-def fork(folder: Path, request: str) -> interpreters.Process:
+class Shown:
+    """A process whose error output is shown when it has ended, as that of a child is."""
+
+    def __init__(self, process: interpreters.Process) -> None:
+        self.process = process
+        self.kill = process.kill
+
+    def wait(self, timeout: float) -> int:
+        code = self.process.wait(timeout)
+        print(self.process.output()[1], file=sys.stderr)
+        return code
+
+
+def fork(folder: Path, request: str) -> Shown:
     """A training of the determinism step as a fork of a process that has imported torch."""
-    return interpreters.start("-m", "gpu.determinism_run", request, cwd=ROOT / "scripts")
+    return Shown(interpreters.start("-m", "gpu.determinism_run", request, cwd=ROOT / "scripts"))
 
 
 def rows(records: list[dict[str, Any]], table: str = "") -> list[dict[str, Any]]:
@@ -216,7 +242,33 @@ def test_kernels_and_models_are_within_their_bounds(rehearsal: Callable[[str], l
     }
     assert all(row["within the bound"] for row in rows(records))
     assert {row["width"] for row in rows(records, "Triton LayerNorm")} == {8, 16, 32}
-    assert {row["dtype"] for row in rows(records, "Triton pooling")} == {"bfloat16", "float32"}
+    for table in ("Triton pooling", "Triton attention"):
+        assert {row["dtype"] for row in rows(records, table)} == {"bfloat16", "float32"}
+        assert {row["model"] for row in rows(records, table)} >= {"mvitv2_s_16x4", "mvitv2_t_image", "detector"}
+    assert [row["form"] for row in rows(records, "forms in")][2:4] == [
+        "triton attention, float32",
+        "triton attention, bf16",
+    ]
+
+
+def test_maps_that_are_compared_fit_into_memory() -> None:
+    whole = step_correctness.Attended((20, 78, 78), (20, 10, 10), 2, 72, 1, (0, 1, 2))
+    fewer = step_correctness.fewer_logits(whole)
+    assert fewer.heads == 1 and fewer.grid_q == (11, 78, 78)
+    wide = step_correctness.fewer_logits(whole._replace(grid_q=(1, 256, 256), grid_kv=(1, 64, 64)))
+    assert wide.heads == 1 and wide.grid_q == (1, 127, 256)
+    small = whole._replace(grid_q=(8, 28, 28), grid_kv=(8, 7, 7))
+    assert step_correctness.fewer_logits(small) == small
+
+
+def test_the_detector_is_tried_in_its_windows_and_at_its_size(tmp_path: Path) -> None:
+    context = Context(step="s", records=tmp_path / "r", rehearse=False, deadline=time.monotonic() + 5)
+    poolings, attentions = step_correctness.all_shapes(context)
+    of_detector = [shape for name, shape in attentions if name == "detector"]
+    assert any(shape.grid == (1, 256, 256) for _, shape in poolings)
+    assert any(shape.grid_q == (1, 64, 64) and shape.grid_kv == (1, 32, 32) for shape in of_detector)
+    assert all(max(shape.grid_q) <= 128 for shape in of_detector)
+    assert ("mvitv2_t_image", step_correctness.Attended((1, 56, 56), (1, 14, 14), 1, 96, 0, (1, 2))) in attentions
 
 
 def test_training_is_measured_in_every_form(
@@ -250,6 +302,22 @@ def test_images_run_beside_timm(rehearsal: Callable[[str], list[dict[str, Any]]]
     assert {row["model"] for row in rows(records, "T at 224")} == {"ours", "timm"}
 
 
+def test_the_detector_runs_beside_torchvisions(
+    rehearsal: Callable[[str], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = step_detector.PLAN
+    assert {batch for batch, _, _ in whole} == {2, 8} and len(set(whole)) == len(whole)
+    forms = {(batch, whose, form) for batch, whose, form in whole if batch == 2}
+    assert {form for _, _, form in forms} == {step_detector.EAGER, step_detector.FUSED, step_detector.COMPILED}
+    monkeypatch.setattr(step_detector, "PLAN", tuple(entry for entry in whole if entry[0] == 2))
+    records = rehearsal("detector")
+    assert {
+        (row["images"], row["model"], row["form"]) for row in rows(records, "Mask R-CNN, images") if "images" in row
+    } == forms
+    detections = [row for row in rows(records) if "first call, s" in row]
+    assert {row["model"] for row in detections} == {step_detector.OURS, step_detector.THEIRS}
+
+
 def test_files_reach_the_step(rehearsal: Callable[[str], list[dict[str, Any]]]) -> None:
     records = rehearsal("data")
     assert [row["clips are made in"] for row in rows(records)] == ["worker", "model"]
@@ -271,6 +339,61 @@ def test_another_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.Monk
     config = workbench.config_of("mvitv2_t_image", context)
     assert list(workbench.pair(config, context, ours="a", theirs="b")) == ["a"]
     assert read_records(tmp_path / "r")[0][0]["note"].startswith("Ours alone: ")
+
+
+# ---- the plan's machine files
+
+
+def results_file(folder: Path, *, rehearsal: bool = False, batches: tuple[int, ...] = (1, 16)) -> Path:
+    """What the kit would write for a card that is not there."""
+    rows = [
+        {"batch": batch, "model": who, "form": form, "clips/s": rate, "host busy, ms": 24.0}
+        for batch in batches
+        for who, form, rate in (("ours", "eager", 300.0), ("ours", "compiled", 400.0), ("torchvision", "eager", 900.0))
+    ]
+    card = {"name": "card", "records": [{"fact": {"card": "NVIDIA H100", "torch": "2.11.0"}}]}
+    training = {"name": "training", "records": [{"table": "t", "row": row} for row in rows]}
+    content = {"rehearsal": rehearsal, "started": "2026-01-02 03:04:05", "steps": [card, training]}
+    path = folder / "results.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_machine_file_takes_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_figures, "planned_flops", lambda: 0.4e12)
+    results_file(tmp_path)
+    before = (ROOT / "conf" / "machine" / "h100.yaml").read_text()
+    file = tmp_path / "h100.yaml"
+    file.write_text(before)
+    arguments = ["--out", str(tmp_path), "--machine", str(file)]
+    assert runner.main(arguments) == 0
+    after = file.read_text()
+    new = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert new == [
+        "# Measured: utilisation and launch_us, on NVIDIA H100 with torch 2.11.0, 2026-01-02; S at batch 16, compiled.",
+        "utilisation: 0.162",  # 0.4 TFLOP a clip, 400 clips/s, 989 TFLOP/s
+        "launch_us: 5",  # 24 ms for 16 blocks of 300 kernels
+    ]
+    assert [line for line in before.splitlines() if line not in after.splitlines()] == ["utilisation: 0.12"]
+    assert runner.main(arguments) == 0 and file.read_text() == after
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rehearsal": True}, "is a rehearsal on the CPU"), ({"batches": (16,)}, "lacks the card, ours at batch 16")],
+)
+def test_a_machine_file_is_left_alone_without_figures(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results_file(tmp_path, **changes)
+    assert runner.main(["--out", str(tmp_path), "--machine", str(tmp_path / "none.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_planned_operations_are_those_of_our_form() -> None:
+    """Relative positions inside the attention cost some products more than the published form."""
+    assert 1.0 < machine_figures.planned_flops() / counts.train_flops(get_config("mvitv2_s_16x4")) < 1.1
 
 
 # ---- counting

@@ -92,10 +92,15 @@ def test_a_file_of_classes_must_fit_model_and_split(tmp_path: Path) -> None:
     assert allowed is not None
     assert np.flatnonzero(allowed).tolist() == [0, 1, 2, 5]
     listing.write_text("a\nb\nc\nx\n")
-    with pytest.raises(ValueError, match="1 of its 4 classes are unknown to the model, the first 'x'"):
+    with pytest.raises(ValueError, match="1 of its 4 classes is unknown to the model, the first 'x'"):
         allowed_classes(str(listing), MANIFEST)
+    nothing = tmp_path / "nothing.txt"
+    with pytest.raises(
+        ValueError, match=rf"task\.classes={nothing}: neither all nor present, and as a file: .* does not"
+    ):
+        allowed_classes(str(nothing), MANIFEST)
     listing.write_text("a\nb\n")
-    with pytest.raises(ValueError, match="images of 1 other classes, which could never be right, the first 'c'"):
+    with pytest.raises(ValueError, match="images of 1 other class, which could never be right, the first 'c'"):
         allowed_classes(str(listing), MANIFEST)
 
 

@@ -17,7 +17,7 @@ def fingerprint(manifest: Manifest) -> str:
 
     Names count from the folder that all videos share, so that a data set may be moved. The files are not read: a video
     that was replaced by another of the same name has the same fingerprint. Segments, groups, weights, several labels a
-    video and the frame rate of folders of pictures count where there are any.
+    video, boxes, masks and the frame rate of folders of pictures count where there are any.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name in manifest.class_names:
@@ -45,6 +45,8 @@ def _further_parts(manifest: Manifest) -> Iterator[bytes]:
         for labels in manifest.label_sets:
             yield len(labels).to_bytes(4, "little")
             yield from (_bytes(manifest.class_names[label]) for label in labels)
+    for name, data in manifest.further_content():
+        yield _PART + _bytes(name) + data
     if manifest.frame_rate is not None:
         yield _PART + _bytes("frame rate") + _bytes(repr(float(manifest.frame_rate)))
 

@@ -27,6 +27,7 @@ from mvit_video.data.datasets.left_out import HIDDEN, LeftOutFiles, extension_re
 from mvit_video.data.datasets.listing import read_text, scan
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Split, Splits
+from mvit_video.runtime.formatting import are, count_text
 
 _SPLIT_FOLDERS: tuple[tuple[Split, tuple[str, ...]], ...] = (
     ("train", ("train",)),
@@ -143,7 +144,8 @@ class ImageNetSource(Splits):
         unknown = sorted({label for label in labels.values() if label not in known})
         if unknown:
             raise ValueError(
-                f"{self.val_labels}: {len(unknown)} classes are not among the {len(classes)} known ones, the first "
+                f"{self.val_labels}: {count_text(len(unknown), 'class')} {are(len(unknown))} not among the "
+                f"{len(classes)} known ones, the first "
                 f"{unknown[0]!r}; is it the file of this data set?"
             )
         names = sorted(labels)

@@ -8,7 +8,7 @@ import csv
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ from mvit_video.data.datasets.listing import absent_text, listed_files, read_jso
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.images.formats import ImageDecodeError
 from mvit_video.interop.pytorchvideo import import_pytorchvideo
+from mvit_video.runtime.formatting import are, count_text
 from mvit_video.video.byte_source import locate
 from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation
@@ -106,6 +107,10 @@ class Manifest:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def further_content(self) -> Iterator[tuple[str, bytes]]:
+        """What other kinds of manifests hold beside this, by name, for the fingerprint of a data set."""
+        yield from ()
+
     @property
     def left_out_noun(self) -> str:
         """What one of the things in `left_out` is called."""
@@ -132,6 +137,13 @@ class Manifest:
             return locate(self.location(index)).read()
         except VideoDecodeError as error:
             raise ImageDecodeError(error.path, error.reason) from error
+
+    def mean_size(self, most: int = 200) -> float | None:
+        """Mean bytes of the files, of at most `most` entries spread evenly; None where their sizes are not at hand."""
+        every = max(1, len(self) // most)
+        sizes = [_local_size(self.location(index)) for index in range(0, len(self), every)]
+        known = [size for size in sizes if size]
+        return sum(known) / len(known) if known else None
 
     def segment(self, index: int) -> Segment:
         """The stretch of its file that an entry is."""
@@ -204,14 +216,21 @@ class Manifest:
         ]
 
 
+def _local_size(location: VideoLocation) -> int | None:
+    """Bytes of a file, or of a stretch of one; None for other machines' files and folders of pictures."""
+    if location.size is not None:
+        return location.size
+    return os.stat(location.url).st_size if not location.remote and os.path.isfile(location.url) else None
+
+
 def say_duplicates(manifest: Manifest) -> None:
     """Count the entries that repeat an earlier one, and name those that are listed under several classes."""
     noun = manifest.kind.noun
     if manifest.num_duplicates():
         logger.info(
-            "%s: %d entries repeat %s",
+            "%s: %s %s",
             manifest.source,
-            manifest.num_duplicates(),
+            "1 entry repeats" if manifest.num_duplicates() == 1 else f"{manifest.num_duplicates()} entries repeat",
             f"{manifest.kind.one} that is already listed",
         )
     conflicting = manifest.conflicting()
@@ -219,11 +238,11 @@ def say_duplicates(manifest: Manifest) -> None:
         path, names = conflicting[0]
         several = ", or state that a video may have several (task=video_multilabel)" if noun == "video" else ""
         logger.warning(
-            "%s: %d %ss are listed under several classes, and the model is trained on each of them: %s is %s. "
+            "%s: %s %s listed under several classes, and the model is trained on each of them: %s is %s. "
             "Correct the labels%s",
             manifest.source,
-            len(conflicting),
-            noun,
+            count_text(len(conflicting), noun),
+            are(len(conflicting)),
             path,
             " and ".join(names),
             several,
@@ -537,7 +556,8 @@ def _assemble(
         base = None if root is None else os.fspath(root)
         place, way_out = absent_text(base, all_of_them=len(absent) == len(listed))
         raise ValueError(
-            f"{source}: {len(absent)} of {len(listed)} listed {kind.plural} do not exist under {place}: {shown}; "
+            f"{source}: {len(absent)} of {count_text(len(listed), f'listed {kind.noun}')} "
+            f"{'does' if len(absent) == 1 else 'do'} not exist under {place}: {shown}; "
             f"{way_out}"
         )
     if absent:

@@ -144,6 +144,10 @@ class ParquetManifest(Manifest):
         """Number of the row group of each image: an epoch visits a few of them at a time, as it does tar shards."""
         return np.asarray(self.group, np.int32)
 
+    def mean_size(self, most: int = 200) -> float | None:
+        """None: the sizes of images are known when their rows are read."""
+        return None
+
     def location(self, index: int) -> VideoLocation:
         """ValueError: a row of a Parquet file has no place of its own."""
         raise ValueError(

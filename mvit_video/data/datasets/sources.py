@@ -19,6 +19,7 @@ from mvit_video.data.datasets.manifest import Manifest, Missing
 from mvit_video.data.embedded.motion import MotionSpec, generate_motion
 from mvit_video.data.embedded.shapes import CLASS_NAMES as SHAPES
 from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
+from mvit_video.runtime.formatting import are, count_text
 
 logger = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
@@ -270,19 +271,21 @@ class ShapesSource:
 
 def logged(manifest: Manifest, split: Split) -> Manifest:
     """The manifest, after saying what it holds and what it does not."""
-    left_out = f" ({len(manifest.missing)} listed files are missing or broken and left out)" if manifest.missing else ""
-    shape = f"{len(manifest)} {manifest.kind.plural}, {manifest.num_classes} classes"
+    gone = len(manifest.missing)
+    left_out = f" ({count_text(gone, 'listed file')} {are(gone)} missing or broken and left out)" if gone else ""
+    shape = f"{count_text(len(manifest), manifest.kind.noun)}, {count_text(manifest.num_classes, 'class')}"
     logger.info("%s split: %s, %s%s", split, shape, manifest.source, left_out)
     if manifest.left_out:
         count = sum(map(len, manifest.left_out.values()))
-        what = describe_left_out(manifest.left_out)
-        logger.warning("%s split: %d %ss are not used. %s", split, count, manifest.left_out_noun, what)
+        texts = (count_text(count, manifest.left_out_noun), are(count), describe_left_out(manifest.left_out))
+        logger.warning("%s split: %s %s not used. %s", split, *texts)
     empty = manifest.empty_classes()
     if empty:
         # A split to measure on may well lack classes; a training that lacks one cannot learn it.
         level = logging.WARNING if split == "train" else logging.INFO
-        texts = (len(empty), manifest.num_classes, manifest.kind.noun, listed(empty))
-        logger.log(level, "%s split: %d of %d classes have no %s: %s", split, *texts)
+        has = "has" if len(empty) == 1 else "have"
+        counts = (len(empty), manifest.num_classes, has, manifest.kind.noun, listed(empty))
+        logger.log(level, "%s split: %d of %d classes %s no %s: %s", split, *counts)
     if split == "train":
         for group in alike(manifest.class_names):
             logger.warning(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mvit_video.data.datasets.class_names import listed
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
+from mvit_video.runtime.formatting import count_text
 from mvit_video.video.location import is_remote
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class SplitOptions:
         if self.holdout is not None and self.folds is not None:
             raise ValueError("data.holdout and data.folds are both given; give one of them")
         if self.holdout is not None and not 0 < self.holdout < 1:
-            raise ValueError(f"data.holdout={self.holdout}: a share of the training videos, above 0 and below 1")
+            raise ValueError(f"data.holdout={self.holdout}: a share of the training split, above 0 and below 1")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"data.folds={self.folds}: at least 2 folds; 5 is usual")
         if self.folds is not None and (self.fold is None or not 0 <= self.fold < self.folds):
@@ -192,8 +193,9 @@ def divide(manifest: Manifest, options: SplitOptions) -> tuple[npt.NDArray[np.in
     names, groups = split_names(manifest), split_groups(manifest, options.group_pattern)
     if len(set(groups)) < (options.folds or 2):
         raise ValueError(
-            f"{manifest.source}: {len(set(groups))} groups of videos cannot be divided into {options.folds or 2} parts "
-            f"({options}); what belongs together stays together: give finer groups, more videos, or fewer folds"
+            f"{manifest.source}: {count_text(len(set(groups)), 'group')} of {manifest.kind.plural} cannot be divided "
+            f"into {options.folds or 2} parts ({options}); what belongs together stays together: give finer groups, "
+            f"more {manifest.kind.plural}, or fewer folds"
         )
     sets = manifest.label_sets
     labels = [(label,) for label in manifest.labels] if sets is None else list(sets)
@@ -207,8 +209,8 @@ def divide(manifest: Manifest, options: SplitOptions) -> tuple[npt.NDArray[np.in
     train, val = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if not len(train) or not len(val):
         raise ValueError(
-            f"{manifest.source}: {options} leaves {len(train)} videos for training and {len(val)} for validation; "
-            "give another share, or more videos"
+            f"{manifest.source}: {options} leaves {count_text(len(train), manifest.kind.noun)} for training and "
+            f"{len(val)} for validation; give another share, or more {manifest.kind.plural}"
         )
     return train, val
 
@@ -266,9 +268,10 @@ class SplitSource:
 def describe(train: Manifest, val: Manifest, options: SplitOptions) -> list[str]:
     """What fell where, as lines: counts per class, and the classes that a part lacks."""
     groups = [len(set(split_groups(part, options.group_pattern))) for part in (train, val)]
+    noun = train.kind.noun
     lines = [
-        f"{options} (data.split_seed={options.seed}): {len(train)} videos for training, {len(val)} for validation; "
-        f"{groups[0]} and {groups[1]} groups that stay together"
+        f"{options} (data.split_seed={options.seed}): {count_text(len(train), noun)} for training, {len(val)} for "
+        f"validation; {groups[0]} and {count_text(groups[1], 'group')} that stay together"
     ]
     rows = list(zip(train.class_names, train.counts(), val.counts()))
     for name, ours, theirs in rows[:_MOST_LINES]:
@@ -280,5 +283,6 @@ def describe(train: Manifest, val: Manifest, options: SplitOptions) -> list[str]
     for part, place in ((train, "training"), (val, "validation")):
         if part.empty_classes():
             empty = part.empty_classes()
-            lines.append(f"  without a video for {place}: {len(empty)} classes ({listed(empty)})")
+            without = f"without {train.kind.one} for {place}"
+            lines.append(f"  {without}: {count_text(len(empty), 'class')} ({listed(empty)})")
     return lines

@@ -1,5 +1,6 @@
 """What is annotated: the instances of an image, and a data set of images with theirs, in flat memory."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,6 +129,15 @@ class DetectionManifest(Manifest):
     annotations: AnnotationColumns = field(kw_only=True, repr=False, compare=False)
     repaired: LeftOut = field(default_factory=dict, kw_only=True, repr=False)
 
+    def further_content(self) -> Iterator[tuple[str, bytes]]:
+        """See Manifest: boxes, classes, crowds, areas and masks; ids do not count."""
+        columns = self.annotations
+        for name in ("starts", "boxes", "labels", "crowds", "areas"):
+            yield name, getattr(columns, name).tobytes()
+        if columns.shapes is not None:
+            for name in ("ring_starts", "corner_starts", "corners", "run_starts", "runs"):
+                yield name, getattr(columns.shapes, name).tobytes()
+
     @property
     def left_out_noun(self) -> str:
         """See Manifest."""
@@ -161,7 +171,7 @@ class DetectionManifest(Manifest):
         labels = self.annotations.labels[~self.annotations.crowds]
         return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
 
-    def with_classes(self, names: "tuple[str, ...] | list[str]") -> "DetectionManifest":  # type: ignore[override]
+    def with_classes(self, names: Sequence[str]) -> "DetectionManifest":
         """See Manifest. Classes without an instance here have no number in the file: -1."""
         if tuple(names) == self.class_names:
             return self

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mvit_video.data.datasets.array_views import IntArrayView
 from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.left_out import describe_left_out
+from mvit_video.data.datasets.manifest import say_duplicates
 from mvit_video.data.detection.annotations import AnnotationColumns, DetectionManifest, label_columns
 from mvit_video.data.detection.findings import OUTSIDE, Findings
 from mvit_video.data.detection.ragged import starts_of
@@ -214,6 +215,7 @@ def manifest_of(
         **label_columns(kept.labels, kept.starts),
     )
     say_instances(manifest)
+    say_duplicates(manifest)
     return manifest
 
 

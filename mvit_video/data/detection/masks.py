@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,9 +34,9 @@ class RunLengths:
         packed = coco_masks().encode(np.asfortranarray(bitmap, dtype=np.uint8))
         return cls((int(bitmap.shape[0]), int(bitmap.shape[1])), packed["counts"])
 
-    @cached_property
+    @property
     def bitmap(self) -> npt.NDArray[np.bool_]:
-        """bool (H, W)."""
+        """bool (H, W), unpacked at each call: kept, it would travel with the samples."""
         return np.asarray(coco_masks().decode({"size": list(self.size), "counts": self.counts})).astype(np.bool_)
 
 
@@ -101,16 +100,13 @@ class Masks:
         """
         corners = boxes.detach().to("cpu", torch.float32)
         out = torch.zeros(len(corners), side, side, dtype=torch.bool)
-        for row, box, place in zip(out, corners, instances.tolist()):
-            shape = self.shapes[place]
+        for place in instances.unique().tolist():
+            shape, rows = self.shapes[place], torch.nonzero(instances.cpu() == place)[:, 0]
             if isinstance(shape, RunLengths):
-                from torchvision.ops import roi_align  # takes a second, and commands that open no image read this file
-
-                bitmap = torch.from_numpy(shape.bitmap)[None, None].float()
-                cut = roi_align(bitmap, [box[None]], side, spatial_scale=1.0, sampling_ratio=0, aligned=True)
-                row[:] = cut[0, 0] >= 0.5
+                out[rows] = _averaged(shape, corners[rows], side)
             else:
-                row[:] = torch.from_numpy(_in_box(shape, box.numpy(), side))
+                for row in rows.tolist():
+                    out[row] = torch.from_numpy(_in_box(shape, corners[row].numpy(), side))
         return out
 
 
@@ -118,6 +114,15 @@ def encode_bitmap(bitmap: npt.NDArray[Any]) -> dict[str, Any]:
     """A bitmap (H, W) as COCO's run lengths in JSON: {"size": [height, width], "counts": text}."""
     packed = RunLengths.of_bitmap(bitmap)
     return {"size": list(packed.size), "counts": packed.counts.decode("ascii")}
+
+
+def _averaged(runs: RunLengths, boxes: torch.Tensor, side: int) -> torch.Tensor:
+    """A bitmap, averaged over the cells of boxes (n, 4) and cut at one half: bool (n, side, side)."""
+    from torchvision.ops import roi_align  # takes a second, and commands that open no image read this file
+
+    bitmap = torch.from_numpy(runs.bitmap)[None, None].float()
+    cut: torch.Tensor = roi_align(bitmap, [boxes], side, spatial_scale=1.0, sampling_ratio=0, aligned=True)
+    return cut[:, 0] >= 0.5
 
 
 def _in_box(polygons: Polygons, box: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.bool_]:

@@ -218,7 +218,8 @@ def _box_of(shape: Shape | None, size: tuple[int, int]) -> tuple[float, float, f
     if shape is None:
         return (0.0, 0.0, 0.0, 0.0)
     if isinstance(shape, RunLengths):
-        rows, columns = np.flatnonzero(shape.bitmap.any(axis=1)), np.flatnonzero(shape.bitmap.any(axis=0))
+        bitmap = shape.bitmap
+        rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
         return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
     seen = [box for box in (visible_box(ring, size) for ring in shape) if box is not None]
     corners = np.array(seen)

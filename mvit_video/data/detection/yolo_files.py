@@ -45,6 +45,8 @@ def read_data_yaml(path: PathLike) -> YoloData:
         raise ValueError(f"{source}: the data.yaml is not YAML ({error}); repair the file") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a data.yaml has the keys names, train and val; this has none")
+    if "kpt_shape" in content:
+        raise ValueError(f"{source}: labels of key points (kpt_shape) are not read; give labels of boxes or polygons")
     names = _names(source, content.get("names"))
     number = content.get("nc", len(names))
     if number != len(names):

@@ -134,11 +134,11 @@ class TrainLoader:
         self.shard_window = shard_window
         self.weights = weights
         if self.steps_per_epoch == 0:
-            processes = count_text(world_size, "process")
+            noun, processes = dataset.manifest.kind.noun, count_text(world_size, "process")
             passes = "" if accumulate == 1 else f" x {accumulate} forward passes a step (trainer.accumulate)"
             raise ValueError(
-                f"the training split has {count_text(len(dataset), 'video')}, fewer than one step takes: "
-                f"{count_text(batch_size, 'video')} x {processes}{passes} = {self.items_per_step}. Lower "
+                f"the training split has {count_text(len(dataset), noun)}, fewer than one step takes: "
+                f"{count_text(batch_size, noun)} x {processes}{passes} = {self.items_per_step}. Lower "
                 "trainer.batch_size" + (" or trainer.accumulate" if accumulate > 1 else "")
             )
 

@@ -54,6 +54,10 @@ class WindowDataset(EvalDataset):
         with self.decoding.open(self.manifest, index) as video:
             return self.windows.of(video.info.duration)
 
+    def groups_of(self, index: int) -> int:
+        """How many keys a video has: index, index + len(self), and so on. Raises VideoDecodeError."""
+        return -(-len(self.windows_of(index)) // self.temporal_views)
+
     def frame_numbers(self, key: int, video: VideoReader) -> list[list[int]]:
         """The frames that the clips of a group of windows are made of; the last group of a video may have fewer."""
         first = key // len(self) * self.temporal_views

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mvit_video.models.config import Triple
@@ -44,6 +45,8 @@ def _append_terms(
     """The values of :func:`queries_with_terms`, written into one buffer."""
     batch, length, heads, width = q.shape
     body = q[:, cls:].reshape(batch, *grid, heads, width)
+    if torch.compiler.is_exporting():
+        return _joined_terms(q, body, cls, fill, axes, tables)
     total = width + sum(table.shape[1] for table in tables) + fill
     extended = q.new_empty(batch, heads, length, total)
     extended[..., :width] = q.transpose(1, 2)
@@ -57,6 +60,18 @@ def _append_terms(
         extended[:, :, cls:, start:stop] = terms.flatten(1, 3).transpose(1, 2)
         start = stop
     return extended
+
+
+def _joined_terms(
+    q: Tensor, body: Tensor, cls: int, fill: int, axes: tuple[int, ...], tables: Sequence[Tensor]
+) -> Tensor:
+    """What :func:`_append_terms` writes, as one concatenation: a graph has no buffers that are written into.
+
+    An exporter would turn each write into a scatter, which copies the whole of it and keeps its indices.
+    """
+    terms = torch.cat([_products(body, table.transpose(1, 2), axis) for axis, table in zip(axes, tables)], dim=-1)
+    columns = F.pad(terms.flatten(1, 3).transpose(1, 2), (0, fill, cls, 0))
+    return torch.cat([q.transpose(1, 2), columns], dim=-1)
 
 
 class AppendTerms(torch.autograd.Function):

@@ -281,15 +281,19 @@ class MergeHeads(torch.autograd.Function):
             grad_bias = rows.sum(0)
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             grad_q = (rows @ weight).view(grad.shape[0], grad.shape[1], -1, ctx.width)
-            grad_out = F.pad(grad_q.transpose(1, 2), (0, out.shape[-1] - ctx.width))
-            if out.shape[-1] == ctx.width:  # nothing was padded, so grad_out is grad_q, which the next line changes
-                grad_out = grad_out.clone()
+            added = out.shape[-1] - ctx.width
+            by_head = grad_q.transpose(1, 2)
+            # A copy either way: the next line changes grad_q.
+            grad_out = F.pad(by_head, (0, added)) if added else by_head.clone()
             grad_q[:, : ctx.cls].zero_()
         return grad_out, grad_q, None, grad_weight, grad_bias, None
 
 
 def _merge(out: Tensor, extended: Tensor, cls: int, width: int) -> Tensor:
     """(B, heads, N, width + e) twice -> (B, N, heads * width): their sum, without the queries for the class token."""
+    if torch.compiler.is_exporting():  # a graph has no buffers that are written into
+        added = F.pad(extended[:, :, cls:, :width], (0, 0, cls, 0)) if cls else extended[..., :width]
+        return (out[..., :width] + added).transpose(1, 2).flatten(2)
     merged = out[..., :width].transpose(1, 2).clone(memory_format=torch.contiguous_format)
     merged[:, cls:] += extended[:, :, cls:, :width].transpose(1, 2)
     return merged.flatten(2)

@@ -97,13 +97,22 @@ def position_terms(q: Tensor, tables: list[Tensor], axes: tuple[int, ...], grid:
     return torch.cat(terms, dim=-1).reshape(batch, heads, length, -1)
 
 
-def choose_form(form: AttentionForm, queries: int, k: Tensor) -> Literal["flash", "explicit", "matmul"]:
+def choose_form(
+    form: AttentionForm, queries: int, k: Tensor, terms: int = 0
+) -> Literal["flash", "explicit", "matmul", "triton"]:
     """The form that computes the attention of so many queries on keys (B, heads, M, c); all give the same values.
 
-    "flash" and "explicit" are themselves. "auto" is flash, except on the CPU when a head has at most SMALL_LOGITS
-    logits: there the fused kernel's backward loses to matrix products and a softmax on the same extended operands.
+    "flash" and "explicit" are themselves. "triton" is itself where its kernels take so many position terms, and not
+    while `torch.jit.trace` records; elsewhere it is "auto". "auto" is flash, except on the CPU when a head has at most
+    SMALL_LOGITS logits: there the fused kernel's backward loses to matrix products and a softmax on the same extended
+    operands.
     """
-    if form != "auto":
+    if form == "triton":
+        from mvit_video.models.kernels import triton_attention  # where it is used: importing Triton takes seconds
+
+        if triton_attention.supports(k, terms) and not torch.jit.is_tracing():
+            return "triton"
+    elif form != "auto":
         return form
     return "matmul" if k.device.type == "cpu" and queries * k.shape[2] <= SMALL_LOGITS else "flash"
 
@@ -233,7 +242,9 @@ class MultiscaleAttention(nn.Module):
 
     def _attend_pooled(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple) -> Tensor:
         """Attention, residual pooling and projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim_attn)."""
-        form = choose_form(self.form, q.shape[1], k)
+        form = choose_form(self.form, q.shape[1], k, sum(grid_kv[axis] for axis in self.axes))
+        if form == "triton":
+            return self._attend_in_kernels(q, k, v, grid_q, grid_kv)
         if form != "explicit" and self.axes:
             return self._attend_fused(q, k, v, grid_q, grid_kv, small=form == "matmul")
         out = self._attend_plainly(q.transpose(1, 2), k, v, grid_q, grid_kv, form).transpose(1, 2)
@@ -318,9 +329,23 @@ class MultiscaleAttention(nn.Module):
         one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, padding.queries_keys))
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
         out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values)
+        return self._merge(out, q, extended)
+
+    def _attend_in_kernels(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple) -> Tensor:
+        """What :meth:`_attend_fused` gives, by Triton kernels on operands as they are."""
+        from mvit_video.models.kernels import triton_attention
+
+        scale = q.shape[-1] ** -0.5
+        tables = [(table / scale).to(q.dtype) for table in self._tables(grid_q, grid_kv)]
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        out = triton_attention.attention(q, k, v, tables, grid_q, grid_kv, cls=self.cls, scale=scale)
+        return self._merge(out.transpose(1, 2), q, q.transpose(1, 2))
+
+    def _merge(self, out: Tensor, q: Tensor, extended: Tensor) -> Tensor:
+        """Residual pooling and projection of (B, heads, N, c + e); `extended` has the queries in its first c."""
         if self.residual_pooling and is_plain(self.proj):
             return merge_heads(out, q, extended, self.proj, self.spared)
-        out = out[..., :width].transpose(1, 2)
+        out = out[..., : q.shape[-1]].transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
         return self.proj(out.flatten(2))

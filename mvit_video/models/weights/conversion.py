@@ -158,6 +158,12 @@ def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], rules: 
             f"image_to_video={rules.image_to_video!r} takes an image file and a video model; the file holds "
             f"{'an image' if from_image else 'a video'} model, this is {'a video' if to_video else 'an image'} model."
         )
+    if STEM in own and STEM in state and not (from_image or to_video or rules.allow):
+        raise ValueError(
+            "the file holds a video model, and this is an image model: weights of images become those of videos, and "
+            "not the other way. Start from image weights (in1k_mvitv2_s and others, which `python -m "
+            "mvit_video.weights` lists, or a run on images), or train a video model on videos."
+        )
 
 
 def _adapt(

@@ -37,6 +37,10 @@ _REFUSED_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 
 
+# Exported graphs, see exporting/.
+_PROGRAMS = (".onnx", ".pt2")
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, is damaged, or is not what was asked for."""
 
@@ -89,6 +93,11 @@ def read_weights_file(path: Path, *, use_ema: bool = True) -> WeightsFile:
         CheckpointError: if the file is missing, truncated, none of these, or names a function that runs code.
     """
     check_is_file(path)
+    if path.suffix in _PROGRAMS:
+        raise CheckpointError(
+            f"{path} is an exported program, whose weights are in its graph: predict and evaluate run it as it is; "
+            "elsewhere take the checkpoint or the .safetensors file of the model"
+        )
     unread: set[str] = set()
     if path.suffix == ".safetensors":
         content: object = _load_safetensors(path)
@@ -318,7 +327,7 @@ def check_is_file(path: Path) -> None:
 
 
 def _load_safetensors(path: Path) -> dict[str, object]:
-    """The tensors, and, in a file that convert wrote, the model's configuration, the step and the classes' names."""
+    """The tensors, and of a file that convert or export wrote the configuration, the step, the classes and the run."""
     try:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
@@ -332,7 +341,7 @@ def _load_safetensors(path: Path) -> dict[str, object]:
         raise CheckpointError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
     if "config" not in about:
         return dict(tensors)
-    training = {key: json.loads(about[key]) for key in ("step", "class_names") if key in about}
+    training = {key: json.loads(about[key]) for key in ("step", "class_names", "run") if key in about}
     return {"model": tensors, "config": about["config"], **training}
 
 

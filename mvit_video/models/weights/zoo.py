@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from mvit_video.models.weights.cache import Expected, cache_folder, check
 from mvit_video.models.weights.download import DownloadError, download
 
-_SUFFIXES = (".pt", ".pth", ".pyth", ".pkl", ".bin", ".ckpt", ".safetensors", ".shards")
+_SUFFIXES = (".pt", ".pth", ".pyth", ".pkl", ".bin", ".ckpt", ".safetensors", ".shards", ".onnx", ".pt2")
 _TORCHVISION_ROUNDING = 525  # bytes: half of 0.001 MiB, to which torchvision rounds the sizes of its files
 
 
@@ -130,7 +130,7 @@ def resolve(source: str | os.PathLike[str]) -> ResolvedWeights:
                 f"{os.path.join('.', source)} for that, or rename it"
             )
         return ResolvedWeights(path=_fetched(entry), entry=entry)
-    if _looks_like_a_path(source):
+    if looks_like_a_path(source):
         return ResolvedWeights(path=Path(source))
     raise ValueError(unknown_name(source))
 
@@ -146,7 +146,8 @@ def unknown_name(name: str) -> str:
     )
 
 
-def _looks_like_a_path(source: str) -> bool:
+def looks_like_a_path(source: str) -> bool:
+    """Whether a text means a file or a folder, and no name of published weights."""
     separators = [os.sep, *([os.altsep] if os.altsep else [])]
     return (
         any(separator in source for separator in separators)

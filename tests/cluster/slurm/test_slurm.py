@@ -14,8 +14,9 @@ import torch
 from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.runtime.journal import read_events
 from tests.cluster.slurm.conftest import Cluster, wait_for
-from tests.conftest import motion_overrides
-from tests.distributed.four_ranks import forked
+from tests.cluster.slurm.held_model import held
+from tests.conftest import small_overrides
+from tests.distributed.four_ranks import start_forked
 
 SLURM = (
     "launcher=slurm",
@@ -29,7 +30,13 @@ SLURM = (
 
 def slurm_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
     """Ranks with two videos each, two of them on each of two nodes unless `more` says otherwise."""
-    return [*motion_overrides(root, output, "trainer.batch_size=2", "trainer.num_workers=1"), *SLURM, *more]
+    return [*short_overrides(root, output), *SLURM, *more]
+
+
+def short_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
+    """A training that goes on, slowly, until the file `released` is in its output folder."""
+    short = ("trainer.batch_size=2", "trainer.num_workers=1", "data.test_temporal_views=1", "trainer.eval_every=99")
+    return [*small_overrides(root, output), *held(output / "released"), *short, *more]
 
 
 def last_step(run_dir: Path) -> int:
@@ -84,7 +91,12 @@ def goes_on(run_dir: Path, after: int = -1) -> int:
 @pytest.mark.slow
 def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
     """A training is warned, loses a rank, is requeued, preempted, loses a node: it ends as if nothing had been."""
-    common = ("schedule.epochs=16", "trainer.checkpoint_every=2", "trainer.eval_every=16", "trainer.keep_last=2")
+    common = ("schedule.epochs=6", "trainer.checkpoint_every=2", "trainer.keep_last=2")
+    # Should a rank hang, it ends with the stacks of its threads long before the time limit of the test.
+    alone = short_overrides(motion_root, tmp_path / "alone", *common, "trainer.stall_timeout_s=180")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "released").touch()
+    reference = start_forked(tmp_path, train={2: alone})  # while the job waits for its node
     disturbed = tmp_path / "tiny"
     (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, "launcher.tasks_per_node=1", *common))
     start = goes_on(disturbed)
@@ -112,13 +124,12 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
     cluster.testbed("mend", "node2")
     goes_on(disturbed, start)
 
+    (tmp_path / "released").touch()
     wait_for("the end", lambda: cluster.job(job)["JobState"] == "COMPLETED")
     assert events_of(disturbed, "end")[-1]["status"] == "done"
 
-    undisturbed = tmp_path / "undisturbed"
-    overrides = [*motion_overrides(motion_root, tmp_path, "trainer.batch_size=2", "trainer.num_workers=1"), *common]
-    # Should a rank hang, it ends with the stacks of its threads long before the time limit of the test.
-    forked(tmp_path, train={2: [*overrides, "name=undisturbed", "trainer.stall_timeout_s=180"]})
+    undisturbed = tmp_path / "alone" / "tiny"
+    assert reference.wait() == 0, reference.output()[1]
     expected, found = weights(undisturbed), weights(disturbed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -188,16 +199,17 @@ def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
     cluster: Cluster, motion_root: Path, tmp_path: Path
 ) -> None:
     common = [*slurm_overrides(motion_root, tmp_path, "name=queued"), "launcher.nodes=1"]
-    jobs = cluster.submit([*common, "launcher.chain=2", "schedule.epochs=10", "trainer.eval_every=10"])
+    jobs = cluster.submit([*common, "launcher.chain=2", "schedule.epochs=6"])
     run_dir = tmp_path / "queued"
     assert cluster.job(jobs[1])["Dependency"].startswith(f"afterany:{jobs[0]}")
     goes_on(run_dir)
     cluster.run("scancel", "--signal=USR2", jobs[0])  # as SLURM does shortly before the time limit
+    (tmp_path / "released").touch()
     for job in jobs:
         wait_for(f"the end of job {job}", lambda j=job: cluster.job(j)["JobState"] == "COMPLETED")
     ends = [(event["job"], event["status"], event["restart"]) for event in events_of(run_dir, "end")]
     assert ends == [(jobs[0], "saved", 0), (jobs[1], "done", 0)]
-    assert last_step(run_dir) == 10 * 8  # 32 videos, two ranks of two
+    assert last_step(run_dir) == 6 * 8  # 32 videos, two ranks of two
 
     (job,) = cluster.submit(common, command="evaluate")
     wait_for("the end of the evaluation", lambda: cluster.job(job)["JobState"] == "COMPLETED")

@@ -132,7 +132,7 @@ def test_all_right_labels_of_an_image(flat, train, tmp_path, caplog):
     manifest = source.manifest("val")
     assert [Path(path).stem[-1] for path in manifest.paths] == ["1", "3", "4"]
     assert list(manifest.label_sets) == [(0, 207), (1,), (207,)] and list(manifest.labels) == [0, 1, 207]
-    assert "1 files are not used. without a right label: 1 (" in caplog.text
+    assert "1 file is not used. without a right label: 1 (" in caplog.text
     by_name = {f"{name}.JPEG": labels for name, labels in zip(VAL, real)}
     by_name[f"{next(iter(VAL))}.JPEG"] = ["n01440764 tench", 207]
     path = written(tmp_path, "names.json", json.dumps(by_name))
@@ -182,7 +182,7 @@ def test_files_of_right_labels_that_are_refused(content, message, flat, tmp_path
         (
             "".join(f"{name} n00000001\n" for name in VAL),
             None,
-            "1 classes are not among the 3 known ones, the first 'n0000",
+            "1 class is not among the 3 known ones, the first 'n0000",
         ),
         ("".join(f"{name} 3\n" for name in VAL), None, "line 1: label 3; with 3 classes, labels run from 0 to 2"),
         ("just words\n", None, "line 1, 'just words', is no `name wnid`"),

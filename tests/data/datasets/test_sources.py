@@ -25,7 +25,7 @@ def test_a_gap_in_the_labels_is_said(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert manifest.class_names == ("class 0", "class 1", "class 2")
     assert manifest.empty_classes() == ("class 1",)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["train split: 1 of 3 classes have no video: 'class 1'"]
+    assert warnings == ["train split: 1 of 3 classes has no video: 'class 1'"]
 
 
 def test_a_validation_list_with_fewer_labels_has_the_classes_of_the_training(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from mvit_video.build.common import build_source
+from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments
@@ -131,7 +133,11 @@ def test_classes_that_a_part_lacks_are_named() -> None:
     whole = manifest({"a": 10, "rare": 1})
     cut = SplitOptions(holdout=0.2)
     train, val = (whole.subset(rows) for rows in divide(whole, cut))
-    assert describe(train, val, cut)[-1] == "  without a video for validation: 1 classes ('rare')"
+    assert describe(train, val, cut)[-1] == "  without a video for validation: 1 class ('rare')"
+    images = [replace(part, kind=IMAGES) for part in (train, val)]
+    lines = describe(*images, cut)
+    assert lines[-1] == "  without an image for validation: 1 class ('rare')"
+    assert f"{len(train)} images for training, {len(val)} for validation" in lines[0]
     many = manifest({f"class {n}": 5 for n in range(40)})
     train, val = (many.subset(rows) for rows in divide(many, cut))
     assert describe(train, val, cut)[-1] == "  10 more classes: 4 to 4 for training, 1 to 1 for validation"
@@ -152,7 +158,7 @@ def test_the_options_cut_the_source_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"holdout": 1.0}, r"data\.holdout=1\.0: a share of the training videos, above 0 and below 1"),
+        ({"holdout": 1.0}, r"data\.holdout=1\.0: a share of the training split, above 0 and below 1"),
         ({"holdout": 0.2, "folds": 5}, r"data\.holdout and data\.folds are both given"),
         ({"folds": 1, "fold": 0}, r"data\.folds=1: at least 2 folds"),
         ({"folds": 5}, r"data\.fold=None: with data\.folds=5 it runs from 0 to 4"),
@@ -167,7 +173,7 @@ def test_impossible_splits(values: dict[str, object], message: str) -> None:
 
 def test_too_few_groups_are_refused() -> None:
     whole = manifest({"a": 6}, groups=["one scene"] * 6)
-    with pytest.raises(ValueError, match=r"1 groups of videos cannot be divided into 2 parts \(holdout=0\.2\)"):
+    with pytest.raises(ValueError, match=r"1 group of videos cannot be divided into 2 parts \(holdout=0\.2\)"):
         divide(whole, SplitOptions(holdout=0.2))
     with pytest.raises(ValueError, match=r"6 groups of videos cannot be divided into 8 parts \(fold 0 of 8\)"):
         divide(manifest({"a": 6}), SplitOptions(folds=8, fold=0))

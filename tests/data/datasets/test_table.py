@@ -75,7 +75,7 @@ def test_labels_that_are_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     text = "path,label\na.mp4,0\nb.mp4,2\n"
     manifest = table(tmp_path, text).manifest("train")
     assert (manifest.class_names, manifest.labels) == (("class 0", "class 1", "class 2"), (0, 2))
-    assert "1 of 3 classes have no video: 'class 1'" in caplog.text
+    assert "1 of 3 classes has no video: 'class 1'" in caplog.text
     assert table(tmp_path, text, labels="names").manifest("train").class_names == ("0", "2")
     names = str(write(tmp_path / "names.txt", "x\ny\nz\n"))
     assert table(tmp_path, text, class_names_file=names).manifest("train").labels == (0, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mvit_video.data.datasets.fingerprint import fingerprint
 from mvit_video.data.detection.assembly import CUT, EMPTY_IMAGE, NO_AREA, NO_MASK
 from mvit_video.data.detection.coco_json import POINTS, coco_class_names, from_coco
 from mvit_video.data.detection.ground_truth import ground_truth
@@ -65,6 +66,16 @@ def test_some_images_and_other_classes_take_their_instances_along(tmp_path):
     assert mapped.category_ids == (90, -1, 2)
     with pytest.raises(ValueError, match="1 of its 2 classes is not among the 1 known ones: 'dog'"):
         manifest.with_classes(["cat"])
+
+
+def test_the_fingerprint_knows_boxes_and_masks(tmp_path):
+    first = fingerprint(from_coco(write_set(tmp_path)))
+    assert fingerprint(from_coco(write_set(tmp_path))) == first
+    changes = [{"bbox": [5, 6, 10, 11]}, {"segmentation": [[5, 6, 15, 6, 15, 16, 5, 17]]}, {"category_id": 13}]
+    for change in changes:
+        made = content()
+        made["annotations"][0].update(change)
+        assert fingerprint(from_coco(write_set(tmp_path, made))) != first
 
 
 def test_a_set_goes_back_to_the_form_that_it_came_in(tmp_path):

@@ -80,6 +80,13 @@ def test_run_lengths_that_are_none_are_told(text, message):
     assert message in runs_problem(text, (1, 1))
 
 
+def test_bitmaps_do_not_travel_with_run_lengths():
+    masks = Masks((RunLengths.of_bitmap(disc()),), (30, 40))
+    before = len(pickle.dumps(masks))
+    masks.bitmaps()
+    assert len(pickle.dumps(masks)) == before
+
+
 def test_flat_memory_gives_masks_back_to_the_bit():
     rng = np.random.default_rng(0)
     decimal = np.round(rng.random((7, 2)) * 640, 2)  # as COCO's files have them

@@ -129,6 +129,37 @@ def test_the_visible_box_is_that_of_the_drawn_polygon(seed):
         assert slack.max() < 2
 
 
+def cut_at_border(ring: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A convex polygon cut at the border of an image, half-plane by half-plane (Sutherland and Hodgman, 1974)."""
+    for axis, sign, limit in ((0, 1, 0), (0, -1, -size[1]), (1, 1, 0), (1, -1, -size[0])):
+        kept = []
+        for start, end in zip(np.roll(ring, 1, axis=0), ring):
+            inside = sign * start[axis] >= limit, sign * end[axis] >= limit
+            if inside[0] != inside[1]:
+                share = (sign * limit - start[axis]) / (end[axis] - start[axis])
+                kept.append(start + share * (end - start))
+            if inside[1]:
+                kept.append(end)
+        ring = np.array(kept).reshape(-1, 2)
+    return ring
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+def test_the_visible_box_and_targets_are_those_of_the_cut_polygon(seed):
+    rng = np.random.default_rng(seed)
+    angles = np.sort(rng.random(int(rng.integers(3, 12)))) * 2 * np.pi
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform(5, 40) + rng.random(2) * SIZE[::-1]
+    cut, box = cut_at_border(ring, SIZE), visible_box(ring, SIZE)
+    if box is None:
+        assert len(cut) < 3 or (np.ptp(cut, axis=0) < 1e-6).any()
+        return
+    np.testing.assert_allclose(box, [*cut.min(axis=0), *cut.max(axis=0)], atol=1e-9)
+    rois = torch.tensor([box], dtype=torch.float32)
+    whole, parts = (Masks(((shape,),), SIZE).crop(rois, torch.tensor([0]), 28) for shape in (ring, cut))
+    assert (whole != parts).sum() <= 40  # of 784: a row and some
+
+
 def test_the_visible_box_of_shapes_that_reach_over_corners_and_borders():
     limits = (30, 40)
 

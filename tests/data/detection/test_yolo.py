@@ -153,6 +153,7 @@ def test_a_data_yaml_has_names_and_splits(tmp_path):
         ("names: [cat, cat]", "class name 'cat' occurs more than once"),
         ("nc: 3\nnames: [cat, dog]", "nc is 3, but there are 2 names"),
         ("train: a", "no list `names`"),
+        ("names: [cat]\nkpt_shape: [17, 3]", r"labels of key points \(kpt_shape\) are not read"),
         ("- a", "has the keys names, train and val; this has none"),
         ("names: [cat", "the data.yaml is not YAML"),
     ],

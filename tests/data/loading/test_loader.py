@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.shards import shard_order
 from mvit_video.data.datasets.sources import MotionSource
@@ -89,6 +91,8 @@ def test_a_step_larger_than_the_set_is_refused(manifest: Manifest) -> None:
         ValueError, match=r"32 videos, .*: 40 videos x 1 process = 40\. Lower trainer\.batch_size$"
     ):  # no word of an accumulation that there is none of
         loader(manifest, batch_size=40)
+    with pytest.raises(ValueError, match=r"has 32 images, fewer than one step takes: 40 images x 1 process"):
+        loader(replace(manifest, kind=IMAGES), batch_size=40)
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

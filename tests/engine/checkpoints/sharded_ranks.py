@@ -31,6 +31,7 @@ from mvit_video.models import MViT
 from tests.models.helpers import small_config
 
 TIMEOUT_S = 300
+SHALLOW: dict[str, Any] = {"depth": 2, "stage_starts": (1,)}
 
 
 def clips(seed: int, count: int) -> torch.Tensor:
@@ -150,11 +151,11 @@ def worst(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 def checkpointed_and_compiled(here: World, folder: Path) -> Any:
     """Activation checkpointing and compiled blocks change nothing."""
     alone = World(rank=0, size=1, device=here.device)
-    plain = build()
+    plain = build(**SHALLOW)
     result: dict[str, Any] = {"one": steps(plain, optimizer_of(plain), alone, range(2))}
-    model, _ = sharded(here, activation_checkpointing=True)
+    model, _ = sharded(here, activation_checkpointing=True, **SHALLOW)
     result["recomputed"] = steps(model, optimizer_of(model), here, range(2))
-    model = build(activation_checkpointing=True)
+    model = build(activation_checkpointing=True, **SHALLOW)
     model.blocks[0].compile(backend="eager", fullgraph=True, dynamic=False)
     Sharding(here, bf16=False, timeout_s=TIMEOUT_S).apply(model)
     result["compiled"] = steps(model, optimizer_of(model), here, range(2))

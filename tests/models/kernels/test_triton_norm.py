@@ -1,9 +1,4 @@
-"""The Triton LayerNorm, run on the CPU in Triton's interpreter, as test_triton_pool.py explains."""
-
-import os
-import re
-import subprocess
-import sys
+"""The Triton LayerNorm, run on the CPU in Triton's interpreter, as test_in_the_interpreter.py explains."""
 
 import pytest
 import torch
@@ -15,7 +10,6 @@ from mvit_video.models.kernels import recompute, triton_norm
 from mvit_video.models.kernels.triton_pool import INTERPRETED
 from mvit_video.models.mvit.presets import create_model
 from tests.models.helpers import HopperWithoutDevice
-from tests.paths import ROOT
 
 INTERPRETED_TESTS = 8
 EPS = 1e-6
@@ -78,15 +72,6 @@ if INTERPRETED:
         assert float((found[0] - found[1]).norm()) < 0.05 * float(found[0].norm())
 
 else:
-
-    @pytest.mark.slow
-    def test_kernels_in_the_interpreter():
-        pytest.importorskip("triton")
-        command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", __file__]
-        environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert re.search(rf"^{INTERPRETED_TESTS} passed", run.stdout, re.MULTILINE), run.stdout
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     @pytest.mark.parametrize("channels", [96, 144, 384, 768, 1152, 1536])

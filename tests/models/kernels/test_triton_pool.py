@@ -1,16 +1,8 @@
-"""The Triton pooling, run on the CPU in Triton's interpreter.
+"""The Triton pooling, run on the CPU in Triton's interpreter, as test_in_the_interpreter.py explains."""
 
-TRITON_INTERPRET is read when the kernels are defined, so the numerical tests need a process of their own:
-test_kernels_in_the_interpreter starts pytest on this file with the variable set, and there the tests under
-`if INTERPRETED` are defined.
-"""
-
-import os
-import re
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -163,23 +155,6 @@ if INTERPRETED:
         assert counter.frame_count == 1
 
 else:
-
-    @pytest.mark.slow
-    def test_kernels_in_the_interpreter():
-        pytest.importorskip("triton")
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "--noconftest",
-            "-p",
-            "no:cacheprovider",
-            str(Path(__file__).resolve()),
-        ]
-        environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert re.search(rf"^{INTERPRETED_TESTS} passed", run.stdout, re.MULTILINE), run.stdout
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     @pytest.mark.parametrize("dtype", triton_pool.DTYPES, ids=str)

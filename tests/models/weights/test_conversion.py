@@ -75,6 +75,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"has a class token, as those of ImageNet-21k have, this one has none"):
             load_weights(MViT(IMAGE), state_of(with_cls))
 
+    def test_weights_of_a_video_model_do_not_become_an_image_models(self):
+        said = r"holds a video model, and this is an image model: .* not the other way\. Start from image weights"
+        with pytest.raises(ValueError, match=said):
+            load_weights(MViT(IMAGE), state_of(V2), new_head=True)
+
     def test_tables_of_other_head_widths_are_not_interpolated(self):
         state = state_of(V2) | {TABLE: torch.zeros(3, 4)}
         with pytest.raises(ValueError, match=r"rel_pos_t: \(3, 4\) in the file, \(3, 8\) in the model"):

@@ -1,0 +1,160 @@
+"""What the directory of a run holds, read once: a run may be unfinished, killed or never evaluated."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mvit_video.engine.curves import Record
+from mvit_video.engine.tracking import read_metrics
+from mvit_video.reporting.answers import MAIN, Evaluation, read_evaluations
+from mvit_video.runtime.fold_record import METRICS
+from mvit_video.runtime.journal import read_events
+from mvit_video.runtime.run_record import (
+    RunSummary,
+    Score,
+    best_validation,
+    folder_of_start,
+    read_validations,
+    summarize_run,
+)
+
+_LONGEST_LABEL = 24  # letters
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """A run.
+
+    Attributes:
+        path: its directory.
+        name: of the run, with folders above where several share it.
+        label: what the page calls it besides.
+        summary: state and progress.
+        options, environment: by dotted names; empty where the run ended before it wrote them.
+        data: of each split: source, number of items, fingerprint.
+        records: of metrics.jsonl.
+        events: of the journal.
+        evaluations: the main one first.
+        failed: number of entries that could not be read in training.
+        verdicts: (question, level, text, next step) of its audit.
+    """
+
+    path: Path
+    name: str
+    label: str
+    summary: RunSummary
+    options: Mapping[str, str]
+    environment: Mapping[str, str]
+    data: Mapping[str, Mapping[str, Any]]
+    records: Sequence[Record] = field(repr=False)
+    events: Sequence[Mapping[str, Any]] = field(repr=False)
+    evaluations: Sequence[Evaluation]
+    failed: int
+    verdicts: Sequence[tuple[str, str, str, str]]
+
+    @property
+    def metric(self) -> str | None:
+        """The score of its validations by which it is judged; None before the first, and for a task of one's own."""
+        names = {name for record in self.records if record.get("kind") == "eval" for name in record}
+        return next((name for name in METRICS if name in names), None)
+
+    @property
+    def best(self) -> Score | None:
+        """The best validation by that score."""
+        return None if self.metric is None else best_validation(read_validations(self.path), self.metric)
+
+    @property
+    def start_folders(self) -> list[Path]:
+        """Where the run's relative paths may start from, the likeliest first."""
+        started = folder_of_start(self.options.get("output_dir", "runs"), self.path)
+        return [Path.cwd()] if started is None else [started, Path.cwd()]
+
+    def evaluation(self, folder: str) -> Evaluation | None:
+        """The evaluation of a folder; the first that there is for the usual one. None where there is none."""
+        found = next((one for one in self.evaluations if one.folder == folder), None)
+        if found is None and folder == MAIN:
+            # Frames in another order measure something else than the model's accuracy.
+            forward = (one for one in self.evaluations if one.results.get("frame_order", "forward") == "forward")
+            return next(forward, None)
+        return found
+
+
+def read_run(
+    path: Path,
+    *,
+    name: str,
+    label: str,
+    options: Mapping[str, str],
+    environment: Mapping[str, str],
+    queue: Mapping[str, tuple[str, str]],
+) -> RunFacts:
+    """A run, from its directory.
+
+    Args:
+        path: the directory.
+        name, label: see RunFacts.
+        options, environment: by dotted names.
+        queue: states of cluster jobs, see runtime.slurm.
+
+    Raises:
+        ValueError: a file of an evaluation is damaged.
+    """
+    metrics = path / "metrics.jsonl"
+    return RunFacts(
+        path=path,
+        name=name,
+        label=label,
+        summary=summarize_run(path, queue),
+        options=options,
+        environment=environment,
+        data=_json(path / "run.json").get("data", {}),
+        records=read_metrics(metrics) if metrics.is_file() else [],
+        events=read_events(path),
+        evaluations=read_evaluations(path),
+        failed=sum(1 for file in path.glob("failed_*.jsonl") for _ in file.open(encoding="utf-8")),
+        verdicts=list(_verdicts(path / "audit" / "audit.json")),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return held
+
+
+def _verdicts(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    for one in _json(path).get("verdicts", []):
+        yield one["question"], one["level"], one["text"], one["next_step"]
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The names of runs, with as many of the folders above as tell them apart."""
+    resolved = [path.resolve() for path in paths]
+    depth = 1
+    while depth < max(len(path.parts) for path in resolved):
+        names = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+        depth += 1
+    return [str(path) for path in resolved]
+
+
+def labels_of(names: Sequence[str]) -> list[str]:
+    """What to call runs in the head of a column: their names, or numbers where some name is too long for that."""
+    if len(names) == 1 or max(map(len, names)) <= _LONGEST_LABEL:
+        return list(names)
+    return [f"run {number}" for number in range(1, len(names) + 1)]
+
+
+def event_lines(run: RunFacts) -> list[tuple[str, str, str]]:
+    """(time, event, details) of the journal."""
+    return [
+        (
+            datetime.fromtimestamp(event["time"]).isoformat(" ", "seconds") if "time" in event else "",
+            str(event["event"]),
+            ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event")),
+        )
+        for event in run.events
+    ]
