@@ -26,8 +26,8 @@ from mvit_video import Predictor
 from mvit_video.build.prediction import FilePredictor
 from mvit_video.data.loading.dataset import DecodeOptions
 
-ROUNDS = 5
-VIDEOS = 16
+ROUNDS = 3
+VIDEOS = 12
 SIZE = (256, 340)  # height and width of videos as Kinetics copies have them
 SECONDS = 10
 
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--rate", action="store_true", help="videos a second beside bare decoding")
     parser.add_argument("--first", action="store_true", help="the first answer, from the start of the process")
     parser.add_argument("--long", action="store_true", help="windows a second and memory of a long video")
+    parser.add_argument("--files", nargs="*", default=[], help="videos of your own, for a row of the rates")
     parser.add_argument("--minutes", type=float, default=30, help="of the long video; default %(default)g")
     parser.add_argument("--motion", default="data/motion", help="folder of the embedded set; default %(default)s")
     args = parser.parse_args()
@@ -169,6 +170,11 @@ def main() -> None:
                 write_video(Path(path), seconds=SECONDS, size=SIZE, seed=number)
             print("| videos | how many | decoding alone, videos/s | predict, videos/s | predict / decoding |")
             print("|---|---|---|---|---|")
+            if args.files:
+                rate(args.run, args.files, "the given ones")
+            large = f"{folder}/large.mp4"
+            write_video(Path(large), seconds=SECONDS, size=(720, 1280))
+            rate(args.run, [large], f"1280x720, {SECONDS} s")
             rate(args.run, usual, f"{SIZE[1]}x{SIZE[0]}, {SECONDS} s")
             rate(args.run, small, "embedded set, 80 to 96 pixels, 1.3 to 2.2 s")
         if args.first or every:

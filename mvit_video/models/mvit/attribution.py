@@ -18,7 +18,7 @@ from torch import Tensor
 from mvit_video.models.config import Triple
 from mvit_video.models.mvit.network import MViT
 
-STEPS = 8
+STEPS = 4
 """Places on the way at which gradients are taken, in the middle of as many equal parts."""
 
 
