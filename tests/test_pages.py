@@ -15,7 +15,7 @@ from mvit_video.config import Train, config_dir, register
 from mvit_video.config.registry import SCHEMAS
 from mvit_video.convert import parse_arguments
 from mvit_video.models.weights.zoo import zoo
-from mvit_video.predict import split_words
+from mvit_video.predict import default_weights, split_words
 from mvit_video.report import parse_arguments as parse_report
 from mvit_video.runs import main as list_runs
 from mvit_video.weights import main as list_weights
@@ -74,7 +74,7 @@ def test_the_predictions_of_the_pages_compose() -> None:
     register()
     for words in found:
         given, sources = split_words(words)
-        assert sources and any(word.startswith("weights=") for word in given)
+        assert sources and (any(word.startswith("weights=") for word in given) or default_weights(given, sources))
         with initialize_config_dir(config_dir(), version_base="1.3"):
             compose("predict", overrides=given)
 
