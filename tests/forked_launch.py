@@ -1,4 +1,4 @@
-"""`python -m mvit_video.train` whose launcher forks its ranks instead of starting interpreters, which import torch anew.
+"""`python -m mvit_video.train` whose launcher forks its ranks instead of starting interpreters that import torch.
 
 For tests/interpreters.py, whose processes have torch imported.
 """
