@@ -159,11 +159,11 @@ def test_torchrun_launcher_runs_on_one_machine_too(quick_ranks: None, tmp_path: 
     assert launch.launch(rank_job, config) == "rank 0 of 2"
 
 
-# Forks its ranks: a process that is a fork itself has torch imported.
 SECOND_ATTEMPT = """
-import functools, sys, torch.distributed.launcher.api as api
+import sys
 from tests.cluster.test_launch import launch, locked, options
-api.LaunchConfig = functools.partial(api.LaunchConfig, start_method="fork")
+from tests.forked_launch import fork_ranks
+fork_ranks()
 launch.launch(locked, options("+experiment=motion_mvitv2", "launcher.processes=2", sys.argv[1]))
 """
 
