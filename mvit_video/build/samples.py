@@ -110,7 +110,10 @@ def read_manifest(
         config.data.num_classes = classes
     _set_open_classes(config, classes)
     if classes != config.data.num_classes:
-        whole = "complete it" if classes < config.data.num_classes else "take out what does not belong to them"
+        if classes > config.data.num_classes:
+            whole = "take out what does not belong to them"
+        else:
+            whole = "complete it" if source.has("train") else "give data.source.train=..., which says all classes"
         raise ValueError(
             f"data.num_classes={config.data.num_classes}, but {manifest.source} has {count_text(classes, 'class')}: "
             f"{whole}, or set data.num_classes={classes}"
