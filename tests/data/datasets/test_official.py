@@ -58,7 +58,7 @@ def test_ucf101_files_that_do_not_fit(tmp_path: Path) -> None:
         source.manifest("train")
     write(lists, "ApplyEyeMakeup/v_ApplyEyeMakeup_g09_c01.avi 1\n")
     with pytest.raises(
-        ValueError, match=r"1 of 1 listed video does not exist .*ApplyEyeMakeup_g09_c01 \(.*trainlist02"
+        ValueError, match=r"1 of 1 listed videos do not exist .*ApplyEyeMakeup_g09_c01 \(.*trainlist02"
     ):
         source.manifest("train")
     lists.unlink()
