@@ -79,6 +79,8 @@ class FileCosts:
 VIDEO_FILES = FileCosts(per_core_s=20, kb=500)
 """Kinetics in H.264 with a short side of 256."""
 IMAGE_FILES = FileCosts(per_core_s=200, kb=110)
+# 640 x 480 with seven polygons, the published views of detection.
+DETECTION_FILES = FileCosts(per_core_s=80, kb=165)
 """ImageNet: docs/benchmarks.md has 207 images of 500 x 375 pixels a second and core, with its augmentation."""
 
 
