@@ -13,7 +13,6 @@ from mvit_video.data.loading.samples import DRAW_AUGMENT, TrainItems
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.runtime.decode_error import DecodeError
 
-
 BLANK_SIDE = 32  # of what stands for an image that cannot be read
 
 
