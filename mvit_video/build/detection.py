@@ -26,6 +26,7 @@ from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.planning.costs import DETECTION_FILES
 from mvit_video.preparation.detection_content import DetectionContent
 from mvit_video.tasks.detection import Detection as Task
 from mvit_video.tasks.detection import DetectionEvaluation, ResultsWriter
@@ -41,6 +42,8 @@ class Detection(ManifestSplits):
 
     kind = IMAGES
     sample = "image"
+    file_costs = DETECTION_FILES
+    names_classes = False
 
     def __init__(self, pictures: int = 6) -> None:
         self.pictures = pictures

