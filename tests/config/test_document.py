@@ -19,7 +19,7 @@ def test_the_page_is_up_to_date() -> None:
 def test_each_option_has_a_row_with_type_default_rule_and_meaning() -> None:
     page = document().splitlines()
     assert (
-        "| `trainer.eval_batch_size` | int | `8` | at least 1 | clips per process in validation and evaluation |"
+        "| `trainer.eval_batch_size` | int | `8` | at least 1 | clips or images per process in validation and evaluation |"
         in page
     )
     assert "| `optim.lr` | float | required | above 0 | peak learning rate, for reference_batch videos a step |" in page
