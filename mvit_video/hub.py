@@ -187,11 +187,11 @@ def _hub() -> Any:
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
     """The errors of the hub and of the network as one of ours, with the way out."""
-    import httpx
+    from huggingface_hub.errors import HTTPError  # of its HTTP client, also where there is no connection
 
     try:
         yield
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise HubError(
             f"could not {what} ({type(error).__name__}: {' '.join(lines[:2])}): check the name, the network and the "

@@ -155,7 +155,7 @@ def test_the_nearest_name_is_given(
         ("trainer.deterministic=maybe", "trainer.deterministic=maybe: must be true or false"),
         ("seed=null", "seed=null: must be a whole number"),
         ("data.num_classes=many", "data.num_classes=many: must be a whole number, or null (at least 1)"),
-        ("optim=3", "optim=3: optim is a group of options; The choices are: adamw, imagenet, sgd"),
+        ("optim=3", "optim=3: optim is a group of options; the choices are: adamw, imagenet, sgd"),
         ("weights", "weights: options are given as key=value, without spaces around the sign"),
         ("name=a=b", "name=a=b: the value holds characters that have a meaning here"),
         ("data.group_pattern=_(x)_", "other kind: \"data.group_pattern='_(x)_'\""),

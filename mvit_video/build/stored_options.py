@@ -130,6 +130,11 @@ def _run_that_holds(path: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
 
 
+def holds_weights(path: Path) -> bool:
+    """Whether it is a file, a checkpoint in shards, or the directory of a run or of its checkpoints."""
+    return path.is_file() or is_folder_of_shards(path) or (path.is_dir() and _run_that_holds(path) is not None)
+
+
 def fetched(place: str) -> str:
     """The file of published weights or of a URL, fetched if it is not in the cache; other places as they are.
 
