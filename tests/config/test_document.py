@@ -31,7 +31,7 @@ def test_each_option_has_a_row_with_type_default_rule_and_meaning() -> None:
     assert lr in page
     assert "| `reencode.enabled` | bool | `false` |  | re-encode at all |" in page
     assert sum(line.startswith("| `seed` |") for line in page) == 1  # the other commands add to those of training
-    assert "Choices: `adamw`, `imagenet`, `sgd`." in page
+    assert "Choices: `adamw`, `coco`, `imagenet`, `sgd`." in page
 
 
 def test_the_page_is_written_without_torch(tmp_path: Path) -> None:
