@@ -30,8 +30,9 @@ BOUNDS = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 ATTENTION_BOUNDS = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 """Wider in bf16: position terms are rounded before they are added, in every form."""
 EPS = 1e-6
-LARGEST, MOST_LOGITS = 2**24, 2**27
-"""Values of float64 reference maps, and logits, above which a case takes fewer frames, heads or rows."""
+LARGEST, MOST_LOGITS = 2**24, 2**26
+"""Values of float64 reference maps, and logits, above which a case takes fewer frames, heads or rows: all parts of the
+step share the card's memory."""
 
 
 class Shape(NamedTuple):
