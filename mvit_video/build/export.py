@@ -33,7 +33,7 @@ from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.evaluator import score
 from mvit_video.exporting import parity, writing
-from mvit_video.exporting.about import FORMAT_VERSION, Kind, Precision
+from mvit_video.exporting.about import FORMAT_VERSION, Kind, Precision, is_program
 from mvit_video.exporting.programs import open_program
 from mvit_video.prediction.files import find_files
 
@@ -107,6 +107,11 @@ def export(config: Predict, wanted: Export) -> Exported:
     """
     precision = wanted.precision
     output, kind = writing.file_and_kind(wanted.output, wanted.kind, precision)
+    if is_program(Path(str(config.checkpoint))):
+        raise ValueError(
+            f"{config.checkpoint}: is an exported program already; export from the run, the checkpoint or the "
+            ".safetensors file"
+        )
     predictor = build_predictor(config, HERE)
     if kind == "onnx":
         writing.check_fits_onnx(predictor.model, precision)
@@ -169,7 +174,7 @@ def preprocessing(predictor: FilePredictor, inputs: Tensor) -> dict[str, Any]:
     `mean` and `std` are those of the channels in the order in which the model takes them, R, G, B.
     """
     config, data = predictor.config, predictor.config.data
-    manifest, _ = predictor._split(["none"])
+    manifest, _ = predictor.read(["none"])
     protocol = predictor.builder.evaluation(config, manifest, HERE, frame_order="forward").about()
     reversed_statistics = isinstance(data, VideoData) and data.channel_order == "bgr"
     order = slice(None, None, -1) if reversed_statistics else slice(None)
@@ -241,7 +246,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
     config = replace(predictor.config, trainer=replace(predictor.config.trainer, num_workers=0))
     if clips:
         files = find_files(clips, predictor.kind)
-        manifest, _ = predictor._split(files)
+        manifest, _ = predictor.read(files)
         words = f"the {predictor.kind.plural} given"
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
         return
@@ -256,7 +261,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
         else:
             count = len(SHAPES_CLASSES)
             generate_shapes(folder, ShapesSpec(train_images=count, test_images=count))
-        manifest, _ = predictor._split(find_files([folder], predictor.kind))
+        manifest, _ = predictor.read(find_files([folder], predictor.kind))
         words = f"{predictor.kind.plural} of the embedded set"
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
 

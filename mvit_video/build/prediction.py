@@ -98,7 +98,7 @@ class FilePredictor:
         """
         if not files:
             return
-        manifest, task = self._split(files)
+        manifest, task = self.read(files)
         said: set[str] = set()
         for one, note in self._windows(manifest, task) if self.config.windows else self._whole(manifest, task):
             if note and one.path not in said:
@@ -146,7 +146,7 @@ class FilePredictor:
     def protocol(self, files: Sequence[str]) -> dict[str, Any]:
         """How results come about: results of one folder have all of it in common."""
         config = self.config
-        manifest, _ = self._split(files[:1])
+        manifest, _ = self.read(files[:1])
         evaluation = self.builder.evaluation(config, manifest, self.world, frame_order="forward")
         windows = None
         if config.windows:
@@ -162,7 +162,8 @@ class FilePredictor:
             "mvit_video": mvit_video.__version__,
         }
 
-    def _split(self, files: Sequence[str]) -> tuple[Manifest, Task]:
+    def read(self, files: Sequence[str]) -> tuple[Manifest, Task]:
+        """The files as a split of a data set whose labels mean nothing, and the task on it."""
         source = _Files(files, self.class_names, self.kind)
         manifest = self.builder.read_split(self.config, source, "test", class_names=self.class_names)
         return manifest, self.builder.task(self.config, manifest)
