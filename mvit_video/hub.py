@@ -122,7 +122,9 @@ def _write(
         more = export(config, Export(output=folder / "model", kind=kind, clips=tuple(clips), keep_paths=False))
         logger.info("%s", more.text())
         names.append(more.path.name)
-    card = model_card(made.about, title=config.name, repo=repo, files=names, licence=licence)
+    # Of a folder its name alone: the path is one of this machine.
+    shown = repo if local_folder(repo) is None else f"./{folder.resolve().name}"
+    card = model_card(made.about, title=config.name, repo=shown, files=names, licence=licence)
     write_text(folder / CARD, card)
     return (*names, CARD)
 

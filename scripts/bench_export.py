@@ -1,8 +1,8 @@
 """Time a model and its exported files on the machine at hand: `python scripts/bench_export.py --model mvitv2_s_16x4`.
 
-In one process, on one thread: the export to torch.export and ONNX, the first answer of each file (loading it and one
-clip), and the time of one clip and of two in the eager model and in each file. They take turns, and the least of the
-repetitions counts; ratios say more than times where the machine is shared. "memory" is the most that the process has
+In one process, on one thread, in CPU seconds, which a shared machine disturbs least: the export to torch.export and
+ONNX, the first answer of each file (loading it and one clip), and the time of one clip and of two in the eager model
+and in each file. They take turns, and the least of the repetitions counts. "memory" is the most that the process has
 had up to the end of the row. Weights are random: times do not depend on them.
 """
 
@@ -29,10 +29,10 @@ def peak_gib() -> str:
 
 
 def timed(work: Callable[[], object]) -> tuple[object, float]:
-    """What it gives, and the seconds that it took."""
-    start = time.perf_counter()
+    """What it gives, and the CPU seconds that it took."""
+    start = time.process_time()
     found = work()
-    return found, time.perf_counter() - start
+    return found, time.process_time() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             assert isinstance(opened, nn.Module)
             ways[name] = opened
             rows.append([f"to {name}", f"{seconds:.1f}", f"{answer:.1f}", peak_gib()])
-        print(table(["step", "seconds", "loading and one clip (s)", "memory (GiB)"], rows, markdown=options.markdown))
+        print(table(["step", "CPU s", "loading and one clip", "memory (GiB)"], rows, markdown=options.markdown))
         print(
             table(
-                ["", "one clip (s)", "two clips (s)", "times eager", "difference"],
+                ["", "one clip (CPU s)", "two clips", "times eager", "difference"],
                 compared(ways, clips, options.reps),
                 markdown=options.markdown,
             )
