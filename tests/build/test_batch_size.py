@@ -104,9 +104,7 @@ def test_too_little_memory_for_one_video() -> None:
 
 
 def test_other_models_need_a_number() -> None:
-    with pytest.raises(
-        ValueError, match=r"counts the memory of MViTs and detectors, and Baseline is none"
-    ):
+    with pytest.raises(ValueError, match=r"counts the memory of MViTs and detectors, and Baseline is none"):
         chosen("model=slow_r50", size=1e12)
 
 
