@@ -44,7 +44,9 @@ class ResultTable:
         lines: list[tuple[str, ...]] = [(noun, "score", "class", *(["box (x1, y1, x2, y2)"] if self.boxes else []))]
         for one in predictions:
             lines += self._lines(one)
-        widths = [max(len(row[column]) for row in lines if column < len(row) - 1) for column in range(len(lines[0]) - 1)]
+        widths = [
+            max(len(row[column]) for row in lines if column < len(row) - 1) for column in range(len(lines[0]) - 1)
+        ]
         return "".join(_line(row, widths) for row in lines)
 
     def _lines(self, one: FilePrediction) -> list[tuple[str, ...]]:
