@@ -39,7 +39,7 @@ def test_planes_show_what_rgb_shows(matrix: str) -> None:
     expected = drawn(before, marks).astype(int)
     inside = (slice(110, 190), slice(70, 150))
     assert np.abs(shown - expected)[inside].max() <= 3
-    plate = (slice(84, 96), slice(62, 64))
+    plate = (slice(80, 82), slice(62, 70))
     assert np.abs(shown[plate] - (68, 119, 170)).max() <= 3
     assert np.array_equal(shown[210:], before[210:])
 
