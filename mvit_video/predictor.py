@@ -11,7 +11,7 @@ from mvit_video.config.check import to_object
 from mvit_video.config.compose import compose_options
 
 if TYPE_CHECKING:
-    from mvit_video.build.prediction import FilePredictor
+    from mvit_video.build.file_predictor import FilePredictor
     from mvit_video.prediction.explanation import ExplainedClip
     from mvit_video.prediction.results import FilePrediction, Window
 
@@ -129,7 +129,12 @@ class Predictor:
         Raises:
             ValueError: the model is no MViT, it has no such class, or the file cannot be read.
         """
-        _, clips = self._predictor.explain(self(path), name=name)
+        from mvit_video.build.prediction import naming_classes
+
+        refused = (
+            "explain shows what speaks for a class of a file, and the weights are a detector's, whose boxes say it"
+        )
+        _, clips = naming_classes(self._predictor, refused=refused).explain(self(path), name=name)
         return clips
 
     def live(self, source: PathLike) -> "Iterator[Window]":

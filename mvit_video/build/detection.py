@@ -12,10 +12,12 @@ from mvit_video.build.detection_samples import (
     protocol,
     read_detection,
 )
+from mvit_video.build.file_predictor import LoadedModel
+from mvit_video.build.object_prediction import ObjectPredictor, check_object_prediction
 from mvit_video.build.run_identity import DataRecord
 from mvit_video.build.samples import ManifestSplits, build_loader, build_loading
-from mvit_video.config import Prepare, Preview, Train
-from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.config import Predict, Prepare, Preview, Train
+from mvit_video.data.datasets.extensions import IMAGES, PICTURES, FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.detection.annotations import DetectionManifest
@@ -43,7 +45,6 @@ class Detection(ManifestSplits):
     kind = IMAGES
     sample = "image"
     file_costs = DETECTION_FILES
-    names_classes = False
 
     def __init__(self, pictures: int = 6) -> None:
         self.pictures = pictures
@@ -91,6 +92,19 @@ class Detection(ManifestSplits):
             raise ValueError(f"frame_order={frame_order}: an image has one frame; leave the option out")
         pictures = DetectionPictures(build_reading(config), count=self.pictures, seed=config.seed)
         return self._evaluation(config, split, world, writers=(pictures,))
+
+    @property
+    def predicted(self) -> FileKind:
+        """Kind of the files that a prediction finds objects in."""
+        return PICTURES
+
+    def check_prediction(self, config: Predict) -> None:
+        """See PredictsFiles."""
+        check_object_prediction(config)
+
+    def predictor(self, loaded: LoadedModel) -> ObjectPredictor:
+        """What finds objects in images and frames."""
+        return ObjectPredictor.of(loaded)
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the images of one forward pass of one process, as large as training images get."""

@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import mvit_video
+from mvit_video.build.class_prediction import ClassPredictor
 from mvit_video.build.common import build_source, load_model
 from mvit_video.build.evaluation import forget_training_split, training_state_of
 from mvit_video.build.export_record import measured_results, origin_of, without_paths
-from mvit_video.build.prediction import FilePredictor, build_predictor
+from mvit_video.build.prediction import build_predictor, naming_classes
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.video_multilabel import VideoMultilabel
 from mvit_video.config import ImageData, Predict, Train, VideoData
@@ -42,6 +43,11 @@ logger = logging.getLogger(__name__)
 HERE = World(rank=0, size=1, device=torch.device("cpu"))
 CHECKED = 4  # clips that a file is compared on
 MEASURED = 256  # files whose classes tell what a lower precision costs
+_NO_DETECTOR = (
+    "export writes models that name classes, and the weights are a detector's, which has no exported form yet. Its "
+    "checkpoint is a file of its own, with model, options and class names: predict weights=FILE and "
+    "mvit_video.models.from_checkpoint(FILE) read it anywhere"
+)
 _NOT_RECIPE = ("launcher", "resume", "output_dir")
 
 
@@ -112,7 +118,7 @@ def export(config: Predict, wanted: Export) -> Exported:
             f"{config.checkpoint}: is an exported program already; export from the run, the checkpoint or the "
             ".safetensors file"
         )
-    predictor = build_predictor(config, HERE)
+    predictor = naming_classes(build_predictor(config, HERE), refused=_NO_DETECTOR)
     if kind == "onnx":
         writing.check_fits_onnx(predictor.model, precision)
     start = time.monotonic()
@@ -137,7 +143,7 @@ def export(config: Predict, wanted: Export) -> Exported:
     return Exported(path=output, about=about, parity=same, seconds=seconds, peak_bytes=_peak_bytes())
 
 
-def describe(predictor: FilePredictor, inputs: Tensor, *, precision: Precision) -> dict[str, Any]:
+def describe(predictor: ClassPredictor, inputs: Tensor, *, precision: Precision) -> dict[str, Any]:
     """What the file says of itself: see exporting/about.py."""
     config, checkpoint = predictor.config, Path(str(predictor.config.checkpoint))
     training = training_state_of(checkpoint)
@@ -168,7 +174,7 @@ def recipe(config: Predict) -> dict[str, Any]:
     }  # what it started from is its origin
 
 
-def preprocessing(predictor: FilePredictor, inputs: Tensor) -> dict[str, Any]:
+def preprocessing(predictor: ClassPredictor, inputs: Tensor) -> dict[str, Any]:
     """What a file must become before the model sees it, and what the model's outputs are, for readers in any language.
 
     `mean` and `std` are those of the channels in the order in which the model takes them, R, G, B.
@@ -242,7 +248,7 @@ class _Split:
 
 
 @contextmanager
-def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
+def _split(predictor: ClassPredictor, clips: Sequence[str]) -> Iterator[_Split]:
     """The files that were named, else those the run was validated on, else some of the embedded set."""
     config = replace(predictor.config, trainer=replace(predictor.config.trainer, num_workers=0))
     if clips:
@@ -267,7 +273,7 @@ def _split(predictor: FilePredictor, clips: Sequence[str]) -> Iterator[_Split]:
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
 
 
-def _own_split(predictor: FilePredictor, config: Predict) -> _Split | None:
+def _own_split(predictor: ClassPredictor, config: Predict) -> _Split | None:
     """Some files of the run's validation, evenly over the split; None, and why in the log, where there are none."""
     source = config.data.source
     values = source.values() if isinstance(source, dict) else vars(source).values()
@@ -296,7 +302,7 @@ def _own_split(predictor: FilePredictor, config: Predict) -> _Split | None:
     return _Split(builder=predictor.builder, config=options, manifest=manifest.subset(rows), labelled=True, words=words)
 
 
-def _inputs(predictor: FilePredictor, split: _Split) -> Tensor:
+def _inputs(predictor: ClassPredictor, split: _Split) -> Tensor:
     """The model's input for the middle view of some of the files, float32 (N, ...).
 
     Raises:
@@ -317,7 +323,7 @@ def _inputs(predictor: FilePredictor, split: _Split) -> Tensor:
     return torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs
 
 
-def _measure(predictor: FilePredictor, split: _Split, model: nn.Module) -> dict[str, Any]:
+def _measure(predictor: ClassPredictor, split: _Split, model: nn.Module) -> dict[str, Any]:
     """What the model scores on the files; without labels the classes that it names, for the share that stays."""
     evaluation = split.builder.evaluation(split.config, split.manifest, HERE, frame_order="forward")
     task = split.builder.task(split.config, split.manifest)
@@ -341,7 +347,7 @@ def _cost_text(cost: Mapping[str, Any]) -> str:
 
 
 def _write(
-    predictor: FilePredictor, inputs: Tensor, path: Path, *, about: Mapping[str, Any], kind: Kind, precision: Precision
+    predictor: ClassPredictor, inputs: Tensor, path: Path, *, about: Mapping[str, Any], kind: Kind, precision: Precision
 ) -> Any:
     """Write the file; a function that sets what it says of itself to something else."""
     if kind == "safetensors":
@@ -363,7 +369,7 @@ def _write(
     return lambda new: writing.describe_onnx(path, new)
 
 
-def _read_again(predictor: FilePredictor, path: Path, shape: tuple[int, ...]) -> nn.Module:
+def _read_again(predictor: ClassPredictor, path: Path, shape: tuple[int, ...]) -> nn.Module:
     """The file as others will run it."""
     if path.suffix == ".safetensors":
         return load_model(replace(predictor.config, checkpoint=str(path)), HERE)

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Sequence
 
+from mvit_video.build.class_prediction import ClassPredictor, check_class_prediction
 from mvit_video.build.class_weights import Weighting, loss_weights, weights_text
+from mvit_video.build.file_predictor import LoadedModel
 from mvit_video.build.image_preview import image_sections
 from mvit_video.build.images import build_image_evaluation, build_image_loader, image_data
 from mvit_video.build.samples import (
@@ -12,8 +14,8 @@ from mvit_video.build.samples import (
     build_normalization,
     read_manifest,
 )
-from mvit_video.config import Prepare, Preview, Train
-from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.config import Predict, Prepare, Preview, Train
+from mvit_video.data.datasets.extensions import IMAGES, FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.loading.batch import FrameOrder
@@ -84,6 +86,27 @@ class ImageClassification(ManifestSplits):
         if frame_order != "forward":
             raise ValueError(f"frame_order={frame_order}: an image has one frame; leave the option out")
         return build_image_evaluation(config, split, world, allowed=allowed_classes(self.classes, split))
+
+    @property
+    def predicted(self) -> FileKind:
+        """Kind of the files that a prediction names classes of."""
+        return self.kind
+
+    def check_prediction(self, config: Predict) -> None:
+        """See PredictsFiles.
+
+        Raises:
+            ValueError: options of windows or frames, or classes that are those of a split.
+        """
+        check_class_prediction(config)
+        if self.classes == "present":
+            raise ValueError(
+                "task.classes=present: images without labels have no classes; give task.classes=all, or a file"
+            )
+
+    def predictor(self, loaded: LoadedModel) -> ClassPredictor:
+        """What names the classes of files."""
+        return ClassPredictor.of(loaded, self.kind)
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the images of one forward pass of one process."""

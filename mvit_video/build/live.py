@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mvit_video.build.class_prediction import ClassPredictor
 from mvit_video.build.clips import build_window_dataset
 from mvit_video.build.evaluation import free_folder
-from mvit_video.build.prediction import FilePredictor
+from mvit_video.build.file_predictor import FilePredictor
+from mvit_video.build.prediction import naming_classes
 from mvit_video.config import VideoData
 from mvit_video.data.augmentation.clip_views import ClipSource, eval_view
 from mvit_video.data.loading.batch import Batch, Sample
@@ -32,6 +34,11 @@ from mvit_video.video.pictures import RgbCanvas
 
 logger = logging.getLogger(__name__)
 
+_NO_DETECTOR = (
+    "a stream is looked at in windows, by models that name classes, and the weights are a detector's: give it files, "
+    "or weights of a classification of videos"
+)
+
 
 def wants_live(sources: list[str], *, live: bool) -> bool:
     """Whether the sources are looked at as they arrive.
@@ -48,12 +55,13 @@ def wants_live(sources: list[str], *, live: bool) -> bool:
     return bool(streams)
 
 
-def predict_live(predictor: FilePredictor) -> list[Window]:
+def predict_live(answers: FilePredictor) -> list[Window]:
     """Look at a stream until it ends or this process is asked to stop; nothing is kept beside what is written.
 
     Raises:
-        ValueError: the model is for images, there are several ranks, or the stream cannot be opened.
+        ValueError: the model is for images or a detector, there are several ranks, or the stream cannot be opened.
     """
+    predictor = naming_classes(answers, refused=_NO_DETECTOR)
     predictor = replace(predictor, config=replace(predictor.config, windows=True))
     config, world = predictor.config, predictor.world
     if world.size > 1:
@@ -83,17 +91,18 @@ def predict_live(predictor: FilePredictor) -> list[Window]:
     return []
 
 
-def live_windows(predictor: FilePredictor, source: str) -> Iterator[Window]:
+def live_windows(answers: FilePredictor, source: str) -> Iterator[Window]:
     """The windows of a stream as they are known; see predict_live. In Python, where nothing is written."""
+    predictor = naming_classes(answers, refused=_NO_DETECTOR)
     return _windows(predictor, _reader(predictor, live_source(source)))
 
 
-def _reader(predictor: FilePredictor, source: LiveSource) -> LiveReader[torch.Tensor]:
+def _reader(predictor: ClassPredictor, source: LiveSource) -> LiveReader[torch.Tensor]:
     dataset = _dataset(predictor)
     return LiveReader(source, dataset.windows, make=lambda window: _clips(window, dataset))
 
 
-def _dataset(predictor: FilePredictor) -> WindowDataset:
+def _dataset(predictor: ClassPredictor) -> WindowDataset:
     """How windows of any video are taken; none is opened."""
     if not isinstance(predictor.config.data, VideoData):
         raise ValueError("a stream is a video, and the model looks at images: give weights=NAME of a model for videos")
@@ -127,7 +136,7 @@ def _clips(window: LiveWindow, dataset: WindowDataset) -> torch.Tensor:
     return ClipSource(torch.from_numpy(pictures), tuple(views)).clips()
 
 
-def _windows(predictor: FilePredictor, reader: LiveReader[torch.Tensor]) -> Iterator[Window]:
+def _windows(predictor: ClassPredictor, reader: LiveReader[torch.Tensor]) -> Iterator[Window]:
     """Each window when its classes are known."""
     _, task = predictor.split(["stream"])
     segments = []

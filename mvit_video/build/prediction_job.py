@@ -11,17 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mvit_video.build.common import build_task_builder, process_group_of
 from mvit_video.build.evaluation import free_folder
+from mvit_video.build.file_predictor import FilePredictor, predicting
 from mvit_video.build.live import predict_live, wants_live
-from mvit_video.build.prediction import FilePredictor, build_predictor, predicted_kind
+from mvit_video.build.prediction import build_predictor
 from mvit_video.config import Predict
-from mvit_video.data.datasets.extensions import FileKind
-from mvit_video.distributed.process_group import World, barrier, from_main
-from mvit_video.prediction.drawings import Drawings
+from mvit_video.distributed.process_group import barrier, from_main
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, Part, ResultsFolder
 from mvit_video.prediction.lines import writing
-from mvit_video.prediction.results import FilePrediction, table_text
+from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.timeline import timeline_names
 from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.runtime.output import write_out
@@ -53,7 +52,7 @@ def predict(config: Predict) -> Sequence[FilePrediction]:
         found = _predict_rest(predictor, folder, files)
         if not world.is_main or part is not None:
             return []
-    _say(found, folder.folder, predictor.kind)
+    _say(found, folder.folder, predictor)
     return found
 
 
@@ -67,7 +66,9 @@ def split_into_parts(config: Predict) -> list[Predict]:
     _part(replace(config, part=0))
     if wants_live(config.sources, live=config.live):
         raise ValueError(f"parts={config.parts}: {config.sources[0]} is a stream, which cannot be shared out")
-    kind = predicted_kind(build_task_builder(config))
+    asked = predicting(build_task_builder(config))
+    asked.check_prediction(config)
+    kind = asked.predicted
     files = find_files(config.sources, kind)
     if config.parts > len(files):
         raise ValueError(f"parts={config.parts} for {len(files)} {kind.plural}: give parts={len(files)} or fewer")
@@ -118,7 +119,7 @@ def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str], par
                 f"output={config.output}: holds results of other weights or options (see results.json there); give "
                 "another folder, or remove that one"
             )
-    folder = ResultsFolder(from_main(place, world), rank=world.rank, about=about, part=part)
+    folder = ResultsFolder(from_main(place, world), rank=world.rank, about=about, part=part, table=predictor.table)
     if world.is_main:
         with writing(folder.folder):
             folder.begin()
@@ -134,20 +135,13 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     rest = [path for path in own if path not in done]
     if done and world.is_main:
         logger.info("%d of %d %s have their results already, in %s", len(done), len(own), kind.plural, folder.folder)
-    drawings = Drawings(
-        folder=folder.folder,
-        kind=kind,
-        names=timeline_names(files),
-        threshold=predictor.config.threshold,
-        several=predictor.several,
-        annotate=predictor.config.annotate,
-    )
+    drawings = predictor.drawings(folder.folder, timeline_names(files))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
         for one in predictor.predict(rest, begun=folder.begun):
             with writing(folder.folder):
-                drawings.draw(one, predictor.explain if predictor.config.explain else None)
+                drawings.draw(one)
                 folder.add(one)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)
@@ -156,10 +150,10 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     barrier(world)
     if not world.is_main:
         return []
-    return _put_together(folder, files, world)
+    return _put_together(predictor, folder, files)
 
 
-def _put_together(folder: ResultsFolder, files: Sequence[str], world: World) -> Sequence[FilePrediction]:
+def _put_together(predictor: FilePredictor, folder: ResultsFolder, files: Sequence[str]) -> Sequence[FilePrediction]:
     """The results of all files; none while other jobs are not through with theirs."""
     if folder.part is not None:
         waiting = folder.end_part()
@@ -173,14 +167,16 @@ def _put_together(folder: ResultsFolder, files: Sequence[str], world: World) -> 
             return []
     with writing(folder.folder):
         found = folder.finish(files)
+        predictor.write_more(folder.folder, found)
     if folder.part is not None:
         logger.info("all %d parts are done: %d results in %s", folder.part.of, len(found), folder.folder / LINES)
     return found
 
 
-def _say(found: Sequence[FilePrediction], folder: Path, kind: FileKind) -> None:
-    """Print the classes of the first files and say where the rest is."""
-    code = write_out(table_text(found[:_SHOWN], noun=kind.noun), sys.stdout)
+def _say(found: Sequence[FilePrediction], folder: Path, predictor: FilePredictor) -> None:
+    """Print what is in the first files and say where the rest is."""
+    kind = predictor.kind
+    code = write_out(predictor.table.text(found[:_SHOWN], noun=kind.noun), sys.stdout)
     if code:
         sys.exit(code)
     more = f" ({len(found) - _SHOWN} more of them)" if len(found) > _SHOWN else ""

@@ -34,13 +34,11 @@ class ManifestSplits:
         kind: of the files that the task is for.
         sample: what the model sees of one, in the singular.
         file_costs: what a plan assumes of one.
-        names_classes: the task names the classes of a whole file.
     """
 
     kind: FileKind = VIDEOS
     sample: str = "clip"
     file_costs: FileCosts = VIDEO_FILES
-    names_classes: bool = True
 
     @property
     def item(self) -> str:
@@ -177,10 +175,17 @@ def draws_text(manifest: Manifest, weights: npt.NDArray[np.float64], *, sampling
     return f"an epoch draws {manifest.kind.plural} of each class so often ({origin}): {shortened(rows)}"
 
 
-def build_loading(config: Train, world: World) -> LoaderOptions:
-    """How batches are made beside this process."""
+def build_loading(config: Train, world: World, *, files: int | None = None) -> LoaderOptions:
+    """How batches are made beside this process.
+
+    Args:
+        config: the options.
+        world: this process among the others.
+        files: that are to be read, if there may be fewer than processes that read them.
+    """
+    workers = config.trainer.num_workers
     return LoaderOptions(
-        num_workers=config.trainer.num_workers,
+        num_workers=workers if files is None else min(workers, files if files > 1 else 0),
         pin_memory=world.device.type == "cuda",
         prefetch=config.data.prefetch,
         timeout_s=config.data.worker_timeout_s,

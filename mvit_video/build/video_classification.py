@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Sequence
 
+from mvit_video.build.class_prediction import ClassPredictor, check_class_prediction
 from mvit_video.build.class_weights import Weighting, loss_weights, weights_text
 from mvit_video.build.clip_preview import preview_sections
 from mvit_video.build.clips import build_evaluation, build_sampler, build_train_loader, video_data
+from mvit_video.build.file_predictor import LoadedModel
 from mvit_video.build.samples import ManifestSplits, build_mixing, build_normalization
-from mvit_video.config import Prepare, Preview, Train
+from mvit_video.config import Predict, Prepare, Preview, Train
+from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source
 from mvit_video.data.loading.batch import FrameOrder
@@ -28,6 +31,8 @@ class VideoClassification(ManifestSplits):
         class_weights: weights of the classes in the loss; "balanced": see tasks.classification.balanced_class_weights;
             or by name, 1 for the others.
     """
+
+    several = False  # classes of a file at a time
 
     def __init__(self, class_weights: Weighting = "none") -> None:
         self.class_weights = class_weights
@@ -63,6 +68,19 @@ class VideoClassification(ManifestSplits):
             spatial_views=data.test_spatial_views,
             frame_order=frame_order,
         )
+
+    @property
+    def predicted(self) -> FileKind:
+        """Kind of the files that a prediction names classes of."""
+        return self.kind
+
+    def check_prediction(self, config: Predict) -> None:
+        """See PredictsFiles."""
+        check_class_prediction(config)
+
+    def predictor(self, loaded: LoadedModel) -> ClassPredictor:
+        """What names the classes of files."""
+        return ClassPredictor.of(loaded, self.kind, several=self.several)
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the clips of one forward pass of one process."""

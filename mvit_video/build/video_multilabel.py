@@ -28,6 +28,8 @@ class VideoMultilabel(VideoClassification):
             by name, 1 for the others.
     """
 
+    several = True
+
     def __init__(self, pos_weight: Weighting = "none") -> None:
         super().__init__(class_weights="none")
         self.pos_weight = pos_weight

@@ -27,17 +27,30 @@ class Predict(Train):
     class_names: str | None = option(
         None, help="file with one class name a line, for weights that hold none; null: those of the checkpoint"
     )
-    top_k: int = option(5, at_least=1, help="classes that are given for each file, the most likely ones")
+    top_k: int = option(
+        5,
+        at_least=1,
+        help="classes that are given for each file, the most likely ones; of a detector objects that are printed",
+    )
     windows: bool = option(
         False, help="look at videos window by window, for long ones in which several things happen, and draw a timeline"
     )
     window_s: float | None = option(None, above=0, help="seconds of a window; null: those of the model's clip")
     overlap: float = option(0.5, at_least=0, below=1, help="share of a window that the next one has in common with it")
     threshold: float = option(
-        0.5, at_least=0, at_most=1, help="score from which a class counts in a timeline; below it stands `other`"
+        0.5,
+        at_least=0,
+        at_most=1,
+        help="score from which a class counts in a timeline, below it stands `other`; of a detector the score from "
+        "which an object is given",
+    )
+    rate: float | None = option(
+        None, above=0, help="frames of each second of a video that a detector looks at; null: every frame"
     )
     annotate: bool = option(
-        False, help="write each video again as MP4 with the words drawn on it and its sound, each image as PNG"
+        False,
+        help="write each video again as MP4 with the words, or boxes and masks, drawn on it and its sound, each image "
+        "as PNG",
     )
     explain: bool = option(
         False, help="draw where and when the model looks, as a sheet and for videos as an overlay video"

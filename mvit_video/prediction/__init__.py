@@ -1,1 +1,1 @@
-"""What a model says of files that have no labels: which files, their classes, long videos in windows, the results."""
+"""What a model says of files that have no labels: which files, their classes or objects, long videos, the results."""

@@ -1,4 +1,4 @@
-"""A video with words drawn on it: the same pictures at the same times, H.264 in MP4, the sound kept; and an image.
+"""A video with something drawn on it: the same pictures at the same times, H.264 in MP4, the sound kept; and an image.
 
 The words are drawn on the brightness of the decoded pictures, on a dark plate without colour, so that nothing else of a
 picture passes through another colour space.
@@ -13,32 +13,56 @@ from typing import Any
 import av
 from PIL import Image
 
+from mvit_video.data.loading.image_files import read_upright
 from mvit_video.engine.contact_sheet import save_picture
-from mvit_video.images.decoding import ImageDecodeError, read_image
 from mvit_video.prediction.sound import SoundTrack
-from mvit_video.prediction.words import QUALITY, draw_lines, draw_on_pixels, joined, planes_of
+from mvit_video.prediction.words import QUALITY, Planes, draw_lines, draw_on_pixels, joined, planes_of
 from mvit_video.runtime.files import replacing
 from mvit_video.video.byte_source import locate
 from mvit_video.video.container import orientation_of
 from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation
+from mvit_video.video.pictures import matrix_of
 
 logger = logging.getLogger(__name__)
 
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Captions = Callable[[float], Sequence[str]]
+PaintPicture = Callable[[Planes, float, str], Planes]
+"""From the planes of a picture, its time and its colour matrix (one of video.yuv) to the planes that are written, which
+have one size throughout a video. It may change the planes that it is given."""
 
 
 def annotate_video(source: str, target: Path, captions: Captions) -> None:
     """Write `target`, an MP4 file: the video with words at its upper left edge.
+
+    Args:
+        source, target: see paint_video.
+        captions: the lines to draw at a time, in seconds from the first picture; [] draws nothing.
+
+    Raises:
+        VideoDecodeError: the video cannot be read.
+    """
+
+    def write(planes: Planes, second: float, matrix: str) -> Planes:
+        lines = captions(second)
+        if lines:
+            draw_lines(planes, lines)
+        return planes
+
+    paint_video(source, target, write)
+
+
+def paint_video(source: str, target: Path, paint: PaintPicture) -> None:
+    """Write `target`, an MP4 file: the video with something drawn on each picture, and its sound.
 
     A video that is damaged from some picture on is written up to there, with a warning.
 
     Args:
         source: path or URL of the video.
         target: made whole or not at all.
-        captions: the lines to draw at a time, in seconds from the first picture; [] draws nothing.
+        paint: draws.
 
     Raises:
         VideoDecodeError: the video cannot be read.
@@ -51,21 +75,21 @@ def annotate_video(source: str, target: Path, captions: Captions) -> None:
             replacing(target) as beside,
             av.open(str(beside), "w", format="mp4") as writer,
         ):
-            _copy(reader, writer, captions, source)
+            _copy(reader, writer, paint, source)
     except av.error.FFmpegError as error:
         if error.errno in _NOT_WRITTEN:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise VideoDecodeError(source, f"no annotated video can be made of it: {error.strerror}") from error
 
 
-def _copy(reader: Any, writer: Any, captions: Captions, source: str) -> None:
+def _copy(reader: Any, writer: Any, paint: PaintPicture, source: str) -> None:
     """All packets of picture and sound, in the order of the file."""
     if not reader.streams.video:
         raise VideoDecodeError(source, "has no pictures")
     pictures = reader.streams.video[0]
     pictures.thread_type = "AUTO"
     sound = next((stream for stream in reader.streams.audio), None)
-    tracks = _Tracks(writer, pictures, sound, captions, source)
+    tracks = _Tracks(writer, pictures, sound, paint, source)
     for packet in reader.demux(*(stream for stream in (pictures, sound) if stream is not None)):
         try:
             tracks.add(packet)
@@ -77,8 +101,8 @@ def _copy(reader: Any, writer: Any, captions: Captions, source: str) -> None:
 class _Tracks:
     """The streams that are written. The picture's begins with its first frame, which tells the true size."""
 
-    def __init__(self, writer: Any, pictures: Any, sound: Any, captions: Captions, name: str) -> None:
-        self.writer, self.pictures, self.sound, self.captions, self.name = writer, pictures, sound, captions, name
+    def __init__(self, writer: Any, pictures: Any, sound: Any, paint: PaintPicture, name: str) -> None:
+        self.writer, self.pictures, self.sound, self.paint, self.name = writer, pictures, sound, paint, name
         self.video: Any = None
         self.audio: SoundTrack | None = None
         self.waiting: list[Any] = []  # packets of sound before the first picture: a header needs all streams
@@ -108,17 +132,16 @@ class _Tracks:
     def _add_picture(self, frame: Any) -> None:
         orientation = orientation_of(frame)
         planes = planes_of(frame, orientation)
-        height, width = planes[0].shape
-        if self.video is None:
-            self._begin(height, width)
-        if (height, width) != self.size:
+        size = planes[0].shape
+        if self.video is not None and size != self.size:
             return  # a stream that changes its size: MP4 has one
         pts = self._time(frame)
         self.first = pts if self.first is None else self.first
-        lines = self.captions(float((pts - self.first) * frame.time_base))
-        if lines:
-            draw_lines(planes, lines)
-        drawn = joined(planes)
+        painted = self.paint(planes, float((pts - self.first) * frame.time_base), matrix_of(frame))
+        if self.video is None:
+            self.size = size
+            self._begin(*painted[0].shape)
+        drawn = joined(painted)
         drawn.pts, drawn.time_base = pts, frame.time_base
         self.writer.mux(self.video.encode(drawn))
 
@@ -133,7 +156,6 @@ class _Tracks:
     def _begin(self, height: int, width: int) -> None:
         context = self.pictures.codec_context
         self.video = self.writer.add_stream("libx264", rate=self.rate, options=dict(QUALITY))
-        self.size = (height, width)
         self.video.height, self.video.width, self.video.pix_fmt = height, width, "yuv420p"
         self.video.time_base = self.video.codec_context.time_base = self.pictures.time_base
         for name in ("colorspace", "color_primaries", "color_trc"):
@@ -156,11 +178,7 @@ def annotate_image(source: str, target: Path, lines: Sequence[str]) -> None:
     Raises:
         ImageDecodeError: the image cannot be read.
     """
-    try:
-        content = locate(VideoLocation.of(source)).read()
-    except VideoDecodeError as error:
-        raise ImageDecodeError(source, error.reason) from error
-    pixels = read_image(content, orientation="apply", name=source).numpy()
+    pixels = read_upright(source).numpy()
     draw_on_pixels(pixels, lines)
     save_picture(Image.fromarray(pixels), target)
 

@@ -30,6 +30,7 @@ class Drawings:
         names: of the drawings, by the path of the file.
         threshold, several: see timeline_segments.
         annotate: write each file again with the words on it, too.
+        explain: how many clips a file has, and the clips with their maps; None: they are not drawn.
     """
 
     folder: Path
@@ -38,14 +39,10 @@ class Drawings:
     threshold: float
     several: bool
     annotate: bool
+    explain: Explain | None
 
-    def draw(self, one: FilePrediction, explain: Explain | None) -> None:
-        """Draw a file's result, unless the file could not be read.
-
-        Args:
-            one: the result.
-            explain: how many clips a file has, and the clips with their maps; None: they are not drawn.
-        """
+    def draw(self, one: FilePrediction) -> None:
+        """Draw a file's result, unless the file could not be read."""
         if one.error is not None:
             return
         name = self.names[one.path]
@@ -56,8 +53,8 @@ class Drawings:
         try:
             if self.annotate:
                 self._annotate(one, name, segments)
-            if explain is not None:
-                count, clips = explain(one)
+            if self.explain is not None:
+                count, clips = self.explain(one)
                 write_explanation(self.folder / EXPLAINED, name, clips, path=one.path, count=count)
         except DecodeError as error:
             logger.warning("%s", error)

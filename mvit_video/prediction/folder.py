@@ -18,7 +18,8 @@ from typing import IO, Any, overload
 
 from mvit_video.prediction.begun import BegunVideos
 from mvit_video.prediction.lines import append_line, file_state, json_lines
-from mvit_video.prediction.results import CSV_HEADER, FilePrediction, csv_rows
+from mvit_video.prediction.results import FilePrediction
+from mvit_video.prediction.tables import ResultTable
 from mvit_video.runtime.files import replacing, write_text
 
 RESULTS, LINES, TABLE = "results.json", "predictions.jsonl", "predictions.csv"
@@ -56,13 +57,23 @@ class ResultsFolder:
         rank: of this process.
         about: how the results came about, kept in results.json.
         part: which of several jobs this one is; None: the only one.
+        table: how results stand in predictions.csv.
 
     Attributes:
         begun: the windows of videos that are not done.
     """
 
-    def __init__(self, folder: Path, *, rank: int, about: Mapping[str, Any], part: Part | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rank: int,
+        about: Mapping[str, Any],
+        part: Part | None = None,
+        table: ResultTable = ResultTable(),  # noqa: B008 - frozen
+    ) -> None:
         self.folder = folder
+        self.table = table
         self.about = dict(about)
         self.part = part
         own = f"predictions.part{rank}.jsonl" if part is None else f"{_JOBS}/{part}.rank{rank}.jsonl"
@@ -147,7 +158,7 @@ class ResultsFolder:
             open(lines_beside, "wb") as lines,
         ):
             rows = csv.writer(table, lineterminator="\n")
-            rows.writerow(CSV_HEADER)
+            rows.writerow(self.table.header)
             for path in order:
                 place, offset = held[path]
                 if place not in streams:
@@ -155,7 +166,7 @@ class ResultsFolder:
                 streams[place].seek(offset)
                 text = streams[place].readline().strip()
                 one = FilePrediction.from_json(json.loads(text))
-                rows.writerows(csv_rows(one))
+                rows.writerows(self.table.rows(one))
                 failed += one.error is not None
                 places[path] = lines.tell()
                 lines.write(text + b"\n")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 _DIGITS = 6  # of scores and seconds in files
-CSV_HEADER = ("path", "start", "end", "rank", "class", "score", "error")
+_PIXEL_DIGITS = 2  # of boxes
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,30 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class FoundObject(ClassScore):
+    """An object in a picture.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels of the picture as a person sees it.
+        mask: its pixels as COCO's run lengths, {"size": [height, width], "counts": text}; None without masks.
+    """
+
+    box: tuple[float, float, float, float]
+    mask: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file of results."""
+        box = [round(value, _PIXEL_DIGITS) for value in self.box]
+        return {**super().to_json(), "box": box, **({} if self.mask is None else {"mask": self.mask})}
+
+
+@dataclass(frozen=True)
 class Window:
-    """A stretch of a long video, and its classes.
+    """A stretch of a long video, and its classes; or a frame of it that a detector looked at, and its objects.
 
     Attributes:
         start, end: in seconds from the first frame.
-        predictions: the most likely classes, best first.
+        predictions: the most likely classes, or the objects, best first.
     """
 
     start: float
@@ -59,7 +77,8 @@ class FilePrediction:
     Attributes:
         path: of the file.
         predictions: the most likely classes, best first, from the mean over its views or windows; empty after an error.
-        windows: of a video that was looked at window by window; None for one that was not.
+            Of a detector the objects of an image, or each class of a video with its best score in any frame.
+        windows: of a video that was looked at window by window, or frame by frame; None for one that was not.
         error: why the file could not be read; None where it could.
     """
 
@@ -94,7 +113,14 @@ class FilePrediction:
 
 
 def _classes(found: Iterable[Mapping[str, Any]]) -> tuple[ClassScore, ...]:
-    return tuple(ClassScore(one["class"], one["score"]) for one in found)
+    return tuple(_class(one) for one in found)
+
+
+def _class(one: Mapping[str, Any]) -> ClassScore:
+    if "box" not in one:
+        return ClassScore(one["class"], one["score"])
+    x1, y1, x2, y2 = one["box"]
+    return FoundObject(one["class"], one["score"], (x1, y1, x2, y2), one.get("mask"))
 
 
 def best_classes(
@@ -109,32 +135,3 @@ def best_classes(
     """
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     return tuple(ClassScore(names[place], float(probabilities[place])) for place in best.tolist())
-
-
-def csv_rows(one: FilePrediction) -> list[tuple[Any, ...]]:
-    """A row for each class of a file, or of each of its windows, by CSV_HEADER; one row for a file with an error."""
-    if one.error is not None:
-        return [(one.path, "", "", "", "", "", one.error)]
-    if one.windows is None:
-        return [(one.path, "", "", *row, "") for row in _ranked(one.predictions)]
-    rows = []
-    for window in one.windows:
-        times = (round(window.start, _DIGITS), round(window.end, _DIGITS))
-        rows += [(one.path, *times, *row, "") for row in _ranked(window.predictions)]
-    return rows
-
-
-def _ranked(predictions: Sequence[ClassScore]) -> list[tuple[int, str, float]]:
-    return [(rank, one.name, round(one.score, _DIGITS)) for rank, one in enumerate(predictions, 1)]
-
-
-def table_text(predictions: Sequence[FilePrediction], *, noun: str) -> str:
-    """A table for people: a line for each class of each file."""
-    rows = [(noun, "score", "class")]
-    for one in predictions:
-        if one.error is not None:
-            rows.append((one.path, "-", f"could not be read: {one.error}"))
-        for place, best in enumerate(one.predictions):
-            rows.append(("" if place else one.path, f"{100 * best.score:.1f} %", best.name))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "".join(f"{path:<{widths[0]}}  {score:>{widths[1]}}  {name}\n" for path, score, name in rows)

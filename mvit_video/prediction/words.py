@@ -1,4 +1,4 @@
-"""Words on pictures: white letters on a dark plate at the upper left edge."""
+"""What is drawn on decoded pictures: white letters on a dark plate at the upper left edge, and overlays."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,7 +9,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from mvit_video.engine.marks import Overlay
 from mvit_video.video.index import Orientation
+from mvit_video.video.yuv import brightness_weights
 
 Plane = npt.NDArray[np.uint8]
 Planes = tuple[Plane, Plane, Plane]
@@ -34,6 +36,37 @@ def joined(planes: Planes) -> Any:
     y, u, v = planes
     together = np.concatenate([y.reshape(-1), u.reshape(-1), v.reshape(-1)]).reshape(-1, y.shape[1])
     return av.VideoFrame.from_ndarray(together, format="yuv420p")
+
+
+def enlarged_planes(planes: Planes, factor: int) -> Planes:
+    """Planes with each pixel as a square of `factor` x `factor` pixels."""
+    y, u, v = (plane.repeat(factor, axis=0).repeat(factor, axis=1) for plane in planes)
+    return y, u, v
+
+
+def lay_over(planes: Planes, over: Overlay, matrix: str) -> Planes:
+    """Planes under something drawn in RGB; what is not covered stays as it is, to the bit.
+
+    Args:
+        planes: brightness (H, W) and colours (H/2, W/2), limited range.
+        over: of the size of the brightness, or smaller by an odd edge.
+        matrix: one of video.yuv.MATRICES.
+    """
+    red, green, blue = brightness_weights(matrix)
+    height, width = planes[0].shape
+    share = over.share[:height, :width]
+    r, g, b = np.moveaxis(over.colours[:height, :width], -1, 0) * np.float32(1 / 255)
+    bright = red * r + green * g + blue * b
+    halved = share.reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+    parts = [(16 * share + 219 * bright, share)]
+    for colour, weight in ((b, blue), (r, red)):
+        difference = ((colour - bright) / (2 * (1 - weight))).reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+        parts.append((_GREY * halved + 224 * difference, halved))
+    y, u, v = (
+        (plane * (1 - covered) + value).round().clip(0, 255).astype(np.uint8)
+        for plane, (value, covered) in zip(planes, parts)
+    )
+    return y, u, v
 
 
 def draw_lines(planes: Planes, lines: Sequence[str]) -> None:

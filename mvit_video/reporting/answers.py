@@ -71,6 +71,24 @@ class Evaluation:
         return list(self.results.get("class_names") or self.results.get("per_class") or ())
 
     @property
+    def class_scores(self) -> dict[str, float | None]:
+        """Of each class, per cent: the share that is right, or the average precision; of detectors that of boxes."""
+        scores = self.results.get("per_class") or {}
+        return {name: value.get("box_ap") if isinstance(value, Mapping) else value for name, value in scores.items()}
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Entries of each class, or annotated objects."""
+        scores = self.results.get("per_class") or {}
+        objects = {name: int(value["instances"]) for name, value in scores.items() if isinstance(value, Mapping)}
+        return objects or dict(self.results.get("per_class_count") or {})
+
+    @property
+    def finds_objects(self) -> bool:
+        """Whether it is of a detector."""
+        return "box_ap" in self.results
+
+    @property
     def metric(self) -> str | None:
         """The score by which it is judged; None if it has none that is known here."""
         return next((name for name in METRICS if self.results.get(name) is not None), None)
@@ -89,6 +107,8 @@ class Evaluation:
             parts.append(f"{results['temporal_views']} x {results['spatial_views']} views")
         if "crop_size" in results:
             parts.append(f"{results['crop_size']} pixels")
+        if isinstance(results.get("detector"), Mapping) and "short_side" in results["detector"]:
+            parts.append(f"{results['detector']['short_side']} pixels")
         if results.get("frame_order", "forward") != "forward":
             parts.append(f"frames {results['frame_order']}")
         return ", ".join(parts)
@@ -119,7 +139,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         folder=folder.name,
         results=results,
         kind=kind,
-        item="image" if lines and "image" in lines[0] else "video",
+        item="image" if (lines and "image" in lines[0]) or "num_images" in results else "video",
         answers=() if kind == "other" else tuple(_answers(lines)),
     )
 

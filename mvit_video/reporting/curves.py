@@ -9,9 +9,10 @@ _TRAIN, _EVAL = "train", "eval"
 _KINDS = {_TRAIN: "training", _EVAL: "validation"}
 # What is drawn first; quantities that are not named here follow, in the order of the records.
 _FIRST = (
-    (_TRAIN, "loss"), (_EVAL, "loss"), (_EVAL, "video_top1"), (_EVAL, "top1"), (_EVAL, "map"), (_EVAL, "clip_top1"),
-    (_TRAIN, "top1"), (_EVAL, "video_top5"), (_EVAL, "top5"), (_EVAL, "mean_class_top1"), (_EVAL, "macro_f1"),
-    (_TRAIN, "lr"), (_TRAIN, "clips_per_s"), (_TRAIN, "images_per_s"), (_TRAIN, "data_wait"),
+    (_TRAIN, "loss"), (_EVAL, "loss"), (_EVAL, "video_top1"), (_EVAL, "top1"), (_EVAL, "map"), (_EVAL, "box_ap"),
+    (_EVAL, "mask_ap"), (_EVAL, "clip_top1"), (_TRAIN, "top1"), (_EVAL, "video_top5"), (_EVAL, "top5"),
+    (_EVAL, "mean_class_top1"), (_EVAL, "macro_f1"), (_TRAIN, "lr"), (_TRAIN, "clips_per_s"),
+    (_TRAIN, "images_per_s"), (_TRAIN, "data_wait"),
 )  # fmt: skip
 _OPEN = 8  # drawings that are shown at once; further ones are folded away
 _TITLES = {
@@ -19,8 +20,12 @@ _TITLES = {
     "clip_top1": "Top-1 accuracy of clips", "video_top5": "Top-5 accuracy of videos", "top5": "Top-5 accuracy",
     "map": "Mean average precision", "mean_class_top1": "Top-1 accuracy, mean over classes", "macro_f1": "Macro F1",
     "clips_per_s": "Speed", "images_per_s": "Speed", "data_wait": "Waiting for data", "epoch": "Epoch",
+    "box_ap": "AP of boxes", "mask_ap": "AP of masks",
 }  # fmt: skip
-_PERCENT = ("top1", "top5", "map", "macro_f1", "data_wait")
+_PRECISIONS = tuple(
+    f"{kind}_ap{of}" for kind in ("box", "mask") for of in ("", "50", "75", "_small", "_medium", "_large")
+)
+_PERCENT = ("top1", "top5", "map", "macro_f1", "data_wait", *_PRECISIONS)
 _UNITS = {"clips_per_s": "clips / s", "images_per_s": "images / s", "lr": "learning rate", "loss": "loss"}
 _LEFT_OUT = ("step", "time", "epoch")
 
@@ -105,6 +110,8 @@ def _of_one(records: Sequence[Record], keys: Sequence[tuple[str, str]]) -> Itera
 
 def _group(metric: str) -> str:
     """The drawing that a metric of one run belongs to."""
+    if metric in _PRECISIONS:
+        return "Average precision" if metric in ("box_ap", "mask_ap") else "Average precision at one overlap or size"
     accuracy = metric.endswith(("top1", "top5", "macro_f1"))
     return "Accuracy" if accuracy else title_of(metric)
 

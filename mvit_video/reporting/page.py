@@ -7,7 +7,7 @@ anything but its own script and style, which it names by their hashes (Content-S
 import base64
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from mvit_video.reporting.answers import MAIN, Evaluation
 from mvit_video.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from mvit_video.reporting.curves import charts_of
 from mvit_video.reporting.notes import notes_of
-from mvit_video.reporting.pictures import Projector
+from mvit_video.reporting.pictures import Projector, Shown
 from mvit_video.reporting.prepared import Prepared
 from mvit_video.reporting.run_facts import RunFacts, event_lines
 from mvit_video.runtime.files import write_text
@@ -34,6 +34,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = 8  # of the style; further runs are drawn dashed
 _MATRIX = 30  # classes of a confusion matrix
 _NUMBERED = 20  # classes of a matrix whose cells hold numbers
+SHEETS = ("worst", "random", "best")  # pictures that the evaluation of a detector draws
 _PAIRS = 15  # confused pairs that are listed
 NAME_LENGTH = 20  # letters of a class beside a matrix
 _CLASSES = 80  # bars of classes that are shown at once, those of all runs counted
@@ -115,10 +116,13 @@ def write_page(path: Path, content: Content, options: PageOptions) -> Written:
     found = mistakes.most_confident({n: one for n, one in enumerate(evaluations) if one is not None}, options.mistakes)
     items = {answer.entry: one.item for one in evaluations if one is not None for answer in one.answers}
     shown = [(mistake, projector.show(mistake.entry, items[mistake.entry])) for mistake in found]
+    sheets = list(_sheets(content.runs, evaluations, projector))
     text = (
         _environment()
         .get_template("page.html.jinja")
-        .render(**_frame(), **_about(content, evaluations), mistakes=shown, options=options, held=evaluations)
+        .render(
+            **_frame(), **_about(content, evaluations), mistakes=shown, sheets=sheets, options=options, held=evaluations
+        )
     )
     write_text(path, text)
     return Written(
@@ -136,6 +140,17 @@ def _projector(runs: Sequence[RunFacts], options: PageOptions) -> Projector:
     known = [float(rate) for rate in rates if rate != "null"]
     folders = dict.fromkeys(folder for run in runs for folder in run.start_folders)
     return Projector(folders=list(folders), frame_rate=known[0] if known else None, max_bytes=options.max_bytes)
+
+
+def _sheets(
+    runs: Sequence[RunFacts], evaluations: Sequence[Evaluation | None], projector: Projector
+) -> Iterator[tuple[str, str, Shown]]:
+    """(run, name, picture) of the sheets that evaluations drew: the worst images of all runs first."""
+    for name in SHEETS:
+        for run, one in zip(runs, evaluations, strict=True):
+            path = None if one is None else run.path / one.folder / f"{name}.png"
+            if path is not None and path.is_file():
+                yield run.label, name, projector.sheet(path)
 
 
 def _about(content: Content, evaluations: Sequence[Evaluation | None]) -> dict[str, Any]:
@@ -214,12 +229,12 @@ class ClassRow:
 
 def class_rows(evaluations: Sequence[Evaluation | None]) -> list[ClassRow]:
     """The classes by their mean score, the worst first; those without entries last."""
-    held = [{} if one is None else one.results for one in evaluations]
-    names = dict.fromkeys(name for results in held for name in results.get("per_class") or {})
+    held = [({}, {}) if one is None else (one.class_scores, one.class_counts) for one in evaluations]
+    names = dict.fromkeys(name for known, _ in held for name in known)
     rows = []
     for name in names:
-        scores = tuple((results.get("per_class") or {}).get(name) for results in held)
-        counts = [(results.get("per_class_count") or {}).get(name) for results in held]
+        scores = tuple(known.get(name) for known, _ in held)
+        counts = [numbers.get(name) for _, numbers in held]
         rows.append(ClassRow(name=name, scores=scores, count=next((one for one in counts if one is not None), 0)))
     return sorted(rows, key=_mean_score)
 

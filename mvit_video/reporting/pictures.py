@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 Pictures = npt.NDArray[np.uint8]
 
 HEIGHT, WIDTH = 176, 320  # pixels that a clip or picture has at most
+SHEET_WIDTH = 1000  # pixels of a sheet at most
 FRAME_RATE = 12.5  # pictures a second of a clip at most
 SECONDS = 8.0  # of a clip; of a longer entry those in the middle
 TIME_LIMIT_S = 30.0  # for reading one file
@@ -92,6 +93,17 @@ class Projector:
             return self._no_room()
         self.spent += size
         return made
+
+    def sheet(self, path: Path) -> Shown:
+        """A sheet of pictures that an evaluation drew, as large as it is, or as wide as a page."""
+        with Image.open(path) as image:
+            share = min(1.0, SHEET_WIDTH / image.width)
+            size = (round(image.width * share), round(image.height * share))
+            uri = _jpeg(np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)))
+        if self.spent + len(uri) > self.max_bytes:
+            return self._no_room()
+        self.spent += len(uri)
+        return Shown(kind="picture", uri=uri, height=size[1], width=size[0])
 
     def _take(self, entry: Entry, item: str) -> "_Taken":
         location = self._locate(entry.path)

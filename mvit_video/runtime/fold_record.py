@@ -11,7 +11,8 @@ from typing import Any
 from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run
 
 RUN_FILE = "run.json"
-METRICS = ("video_top1", "top1", "map")  # of videos, of images, of videos with several classes
+METRICS = ("video_top1", "top1", "map", "box_ap")  # of videos, of images, of videos with several classes, of detectors
+_AVERAGES = ("map", "box_ap")  # no shares of the videos
 _EVALUATION = "evaluation"
 
 
@@ -63,7 +64,7 @@ class FoldSummary:
 
 
 def metric_of(run_dirs: Sequence[Path]) -> str:
-    """The metric that all runs have: accuracy of videos or images, else mean average precision.
+    """The metric that all runs have: accuracy of videos or images, else an average precision.
 
     Raises:
         ValueError: they have neither, or not the same.
@@ -80,7 +81,7 @@ def metric_of(run_dirs: Sequence[Path]) -> str:
 
 def item_of(metric: str) -> str:
     """What is tested, in the singular."""
-    return "image" if metric == "top1" else "video"
+    return "image" if metric in ("top1", "box_ap") else "video"
 
 
 def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[str, str]]) -> FoldScore:
@@ -106,7 +107,9 @@ def _evaluation(path: Path, metric: str) -> tuple[float | None, str]:
     if not path.is_file():
         return None, ""
     results: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if item_of(metric) == "image":
+    if "detector" in results:
+        views = f"short side {results['detector'].get('short_side', '?')}"
+    elif item_of(metric) == "image":
         views = f"{results.get('crop_size', '?')} pixels, crop ratio {results.get('crop_ratio', '?')}"
     else:
         views = f"{results.get('temporal_views', '?')} x {results.get('spatial_views', '?')}"
@@ -136,7 +139,7 @@ def _summary(measured: str, found: Sequence[tuple[float | None, int]], metric: s
         return None
     values, total = [value for value, _ in rows], sum(videos for _, videos in rows)
     # An accuracy is a whole number of videos.
-    right = sum(round(value * videos / 100) for value, videos in rows) if metric != "map" else None
+    right = sum(round(value * videos / 100) for value, videos in rows) if metric not in _AVERAGES else None
     return FoldSummary(
         measured=measured,
         mean=statistics.fmean(values),

@@ -14,10 +14,10 @@ from mvit_video.data.detection.annotations import DetectionManifest, Instances
 from mvit_video.data.detection.coco_masks import coco_masks
 from mvit_video.data.detection.reading import DetectionReading
 from mvit_video.engine.contact_sheet import save_picture
+from mvit_video.engine.marks import Colour, Mark, drawn
 from mvit_video.engine.preview import Item, Look, make_sheet
 from mvit_video.runtime.decode_error import DecodeError
 from mvit_video.tasks.detection import DetectionScorer, Found
-from mvit_video.tasks.detection_drawing import Colour, Mark, drawn
 from mvit_video.tasks.detection_preview import of_one_size
 
 OVERLAP = 0.5

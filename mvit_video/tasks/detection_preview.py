@@ -11,8 +11,8 @@ from mvit_video.data.loading.detection_batch import DetectionBatch
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.engine.contact_sheet import spread
+from mvit_video.engine.marks import Mark, colour_of, drawn, on_one_canvas
 from mvit_video.engine.preview import Item
-from mvit_video.tasks.detection_drawing import Mark, colour_of, drawn, on_one_canvas
 
 CROWD_COLOUR = (120, 120, 120)
 

@@ -231,8 +231,12 @@ class YuvCanvas:
         return reformat(frame, to="yuv420p", size=self._coded, full_range=full)
 
 
+def matrix_of(frame: av.VideoFrame) -> str:
+    """How a YUV picture was made from RGB, one of yuv.MATRICES; "bt601" where the file does not say."""
+    return _KNOWN_SPACES.get(_LIKE.get(frame.colorspace, frame.colorspace), "bt601")
+
+
 def _colours(frame: av.VideoFrame) -> tuple[str, bool]:
     """(matrix, full range) of a YUV picture."""
-    space = _LIKE.get(frame.colorspace, frame.colorspace)
     full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    return _KNOWN_SPACES.get(space, "bt601"), full
+    return matrix_of(frame), full

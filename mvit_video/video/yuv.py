@@ -21,6 +21,12 @@ _WEIGHTS = {
 MATRICES = tuple(_WEIGHTS)
 
 
+def brightness_weights(matrix: str) -> tuple[float, float, float]:
+    """Weights of red, green and blue in the brightness, for one of MATRICES."""
+    red, blue = _WEIGHTS[matrix]
+    return red, 1 - red - blue, blue
+
+
 @dataclass(frozen=True)
 class YuvFrames:
     """Frames of 8-bit YUV 4:2:0.

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mvit_video import report
 from mvit_video.data.datasets.manifest import Manifest
@@ -173,6 +174,48 @@ def test_runs_on_images_and_with_several_classes(written: Path, tmp_path: Path) 
     page = page_of(tmp_path / "both.html", images, sets)
     assert "The evaluations are of different sets of files: their scores do not compare." in page.text
     assert page.count("img") == 2 and page.count("video") == 3
+
+
+def test_runs_of_detectors(tmp_path: Path) -> None:
+    """Precisions, those of the classes, and the sheets that the evaluation drew, side by side."""
+    runs = [write_run(tmp_path / "runs", name) for name in ("first", "second")]
+    for place, run in enumerate(runs):
+        per_class = {
+            "<b>cat": {"box_ap": 40.0 + place, "box_ap50": 60.0, "mask_ap": 30.0, "instances": 7},
+            "dog": {"box_ap": None, "box_ap50": None, "mask_ap": None, "instances": 0},
+        }
+        numbers = {"box_ap": 41.4 + place, "box_ap_large": None, "mask_ap": 43.7, "num_images": 3, "num_failed": 1}
+        about = {"split": "test", "detector": {"short_side": 96}, "data": {"fingerprint": "f00"}}
+        (run / "evaluation").mkdir()
+        text = json.dumps({**numbers, "per_class": per_class, **about})
+        (run / "evaluation" / "results.json").write_text(text, encoding="utf-8")
+        logged = {"kind": "eval", "step": 40, "time": 1.0, "box_ap": 41.4, "mask_ap": 43.7, "box_ap_small": 20.0}
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(logged) + "\n")
+    Image.new("RGB", (1400, 700)).save(runs[0] / "evaluation" / "worst.png")
+    Image.new("RGB", (900, 300)).save(runs[1] / "evaluation" / "best.png")
+    page = page_of(tmp_path / "page.html", *runs)
+    for text in (
+        "The worst images of first",
+        "The best images of second",
+        "average precision of boxes, and the number of annotated objects",
+        "AP of boxes",
+        "96 pixels",
+        "first: 1 image of the evaluation could not be read",
+        "<b>cat",
+    ):
+        assert text in page.text, text
+    assert [(shown["width"], shown["height"]) for tag, shown in page.tags if tag == "img"] == [
+        ("1000", "500"),
+        ("900", "300"),
+    ]
+    assert "box_ap 42.40" in page.text
+    cat, dog = class_rows([read_evaluation(run / "evaluation") for run in runs])
+    assert (cat.scores, cat.count, dog.scores, dog.count) == ((40.0, 41.0), 7, (None, None), 0)
+    small = page_of(tmp_path / "small.html", runs[0], "--media-mb", "0")
+    assert small.count("img") == 0 and "left out: the page holds 0 MB" in small.text
+    alone = page_of(tmp_path / "alone.html", runs[0])
+    assert "Average precision" in alone.text and "Average precision at one overlap or size" in alone.text
 
 
 def test_runs_of_folds_are_summed_up(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class FileKind:
 
     @property
     def plural(self) -> str:
-        return f"{self.noun}s"
+        return " or ".join(f"{noun}s" for noun in self.noun.split(" or "))
 
     @property
     def one(self) -> str:
@@ -73,3 +73,6 @@ class FileKind:
 
 VIDEOS = FileKind("video", VIDEO_EXTENSIONS)
 IMAGES = FileKind("image", IMAGE_EXTENSIONS)
+PICTURES = FileKind(
+    "image or video", IMAGE_EXTENSIONS + tuple(e for e in VIDEO_EXTENSIONS if e not in IMAGE_EXTENSIONS)
+)

@@ -1,11 +1,13 @@
 """Names of the classes of published weights, in the order of their heads: those that torchvision brings along."""
 
 import functools
+from collections.abc import Sequence
 
 from mvit_video.data.datasets.imagenet_names import IMAGENET_1K, imagenet_class_names
 
 KINETICS_400 = "kinetics_400"
 COCO_2017 = "coco_2017"
+COCO_CLASSES = 80
 
 
 @functools.cache
@@ -31,3 +33,14 @@ def published_class_names(classes: str) -> tuple[str, ...] | None:
         unused = ("__background__", "N/A")  # the numbers of COCO have gaps, the heads have none
         return tuple(name for name in Weights.COCO_V1.meta["categories"] if name not in unused)
     return None
+
+
+def coco_category_numbers(names: Sequence[str]) -> dict[str, int]:
+    """The number of each class in COCO's files of results: COCO's own, with their gaps, for its 80 kinds of objects in
+    their order, and 1, 2, 3 and so on for all others."""
+    numbers = dict(zip(names, range(1, len(names) + 1)))
+    if len(names) != COCO_CLASSES or tuple(names) != published_class_names(COCO_2017):
+        return numbers
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights as Weights
+
+    return {name: number for number, name in enumerate(Weights.COCO_V1.meta["categories"]) if name in numbers}

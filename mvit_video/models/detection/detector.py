@@ -123,6 +123,11 @@ class Detector(nn.Module):
         return load_into(self, self.backbone.bottom_up, file, rules)
 
     @property
+    def knows_masks(self) -> bool:
+        """Whether masks were ever learned: the last bias begins at zeros, and leaves them with the first mask."""
+        return bool(self.roi_heads.mask_head.predictor.bias.any())
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The blocks of its MViT, which sharded ranks divide one by one."""
         return self.backbone.bottom_up.blocks
