@@ -14,7 +14,6 @@ from mvit_video.build import batch_size, plan
 from mvit_video.build.batch_size import resolve_without_ranks
 from mvit_video.build.common import build_source, share_statistics
 from mvit_video.build.detection import Detection
-from mvit_video.build.prediction import predicted_kind
 from mvit_video.build.preview import preview
 from mvit_video.build.stored_options import stored_groups
 from mvit_video.data.datasets.sources import ShapesSource
@@ -183,8 +182,3 @@ def test_data_and_options_of_another_kind_are_refused(root: Path, tmp_path: Path
         builder.evaluation(config, split, WORLD, frame_order="single")
     with pytest.raises(ValueError, match=r"data\.sampling_weights=balanced: weighs classes"):
         options(*given, "data.sampling_weights=balanced")
-
-
-def test_predict_says_that_it_names_classes() -> None:
-    with pytest.raises(ValueError, match="predict names classes of videos and images, and the task Detection"):
-        predicted_kind(Detection())
