@@ -122,7 +122,9 @@ def _write(
         more = export(config, Export(output=folder / "model", kind=kind, clips=tuple(clips), keep_paths=False))
         logger.info("%s", more.text())
         names.append(more.path.name)
-    card = model_card(made.about, title=config.name, repo=repo, files=names, licence=licence)
+    # Of a folder its name alone: the path is one of this machine.
+    shown = repo if local_folder(repo) is None else f"./{folder.resolve().name}"
+    card = model_card(made.about, title=config.name, repo=shown, files=names, licence=licence)
     write_text(folder / CARD, card)
     return (*names, CARD)
 
@@ -187,11 +189,11 @@ def _hub() -> Any:
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
     """The errors of the hub and of the network as one of ours, with the way out."""
-    import httpx
+    from huggingface_hub.errors import HTTPError  # of its HTTP client, also where there is no connection
 
     try:
         yield
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise HubError(
             f"could not {what} ({type(error).__name__}: {' '.join(lines[:2])}): check the name, the network and the "

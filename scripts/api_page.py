@@ -27,6 +27,9 @@ SECTIONS: tuple[tuple[str, str, Sequence[str] | None], ...] = (
     ("mvit_video", "Training and evaluation.", None),
     ("mvit_video.models", "Models and weights; needs PyTorch alone.", None),
     ("mvit_video.models.weights", "Published weights by name: [weights](weights.md).", None),
+    ("mvit_video.hub", "Models on a hub: [export](export.md).", ["from_pretrained", "hub_file", "push", "HubError"]),
+    ("mvit_video.exporting.about", "What exported files say of themselves.", ["read_about"]),
+    ("mvit_video.exporting.programs", "Exported programs as modules.", ["load_program"]),
     ("mvit_video.models.weights.zoo", "What is known of published weights.", ["Entry", "zoo"]),
     (
         "mvit_video.data.datasets.published_names",

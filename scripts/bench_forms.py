@@ -77,14 +77,19 @@ class AttentionCore:
         terms = position_terms(self.q[:, :, self.cls :], self.tables(), self.attention.axes, self.geometry.grid_q)
         return explicit_attention(self.q, self.k, self.v, terms @ self.one_hot()[self.cls :].t(), self.cls)
 
-    def extended(self, width: int, padding: int, *, small: bool = False) -> Tensor:
+    def extended(self, width: int, padding: int, *, small: bool = False, kernel: bool = False) -> Tensor:
         """Extended operands, queries and keys filled up to a multiple of `width`, values by `padding` columns (or, if
-        negative, to the width of the queries)."""
+        negative, to the width of the queries); `kernel`: queries are written by one Triton kernel."""
         scale = self.width**-0.5
         tables = [rows / scale for rows in self.tables()]
         fill = -(self.width + sum(rows.shape[1] for rows in tables)) % width
-        queries = self.q.transpose(1, 2)
-        q = queries_with_terms(queries, tables, self.attention.axes, self.geometry.grid_q, cls=self.cls, fill=fill)
+        queries, grid = self.q.transpose(1, 2), self.geometry.grid_q
+        if kernel:
+            from mvit_video.models.kernels import triton_terms
+
+            q = triton_terms.extended_queries(queries, tables, grid, cls=self.cls, fill=fill)
+        else:
+            q = queries_with_terms(queries, tables, self.attention.axes, grid, cls=self.cls, fill=fill)
         one_hot = F.pad(self.one_hot(), (0, fill))
         k = torch.cat([self.k, one_hot.expand(*self.k.shape[:2], -1, -1)], dim=-1)
         values = q.shape[-1] - self.width if padding < 0 else padding
@@ -123,11 +128,11 @@ class AttentionCore:
         )  # fmt: skip
         return out.transpose(1, 2)
 
-    def default(self) -> Tensor:
-        small = choose_form("auto", self.q.shape[2], self.k) == "matmul"
+    def default(self, *, kernel: bool = False) -> Tensor:
+        small = choose_form("auto", self.q.shape[2], self.k) == "matmul" and not kernel
         terms = sum(rows.shape[1] for rows in self.tables())
         padding = operand_padding(self.width, terms, self.q.device.type, self.q.dtype)
-        return self.extended(1, 0, small=True) if small else self.extended(8, padding.values)
+        return self.extended(1, 0, small=True) if small else self.extended(8, padding.values, kernel=kernel)
 
     def forms(self) -> dict[str, Form]:
         """By name; the first is the literal one, the second what the model picks."""
@@ -136,7 +141,8 @@ class AttentionCore:
         for name, backend in BACKENDS.items():
             forms[f"{name}, equal widths"] = lambda b=backend: self.on(b, -1)  # type: ignore[misc]
             forms[f"{name}, narrow values"] = lambda b=backend: self.on(b, -self.width % 8)  # type: ignore[misc]
-        forms["Triton kernels"] = self.triton
+        forms["Triton attention"] = self.triton
+        forms["default, terms by Triton"] = lambda: self.default(kernel=True)
         from torch.nn.attention.flex_attention import flex_attention
 
         compiled = torch.compile(flex_attention, dynamic=False)

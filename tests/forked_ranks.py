@@ -1,5 +1,6 @@
 """Ranks as forked processes, so that torch is imported once: for scripts that a test starts."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -53,11 +54,18 @@ def start(job: Callable[[], object], *, ranks: int, port: int) -> list[int]:
     return children
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def run(job: Callable[[], object], *, ranks: int) -> list[int]:
     """Do `job` on all ranks; exit codes, negative for signals. The others of a rank that was killed are killed too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     running, codes = start(job, ranks=ranks, port=port), []
     deadline = time.monotonic() + LIMIT_S
     while running:

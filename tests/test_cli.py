@@ -155,7 +155,7 @@ def test_the_nearest_name_is_given(
         ("trainer.deterministic=maybe", "trainer.deterministic=maybe: must be true or false"),
         ("seed=null", "seed=null: must be a whole number"),
         ("data.num_classes=many", "data.num_classes=many: must be a whole number, or null (at least 1)"),
-        ("optim=3", "optim=3: optim is a group of options; The choices are: adamw, imagenet, sgd"),
+        ("optim=3", "optim=3: optim is a group of options; the choices are: adamw, coco, imagenet, sgd"),
         ("weights", "weights: options are given as key=value, without spaces around the sign"),
         ("name=a=b", "name=a=b: the value holds characters that have a meaning here"),
         ("data.group_pattern=_(x)_", "other kind: \"data.group_pattern='_(x)_'\""),
@@ -209,7 +209,7 @@ def test_help_explains_every_option_and_lists_no_schema(
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m mvit_video")
     assert "_schema" not in text
-    assert re.search(r"^  augment +finetune, .*kinetics, motion", text, re.MULTILINE)
+    assert re.search(r"^  augment +coco, [a-z_,\s]*kinetics,\s+motion", text, re.MULTILINE)
     assert re.search(r"^  optim.lr=0.5 +peak learning rate, for reference_batch videos", text, re.MULTILINE)
     assert "\ntrainer: The loop: batch, precision" in text
     assert "  model.num_frames=${data.num_frames}\n" in text

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from mvit_video import export, push
 from mvit_video.config import Train, config_dir, register
 from mvit_video.config.registry import SCHEMAS
 from mvit_video.convert import parse_arguments
 from mvit_video.models.weights.zoo import zoo
-from mvit_video.predict import split_words
+from mvit_video.predict import default_weights, split_words
 from mvit_video.report import parse_arguments as parse_report
 from mvit_video.runs import main as list_runs
 from mvit_video.weights import main as list_weights
@@ -73,21 +74,29 @@ def test_the_predictions_of_the_pages_compose() -> None:
     register()
     for words in found:
         given, sources = split_words(words)
-        assert sources and any(word.startswith("weights=") for word in given)
+        assert sources and (any(word.startswith("weights=") for word in given) or default_weights(given, sources))
         with initialize_config_dir(config_dir(), version_base="1.3"):
             compose("predict", overrides=given)
 
 
 def test_other_commands_of_the_readme_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = blocks(README) + inline(README) + blocks(ROOT / "docs" / "report.md")
-    others = [words for words in commands(lines) if words[0] in ("convert", "runs", "weights", "report")]
-    assert len(others) >= 7
+    others = [
+        words
+        for page in (README, ROOT / "docs" / "export.md", ROOT / "docs" / "report.md")
+        for words in commands(blocks(page) + inline(page))
+        if words[0] in ("convert", "export", "push", "report", "runs", "weights")
+    ]
+    assert len(others) >= 10
+    parsers = {
+        "convert": parse_arguments,
+        "export": export.parse_arguments,
+        "push": push.parse_arguments,
+        "report": parse_report,
+    }
     for command, *words in others:
-        if command == "convert":
-            parse_arguments(words)
-        elif command == "report":
-            parse_report(words)
+        if command in parsers:
+            parsers[command](words)
         elif command == "weights":
             assert list_weights(words) == 0
         else:
@@ -108,6 +117,13 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
         f"{field.name}.{option.name}"
         for field in fields(Train)
         if is_dataclass(field.type)
+        for option in fields(field.type)
+    }
+    known |= {  # groups within a group: the backbone of a detector
+        f"{entry.group}.{field.name}.{option.name}"
+        for entry in SCHEMAS
+        for field in fields(entry.schema)
+        if entry.group and is_dataclass(field.type)
         for option in fields(field.type)
     }
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"experiment", "data_statistics"}
@@ -143,7 +159,9 @@ def test_the_weights_to_start_from_exist(page: Path) -> None:
     lines = [line for line in [*inline(page), *blocks(page)] if "mvit_video.predict" not in line]  # it takes runs, too
     words = [word for line in lines for word in line.split()]
     named = [word.partition("=")[2] for word in words if re.match(r"(weights|checkpoint)=[a-z0-9_.]+$", word)]
-    unknown = {name for name in named if name not in zoo() and Path(name).suffix not in (".pt", ".pth", ".pyth")}
+    unknown = {
+        name for name in named if name not in zoo() and Path(name).suffix not in (".pt", ".pth", ".pyth", ".onnx")
+    }
     assert unknown <= {"..."}
 
 

@@ -14,17 +14,21 @@ from mvit_video.build.detection_samples import (
 )
 from mvit_video.build.file_predictor import LoadedModel
 from mvit_video.build.object_prediction import ObjectPredictor, check_object_prediction
+from mvit_video.build.run_identity import DataRecord
 from mvit_video.build.samples import ManifestSplits, build_loader, build_loading
 from mvit_video.config import Predict, Prepare, Preview, Train
 from mvit_video.data.datasets.extensions import IMAGES, PICTURES, FileKind
+from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.detection.annotations import DetectionManifest
+from mvit_video.data.detection.fingerprint import detection_fingerprint
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
 from mvit_video.models import MViTConfig
+from mvit_video.planning.costs import DETECTION_FILES
 from mvit_video.preparation.detection_content import DetectionContent
 from mvit_video.tasks.detection import Detection as Task
 from mvit_video.tasks.detection import DetectionEvaluation, ResultsWriter
@@ -40,6 +44,7 @@ class Detection(ManifestSplits):
 
     kind = IMAGES
     sample = "image"
+    file_costs = DETECTION_FILES
 
     def __init__(self, pictures: int = 6) -> None:
         self.pictures = pictures
@@ -53,6 +58,11 @@ class Detection(ManifestSplits):
             ValueError: the source has no boxes, or other classes than the options say.
         """
         return read_detection(config, source, split, class_names=class_names)
+
+    def record(self, split: Manifest) -> DataRecord:
+        """As of other tasks; boxes and masks are part of the fingerprint."""
+        assert isinstance(split, DetectionManifest)
+        return DataRecord(source=split.source, items=len(split), fingerprint=detection_fingerprint(split))
 
     def repeats(self, config: Train) -> int:
         """One view of each image."""

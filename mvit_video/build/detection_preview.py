@@ -48,7 +48,7 @@ def _training(config: Preview, source: Source) -> Section:
     loader = build_loader(config, build_train_dataset(config, manifest), world)
     items, failures = training_views(loader, step=config.step, count=config.clips)
     rank = f"batch of {config.trainer.batch_size}  ·  rank {config.rank} of {config.processes}  ·  seed {config.seed}"
-    about = (f"images of {manifest.source}", f"{view_text(config)}  ·  {rank}")
+    about = (f"images of {manifest.source}", view_text(config), rank)
     heading = f"{config.name}: training images from step {config.step} on"
     return Section("train", heading, about, items, failures, item="image")
 

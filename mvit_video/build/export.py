@@ -34,7 +34,7 @@ from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.evaluator import score
 from mvit_video.exporting import parity, writing
-from mvit_video.exporting.about import FORMAT_VERSION, Kind, Precision
+from mvit_video.exporting.about import FORMAT_VERSION, Kind, Precision, is_program
 from mvit_video.exporting.programs import open_program
 from mvit_video.prediction.files import find_files
 
@@ -113,6 +113,11 @@ def export(config: Predict, wanted: Export) -> Exported:
     """
     precision = wanted.precision
     output, kind = writing.file_and_kind(wanted.output, wanted.kind, precision)
+    if is_program(Path(str(config.checkpoint))):
+        raise ValueError(
+            f"{config.checkpoint}: is an exported program already; export from the run, the checkpoint or the "
+            ".safetensors file"
+        )
     predictor = naming_classes(build_predictor(config, HERE), refused=_NO_DETECTOR)
     if kind == "onnx":
         writing.check_fits_onnx(predictor.model, precision)

@@ -9,6 +9,8 @@ from typing import Any
 from mvit_video.build.stored_options import options_of
 from mvit_video.config import Predict
 from mvit_video.engine.checkpoints.files import read_manifest, sha256_of
+from mvit_video.exporting.about import SUFFIXES, read_about
+from mvit_video.models.weights.files import CheckpointError
 from mvit_video.models.weights.zoo import zoo
 
 _EVALUATED = ("frame_order", "temporal_views", "spatial_views", "split")
@@ -26,6 +28,9 @@ def origin_of(config: Predict) -> dict[str, Any]:
     started_from = (options_of(checkpoint, None) or {}).get("weights")
     if started_from is not None:
         found["started_from"] = started_from
+    before = _said_before(checkpoint).get("origin")
+    if before is not None:
+        found["exported_from"] = before
     entry = zoo().get(config.weights or "")
     if entry is not None:
         found |= {"name": entry.name, "publisher": entry.publisher, "source": entry.source, "licence": entry.licence}
@@ -61,7 +66,8 @@ def measured_results(config: Predict) -> dict[str, Any]:
     """Accuracies that were measured with these weights: of the last validation, of evaluations, or as published."""
     assert config.checkpoint is not None
     checkpoint = Path(config.checkpoint)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(_said_before(checkpoint).get("results") or {})
+    found.pop("precision_cost", None)
     entry = zoo().get(config.weights or "")
     if entry is not None and entry.accuracy:
         found["published"] = dict(entry.accuracy)
@@ -78,6 +84,16 @@ def measured_results(config: Predict) -> dict[str, Any]:
                     key: results[key] for key in _EVALUATED if key in results
                 }
     return found
+
+
+def _said_before(checkpoint: Path) -> dict[str, Any]:
+    """What an exported file says of itself that is exported again; nothing for other files."""
+    if checkpoint.suffix != SUFFIXES["safetensors"]:
+        return {}
+    try:
+        return read_about(checkpoint)
+    except CheckpointError:  # of convert, or of others
+        return {}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

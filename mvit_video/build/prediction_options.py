@@ -7,7 +7,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from mvit_video.build.stored_options import find_run, given_values, stored_groups, take_stored_options
+from mvit_video.build.stored_options import (
+    find_run,
+    given_values,
+    holds_weights,
+    stored_groups,
+    take_stored_options,
+)
 from mvit_video.config import Train
 from mvit_video.config.compose import quoted
 from mvit_video.models.weights.zoo import is_published, zoo
@@ -28,7 +34,7 @@ def take_weights_options(config: DictConfig, given: Iterable[str]) -> None:
         CheckpointError: they cannot be fetched.
     """
     weights, keys = config.weights, [key for key in given if key != "weights"]
-    _find(config)
+    find_weights(config)
     take_stored_options(config, keys)
     config.weights = weights
     if weights in zoo():
@@ -37,8 +43,12 @@ def take_weights_options(config: DictConfig, given: Iterable[str]) -> None:
         config.name = Path(config.checkpoint).stem or "weights"
 
 
-def _find(config: DictConfig) -> None:
-    """Turn `weights` into `run` or `checkpoint`."""
+def find_weights(config: DictConfig) -> None:
+    """Turn `weights` into `run` or `checkpoint`, in place.
+
+    Raises:
+        ValueError: none are given, in two ways, or there is nothing of that name.
+    """
     weights = config.weights
     if weights is None:
         if config.run is None and config.checkpoint is None:
@@ -57,7 +67,7 @@ def _find(config: DictConfig) -> None:
         if run.is_dir():
             logger.warning("weights=%s: the published weights are taken; weights=%s takes your run", weights, run)
         config.checkpoint = weights
-    elif Path(weights).exists():
+    elif holds_weights(Path(weights)):  # a folder of files that has the name of a run does not
         config.checkpoint = weights
     else:
         try:

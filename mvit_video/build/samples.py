@@ -105,7 +105,7 @@ def read_manifest(
         )
     if class_names is not None:
         manifest = manifest.with_classes(class_names)
-    set_open_classes(config, manifest)
+    set_open_classes(config, manifest, with_training=source.has("train"))
     return manifest
 
 
@@ -118,8 +118,11 @@ def check_kind(manifest: Manifest, kind: FileKind) -> None:
         )
 
 
-def set_open_classes(config: Train, manifest: Manifest) -> None:
+def set_open_classes(config: Train, manifest: Manifest, *, with_training: bool = True) -> None:
     """Give data and model the number of classes if they have that option without a value.
+
+    Args:
+        with_training: the source has a training split, whose classes count.
 
     Raises:
         ValueError: the options state another number.
@@ -134,7 +137,10 @@ def set_open_classes(config: Train, manifest: Manifest) -> None:
     elif getattr(model, "num_classes", classes) is None:
         model.num_classes = classes
     if classes != config.data.num_classes:
-        whole = "complete it" if classes < config.data.num_classes else "take out what does not belong to them"
+        if classes > config.data.num_classes:
+            whole = "take out what does not belong to them"
+        else:
+            whole = "complete it" if with_training else "give data.source.train=..., which says all classes"
         raise ValueError(
             f"data.num_classes={config.data.num_classes}, but {manifest.source} has {count_text(classes, 'class')}: "
             f"{whole}, or set data.num_classes={classes}"

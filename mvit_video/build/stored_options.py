@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mvit_video.config import Train
+from mvit_video.config import MViT, Train
 from mvit_video.config.help import SCHEMA_SUFFIX
 from mvit_video.config.nearest import did_you_mean
 from mvit_video.config.registry import choices_over, schema_of, source_of, task_of
@@ -128,6 +128,11 @@ def _run_that_holds(path: Path) -> Path | None:
     """The directory of a run that is `path`, or that has its checkpoint or all its checkpoints at `path`."""
     folders = (path, path.parent, path.parent.parent) if path.is_dir() else (path, path.parent.parent)
     return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether it is a file, a checkpoint in shards, or the directory of a run or of its checkpoints."""
+    return path.is_file() or is_folder_of_shards(path) or (path.is_dir() and _run_that_holds(path) is not None)
 
 
 def fetched(place: str) -> str:
@@ -255,6 +260,11 @@ def stored_groups(words: Sequence[str]) -> list[str]:
         entry = schema_of(group, stored.get(group) or {})
         if group not in given and entry is not None and entry.name != f"{group}{SCHEMA_SUFFIX}":
             found.append(f"{group}={choices_over(entry)[0]}")
+    model = stored.get("model") or {}
+    entry = schema_of("model", model)
+    # Those of an MViT are there without a choice; a model of the user's own has no schema.
+    if "model" not in given and entry is not None and entry.schema is not MViT and _is_made_by(entry.schema, model):
+        found.append(f"model={choices_over(entry)[0]}")
     task = task_of((stored.get("task") or {}).get("_target_", ""))
     if task is not None and "task" not in given:
         found.append(f"task={task}")
@@ -262,6 +272,10 @@ def stored_groups(words: Sequence[str]) -> list[str]:
     if source is not None and not {"data", "data/source"} & set(given):
         found.append(f"data/source={source}")
     return found
+
+
+def _is_made_by(schema: type, options: Mapping[str, Any]) -> bool:
+    return getattr(schema, "_target_", None) == options.get("_target_")
 
 
 def given_values(words: Sequence[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ _BOXES_AS_MASKS = "instances without a mask have their box for one"
 class CocoSource:
     """COCO's files of instances, and any data set in that format; its images beside."""
 
+    optional_places = ("train_root", "val_root", "test_root")
     _target_: str = "mvit_video.data.detection.sources.CocoSource"
     train: str | None = option(None, help="the JSON file of the training instances")
     val: str | None = option(None, help="that of the validation")

@@ -55,7 +55,9 @@ class SlurmLauncher:
     constraint: str | None = option(None, help="features that the nodes must have")
     setup: list[str] = option([], help="shell lines run before Python starts")
     sbatch: dict[str, str] = option({}, help="any other option of sbatch, by its long name")
-    array_parallelism: int = option(16, at_least=1, help="jobs of a sweep (--multirun) that run at a time")
+    array_parallelism: int = option(
+        16, at_least=1, help="jobs of an array (--multirun, or parts of predict) that run at a time"
+    )
     warning_s: int = option(120, at_least=1, help="seconds before the time limit at which the job is told to save")
     max_failures: int = option(
         3, at_least=0, help="how often the job starts again from its checkpoint after a rank failed"

@@ -10,11 +10,11 @@ from mvit_video.config.rules import option
 
 @dataclass
 class Optim:
-    """Optimizer. `lr` holds for `reference_batch` videos a step and scales with the real global batch."""
+    """Optimizer. `lr` holds for `reference_batch` videos or images a step and scales with the real global batch."""
 
     name: str = option("adamw", choices=("adamw", "sgd"), help="the optimizer")
-    lr: float = option(MISSING, above=0, help="peak learning rate, for reference_batch videos a step")
-    reference_batch: int = option(MISSING, at_least=1, help="videos a step that lr was chosen for")
+    lr: float = option(MISSING, above=0, help="peak learning rate, for reference_batch videos or images a step")
+    reference_batch: int = option(MISSING, at_least=1, help="videos or images a step that lr was chosen for")
     betas: list[float] = option(
         [0.9, 0.999],
         length=2,

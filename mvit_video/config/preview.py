@@ -20,12 +20,12 @@ class Preview(Train):
         False, help="instead of the first clips of a step show one training clip of each class, not mixed"
     )
     step: int = option(0, at_least=0, help="optimizer step whose batches are shown")
-    processes: int = option(1, at_least=1, help="processes of the training run: they share out each step's videos")
+    processes: int = option(1, at_least=1, help="processes of the training run: they share out each step's files")
     rank: int = option(0, at_least=0, help="the one of them whose batches are shown")
     videos: int = option(
         4, at_least=0, help="videos or images whose test views are shown, spread evenly over the split; 0: none"
     )
-    split: str = option("test", choices=SPLITS, help="split of these videos; without a test split val")
+    split: str = option("test", choices=SPLITS, help="split of these; without a test split val")
     frames: int | None = option(
         None, at_least=1, help="pictures per row, spread evenly over the clip; null: as many as fit"
     )

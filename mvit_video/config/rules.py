@@ -1,6 +1,6 @@
 """An option: its default, the rule its values obey and what it means, all in the one line that declares it.
 
-    lr: float = option(MISSING, above=0, help="learning rate for reference_batch videos a step")
+    lr: float = option(MISSING, above=0, help="learning rate for reference_batch samples a step")
 
 The check of a command line, `--help` and docs/options.md read that line; nothing else lists options by name.
 """

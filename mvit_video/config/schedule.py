@@ -12,7 +12,7 @@ from mvit_video.config.rules import option
 class Schedule:
     """Linear warm-up, then half a cosine or steps; learning rates are for `optim.reference_batch`, like `optim.lr`."""
 
-    epochs: float = option(MISSING, above=0, help="passes over the training videos")
+    epochs: float = option(MISSING, above=0, help="passes over the training split")
     warmup_epochs: float = option(0.0, at_least=0, help="epochs of linear warm-up; 0: none")
     warmup_start_lr: float = option(1e-8, at_least=0, help="learning rate of the first step of a warm-up")
     end_lr: float = option(1e-6, at_least=0, help="learning rate at the end")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING, SI, DictConfig
+from omegaconf import MISSING, SI, DictConfig, OmegaConf
 
 from mvit_video.config.rules import option
 
@@ -141,4 +141,5 @@ def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool 
     if cut_training:
         read = ["train" if split == "val" else split for split in read]
     keys = {key for split in read for key in (split, f"{split}_root")}
-    return {key for key in keys if key in source and source.get(key) is None}
+    optional = getattr(OmegaConf.get_type(source), "optional_places", ())
+    return {key for key in keys if key in source and source.get(key) is None and key not in optional}

@@ -121,6 +121,12 @@ def is_sharded(tensor: object) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def _is_divided(module: nn.Module) -> bool:
+    """Whether the ranks have divided this module among themselves, which nobody has who has not imported FSDP."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a tensor: its shard, or all of it if it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
@@ -144,9 +150,7 @@ def divided_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def without_exchange(model: nn.Module) -> AbstractContextManager[object]:
     """Backward passes in the block keep their gradients on their rank, for a later one to exchange the sum."""
-    from torch.distributed.fsdp import FSDPModule
-
-    if isinstance(model, FSDPModule):
+    if _is_divided(model):
         return _without_reduction(model)
     no_sync: Callable[[], AbstractContextManager[object]] | None = getattr(model, "no_sync", None)
     return nullcontext() if no_sync is None else no_sync()
@@ -179,11 +183,11 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
     For evaluation: ranks have different numbers of batches. Every rank must enter.
     """
-    from torch.distributed.fsdp import FSDPModule
-
-    if not isinstance(model, FSDPModule):
+    if not _is_divided(model):
         yield
         return
+    from torch.distributed.fsdp import FSDPModule
+
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
     with torch.no_grad():
         for module in modules:

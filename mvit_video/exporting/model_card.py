@@ -49,9 +49,10 @@ def model_card(about: Mapping[str, Any], *, title: str, repo: str, files: Sequen
 
 def _summary(about: Mapping[str, Any]) -> str:
     shape = about["preprocessing"]["input"]["shape"]
+    several = about["preprocessing"]["output"]["scores"] == "sigmoid"
     name = (about["config"].get("model") or {}).get("name") or "a network"
     return (
-        f"{_code(name)}, which names one of {len(about['class_names'])} classes of "
+        f"{_code(name)}, which names {'any' if several else 'one'} of {len(about['class_names'])} classes of "
         f"{'a video' if about['preprocessing']['kind'] == 'video' else 'an image'}. Inputs are "
         f"{' x '.join(map(str, shape))} ({', '.join(about['preprocessing']['input']['axes'])}), weights "
         f"{about['precision']}. Written by mvit_video {about['mvit_video']}."

@@ -160,10 +160,16 @@ def write_onnx(
 
 
 def describe_onnx(path: Path, about: Mapping[str, Any]) -> None:
-    """Set what a file says of itself, in place."""
+    """Set what a file says of itself, in place; the first axis of input and output is called "batch"."""
     import onnx
 
     model = onnx.load(path)
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if symbol and size.dim_param == symbol:
+                size.dim_param = "batch"
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, as_text(about))
     onnx.save(model, path)

@@ -13,7 +13,7 @@ AbsolutePositions = Literal["none", "joint", "separable"]
 HeadPooling = Literal["cls", "norm_mean", "mean_norm"]
 Initialisation = Literal["pyslowfast", "zero_bias", "zero_tables", "fan_in"]
 Windows = Literal["none", "hybrid", "all"]
-AttentionForm = Literal["auto", "flash", "explicit", "triton"]
+AttentionForm = Literal["auto", "flash", "explicit", "triton", "triton_terms"]
 NormForm = Literal["library", "triton"]
 PoolingForm = Literal["auto", "library", "flipped", "triton"]
 
@@ -176,7 +176,8 @@ class MViTConfig:
     head_init_scale: float = 1.0
     """Factor on the first weights of the head's linear layer."""
     attention_form: AttentionForm = "auto"
-    """How attention is computed, with the same result; see :func:`mvit_video.models.mvit.attention.choose_form`."""
+    """How attention is computed, with the same result; see :func:`mvit_video.models.mvit.attention.choose_form`.
+    "triton" and "triton_terms" are kernels for CUDA that were not timed on a GPU yet."""
     pooling_form: PoolingForm = "auto"
     """How pooling is computed, with the same result; see :func:`mvit_video.models.kernels.pooling.depthwise_pool`.
     "auto" is "triton" on CUDA where the kernel takes the tokens, see

@@ -80,6 +80,9 @@ VIDEO_FILES = FileCosts(per_core_s=20, kb=500)
 """Kinetics in H.264 with a short side of 256."""
 IMAGE_FILES = FileCosts(per_core_s=200, kb=110)
 """ImageNet: docs/benchmarks.md has 207 images of 500 x 375 pixels a second and core, with its augmentation."""
+DETECTION_FILES = FileCosts(per_core_s=80, kb=165)
+"""COCO: 82 (large-scale jitter) and 100 (multi-scale) drawn images of 640 x 480 pixels with seven polygons were read
+and viewed a second and core, on a machine with other work."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from mvit_video.models.mvit.attention import MultiscaleAttention
 
 PRESET, SIDE, INSTANCES = "mask_rcnn_mvitv2_t", 1024, 10
 OURS, THEIRS = "MViTv2-T, ours", "ResNet-50 FPN, torchvision"
-EAGER, FUSED, COMPILED = "eager", "eager, fused attention", "backbone compiled"
+EAGER, FUSED, COMPILED = "eager", "eager, Triton attention", "backbone compiled"
 TRAIN = f"Mask R-CNN, images of {SIDE} pixels, bf16: training step"
 DETECT = f"Mask R-CNN, images of {SIDE} pixels, eager: detection"
 PLAN = (

@@ -7,15 +7,18 @@ from torch import nn
 from gpu.context import Context, free_memory
 from gpu.counts import train_flops
 from gpu.workbench import (
-    ALL_FUSED_GRAPH,
     COMPILED,
     COMPILED_ATTENTION,
     COMPILED_GRAPH,
+    COMPILES,
     EAGER,
     FUSED,
     FUSED_ATTENTION,
     FUSED_GRAPH,
+    FUSED_TERMS,
     GRAPH,
+    GRAPH_ATTENTION,
+    GRAPH_TERMS,
     TrainStep,
     allocated_gb,
     bytes_of,
@@ -39,10 +42,12 @@ PLAN: tuple[tuple[int, str, str], ...] = (
     (16, OURS, GRAPH),
     (16, OURS, FUSED),
     (16, OURS, FUSED_GRAPH),
-    (16, OURS, FUSED_ATTENTION),
-    (16, OURS, ALL_FUSED_GRAPH),
     (16, OURS, COMPILED),
     (16, OURS, COMPILED_GRAPH),
+    (16, OURS, FUSED_ATTENTION),
+    (16, OURS, FUSED_TERMS),
+    (16, OURS, GRAPH_ATTENTION),
+    (16, OURS, GRAPH_TERMS),
     (8, OURS, EAGER),
     (8, OURS, GRAPH),
     (1, OURS, EAGER),
@@ -78,7 +83,7 @@ def measure(context: Context) -> None:
     for batch, whose, form in PLAN:
         if whose not in models:
             continue
-        compiles = form in (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION) and not context.rehearse
+        compiles = form in COMPILES and not context.rehearse
         key = {"batch": batch, "model": whose, "form": form}
         row = context.case(
             TABLE,
@@ -122,7 +127,8 @@ def ratios(rows: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
     wanted = (
         (EAGER, EAGER, "eager against eager"),
         (FUSED, EAGER, "eager with fused norms against eager"),
-        (FUSED_ATTENTION, EAGER, "eager with fused attention against eager"),
+        (FUSED_ATTENTION, EAGER, "eager with Triton attention against eager"),
+        (FUSED_TERMS, EAGER, "eager with Triton terms against eager"),
         (COMPILED, COMPILED, "compiled against compiled"),
         (COMPILED, EAGER, "ours compiled against torchvision's eager"),
         (COMPILED_GRAPH, COMPILED, "ours compiled, as a CUDA graph, against torchvision's compiled"),

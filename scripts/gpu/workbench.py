@@ -14,19 +14,30 @@ from torch import Tensor, nn
 
 from gpu.context import Context
 from mvit_video.models import MViT, MViTConfig, get_config, save_as
+from mvit_video.models.config import AttentionForm
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.blocks import Block
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "compiled", "compiled, CUDA graph"
 FUSED, FUSED_GRAPH = "eager, fused norms", "CUDA graph, fused norms"
-FUSED_ATTENTION, ALL_FUSED_GRAPH = "eager, fused attention", "CUDA graph, fused norms and attention"
-COMPILED_ATTENTION = "compiled, fused attention"
-WITH_NORMS, WITH_ATTENTION = (
-    (FUSED, FUSED_GRAPH, ALL_FUSED_GRAPH),
-    (FUSED_ATTENTION, ALL_FUSED_GRAPH, COMPILED_ATTENTION),
+FUSED_ATTENTION, FUSED_TERMS, COMPILED_ATTENTION = (
+    "eager, Triton attention",
+    "eager, Triton terms",
+    "compiled, Triton attention",
 )
-FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH, *WITH_NORMS, FUSED_ATTENTION, COMPILED_ATTENTION)
-"""Fused norms are `norm_form="triton"`, fused attention is `attention_form="triton"`, of our models alone."""
+GRAPH_ATTENTION, GRAPH_TERMS = "CUDA graph, fused norms, Triton attention", "CUDA graph, fused norms, Triton terms"
+WITH_NORMS = (FUSED, FUSED_GRAPH, GRAPH_ATTENTION, GRAPH_TERMS)
+ATTENTION_OF: dict[str, AttentionForm] = {
+    FUSED_ATTENTION: "triton",
+    COMPILED_ATTENTION: "triton",
+    GRAPH_ATTENTION: "triton",
+    FUSED_TERMS: "triton_terms",
+    GRAPH_TERMS: "triton_terms",
+}
+FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH, FUSED, FUSED_GRAPH, *ATTENTION_OF)
+GRAPHS = (GRAPH, COMPILED_GRAPH, FUSED_GRAPH, GRAPH_ATTENTION, GRAPH_TERMS)
+COMPILES = (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION)
+"""Fused norms are `norm_form="triton"`; Triton attention and terms are `attention_form`, of our models alone."""
 SMALL = {"depth": 2, "stage_starts": (1,), "crop_size": 32, "kv_stride": (1, 4, 4), "num_classes": 3}
 
 
@@ -158,10 +169,10 @@ class TrainStep:
             if isinstance(module, Block):
                 module.fused_norms = form in WITH_NORMS
             if isinstance(module, MultiscaleAttention):
-                module.form = "triton" if form in WITH_ATTENTION else "auto"
-        if form in (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION) and self.forward is self.model:
+                module.form = ATTENTION_OF.get(form, "auto")
+        if form in COMPILES and self.forward is self.model:
             self.compile()
-        return self.graphed() if form in (GRAPH, COMPILED_GRAPH, FUSED_GRAPH, ALL_FUSED_GRAPH) else self
+        return self.graphed() if form in GRAPHS else self
 
     def graphed(self) -> Callable[[], object]:
         """The step as one CUDA graph; on the CPU, which has none, as it is."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mvit_video import build
+from mvit_video.distributed import process_group
 from tests.build.detection_options import few_scenes
 from tests.conftest import evaluate_options, options
 from tests.engine.checkpoints.resume_cells import STEPS, difference, final, kill_at
@@ -26,6 +27,17 @@ RECIPE = (
     "trainer.ema_decay=0.9",
     "model.backbone.drop_path=0.2",
 )
+
+
+def check_sum() -> None:
+    """The sum over two ranks, and its gradient: each rank's loss depends on the values of both."""
+    with process_group.world(torch.device("cpu"), timeout_s=60) as world:
+        values = torch.tensor([1.0 + world.rank, 5.0], requires_grad=True)
+        total = process_group.sum_over_ranks(values)
+        assert total.tolist() == [3.0, 10.0]
+        (total * (world.rank + 1)).sum().backward()
+        assert values.grad is not None
+        assert values.grad.tolist() == [3.0, 3.0]
 
 
 def main(root: Path, out: Path) -> dict[str, Any]:
@@ -47,6 +59,7 @@ def main(root: Path, out: Path) -> dict[str, Any]:
         numbers = {k: v for k, v in results.items() if k.startswith(("box_", "mask_", "num_", "per_class"))}
         return numbers, json.loads((folder / "predictions.json").read_text())
 
+    assert run(check_sum, ranks=2) == [0, 0]
     assert train("whole", ranks=1, accumulate=2) == [0]
     codes = train("killed", ranks=1, accumulate=2, call=6)
     found: dict[str, Any] = {"killed": codes == [-signal.SIGKILL]}

@@ -180,6 +180,12 @@ def test_what_is_for_videos_is_refused_for_images(imagenet: Path, tmp_path: Path
     for classes, way_out in (("4", "complete it"), ("2", "take out what does not belong to them")):
         with pytest.raises(ValueError, match=rf"has 3 classes: {way_out}, or set data\.num_classes=3"):
             build.train(options(*small_images(imagenet, tmp_path, f"data.num_classes={classes}")))
+    more = ("data.source.folder=null", f"data.source.val={imagenet}/val", "data.num_classes=2000")
+    alone: Any = evaluate_options(*small_images(imagenet, tmp_path, *more))
+    with pytest.raises(
+        ValueError, match=r"give data\.source\.train=\.\.\., which says all classes, or set data\.num_cl"
+    ):
+        ImageClassification().read_split(alone, build_source(alone.data, WORLD), "val")
     with pytest.raises(ValueError, match=r"model\.num_frames=8: an image has one frame"):
         build.train(options(*small_images(imagenet, tmp_path, "model.num_frames=8")))
     with pytest.raises(ValueError, match="frame_order=reversed: an image has one frame"):

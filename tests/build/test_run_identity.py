@@ -104,7 +104,7 @@ def test_an_option_that_changes_the_result_is_refused(begun: Path, more: str, li
             {"data": {"train": replace(TRAIN, items=31, fingerprint="cc")}},
             r"train split: 32 samples of train\.csv \(aa\)",
         ),
-        ({"data": {"train": TRAIN}}, "val split: 8 videos -> none"),
+        ({"data": {"train": TRAIN}}, "val split: 8 samples -> none"),
     ],
 )
 def test_other_data_classes_or_code_are_refused(begun: Path, change: dict[str, Any], line: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from mvit_video.build.prediction_options import find_weights
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.build.stored_options import best_checkpoint, fetch_weights, find_run, take_stored_options, weights_file
 from mvit_video.config import Evaluate
@@ -220,3 +221,18 @@ def test_a_mistyped_name_of_weights_is_refused_before_a_run_begins() -> None:
     with pytest.raises(ValueError, match=r"weights=in1k_mvitv2_ss: .*did you mean in1k_mvitv2_s .* a run is given by"):
         fetch_weights("in1k_mvitv2_ss")
     fetch_weights("elsewhere/best.pt")  # a path may exist on the nodes of a cluster alone
+
+
+def test_a_folder_with_the_name_of_a_run_is_not_the_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos in birds/, and the run that was trained on them in runs/birds."""
+    run = next(path.parent for path in sorted(runs.glob("*/config.yaml")))
+    (tmp_path / "elsewhere" / run.name / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = OmegaConf.create({"weights": run.name, "run": None, "checkpoint": None, "output_dir": str(runs)})
+    find_weights(config)
+    assert (Path(config.run), config.checkpoint) == (run, None)
+    config = OmegaConf.create({"weights": str(run), "run": None, "checkpoint": None, "output_dir": str(runs)})
+    find_weights(config)
+    assert (config.run, config.checkpoint) == (None, str(run))

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,15 +162,26 @@ def test_programs_take_any_batch_of_their_size(place: Path) -> None:
             from_checkpoint(place / "out" / name)
 
 
-def test_half_precision_says_what_it_costs(place: Path, config: Predict, tmp_path: Path) -> None:
-    """Half the bytes; the cost is measured on the run's own videos, said and kept."""
-    said = write(config, Export(output=tmp_path / "half", kind="safetensors", precision="fp16")).text()
+def test_half_precision_says_what_it_costs(place: Path, tmp_path: Path) -> None:
+    """Of an exported file: half the bytes. The cost is measured on the run's own videos, said and kept."""
+    said = write(
+        prediction_options({"weights": str(place / "out" / "tiny.safetensors")}),
+        Export(output=tmp_path / "half", kind="safetensors", precision="fp16"),
+    ).text()
     assert "half.safetensors: safetensors, fp16" in said and "what fp16 costs, on the run's own videos: " in said
     with safe_open(tmp_path / "half.safetensors", framework="pt") as file:
         assert file.get_tensor("head.projection.weight").dtype == torch.float16
     for path, precision in ((tmp_path / "half.safetensors", "fp16"), (place / "out" / "tiny.pt2", "bf16")):
-        cost = read_about(path)["results"]["precision_cost"]
+        results = read_about(path)["results"]
+        cost = results["precision_cost"]
+        assert results["validation"] == {"step": 1, **METRICS}
         assert cost["fp32"]["num_videos"] == 8 and "video_top1" in cost[precision]
+
+
+def test_a_program_is_not_exported_again(place: Path, config: Predict, tmp_path: Path) -> None:
+    again = replace(config, checkpoint=str(place / "out" / "tiny.onnx"))
+    with pytest.raises(ValueError, match=r"tiny\.onnx: is an exported program already"):
+        write(again, Export(output=tmp_path / "again.onnx"))
 
 
 def test_int8_products(place: Path, tmp_path: Path) -> None:
@@ -180,6 +192,7 @@ def test_int8_products(place: Path, tmp_path: Path) -> None:
     clips = torch.randn(4, 3, 4, 32, 32)
     difference = (int8(clips) - whole(clips)).abs().max() / whole(clips).abs().max()
     assert 0 < difference < 0.2
+    assert whole.session.get_inputs()[0].shape == ["batch", 3, 4, 32, 32]
     assert (tmp_path / "int8.onnx").stat().st_size < (place / "out" / "tiny.onnx").stat().st_size
 
 

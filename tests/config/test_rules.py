@@ -75,10 +75,10 @@ def test_a_word_may_stand_for_a_number() -> None:
 
 
 def test_lists_are_copied_for_each_instance() -> None:
-    first, second = config.Data(), config.Data()
+    first, second = config.VideoData(), config.VideoData()
     first.mean[0] = 9
     assert second.mean[0] == 0.45
-    assert config.Data().mean[0] == 0.45
+    assert config.VideoData().mean[0] == 0.45
 
 
 def test_a_problem_names_the_value_the_rule_and_the_meaning() -> None:

@@ -12,6 +12,7 @@ import torch
 from mvit_video.distributed import process_group
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.tracking import read_metrics
+from tests import interpreters
 from tests.config.test_config import command
 from tests.conftest import SMALL_CLIPS, motion_overrides, small_overrides
 from tests.distributed.four_ranks import forked
@@ -30,7 +31,14 @@ def torchrun(ranks: int, module: str, *arguments: str) -> None:
 def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tmp_path: Path) -> None:
     """The same global batch: the same losses and weights to float tolerance, and the very same evaluation."""
     recipe = ["schedule.epochs=1.5", "augment.erase_prob=0.5", "model.drop_path=0.2", "augment.cutmix_alpha=1.0"]
-    recipe += [*SMALL_CLIPS, "trainer.batch_size=2", "trainer.eval_every=9", "trainer.max_steps=3"]
+    recipe += [
+        *SMALL_CLIPS,
+        "trainer.trackers=[]",
+        "data.test_temporal_views=1",
+        "trainer.batch_size=2",
+        "trainer.eval_every=9",
+        "trainer.max_steps=3",
+    ]
     # Fifteen videos do not divide by two or four ranks, nor 45 views by the batch.
     listing = tmp_path / "fifteen.csv"
     listing.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:15]))
@@ -66,7 +74,8 @@ def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tm
 
 @pytest.mark.slow
 def test_the_local_launcher_starts_its_own_ranks(motion_root: Path, tmp_path: Path) -> None:
-    overrides = small_overrides(motion_root, tmp_path, "trainer.max_steps=1", "launcher.processes=2")
+    quick = ("trainer.max_steps=1", "trainer.trackers=[]", "data.test_temporal_views=1")
+    overrides = small_overrides(motion_root, tmp_path, "launcher.processes=2", *quick)
     result = command("mvit_video.train", *overrides, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     state = load_latest(tmp_path / "tiny/checkpoints")
@@ -75,10 +84,9 @@ def test_the_local_launcher_starts_its_own_ranks(motion_root: Path, tmp_path: Pa
     assert state["epoch"] == 0.5
 
 
-@pytest.mark.slow
 def test_a_failing_rank_ends_the_command_with_its_error(motion_root: Path, tmp_path: Path) -> None:
     overrides = motion_overrides(motion_root, tmp_path, "launcher.processes=2", "trainer.batch_size=64")
-    result = command("mvit_video.train", *overrides, cwd=tmp_path)
+    result = interpreters.run("-m", "tests.forked_launch", *overrides, cwd=tmp_path)
     assert result.returncode == 1
     assert "fewer than one step takes: 64 videos x 2 processes" in result.stderr
     assert "ended first, with exit code 1; the others were stopped" in result.stderr

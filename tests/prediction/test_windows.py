@@ -9,8 +9,8 @@ import torch
 
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments, SlidingWindows
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset
-from mvit_video.data.loading.loader import collate
 from mvit_video.data.loading.window_dataset import WindowDataset
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.prediction.results import ClassScore, FilePrediction, Window

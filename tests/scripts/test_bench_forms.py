@@ -43,7 +43,7 @@ def test_the_default_is_what_the_model_computes() -> None:
     core = bench_forms.AttentionCore(attention, 2, "cpu", torch.float32)
     geometry = attention.geometry
     seen = attention._attend_fused(
-        core.q.transpose(1, 2), core.k, core.v, geometry.grid_q, geometry.grid_kv, small=True
+        core.q.transpose(1, 2), core.k, core.v, geometry.grid_q, geometry.grid_kv, form="matmul"
     )
     out = core.default().transpose(1, 2)
     if attention.residual_pooling:

@@ -245,18 +245,18 @@ def test_kernels_and_models_are_within_their_bounds(rehearsal: Callable[[str], l
     for table in ("Triton pooling", "Triton attention"):
         assert {row["dtype"] for row in rows(records, table)} == {"bfloat16", "float32"}
         assert {row["model"] for row in rows(records, table)} >= {"mvitv2_s_16x4", "mvitv2_t_image", "detector"}
-    assert [row["form"] for row in rows(records, "forms in")][2:4] == [
-        "triton attention, float32",
-        "triton attention, bf16",
-    ]
+    tried = {row["form"] for row in rows(records, "forms in")}
+    assert tried >= {
+        f"{form} attention, {dtype}" for form in ("triton", "triton_terms") for dtype in ("float32", "bf16")
+    }
 
 
 def test_maps_that_are_compared_fit_into_memory() -> None:
     whole = step_correctness.Attended((20, 78, 78), (20, 10, 10), 2, 72, 1, (0, 1, 2))
     fewer = step_correctness.fewer_logits(whole)
-    assert fewer.heads == 1 and fewer.grid_q == (11, 78, 78)
+    assert fewer.heads == 1 and fewer.grid_q == (5, 78, 78)
     wide = step_correctness.fewer_logits(whole._replace(grid_q=(1, 256, 256), grid_kv=(1, 64, 64)))
-    assert wide.heads == 1 and wide.grid_q == (1, 127, 256)
+    assert wide.heads == 1 and wide.grid_q == (1, 63, 256)
     small = whole._replace(grid_q=(8, 28, 28), grid_kv=(8, 7, 7))
     assert step_correctness.fewer_logits(small) == small
 

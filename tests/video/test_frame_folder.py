@@ -109,7 +109,7 @@ def test_folders_of_frames_in_lists(tmp_path: Path) -> None:
     assert (names_of(manifest, tmp_path), manifest.labels) == (["34870"], (1,))
     sample = eval_dataset(manifest, temporal_views=1)[0]
     assert (sample.failed, sample.clips.shape) == (False, (3, 8, 48, 48, 3))
-    with pytest.raises(ValueError, match="1 of 1 listed video does not exist"):
+    with pytest.raises(ValueError, match="1 of 1 listed videos do not exist"):
         from_list(source, root=tmp_path)
 
 

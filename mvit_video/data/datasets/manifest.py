@@ -556,8 +556,7 @@ def _assemble(
         base = None if root is None else os.fspath(root)
         place, way_out = absent_text(base, all_of_them=len(absent) == len(listed))
         raise ValueError(
-            f"{source}: {len(absent)} of {count_text(len(listed), f'listed {kind.noun}')} "
-            f"{'does' if len(absent) == 1 else 'do'} not exist under {place}: {shown}; "
+            f"{source}: {len(absent)} of {len(listed)} listed {kind.plural} do not exist under {place}: {shown}; "
             f"{way_out}"
         )
     if absent:

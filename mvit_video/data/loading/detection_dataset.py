@@ -13,6 +13,8 @@ from mvit_video.data.loading.samples import DRAW_AUGMENT, TrainItems
 from mvit_video.data.loading.worker_monitor import reading
 from mvit_video.runtime.decode_error import DecodeError
 
+BLANK_SIDE = 32  # of what stands for an image that cannot be read
+
 
 class DetectionTrainDataset(TrainItems[DetectionSample]):
     """Augmented training images with their instances, crowds left out; what it raises is an ImageDecodeError.
@@ -90,14 +92,14 @@ class DetectionEvalDataset:
         return len(self.manifest)
 
     def __getitem__(self, index: int) -> DetectionSample:
-        """One image; `failed` and black where it cannot be read."""
+        """One image; `failed`, and a small black one, where it cannot be read."""
         failures: list[tuple[str, str]] = []
         try:
             with reading(self.manifest.paths[index]):
                 pixels, _ = self.reading(self.manifest, index)
         except DecodeError as error:
             failures = [(error.path, error.reason)]
-            pixels = torch.zeros(*self.manifest.size(index), 3, dtype=torch.uint8)
+            pixels = torch.zeros(BLANK_SIDE, BLANK_SIDE, 3, dtype=torch.uint8)  # a broken header may state any size
         return DetectionSample(
             pixels=pixels,
             instances=self.manifest.instances(index),

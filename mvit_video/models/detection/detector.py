@@ -125,7 +125,8 @@ class Detector(nn.Module):
     @property
     def knows_masks(self) -> bool:
         """Whether masks were ever learned: the last bias begins at zeros, and leaves them with the first mask."""
-        return bool(self.roi_heads.mask_head.predictor.bias.any())
+        bias = self.roi_heads.mask_head.predictor.bias
+        return bias is not None and bool(bias.any())
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -11,7 +11,8 @@ queries of each tile of keys. No sum is taken by atomic additions, so the bits a
 products of nine. Triton's tiles have powers of two as sizes: a head of 96 channels is a tile of 64 and one of 32,
 36 terms are one of 32 and one of 16.
 
-Triton comes with PyTorch's CUDA builds; without it this module imports, and :func:`supports` is False.
+Triton comes with PyTorch's CUDA builds; without it this module imports, and
+:func:`mvit_video.models.kernels.triton_terms.supports` is False.
 """
 
 from __future__ import annotations  # the kernels' annotations name `tl`, which may be missing
@@ -25,12 +26,9 @@ from torch import Tensor
 
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels import triton_terms
-from mvit_video.models.kernels.triton_pool import DTYPES, INTERPRETED, _can_run, _jit, tl, triton
-from mvit_video.models.kernels.triton_terms import _inner, _read, _weighted, _write, split_width
+from mvit_video.models.kernels.triton_pool import _jit, tl
+from mvit_video.models.kernels.triton_terms import _inner, _read, _weighted, _write, dense, split_width
 
-MAX_CHANNELS = 128
-"""Widest head: wider ones would not leave a program's tiles in registers."""
-MAX_TERMS = 128
 PROGRAMS = 264
 """Programs wanted at least, two for each multiprocessor of an H100: the queries that a tile of keys goes through are
 dealt out to several programs until there are, and their sums added up."""
@@ -226,11 +224,6 @@ def _key_gradient_kernel(
     _write(grad_v + token * C, known, of_value, C, C1, C2)
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    """The tensor with heads and channels side by side in memory, as the kernels read them; tokens may lie anywhere."""
-    return tensor if tensor.stride()[2:] == (tensor.shape[-1], 1) else tensor.contiguous()
-
-
 def _shared(q: Tensor, terms: Tensor, cls: int, tiles: Tiles) -> dict[str, Any]:
     """What all kernels are compiled for."""
     channels, columns = split_width(q.shape[-1]), split_width(terms.shape[-1])
@@ -259,7 +252,7 @@ def _attention(
     cls: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The forward as one operator, opaque to the compiler: result, level (B, heads, N) and terms (B, N, heads, K)."""
-    q, k, v = _dense(q), _dense(k), _dense(v)
+    q, k, v = dense(q), dense(k), dense(v)
     batch, queries, heads, channels = q.shape
     grid, keys = _grid(grid_kv, with_time), k.shape[1]
     tiles = _tiles(q, triton_terms.columns(grid))[0]
@@ -291,7 +284,7 @@ def _attention_backward(
     grid_q: Sequence[int], grid_kv: Sequence[int], with_time: bool, cls: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of queries, keys and values in their dtype, and of the tables in float32."""
-    grad, q, k, v = _dense(grad), _dense(q), _dense(k), _dense(v)
+    grad, q, k, v = dense(grad), dense(q), dense(k), dense(v)
     (batch, queries, heads, channels), keys = q.shape, k.shape[1]
     _, of_queries, of_keys = _tiles(q, terms.shape[-1])
     sizes, grid = (queries, keys, heads), _grid(grid_kv, with_time)
@@ -340,18 +333,6 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 _attention.register_autograd(_backward, setup_context=_setup_context)
 
 
-def supports(q: Tensor, terms: int) -> bool:
-    """Whether :func:`attention` takes queries of such a kind, (..., c), with so many position terms.
-
-    It takes float32, float16 and bfloat16 on CUDA devices from Ampere on (where a C compiler is installed), heads of at
-    most MAX_CHANNELS channels, and 1 to MAX_TERMS terms: the coordinates of the keys on all axes. On the CPU it needs
-    Triton's interpreter.
-    """
-    on_device = triton is not None and q.device.type == ("cpu" if INTERPRETED else "cuda")
-    fits = q.dtype in DTYPES and 0 < q.shape[-1] <= MAX_CHANNELS and 0 < terms <= MAX_TERMS
-    return on_device and fits and (INTERPRETED or _can_run(q.device.index))
-
-
 def attention(
     q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], grid_q: Triple, grid_kv: Triple, *, cls: int,
     scale: float,
@@ -370,14 +351,9 @@ def attention(
         (B, cls + T*H*W, heads, c), contiguous.
 
     Raises:
-        ValueError: :func:`supports` is False.
+        ValueError: :func:`mvit_video.models.kernels.triton_terms.supports` is False.
     """
-    terms = sum(table.shape[1] for table in tables)
-    if not supports(q, terms):
-        raise ValueError(
-            f"No Triton attention for {q.dtype} on {q.device.type}, heads of {q.shape[-1]} channels and {terms} "
-            "position terms; ask supports() first, and use attention_form='flash' where it is False."
-        )
+    triton_terms.check(q, sum(table.shape[1] for table in tables))
     rows = torch.cat([table.flatten(0, 1) for table in tables])
     out: Tensor = torch.ops.mvit_video.attention(
         q, k, v, rows, grid_q, grid_kv, len(tables) == 3, cls, scale

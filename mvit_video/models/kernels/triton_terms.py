@@ -2,18 +2,27 @@
 
 A query at (t, h, w) is multiplied with the rows that belong to t, to h and to w: one matrix for each position, that all
 clips and heads share. A program has one position of several clips and heads, so that one product of tiles gives the
-terms of all axes, and queries are read once. The sum of the tables' gradients over positions is dealt out to programs
-for each coordinate; partial sums are added in one reduction, without atomics: the same bits in every run.
+terms of all axes, and queries are read once. They are written for the attention kernels
+(:mod:`mvit_video.models.kernels.triton_attention`), or behind the queries for the library's: the wider operands of
+:mod:`mvit_video.models.kernels.position_columns` in one pass over the queries.
+
+The sum of the tables' gradients over positions is dealt out to programs for each coordinate; partial sums are added in
+one reduction, without atomics: the same bits in every run.
 """
 
 from __future__ import annotations  # the kernels' annotations name `tl`, which may be missing
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvit_video.models.kernels.triton_pool import INTERPRETED, _jit, tl, triton
+from mvit_video.models.config import Triple
+from mvit_video.models.kernels.triton_pool import DTYPES, INTERPRETED, _can_run, _jit, tl, triton
+
+MAX_CHANNELS, MAX_TERMS = 128, 128
+"""Widest head and most terms: more would not leave a program's tiles in registers."""
 
 ROWS, GRADIENT_ROWS = 64, 64
 """Clips x heads of a tile at most, and rows of a tile of the tables' gradient."""
@@ -104,12 +113,27 @@ def _rows_of_position(
 
 
 @_jit
+def _number(
+    batch: tl.tensor, head: tl.tensor, token: tl.tensor, queries: tl.tensor, heads: tl.tensor, FIRST: tl.constexpr
+) -> tl.tensor:  # fmt: skip
+    """The row of a query among terms (B, N, heads, K), or, with FIRST > 0, extended queries (B, heads, N, WIDE)."""
+    if FIRST > 0:
+        number = (batch * heads + head) * queries + token
+    else:
+        number = (batch * queries + token) * heads + head
+    return number
+
+
+@_jit
 def _terms_kernel(
-    q: tl.tensor, tables: tl.tensor, terms: tl.tensor, q_strides: tl.tuple, queries: tl.tensor, heads: tl.tensor,
-    pairs: tl.tensor, grid: tl.tuple, keys: tl.tuple, CLS: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr,
-    C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, R: tl.constexpr,
+    q: tl.tensor, tables: tl.tensor, target: tl.tensor, q_strides: tl.tuple, queries: tl.tensor, heads: tl.tensor,
+    pairs: tl.tensor, grid: tl.tuple, keys: tl.tuple, CLS: tl.constexpr, FIRST: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_K: tl.constexpr, C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, R: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program (token, tile of R of the batch x heads), the tokens first: all terms of these queries."""
+    """Program (token, tile of R of the batch x heads), the tokens first: all terms of these queries.
+
+    They go to the columns from FIRST to WIDE of `target`, and with FIRST > 0 the queries before them.
+    """
     token = tl.program_id(0) % queries
     pair = tl.program_id(0) // queries * R + tl.arange(0, R)
     valid = pair < pairs
@@ -118,42 +142,54 @@ def _terms_kernel(
     rows = _rows_of_position(tables, token - CLS, column, grid, keys, C, C1, C2)
     query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * C, valid, C, C1, C2)
     products = _inner(query, rows, tl.zeros((R, BLOCK_K), tl.float32), C2)
-    at = terms + ((batch * queries + token) * heads + head) * K
-    mask = valid[:, None] & (column < K)[None, :]
-    tl.store(at[:, None] + column[None, :], products.to(terms.dtype.element_ty), mask=mask)
+    at = target + _number(batch, head, token, queries, heads, FIRST) * WIDE
+    mask = valid[:, None] & (column < WIDE - FIRST)[None, :]
+    tl.store((at + FIRST)[:, None] + column[None, :], products.to(target.dtype.element_ty), mask=mask)
+    if FIRST > 0:
+        _write(at, valid, query, C, C1, C2)
 
 
 @_jit
 def _query_gradient_kernel(
-    grad_terms: tl.tensor, tables: tl.tensor, grad_q: tl.tensor, queries: tl.tensor, heads: tl.tensor,
-    pairs: tl.tensor, grid: tl.tuple, keys: tl.tuple, CLS: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr,
+    given: tl.tensor, tables: tl.tensor, grad_q: tl.tensor, queries: tl.tensor, heads: tl.tensor, pairs: tl.tensor,
+    grid: tl.tuple, keys: tl.tuple, CLS: tl.constexpr, FIRST: tl.constexpr, WIDE: tl.constexpr, BLOCK_K: tl.constexpr,
     C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, R: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program (token, tile of R of the batch x heads): add what comes through the terms to the queries' gradient."""
-    token = tl.program_id(0) % (queries - CLS) + CLS
-    pair = tl.program_id(0) // (queries - CLS) * R + tl.arange(0, R)
+    """Programs as above: the queries' gradient from that of the target, `given`.
+
+    What comes through the terms is added to what is in `grad_q` (B, N, heads, C), or, with FIRST > 0, to the first
+    columns.
+    """
+    token = tl.program_id(0) % queries
+    pair = tl.program_id(0) // queries * R + tl.arange(0, R)
     valid = pair < pairs
+    batch, head = (pair // heads).to(tl.int64), pair % heads
     column = tl.arange(0, BLOCK_K)
     rows = _rows_of_position(tables, token - CLS, column, grid, keys, C, C1, C2)
-    number = ((pair // heads).to(tl.int64) * queries + token) * heads + pair % heads
-    mask = valid[:, None] & (column < K)[None, :]
-    given = tl.load(grad_terms + (number * K)[:, None] + column[None, :], mask=mask, other=0.0)
-    before = _read(grad_q + number * C, valid, C, C1, C2)
+    at = given + _number(batch, head, token, queries, heads, FIRST) * WIDE
+    mask = valid[:, None] & (column < WIDE - FIRST)[None, :]
+    of_terms = tl.load((at + FIRST)[:, None] + column[None, :], mask=mask, other=0.0)
+    target = grad_q + ((batch * queries + token) * heads + head) * C
+    if FIRST > 0:
+        before = _read(at, valid, C, C1, C2)
+    else:
+        before = _read(target, valid, C, C1, C2)
     sums = (before[0].to(tl.float32), before[1].to(tl.float32))
-    _write(grad_q + number * C, valid, _weighted(given, rows, sums, C2), C, C1, C2)
+    _write(target, valid, _weighted(of_terms, rows, sums, C2), C, C1, C2)
 
 
 @_jit
 def _table_gradient_kernel(
-    grad_terms: tl.tensor, q: tl.tensor, partial: tl.tensor, q_strides: tl.tuple, queries: tl.tensor, heads: tl.tensor,
+    given: tl.tensor, q: tl.tensor, partial: tl.tensor, q_strides: tl.tuple, queries: tl.tensor, heads: tl.tensor,
     count: tl.tensor, others: tl.tensor, inner: tl.tensor, size: tl.tensor, span: tl.tensor, first: tl.tensor,
-    columns: tl.tensor, CLS: tl.constexpr, K: tl.constexpr, BLOCK_A: tl.constexpr, C: tl.constexpr, C1: tl.constexpr,
-    C2: tl.constexpr, R: tl.constexpr,
+    columns: tl.tensor, CLS: tl.constexpr, FIRST: tl.constexpr, WIDE: tl.constexpr, BLOCK_A: tl.constexpr,
+    C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, R: tl.constexpr,
 ) -> None:  # fmt: skip
     """Program (coordinate on one axis, `span` of the `count` queries at it): their share of the table's gradient.
 
-    The axis has `size` coordinates, lies `inner` positions apart, and its terms begin at column `first`. A coordinate
-    has `others` positions. `partial` is (spans, size, columns, C).
+    The axis has `size` coordinates, lies `inner` positions apart, and its terms begin at column `first` of the terms. A
+    coordinate has `others` positions. `q` are the queries, or with FIRST > 0 the extended ones. `partial` is (spans,
+    size, columns, C).
     """
     at, part = tl.program_id(0) % size, tl.program_id(0) // size
     column = tl.arange(0, BLOCK_A)
@@ -164,10 +200,15 @@ def _table_gradient_kernel(
         pair, other = index // others, index % others
         batch, head = (pair // heads).to(tl.int64), pair % heads
         token = CLS + other // inner * size * inner + at * inner + other % inner
-        query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * C, valid, C, C1, C2)
-        row = grad_terms + ((batch * queries + token) * heads + head) * K + first
-        given = tl.load(row[:, None] + column[None, :], mask=valid[:, None] & (column < columns)[None, :], other=0.0)
-        sums = _weighted(tl.trans(given), query, sums, C2)
+        number = _number(batch, head, token, queries, heads, FIRST)
+        if FIRST > 0:
+            query = _read(q + number * WIDE, valid, C, C1, C2)
+        else:
+            query = _read(q + batch * q_strides[0] + token * q_strides[1] + head * C, valid, C, C1, C2)
+        row = given + number * WIDE + FIRST + first
+        mask = valid[:, None] & (column < columns)[None, :]
+        of_terms = tl.load(row[:, None] + column[None, :], mask=mask, other=0.0)
+        sums = _weighted(tl.trans(of_terms), query, sums, C2)
     target = partial + ((part * size + at) * columns + column) * C
     _write(target, column < columns, sums, C, C1, C2)
 
@@ -194,13 +235,27 @@ def deal(rows: int, tile: int, wanted: int) -> tuple[int, int]:
     return -(-tiles // span), span * tile
 
 
-def _shared(q: Tensor, cls: int, terms: int) -> dict[str, int | bool]:
-    first, second = split_width(q.shape[-1])
-    return {"CLS": cls, "K": terms, "C": q.shape[-1], "C1": first, "C2": second, "enable_fp_fusion": True}
+def _shared(channels: int, cls: int, first: int, wide: int) -> dict[str, int | bool]:
+    """What all kernels are compiled for."""
+    low, high = split_width(channels)
+    sizes = {"CLS": cls, "FIRST": first, "WIDE": wide, "C": channels, "C1": low, "C2": high}
+    return {**sizes, "enable_fp_fusion": True}
 
 
 def _block(count: int) -> int:
     return max(16, 1 << (count - 1).bit_length())
+
+
+def _write_terms(
+    q: Tensor, tables: Tensor, target: Tensor, grid: Sequence[int], keys: Keys, cls: int, first: int
+) -> None:
+    batch, queries, heads, channels = q.shape
+    pairs, wide = batch * heads, target.shape[-1]
+    tile = min(ROWS, _block(pairs))
+    _terms_kernel[(queries * -(-pairs // tile),)](
+        q, tables, target, q.stride()[:2], queries, heads, pairs, tuple(grid), keys,
+        BLOCK_K=_block(wide - first), R=tile, **_shared(channels, cls, first, wide),
+    )  # fmt: skip
 
 
 def terms_of(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Keys, cls: int) -> Tensor:
@@ -211,29 +266,29 @@ def terms_of(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Keys, cls: in
         grid: (T, H, W) of the queries.
         cls: leading class tokens.
     """
-    batch, queries, heads, _ = q.shape
-    terms = q.new_empty(batch, queries, heads, columns(keys))
-    pairs = batch * heads
-    tile = min(ROWS, _block(pairs))
-    _terms_kernel[(queries * -(-pairs // tile),)](
-        q, tables, terms, q.stride()[:2], queries, heads, pairs, tuple(grid), keys,
-        BLOCK_K=_block(columns(keys)), R=tile, **_shared(q, cls, columns(keys)),
-    )  # fmt: skip
+    terms = q.new_empty(*q.shape[:3], columns(keys))
+    _write_terms(q, tables, terms, grid, keys, cls, 0)
     return terms
 
 
 def backward(
-    grad_terms: Tensor, q: Tensor, tables: Tensor, grad_q: Tensor, grid: Sequence[int], keys: Keys, cls: int
+    given: Tensor, q: Tensor, tables: Tensor, grad_q: Tensor, grid: Sequence[int], keys: Keys, cls: int, first: int = 0
 ) -> Tensor:
-    """Add the terms' share to `grad_q` (contiguous, as q) in place; the gradient of the tables (rows, c) in float32."""
-    batch, queries, heads, channels = q.shape
-    pairs, shared = batch * heads, _shared(q, cls, grad_terms.shape[-1])
+    """From the gradient of the terms: add their share to `grad_q`, and give that of the tables (rows, c) in float32.
+
+    Args:
+        given: (B, N, heads, columns); with `first` columns before the terms (B, heads, N, wide), of extended queries.
+        q: the queries, or the extended ones.
+        grad_q: (B, N, heads, c), contiguous; with extended queries it is only written.
+    """
+    batch, queries, heads, channels = grad_q.shape
+    pairs, shared = batch * heads, _shared(channels, cls, first, given.shape[-1])
     tile = min(ROWS, _block(pairs))
-    _query_gradient_kernel[((queries - cls) * -(-pairs // tile),)](
-        grad_terms, tables, grad_q, queries, heads, pairs, tuple(grid), keys,
-        BLOCK_K=_block(grad_terms.shape[-1]), R=tile, **shared,
+    _query_gradient_kernel[(queries * -(-pairs // tile),)](
+        given, tables, grad_q, queries, heads, pairs, tuple(grid), keys,
+        BLOCK_K=_block(given.shape[-1] - first), R=tile, **shared,
     )  # fmt: skip
-    found, first, inner = [], 0, grid[0] * grid[1] * grid[2]
+    found, begin, inner = [], 0, grid[0] * grid[1] * grid[2]
     for size, count in zip(grid, (keys[3], keys[1], keys[2])):
         inner //= size
         if not count:
@@ -242,9 +297,116 @@ def backward(
         parts, span = deal(pairs * others, GRADIENT_ROWS, -(-PROGRAMS // size))
         partial = q.new_empty(parts, size, count, channels, dtype=torch.float32)
         _table_gradient_kernel[(size * parts,)](
-            grad_terms, q, partial, q.stride()[:2], queries, heads, pairs * others, others, inner, size, span, first,
-            count, BLOCK_A=_block(count), R=GRADIENT_ROWS, **shared,
+            given, q, partial, q.stride()[:2], queries, heads, pairs * others, others, inner, size, span, begin, count,
+            BLOCK_A=_block(count), R=GRADIENT_ROWS, **shared,
         )  # fmt: skip
         found.append(partial.sum(0).flatten(0, 1))
-        first += count
+        begin += count
     return torch.cat(found)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The tensor with heads and channels side by side in memory, as the kernels read them; tokens may lie anywhere."""
+    return tensor if tensor.stride()[2:] == (tensor.shape[-1], 1) else tensor.contiguous()
+
+
+@torch.library.custom_op("mvit_video::extended_queries", mutates_args=())
+def _extended_queries(
+    q: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int, wide: int
+) -> Tensor:
+    """The forward as one operator, opaque to the compiler: (B, heads, N, wide)."""
+    q = dense(q)
+    batch, queries, heads, channels = q.shape
+    extended = q.new_empty(batch, heads, queries, wide)
+    with torch.cuda.device_of(q):
+        _write_terms(q, tables, extended, grid, (keys[0], keys[1], keys[2], keys[3]), cls, channels)
+    return extended
+
+
+@_extended_queries.register_fake
+def _(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int, wide: int) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], wide)
+
+
+@torch.library.custom_op("mvit_video::extended_queries_backward", mutates_args=())
+def _extended_queries_backward(
+    grad: Tensor, extended: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of queries (B, N, heads, c) and of tables (float32)."""
+    batch, heads, queries, _ = extended.shape
+    grad_q = extended.new_empty(batch, queries, heads, tables.shape[1])
+    with torch.cuda.device_of(extended):
+        of_tables = backward(
+            grad.contiguous(),
+            extended,
+            tables,
+            grad_q,
+            grid,
+            (keys[0], keys[1], keys[2], keys[3]),
+            cls,
+            tables.shape[1],
+        )
+    return grad_q, of_tables
+
+
+@_extended_queries_backward.register_fake
+def _(
+    grad: Tensor, extended: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int
+) -> tuple[Tensor, Tensor]:
+    batch, heads, queries, _ = extended.shape
+    of_tables = tables.new_empty(tables.shape, dtype=torch.float32)
+    return extended.new_empty(batch, queries, heads, tables.shape[1]), of_tables
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, tables, *ctx.geometry, _ = inputs
+    ctx.save_for_backward(output, tables)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    extended, tables = ctx.saved_tensors
+    grad_q, of_tables = torch.ops.mvit_video.extended_queries_backward(grad, extended, tables, *ctx.geometry)
+    return grad_q, of_tables.to(tables.dtype), None, None, None, None
+
+
+_extended_queries.register_autograd(_backward, setup_context=_setup_context)
+
+
+def supports(q: Tensor, terms: int) -> bool:
+    """Whether the kernels take queries of such a kind, (..., c), with so many position terms.
+
+    They take float32, float16 and bfloat16 on CUDA devices from Ampere on (where a C compiler is installed), heads of
+    at most MAX_CHANNELS channels, and 1 to MAX_TERMS terms: the coordinates of the keys on all axes. On the CPU they
+    need Triton's interpreter.
+    """
+    on_device = triton is not None and q.device.type == ("cpu" if INTERPRETED else "cuda")
+    fits = q.dtype in DTYPES and 0 < q.shape[-1] <= MAX_CHANNELS and 0 < terms <= MAX_TERMS
+    return on_device and fits and (INTERPRETED or _can_run(q.device.index))
+
+
+def check(q: Tensor, terms: int) -> None:
+    """Refuse queries that the kernels do not take.
+
+    Raises:
+        ValueError: :func:`supports` is False.
+    """
+    if not supports(q, terms):
+        raise ValueError(
+            f"No Triton attention for {q.dtype} on {q.device.type}, heads of {q.shape[-1]} channels and {terms} "
+            "position terms; ask supports() first, and use attention_form='flash' where it is False."
+        )
+
+
+def extended_queries(q: Tensor, tables: Sequence[Tensor], grid: Triple, *, cls: int, fill: int) -> Tensor:
+    """What :func:`mvit_video.models.kernels.position_columns.queries_with_terms` gives, by one kernel.
+
+    Raises:
+        ValueError: :func:`supports` is False.
+    """
+    counts = [table.shape[1] for table in tables]
+    check(q, sum(counts))
+    keys = (*counts, counts[0]) if len(counts) == 3 else (1, *counts, 0)
+    rows = torch.cat([table.flatten(0, 1) for table in tables])
+    wide = q.shape[-1] + sum(counts) + fill
+    extended: Tensor = torch.ops.mvit_video.extended_queries(q, rows, grid, keys, cls, wide)
+    return extended

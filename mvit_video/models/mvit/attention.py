@@ -99,19 +99,20 @@ def position_terms(q: Tensor, tables: list[Tensor], axes: tuple[int, ...], grid:
 
 def choose_form(
     form: AttentionForm, queries: int, k: Tensor, terms: int = 0
-) -> Literal["flash", "explicit", "matmul", "triton"]:
+) -> Literal["flash", "explicit", "matmul", "triton", "triton_terms"]:
     """The form that computes the attention of so many queries on keys (B, heads, M, c); all give the same values.
 
-    "flash" and "explicit" are themselves. "triton" is itself where its kernels take so many position terms, and not
-    while `torch.jit.trace` records; elsewhere it is "auto". "auto" is flash, except on the CPU when a head has at most
+    "flash" and "explicit" are themselves. "triton" (attention in kernels of this project) and "triton_terms" (flash,
+    with queries extended by one kernel) are themselves where the kernels take so many position terms, and not while
+    `torch.jit.trace` records; elsewhere they are "auto". "auto" is flash, except on the CPU when a head has at most
     SMALL_LOGITS logits: there the fused kernel's backward loses to matrix products and a softmax on the same extended
     operands.
     """
-    if form == "triton":
-        from mvit_video.models.kernels import triton_attention  # where it is used: importing Triton takes seconds
+    if form in ("triton", "triton_terms"):
+        from mvit_video.models.kernels import triton_terms  # where it is used: importing Triton takes seconds
 
-        if triton_attention.supports(k, terms) and not torch.jit.is_tracing():
-            return "triton"
+        if triton_terms.supports(k, terms) and not torch.jit.is_tracing():
+            return form
     elif form != "auto":
         return form
     return "matmul" if k.device.type == "cpu" and queries * k.shape[2] <= SMALL_LOGITS else "flash"
@@ -246,7 +247,7 @@ class MultiscaleAttention(nn.Module):
         if form == "triton":
             return self._attend_in_kernels(q, k, v, grid_q, grid_kv)
         if form != "explicit" and self.axes:
-            return self._attend_fused(q, k, v, grid_q, grid_kv, small=form == "matmul")
+            return self._attend_fused(q, k, v, grid_q, grid_kv, form)
         out = self._attend_plainly(q.transpose(1, 2), k, v, grid_q, grid_kv, form).transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
@@ -317,16 +318,22 @@ class MultiscaleAttention(nn.Module):
         k, v = self._norm(k, "k", kv.dtype), self._norm(v, "v", kv.dtype)
         return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
 
-    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, *, small: bool) -> Tensor:
-        """Flash form, residual pooling and projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim)."""
-        width = q.shape[-1]
+    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, form: str) -> Tensor:
+        """Extended operands, residual pooling, projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim)."""
+        width, small = q.shape[-1], form == "matmul"
         scale = width**-0.5
         # The bias takes the unscaled query, so the terms are divided by the scale that the kernel multiplies with.
         tables = [(table / scale).to(q.dtype) for table in self._tables(grid_q, grid_kv)]
         terms = sum(table.shape[1] for table in tables)
         padding = Widths(0, 0) if small else operand_padding(width, terms, q.device.type, q.dtype)
-        extended = queries_with_terms(q, tables, self.axes, grid_q, cls=self.cls, fill=padding.queries_keys)
-        one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, padding.queries_keys))
+        fill = padding.queries_keys
+        if form == "triton_terms":
+            from mvit_video.models.kernels import triton_terms
+
+            extended = triton_terms.extended_queries(q, tables, grid_q, cls=self.cls, fill=fill)
+        else:
+            extended = queries_with_terms(q, tables, self.axes, grid_q, cls=self.cls, fill=fill)
+        one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, fill))
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
         out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values)
         return self._merge(out, q, extended)

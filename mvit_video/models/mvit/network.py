@@ -124,7 +124,7 @@ class MViT(nn.Module):
         if self.config.cls_token:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if self.config.abs_pos != "none":
-            tokens = tokens + self._positions(grid)
+            tokens = tokens + self.positions(grid)
         return tokens, grid
 
     def forward_head(self, tokens: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class MViT(nn.Module):
             raise ValueError(f"input of shape {tuple(x.shape)}: a video model takes (B, {channels}, T, H, W).")
         return x
 
-    def _positions(self, grid: Triple) -> Tensor:
+    def positions(self, grid: Triple) -> Tensor:
         """Absolute position embedding of all tokens, (1, cls + T*H*W, C)."""
         nominal = self.config.table_grid
         if self.config.abs_pos == "joint":

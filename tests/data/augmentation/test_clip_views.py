@@ -17,8 +17,9 @@ from mvit_video.data.augmentation.transforms import TrainTransform, ViewDraw, ap
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import MotionSource
 from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.dataset import DecodeOptions, EvalDataset, TrainDataset
-from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, collate, eval_loader
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, eval_loader
 from mvit_video.data.loading.packed_clips import pack
 from mvit_video.data.sampling import ClipSampler
 from mvit_video.video.reader import VideoReader

@@ -267,7 +267,7 @@ def test_missing_videos_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_leaving_out_every_video_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path / "l.csv", "a.mp4 0\n")
-    with pytest.raises(ValueError, match=r"1 of 1 listed video does not exist under .*a\.mp4; check root$"):
+    with pytest.raises(ValueError, match=r"1 of 1 listed videos do not exist under .*a\.mp4; check root$"):
         from_list(source, root=tmp_path / "nowhere", missing="skip")
     with pytest.raises(ValueError, match="under the current folder"):
         from_list(source)
@@ -317,7 +317,7 @@ def test_pytorchvideo_list_equals_from_list(tmp_path: Path) -> None:
         ("a.mp4 -1\n", r"l\.csv:1: 'a\.mp4 -1' does not suit"),
         ("a.mp4 3\n", r"l\.csv:1: label 3 is out of range: with 2 classes"),
         ("", r"l\.csv: the list is empty"),
-        ("b.mp4 1\n", "1 of 1 listed video does not exist"),
+        ("b.mp4 1\n", "1 of 1 listed videos do not exist"),
     ],
 )
 def test_pytorchvideo_list_refuses_bad_lines(tmp_path: Path, text: str, message: str) -> None:
@@ -469,7 +469,7 @@ def test_ssv2_label_is_the_template_without_brackets(tmp_path: Path) -> None:
         ([{"id": "1"}], r"validation\.json: entry 1 .* lacks an id or a template; the test split has no labels"),
         ([{"id": "1", "template": "Holding [something]"}, {"template": "x"}], r"entry 2 .* lacks an id"),
         ([{"id": "1", "template": "Moving [something] upp"}], r"entry 1 \(id 1\): unknown class .* mean 'Moving some"),
-        ([{"id": "2", "template": "Holding [something]"}], r"1 of 1 listed video does not exist under .*2\.webm"),
+        ([{"id": "2", "template": "Holding [something]"}], r"1 of 1 listed videos do not exist under .*2\.webm"),
         ({"Holding something": "0"}, r"a JSON list of entries is expected; the file may be labels_file"),
         ([], r"validation\.json: 0 videos and 0 labels; give at least one video"),
     ],

@@ -12,8 +12,9 @@ from mvit_video.data.augmentation.image_views import ImageTransform
 from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
+from mvit_video.data.loading.collation import collate
 from mvit_video.data.loading.image_dataset import ImageEvalDataset, ImageReading, ImageTrainDataset
-from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, collate, eval_loader
+from mvit_video.data.loading.loader import LoaderOptions, TrainLoader, eval_loader
 from mvit_video.images import ImageDecodeError
 from tests.images.files import encoded, png_header, scene, with_orientation
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import interpreters
-from tests.conftest import motion_overrides
+from tests.conftest import small_overrides
 from tests.interpreters import Process
 
 MORE = ("trainer.num_workers=2", "schedule.epochs=2000", "trainer.eval_every=9999", "trainer.checkpoint_every=9999")
@@ -42,13 +42,13 @@ def wait_for_step(process: Process, metrics: Path) -> list[int]:
     ("kind", "more", "said"),
     [
         (signal.SIGKILL, [], "was killed by SIGKILL, "),
-        (signal.SIGSTOP, ["data.worker_timeout_s=15"], "no batch for 15 s (data.worker_timeout_s)"),
+        (signal.SIGSTOP, ["data.worker_timeout_s=8"], "no batch for 8 s (data.worker_timeout_s)"),
     ],
 )
 def test_a_lost_worker_ends_the_run(
     motion_root: Path, tmp_path: Path, kind: signal.Signals, more: list[str], said: str
 ) -> None:
-    process = interpreters.start("-m", "mvit_video.train", *motion_overrides(motion_root, tmp_path, *MORE, *more))
+    process = interpreters.start("-m", "mvit_video.train", *small_overrides(motion_root, tmp_path, *MORE, *more))
     try:
         workers = wait_for_step(process, tmp_path / "tiny/metrics.jsonl")
         os.kill(workers[0], kind)

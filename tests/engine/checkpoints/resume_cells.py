@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mvit_video import build
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.trainer import Trainer
 from tests.conftest import evaluate_options, options, small_overrides
-from tests.forked_ranks import leave_out_metrics, run
+from tests.forked_ranks import free_ports, leave_out_metrics, run
 
 STEPS, ACCUMULATE = 4, 2
 RECIPE = [
@@ -66,13 +67,14 @@ def main(root: Path, out: Path) -> dict[str, Any]:
     rng = random.Random(5)
     found: dict[str, Any] = {}
 
-    def train(name: str, *more: str, ranks: int, accumulate: int = ACCUMULATE, call: int | None = None) -> list[int]:
-        overrides = small_overrides(root, out / name, *RECIPE, f"trainer.accumulate={accumulate}", *more)
+    def overrides(name: str, *more: str, accumulate: int = ACCUMULATE) -> Sequence[str]:
+        return small_overrides(root, out / name, *RECIPE, f"trainer.accumulate={accumulate}", *more)
 
+    def train(name: str, *more: str, ranks: int, accumulate: int = ACCUMULATE, call: int | None = None) -> list[int]:
         def job() -> None:
             if call is not None:
                 kill_at(call)
-            build.train(options(*overrides))
+            build.train(options(*overrides(name, *more, accumulate=accumulate)))
 
         return run(job, ranks=ranks)
 
@@ -93,17 +95,24 @@ def main(root: Path, out: Path) -> dict[str, Any]:
             found[cell]["difference"] = difference(final(out / cell / "tiny"), references[ranks])
     # Sharded: without a fault, killed, and killed again after going on with another number of ranks.
     fsdp = "trainer.strategy=fsdp"
-    train("whole_fsdp", fsdp, ranks=2)
-    whole = final(out / "whole_fsdp" / "tiny")
-    found["fsdp_and_ddp"] = difference(whole, references[2])
     killed("fsdp", fsdp, ranks=2, call=6)
-    train("fsdp", fsdp, ranks=2)
-    found["fsdp"]["difference"] = difference(final(out / "fsdp" / "tiny"), whole)
     now = "trainer.checkpoint_async=false"
     killed("two_one_two", fsdp, now, ranks=2, call=4)
     assert train("two_one_two", now, accumulate=2 * ACCUMULATE, ranks=1, call=8)[0] == -signal.SIGKILL
     found["two_one_two"]["files"] = sorted(path.name for path in (out / "two_one_two/tiny/checkpoints").iterdir())
-    train("two_one_two", fsdp, ranks=2)
+    # The first sharded steps of a process take seconds: these trainings share their two processes.
+    names = ("whole_fsdp", "fsdp", "two_one_two")
+    jobs = list(zip((overrides(name, fsdp) for name in names), free_ports(len(names)), strict=True))
+
+    def finish() -> None:
+        for words, port in jobs:
+            os.environ["MASTER_PORT"] = str(port)
+            build.train(options(*words))
+
+    assert run(finish, ranks=2) == [0, 0]
+    whole = final(out / "whole_fsdp" / "tiny")
+    found["fsdp_and_ddp"] = difference(whole, references[2])
+    found["fsdp"]["difference"] = difference(final(out / "fsdp" / "tiny"), whole)
     found["two_one_two"]["difference"] = difference(final(out / "two_one_two" / "tiny"), references[2])
     found["evaluation"] = evaluate(root, out)
     return found

@@ -185,7 +185,7 @@ GOOD = drawn(64, 64, (1, (10, 10, 30, 30), (0, 0, 0)))
         ([torch.zeros(1, 8, 8)], None, "an image of shape \\(1, 8, 8\\)"),
         ([GOOD[0]], None, "in training mode: call detector.eval"),
         ([GOOD[0]], [], "1 images with 0 targets"),
-        ([GOOD[0]], [{"boxes": torch.zeros(0, 4)}], "a target without labels, masks"),
+        ([GOOD[0]], [{"boxes": torch.zeros(0, 4)}], "a target without labels: it needs boxes and labels"),
         ([GOOD[0]], [GOOD[1] | {"labels": torch.tensor([3])}], "labels from 3 to 3 for a detector of 3 classes"),
         ([GOOD[0]], [GOOD[1] | {"labels": torch.tensor([1, 1])}], "1 boxes and 2 labels"),
         ([GOOD[0]], [GOOD[1] | {"masks": torch.zeros(1, 32, 32)}], "masks of \\(32, 32\\) in an image of \\(64, 64\\)"),

@@ -10,8 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels import triton_attention, triton_terms
-from mvit_video.models.kernels.triton_attention import Tiles, attention, supports
+from mvit_video.models.kernels.position_columns import queries_with_terms
+from mvit_video.models.kernels.triton_attention import Tiles, attention
 from mvit_video.models.kernels.triton_pool import INTERPRETED
+from mvit_video.models.kernels.triton_terms import supports
 from mvit_video.models.mvit.attention import (
     MultiscaleAttention,
     choose_form,
@@ -21,7 +23,7 @@ from mvit_video.models.mvit.attention import (
 )
 from tests.models.helpers import HopperWithoutDevice, image_fields, small_config
 
-INTERPRETED_TESTS = 14
+INTERPRETED_TESTS = 17
 ALL, SPATIAL = (0, 1, 2), (1, 2)
 BOUNDS = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
@@ -89,6 +91,21 @@ if INTERPRETED:
     def test_result_and_gradients_equal_the_plain_form(case):
         assert max(errors(case, torch.float32)) < BOUNDS[torch.float32]
 
+    @pytest.mark.parametrize(
+        "case", [((2, 2, 1), (2, 3, 2), 1, 2, 8, 1, ALL), ((1, 2, 3), (1, 3, 2), 2, 1, 48, 0, SPATIAL)]
+    )
+    def test_extended_queries_equal_those_of_library_products(case):
+        q, _, _, *tables = operands(case, torch.float32)
+        results = []
+        for form in ("kernel", "products"):
+            if form == "kernel":
+                result = triton_terms.extended_queries(q, tables, case[0], cls=case[5], fill=3)
+            else:
+                result = queries_with_terms(q, tables, case[6], case[0], cls=case[5], fill=3)
+            grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1))
+            results.append([result.detach(), *torch.autograd.grad(result, [q, *tables], grad)])
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half_precision_differs_by_its_roundings(dtype):
         assert max(errors(((1, 2, 2), (1, 2, 2), 1, 1, 24, 1, SPATIAL), dtype)) < BOUNDS[dtype]
@@ -109,12 +126,16 @@ if INTERPRETED:
         torch.testing.assert_close(fused(strided, case), plain(strided, case), rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize(
-        ("changes", "grid"),
-        [({}, (1, 2, 2)), (image_fields(cls_token=False, head_pooling="norm_mean"), (1, 2, 3))],
+        ("ours", "changes", "grid"),
+        [
+            ("triton", {}, (1, 2, 2)),
+            ("triton", image_fields(cls_token=False, head_pooling="norm_mean"), (1, 2, 3)),
+            ("triton_terms", {}, (1, 2, 2)),
+        ],
     )
-    def test_a_layer_with_the_kernels_equals_the_plain_one(changes, grid):
+    def test_a_layer_with_the_kernels_equals_the_plain_one(ours, changes, grid):
         results = []
-        for form in ("triton", "explicit"):
+        for form in (ours, "explicit"):
             config = small_config(attention_form=form, pooling_form="library", **changes)
             layer = MultiscaleAttention(config, config.blocks[1])
             torch.manual_seed(0)
@@ -124,8 +145,8 @@ if INTERPRETED:
             out, _ = layer(x, grid)
             out.square().sum().backward()
             results.append([out.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())])
-        for ours, theirs in zip(*results):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 + 1e-4 * float(theirs.abs().max()))
+        for a, b in zip(*results):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 + 1e-4 * float(b.abs().max()))
 
     def test_operators_pass_the_checks_of_torch():
         case = ((1, 1, 2), (1, 2, 1), 1, 2, 8, 1, SPATIAL)
@@ -138,6 +159,11 @@ if INTERPRETED:
         output = torch.ops.mvit_video.attention(*inputs, *geometry)
         arguments = (torch.randn_like(output[0]), *inputs, *output, *geometry)
         torch.library.opcheck(triton_attention._attention_backward, arguments, test_utils=checks[:2])
+        geometry = ([1, 1, 2], [1, 2, 1, 0], 1)
+        torch.library.opcheck(triton_terms._extended_queries, (q, rows, *geometry, 12), test_utils=checks)
+        extended = torch.ops.mvit_video.extended_queries(inputs[0], inputs[3], *geometry, 12)
+        arguments = (torch.randn_like(extended), extended, inputs[3], *geometry)
+        torch.library.opcheck(triton_terms._extended_queries_backward, arguments, test_utils=checks[:2])
 
     def test_compiles_to_one_graph_for_every_batch():
         counter = CompileCounterWithBackend("aot_eager")
@@ -172,7 +198,8 @@ else:
         with pytest.raises(ValueError, match=r"No Triton attention for torch.float32 on cpu.*attention_form='flash'"):
             fused(inputs, CASES[0])
         small, large = torch.empty(1, 1, 100, 4), torch.empty(1, 1, 2000, 4)
-        assert choose_form("triton", 100, small, 7) == "matmul" and choose_form("triton", 2000, large, 7) == "flash"
+        for form in ("triton", "triton_terms"):
+            assert choose_form(form, 100, small, 7) == "matmul" and choose_form(form, 2000, large, 7) == "flash"
 
     @pytest.mark.parametrize(
         ("dtype", "channels", "terms", "supported"),
@@ -199,12 +226,16 @@ else:
     def test_rows_are_dealt_out_in_whole_tiles(rows, wanted, dealt):
         assert triton_terms.deal(rows, 16, wanted) == dealt
 
-    def test_a_layer_on_cuda_takes_the_kernels_where_they_fit(monkeypatch):
+    @pytest.mark.parametrize(
+        ("form", "module", "name"),
+        [("triton", triton_attention, "attention"), ("triton_terms", triton_terms, "extended_queries")],
+    )
+    def test_a_layer_on_cuda_takes_the_kernels_where_they_fit(form, module, name, monkeypatch):
         pytest.importorskip("triton")
         calls = []
-        ours = triton_attention.attention
-        monkeypatch.setattr(triton_attention, "attention", lambda *a, **k: calls.append(1) or ours(*a, **k))
-        config = small_config(attention_form="triton")
+        ours = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: calls.append(1) or ours(*a, **k))
+        config = small_config(attention_form=form)
         with FakeTensorMode(), torch.device("cuda"):
             for dtype in (torch.float32, torch.float64):
                 torch.set_default_dtype(dtype)
@@ -227,7 +258,8 @@ else:
 
         def compile_only(self, *args, warmup, **options):
             binary = launch(self, *args, warmup=True, **options)
-            name = f"{self.fn.__module__.rpartition('.')[2]}.{self.__name__}"
+            form = "extended." if options.get("FIRST") else ""
+            name = f"{form}{self.fn.__module__.rpartition('.')[2]}.{self.__name__}"
             text = binary.asm["ptx"]
             compiled[name] = (
                 len(binary.asm["cubin"]) > 0,
@@ -241,7 +273,10 @@ else:
         tables, geometry = torch.zeros(8 * 8 + 2 * 14 + 2 * 14, 96).bfloat16(), ([8, 2, 2], [8, 14, 14], True, 1, 0.1)
         output = torch.ops.mvit_video.attention(q, k, k, tables, *geometry)
         torch.ops.mvit_video.attention_backward(q, q, k, k, tables, *output, *geometry)
+        extended = torch.ops.mvit_video.extended_queries(q, tables, [8, 2, 2], [8, 14, 14, 8], 1, 136)
+        torch.ops.mvit_video.extended_queries_backward(extended, extended, tables, [8, 2, 2], [8, 14, 14, 8], 1)
         names = ("_forward_kernel", "_query_gradient_kernel", "_key_gradient_kernel")
         terms = ("_terms_kernel", "_query_gradient_kernel", "_table_gradient_kernel")
         expected = [*(f"triton_attention.{n}" for n in names), *(f"triton_terms.{n}" for n in terms)]
+        expected += [f"extended.triton_terms.{n}" for n in terms]
         assert compiled == dict.fromkeys(expected, (True, True, False))
