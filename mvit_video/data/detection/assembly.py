@@ -17,6 +17,7 @@ from mvit_video.data.detection.annotations import AnnotationColumns, DetectionMa
 from mvit_video.data.detection.findings import OUTSIDE, Findings
 from mvit_video.data.detection.ragged import starts_of
 from mvit_video.data.detection.shape_columns import ShapeColumns, compact
+from mvit_video.runtime.formatting import count_text
 
 logger = logging.getLogger(__name__)
 
@@ -224,6 +225,12 @@ def say_instances(manifest: DetectionManifest) -> None:
     columns = manifest.annotations
     crowds = int(columns.crowds.sum())
     masks = "with masks" if manifest.has_masks else "boxes alone"
-    logger.info("%s: %d instances (%s), %d crowds", manifest.source, len(columns) - crowds, masks, crowds)
+    logger.info(
+        "%s: %s (%s), %s",
+        manifest.source,
+        count_text(len(columns) - crowds, "instance"),
+        masks,
+        count_text(crowds, "crowd"),
+    )
     if manifest.repaired:
         logger.warning("%s: changed in reading. %s", manifest.source, describe_left_out(manifest.repaired))

@@ -38,8 +38,8 @@ def listed_images(source: str, images: Sequence[Mapping[str, Any]]) -> CocoImage
         if not _name(entry) or any(_no_count(entry.get(key), least) for key, least in _LEAST.items()):
             shown = {key: entry.get(key) for key in ("file_name", *_LEAST)}
             raise ValueError(
-                f"{source}: entry {place} of `images` is {shown}; it needs a file_name, an id, and its height and "
-                "width in pixels"
+                f"{source}: entry {place} of `images` is {shown}; it needs a file_name, and as whole numbers an "
+                "id, and its height and width in pixels"
             )
     ids = np.array([entry["id"] for entry in images], np.int64)
     values, counts = np.unique(ids, return_counts=True)

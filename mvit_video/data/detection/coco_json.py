@@ -29,6 +29,7 @@ from mvit_video.data.detection.coco_images import CocoImages, found_images, list
 from mvit_video.data.detection.coco_shapes import ReadShapes, read_shapes
 from mvit_video.data.detection.findings import (
     BAD_BOX,
+    BAD_CROWD,
     BAD_MASK,
     NO_NUMBER,
     TWICE,
@@ -195,6 +196,7 @@ def _stated(
     boxes = _boxes(annotations)
     read = read_shapes(annotations, images.sizes, image_rows) if masks else ReadShapes(None, {}, [])
     findings.repair(POINTS, map(name, read.points))
+    crowds = np.fromiter((_crowd(entry.get("iscrowd")) for entry in annotations), np.int8, len(annotations))
     bad_mask = np.zeros(len(ids), np.bool_)
     bad_mask[list(read.problems)] = True
     for rule, wrong in (
@@ -202,11 +204,13 @@ def _stated(
         (UNKNOWN_IMAGE, image_rows < 0),
         (UNKNOWN_CLASS, labels < 0),
         (BAD_BOX, ~np.isfinite(boxes).all(axis=1)),
+        (BAD_CROWD, crowds < 0),
         (BAD_MASK, bad_mask),
     ):
         wrong &= usable
         details = {UNKNOWN_CLASS: lambda place: f": category_id {category_ids[place]}"}
         details[BAD_BOX] = lambda place: f": {annotations[place].get('bbox')}"
+        details[BAD_CROWD] = lambda place: f": {annotations[place]['iscrowd']!r}"
         details[BAD_MASK] = lambda place: f": {read.problems[place]}"
         detail = details.get(rule, lambda place: "")
         findings.wrong(rule, (name(place) + detail(place) for place in np.flatnonzero(wrong).tolist()))
@@ -217,7 +221,7 @@ def _stated(
         images=image_rows,
         boxes=boxes,
         labels=labels.astype(np.int32),
-        crowds=np.fromiter((bool(entry.get("iscrowd")) for entry in annotations), np.bool_, len(annotations)),
+        crowds=crowds > 0,
         ids=ids,
         areas=areas,
         shapes=read.columns,
@@ -264,6 +268,13 @@ def _boxes(annotations: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
 def _box(box: Any) -> list[float]:
     right = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
     return [float(value) for value in box] if right else [np.nan] * 4
+
+
+def _crowd(value: Any) -> int:
+    """0 or 1; -1 for what is neither."""
+    if value is None:
+        return 0
+    return int(value) if isinstance(value, (int, float)) and value in (0, 1) else -1
 
 
 def _area(entry: Mapping[str, Any]) -> float:

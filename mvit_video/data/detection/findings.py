@@ -15,6 +15,7 @@ UNKNOWN_CLASS = "of a class that the file does not list"
 BAD_BOX = "with a box that is not four finite numbers"
 OUTSIDE = "with a box outside of its image"
 NOT_SHARES = "with values outside of 0 to 1"
+BAD_CROWD = "with an iscrowd that is neither 0 nor 1"
 BAD_MASK = "with a mask that is neither polygons nor run lengths"
 BAD_LINE = "that are neither a box (class, x, y, width, height) nor a polygon (class, x, y, x, y, x, y, ...)"
 _WAYS_OUT: Mapping[str, str] = {
@@ -25,6 +26,7 @@ _WAYS_OUT: Mapping[str, str] = {
     BAD_BOX: "a box is x, y, width, height in pixels; correct it",
     OUTSIDE: "a box is x, y, width, height in pixels of the image; correct it, or the stated size of the image",
     NOT_SHARES: "YOLO's are shares of the image's width and height; divide pixels by these",
+    BAD_CROWD: "0 is one object, 1 an area of many; write it without quotes, or remove the key, which is 0",
     BAD_MASK: "polygons are lists of x, y, x, y, ..., run lengths have `size` and `counts`; correct or remove it",
     BAD_LINE: "correct or remove the line",
 }

@@ -1,5 +1,6 @@
 """Where YOLO data sets have their files: data.yaml, folders and lists of pictures, labels, names of classes."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from mvit_video.data.datasets.class_names import checked_names
 from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.listing import read_text, scan
 from mvit_video.data.datasets.manifest import PathLike
+
+logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
 
@@ -30,7 +33,8 @@ class YoloData:
 def read_data_yaml(path: PathLike) -> YoloData:
     """Read a data.yaml: `names` (a list, or number: name), `train`, `val`, `test`, and `path` that these start from.
 
-    Relative places start from `path`, and that from the folder of the file. A split that begins with ../ and is not
+    Relative places start from `path`, and that from the folder of the file; from this folder, with a warning, where
+    there is no `path` of that name. A split that begins with ../ and is not
     there is looked for without that, for exports are written so.
 
     Raises:
@@ -51,9 +55,11 @@ def read_data_yaml(path: PathLike) -> YoloData:
     number = content.get("nc", len(names))
     if number != len(names):
         raise ValueError(f"{source}: nc is {number}, but there are {len(names)} names; correct one of them")
-    base = os.path.join(os.path.dirname(source), str(content.get("path") or ""))
-    if not os.path.isdir(base):
-        base = os.path.dirname(source)
+    beside, stated = os.path.dirname(source), re.sub(r"^\.(/|$)", "", str(content.get("path") or ""))
+    base = os.path.join(beside, stated)
+    if stated and not os.path.isdir(base):
+        logger.warning("%s: `path` %s is not there; its splits are taken from the file's own folder", source, stated)
+        base = beside
     splits = {}
     for split in _SPLITS:
         value = content.get(split) or (content.get("valid") if split == "val" else None)
@@ -64,10 +70,8 @@ def read_data_yaml(path: PathLike) -> YoloData:
 
 def _names(source: str, names: Any) -> tuple[str, ...]:
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(
-                f"{source}: `names` has the numbers {sorted(names)}; number the classes from 0 without gaps"
-            )
+        if set(names) != set(range(len(names))):
+            raise ValueError(f"{source}: `names` has the numbers {list(names)}; number the classes from 0 without gaps")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{source}: no list `names`; give the names of the classes in the order of their numbers")

@@ -172,6 +172,10 @@ MISTAKES = {
         lambda made: made["annotations"][3]["segmentation"].pop("size"),
         r"run lengths of the size None, not of \[height, width\]",
     ),
+    "crowd that is text": (
+        lambda made: made["annotations"][0].update(iscrowd="0"),
+        r"1 annotation with an iscrowd that is neither 0 nor 1: 11 \(3\.png\): '0'\. 0 is one object",
+    ),
     "id that is text": (
         lambda made: made["annotations"][0].update(id="a"),
         r"1 annotation with an id, image_id or category_id that is no whole number from 0 on: entry 0 of",

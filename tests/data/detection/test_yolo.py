@@ -146,10 +146,19 @@ def test_a_data_yaml_has_names_and_splits(tmp_path):
         YoloSource(train=str(tmp_path / "images" / "train")).manifest("train")
 
 
+def test_a_data_yaml_whose_path_is_elsewhere_is_read_from_its_own_folder_with_a_word(tmp_path, caplog):
+    yaml = write(tmp_path / "data.yaml", "path: .\r\ntrain: images\r\nnames: [cat, dog]\r\n")
+    assert read_data_yaml(yaml).splits == {"train": (str(tmp_path / "images"),)} and not caplog.messages
+    yaml = write(tmp_path / "data.yaml", "path: ../datasets/pets\ntrain: images\nnames: [cat, dog]\n")
+    assert read_data_yaml(yaml).splits == {"train": (str(tmp_path / "images"),)}
+    assert "`path` ../datasets/pets is not there; its splits are taken from the file's own folder" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("names: {0: cat, 2: dog}", r"`names` has the numbers \[0, 2\]; number the classes"),
+        ("names: {0: cat, a: dog}", r"`names` has the numbers \[0, 'a'\]; number the classes"),
         ("names: [cat, cat]", "class name 'cat' occurs more than once"),
         ("nc: 3\nnames: [cat, dog]", "nc is 3, but there are 2 names"),
         ("train: a", "no list `names`"),
