@@ -189,7 +189,15 @@ def test_runs_of_detectors(tmp_path: Path) -> None:
         (run / "evaluation").mkdir()
         text = json.dumps({**numbers, "per_class": per_class, **about})
         (run / "evaluation" / "results.json").write_text(text, encoding="utf-8")
-        logged = {"kind": "eval", "step": 40, "time": 1.0, "box_ap": 41.4, "mask_ap": 43.7, "box_ap50": 2.0, "mask_ap50": 20.0}
+        logged = {
+            "kind": "eval",
+            "step": 40,
+            "time": 1.0,
+            "box_ap": 41.4,
+            "mask_ap": 43.7,
+            "box_ap50": 2.0,
+            "mask_ap50": 20.0,
+        }
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(logged) + "\n")
     Image.new("RGB", (1400, 700)).save(runs[0] / "evaluation" / "worst.png")
