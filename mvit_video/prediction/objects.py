@@ -46,8 +46,8 @@ def best_of_each_class(windows: Sequence[Window]) -> tuple[ClassScore, ...]:
 def write_coco(path: Path, found: Sequence[FilePrediction], numbers: Mapping[str, int]) -> int:
     """Write the objects of images as COCO's results, which its evaluators read; the number of images.
 
-    An image has the number of its place among the results, from 1, videos and broken files counted, and its path. Nothing is written if there
-    is no image.
+    An image has the number of its place among the results, from 1, videos and broken files counted, and its path.
+    Nothing is written if there is no image.
 
     Args:
         path: the file.
