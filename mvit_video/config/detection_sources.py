@@ -1,8 +1,10 @@
 """Options of the group `data/source` for detection: where images are, and their boxes and masks."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mvit_video.config.rules import option
+from mvit_video.config.sources import SourceWithDefaults
 
 _ROOT = "folder of its images; null: the usual places around the file"
 _MISSING = "what to do about listed images that do not exist: stop, or leave them out and say how many"
@@ -13,10 +15,10 @@ _BOXES_AS_MASKS = "instances without a mask have their box for one"
 
 
 @dataclass
-class CocoSource:
+class CocoSource(SourceWithDefaults):
     """COCO's files of instances, and any data set in that format; its images beside."""
 
-    optional_places = ("train_root", "val_root", "test_root")
+    optional_places: ClassVar[tuple[str, ...]] = ("train_root", "val_root", "test_root")
     _target_: str = "mvit_video.data.detection.sources.CocoSource"
     train: str | None = option(None, help="the JSON file of the training instances")
     val: str | None = option(None, help="that of the validation")

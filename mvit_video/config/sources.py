@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from omegaconf import MISSING, SI, DictConfig, OmegaConf
+from omegaconf import MISSING, SI, DictConfig
 
 from mvit_video.config.rules import option
 
@@ -125,6 +125,13 @@ class ShapesSource:
     seed: int = option(0, at_least=0, help="another seed draws other pictures")
 
 
+class SourceWithDefaults:
+    """A schema some of whose places may be left open, since the source looks for them itself."""
+
+    _target_: str
+    optional_places: ClassVar[tuple[str, ...]]
+
+
 def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool = False) -> set[str]:
     """Names of the fields that say where `splits` are and have no value: to the schema all of them are optional.
 
@@ -141,5 +148,7 @@ def missing_locations(source: Any, splits: Sequence[str], *, cut_training: bool 
     if cut_training:
         read = ["train" if split == "val" else split for split in read]
     keys = {key for split in read for key in (split, f"{split}_root")}
-    optional = getattr(OmegaConf.get_type(source), "optional_places", ())
+    # A source that comes from a run is without its schema, but says which class it stands for.
+    kinds = [kind for kind in SourceWithDefaults.__subclasses__() if source.get("_target_") == kind._target_]
+    optional = kinds[0].optional_places if kinds else ()
     return {key for key in keys if key in source and source.get(key) is None and key not in optional}

@@ -10,9 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from mvit_video.build.prediction_options import find_weights
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
-from mvit_video.build.stored_options import best_checkpoint, fetch_weights, find_run, take_stored_options, weights_file
+from mvit_video.build.stored_options import (
+    best_checkpoint,
+    fetch_weights,
+    find_run,
+    stored_groups,
+    take_stored_options,
+    weights_file,
+)
 from mvit_video.config import Evaluate
 from mvit_video.config.check import to_object
+from mvit_video.config.sources import missing_locations
 from mvit_video.distributed.process_group import World
 from tests.composing import compose
 from tests.conftest import options
@@ -51,6 +59,22 @@ def checked(config: DictConfig) -> Evaluate:
     result = to_object(config)
     assert isinstance(result, Evaluate)
     return result
+
+
+def test_places_that_a_source_may_leave_open_stay_open(tmp_path: Path) -> None:
+    """A folder of videos is not: it must be named."""
+    given = ("data.source.train=t.json", "data.source.val=v.json", "optim.layer_decay=1")
+    config = options("+experiment=finetune_detection", "name=mine", *given, f"output_dir={tmp_path}")
+    begin_or_go_on(config, RunIdentity.of(class_names=["a"], items_per_step=1, data={}), WORLD)
+    (tmp_path / "mine" / "checkpoints").mkdir()
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    state = {"format": 1, "step": 7, "model": {"w": torch.ones(1)}, "ema": None, "config": text, "class_names": ["a"]}
+    torch.save(state, tmp_path / "mine" / "checkpoints" / "best.pt")
+    words = ["run=mine", f"output_dir={tmp_path}"]
+    config = compose("evaluate", [*stored_groups(words), *words])
+    take_stored_options(config, ["run", "output_dir"])
+    assert config.data.source.val == "v.json" and missing_locations(config.data.source, ["val"]) == set()
+    assert missing_locations(compose("evaluate", ["data/source=folder"]).data.source, ["val"]) == {"val"}
 
 
 @pytest.mark.parametrize("how", ["run", "path", "checkpoint", "folder", "checkpoints", "name"])
