@@ -62,7 +62,9 @@ _RUN_COLUMNS = (
     Column("run", lambda run: run.name, wraps=True),
     Column("state", lambda run: run.state),
     Column("step", lambda run: "" if run.step is None else f"{run.step}/{run.total_steps or '?'}", right=True),
-    Column("top-1", lambda run: "" if run.top1 is None else f"{run.top1:.2f}", right=True),
+    Column("top-1", lambda run: _optional(run.top1, ".2f"), right=True),
+    Column("mAP", lambda run: _optional(run.map, ".2f"), right=True),
+    Column("box AP", lambda run: _optional(run.box_ap, ".2f"), right=True),
     Column("ETA", lambda run: "" if run.eta_s is None else _duration(run.eta_s), right=True, optional=1),
     Column("clips/s", lambda run: _optional(run.clips_per_s, ".1f"), right=True, optional=2),
     Column("restarts", lambda run: str(run.restarts), right=True, optional=4),
@@ -78,8 +80,7 @@ def fit_columns(columns: Sequence[Column], items: Sequence[Any], width: int) -> 
     _NARROWEST; where that is not enough, optional columns are left out.
     """
     full = {c.title: max([cell_len(line) for i in items for line in c.cell(i).split("\n")] or [0]) for c in columns}
-    kept = [column for column in columns if full[column.title] or not column.optional]
-    kept = [column for column in kept if full[column.title] or column.title != "why"]
+    kept = [column for column in columns if full[column.title]]
     full = {column.title: max(full[column.title], cell_len(column.title)) for column in kept}
     while True:
         least = sum(min(full[c.title], _NARROWEST) if c.wraps else full[c.title] for c in kept) + _GAP * (len(kept) - 1)

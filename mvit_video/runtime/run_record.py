@@ -25,7 +25,8 @@ class RunSummary:
         state: "waiting", "running", "preempted" (waiting to go on), "stopped", "cancelled", "failed" or "done".
         reason: why, where there is something to say.
         step, total_steps: progress; None before the first step.
-        top1: best accuracy of videos or images so far, percent.
+        top1, map, box_ap: best accuracy of videos or images so far, or mean average precision where they have several
+            labels, or average precision of boxes, percent.
         clips_per_s: over the last logged window.
         eta_s: seconds left at the speed of the last steps, for a run that is running.
         restarts: how often it went on after it had stopped; attempts that were refused, and those that found it done,
@@ -39,6 +40,8 @@ class RunSummary:
     step: int | None
     total_steps: int | None
     top1: float | None
+    map: float | None
+    box_ap: float | None
     clips_per_s: float | None
     eta_s: float | None
     restarts: int
@@ -98,8 +101,11 @@ def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSum
     """
     events = attempts_made(read_events(run_dir))
     trained = [r for r in read_metrics_tail(run_dir / "metrics.jsonl") if r.get("kind") == "train"]
-    names = ("video_top1", "top1")  # of videos, of images
-    accuracies = [r[name] for r in read_validations(run_dir) for name in names if r.get(name) is not None]
+    validations = read_validations(run_dir)
+
+    def best(*names: str) -> float | None:
+        return max((r[name] for r in validations for name in names if r.get(name) is not None), default=None)
+
     totals = [event["total"] for event in events if event["event"] == "steps"]
     state, reason = run_state(events, queue, silent_s=time.time() - (trained[-1]["time"] if trained else 0))
     step = trained[-1]["step"] if trained else None
@@ -111,7 +117,9 @@ def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSum
         reason=reason,
         step=step,
         total_steps=total,
-        top1=max(accuracies) if accuracies else None,
+        top1=best("video_top1", "top1"),  # of videos, of images
+        map=best("map"),
+        box_ap=best("box_ap"),
         clips_per_s=trained[-1].get("clips_per_s", trained[-1].get("images_per_s")) if trained else None,
         eta_s=time_left(trained, total) if state == "running" else None,
         restarts=count_restarts(events),

@@ -31,6 +31,19 @@ def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "no runs in" in capsys.readouterr().out
 
 
+def test_detectors_and_runs_with_several_labels_have_their_own_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, values in {"parts": {"box_ap": 41.25}, "scenes": {"map": 63.5}}.items():
+        write_run(tmp_path, name)
+        line = json.dumps({"kind": "eval", "step": 30, "time": 1.0, **values})
+        (tmp_path / name / "metrics.jsonl").write_text(line + "\n")
+    assert runs.main([str(tmp_path)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "mAP" in head and "box AP" in head and "top-1" not in head
+    assert "41.25" in rows[0] and "63.50" in rows[1]
+
+
 def test_slurm_that_does_not_answer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,8 @@ def test_a_run_from_its_files(tmp_path: Path) -> None:
         step=30,
         total_steps=100,
         top1=61.5,
+        map=None,
+        box_ap=None,
         clips_per_s=8.0,
         eta_s=140.0,
         restarts=1,
