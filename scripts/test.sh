@@ -12,6 +12,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$VENV/bin/lint-imports" --no-logo --no-cache
 "$VENV/bin/mypy"
 # A file's tests share what they set up, so files are dealt out, not tests, in the order of tests/conftest.py.
-# More processes than four gain little; one more where SLURM is tested, for those tests wait most of the time.
-processes=$(((processes < 4 ? processes : 4) + (${MVIT_VIDEO_REQUIRE_SLURM:+1} + 0)))
+# More processes than four gain little; two more where SLURM is tested, for those tests wait most of the time.
+processes=$(((processes < 4 ? processes : 4) + (${MVIT_VIDEO_REQUIRE_SLURM:+2} + 0)))
 "$VENV/bin/python" -m pytest --numprocesses "${TEST_PROCESSES:-$processes}" --dist loadfile --no-loadscope-reorder "$@"

@@ -213,7 +213,9 @@ def median_seconds(work: Callable[[], object], device: str, *, span: float = 1.0
         span: about so many seconds are measured, at least three calls and at most `most`.
     """
     estimate = once(work, device)
-    repeats = 1 if device == "cpu" else max(3, min(most, int(span / max(estimate, 1e-6))))
+    if device == "cpu":  # a rehearsal, whose times mean nothing
+        return estimate
+    repeats = max(3, min(most, int(span / max(estimate, 1e-6))))
     if device != "cuda":
         return statistics.median(once(work, device) for _ in range(repeats))
     events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
