@@ -7,10 +7,15 @@ cd "$ROOT"
 processes="$(nproc 2>/dev/null || echo 2)" # before the next line, which nproc would heed
 # Two cores and many small tensors: threads of one process would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# The tests start a hundred interpreters, each of which would compile the project anew.
+unset PYTHONDONTWRITEBYTECODE
+# Beside mypy, which has one thread: pytest rewrites the test files once, not in each of its processes.
+"$VENV/bin/python" -m pytest --collect-only --quiet > /dev/null 2>&1 &
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/lint-imports" --no-logo --no-cache
 "$VENV/bin/mypy"
+wait || true # what cannot be collected is said by the tests themselves
 # A file's tests share what they set up, so files are dealt out, not tests, in the order of tests/conftest.py.
 # More processes than four gain little; two more where SLURM is tested, for those tests wait most of the time.
 processes=$(((processes < 4 ? processes : 4) + (${MVIT_VIDEO_REQUIRE_SLURM:+2} + 0)))
