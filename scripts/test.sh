@@ -15,8 +15,8 @@ unset PYTHONDONTWRITEBYTECODE
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/lint-imports" --no-logo --no-cache
 "$VENV/bin/mypy"
-wait || true # what cannot be collected is said by the tests themselves
+wait # what cannot be collected is said by the tests themselves
 # A file's tests share what they set up, so files are dealt out, not tests, in the order of tests/conftest.py.
-# More processes than four gain little; two more where SLURM is tested, for those tests wait most of the time.
-processes=$(((processes < 4 ? processes : 4) + (${MVIT_VIDEO_REQUIRE_SLURM:+2} + 0)))
+# More processes than four gain little; one more where SLURM is tested, for those tests wait most of the time.
+processes=$(((processes < 4 ? processes : 4) + (${MVIT_VIDEO_REQUIRE_SLURM:+1} + 0)))
 "$VENV/bin/python" -m pytest --numprocesses "${TEST_PROCESSES:-$processes}" --dist loadfile --no-loadscope-reorder "$@"
