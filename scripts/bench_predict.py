@@ -163,6 +163,8 @@ def main() -> None:
     torch.set_num_threads(1)
     every = not (args.rate or args.first or args.long)
     small = sorted(map(str, Path(args.motion).glob("videos/test/*.mp4")))[: 4 * VIDEOS]
+    if not small and (args.rate or args.first or every):
+        parser.error(f"--motion {args.motion}: holds no videos/test/*.mp4; `bash scripts/quickstart.sh` makes the set")
     with tempfile.TemporaryDirectory() as folder:
         if args.rate or every:
             usual = [f"{folder}/{number}.mp4" for number in range(VIDEOS)]

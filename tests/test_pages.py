@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -61,9 +62,11 @@ def test_the_commands_of_the_readme_compose(words: list[str]) -> None:
     if any(word.startswith("run=") for word in overrides):  # what has no value here comes from the run
         register()
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            compose(COMPOSED[words[0]], overrides=overrides)
+            composed: Any = compose(COMPOSED[words[0]], overrides=overrides)
     else:
-        options(*overrides, config_name=COMPOSED[words[0]])
+        composed = options(*overrides, config_name=COMPOSED[words[0]])
+    named = dict(word.split("=", 1) for word in overrides if word.startswith(("name=", "run=")))
+    assert {key: getattr(composed, key) for key in named} == named
 
 
 def test_the_predictions_of_the_pages_compose() -> None:

@@ -1,6 +1,7 @@
 """Exported programs as modules: what runs a model does not see that its weights are in a graph of another maker."""
 
 import logging
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mvit_video.models.weights.files import CheckpointError
 logger = logging.getLogger(__name__)
 
 
-class Program(nn.Module):
+class Program(nn.Module, ABC):
     """A graph that takes inputs of one size, in any number, and computes in its own precision.
 
     Args:
@@ -41,9 +42,9 @@ class Program(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return self.run(x.float()).float()
 
+    @abstractmethod
     def run(self, x: Tensor) -> Tensor:
         """The outputs of inputs of the right size."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Program":
         """It was exported for evaluation and stays so.

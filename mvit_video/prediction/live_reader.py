@@ -162,6 +162,7 @@ class _Clock:
         self._first: float | None = None
 
     def second_of(self, frame: Any) -> float:
+        """Seconds of a frame of PyAV from the first one, later than those of the frame before."""
         stated = None if frame.pts is None else float(frame.pts * frame.time_base)
         if stated is not None and self._first is None:
             self._first = stated

@@ -15,12 +15,12 @@ from mvit_video.data.detection.ground_truth import category_numbers, ground_trut
 from mvit_video.data.detection.masks import encode_bitmap
 from mvit_video.data.loading.detection_batch import DetectionBatch
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
-from mvit_video.data.loading.loader import LoaderOptions, eval_loader
-from mvit_video.distributed.process_group import World
+from mvit_video.data.loading.loader import LoaderOptions
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.coco_scores import Annotation, CocoScores, Kind
+from mvit_video.tasks.every_image import EveryImage
 
 # Detectron2's names; a cascade's stages are added up.
 LOSSES = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask")
@@ -93,7 +93,7 @@ def kinds_of(has_masks: bool) -> tuple[Kind, ...]:
     return ("box", "mask") if has_masks else ("box",)
 
 
-class DetectionEvaluation:
+class DetectionEvaluation(EveryImage[DetectionEvalDataset]):
     """Every image of a split; an `Evaluation` of engine/task.py.
 
     Args:
@@ -113,25 +113,9 @@ class DetectionEvaluation:
         protocol: Mapping[str, Any],
         writers: Sequence[ResultsWriter] = (),
     ) -> None:
-        self.dataset = dataset
-        self.images_per_batch = images_per_batch
-        self.loading = loading
+        super().__init__(dataset, images_per_batch=images_per_batch, loading=loading)
         self.protocol = protocol
         self.writers = writers
-
-    def batches(self, world: World) -> Iterator[DetectionBatch]:
-        """This rank's images, once each."""
-        return eval_loader(
-            self.dataset,
-            clips_per_batch=self.images_per_batch,
-            rank=world.rank,
-            world_size=world.size,
-            loading=self.loading,
-        )
-
-    def count(self, world: World) -> int:
-        """Images in this rank's share."""
-        return len(range(world.rank, len(self.dataset), world.size))
 
     def scorer(self) -> "DetectionScorer":
         """A scorer without detections."""

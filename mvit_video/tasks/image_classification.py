@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
@@ -15,8 +15,7 @@ from mvit_video.data.datasets.label_set_file import WITHOUT_LABEL
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.data.loading.image_dataset import ImageEvalDataset
-from mvit_video.data.loading.loader import LoaderOptions, eval_loader
-from mvit_video.distributed.process_group import World
+from mvit_video.data.loading.loader import LoaderOptions
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs
 from mvit_video.metrics import (
@@ -31,6 +30,7 @@ from mvit_video.metrics import (
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import CROSS_ENTROPY_PANEL, Classification, Normalization, prediction_lines
 from mvit_video.tasks.confusion import plot_confusion
+from mvit_video.tasks.every_image import EveryImage
 
 VALIDATION_METRICS = ("top1", "top5", "mean_class_top1", "macro_f1", "loss", "num_images", "num_failed")
 
@@ -64,7 +64,7 @@ class ImageClassification(Classification):
         return (self.normalization(batch).squeeze(2),)
 
 
-class ImageEvaluation:
+class ImageEvaluation(EveryImage[ImageEvalDataset]):
     """Every image of a split; an `Evaluation` of engine/task.py.
 
     Args:
@@ -84,25 +84,9 @@ class ImageEvaluation:
         loading: LoaderOptions,
         allowed: BoolArray | None = None,
     ) -> None:
-        self.dataset = dataset
+        super().__init__(dataset, images_per_batch=images_per_batch, loading=loading)
         self.normalization = normalization
-        self.images_per_batch = images_per_batch
-        self.loading = loading
         self.allowed = allowed
-
-    def batches(self, world: World) -> Iterator[Batch]:
-        """This rank's images, once each."""
-        return eval_loader(
-            self.dataset,
-            clips_per_batch=self.images_per_batch,
-            rank=world.rank,
-            world_size=world.size,
-            loading=self.loading,
-        )
-
-    def count(self, world: World) -> int:
-        """Images in this rank's share."""
-        return len(range(world.rank, len(self.dataset), world.size))
 
     def scorer(self) -> "ImageScorer":
         """A scorer without scores."""

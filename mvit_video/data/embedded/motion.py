@@ -21,10 +21,11 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -43,7 +44,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mvit_video.data.embedded.motion_scenes import CLASS_NAMES, KINDS, PAIRS, Split, render_scene, sample_scene
-from mvit_video.data.embedded.set_on_disk import check_same, check_size, only_writer, write_bytes
+from mvit_video.data.embedded.set_on_disk import check_size, lacking, only_writer, write_bytes
 from mvit_video.runtime.cores import usable_cores
 from mvit_video.video import x264
 
@@ -271,7 +272,7 @@ def _write_lists(root: Path, spec: MotionSpec, records: Sequence[VideoRecord]) -
     write_bytes(root / RECORD_NAME, json.dumps(content).replace("], [", "],\n[").encode())
 
 
-def _missing_file(root: Path, content: dict) -> str | None:
+def _missing_file(root: Path, content: Mapping[str, Any]) -> str | None:
     """First file of a recorded set that is absent or has another size than was written, or None."""
     sizes: dict[str, int] = {}
     for split in SPLITS:
@@ -288,17 +289,9 @@ def _missing_file(root: Path, content: dict) -> str | None:
 
 def _lacking(root: Path, spec: MotionSpec) -> str | None:
     """What keeps `root` from holding this very set, whole, or None. Raises ValueError if it holds another one."""
-    try:
-        content = json.loads((root / RECORD_NAME).read_bytes())
-    except FileNotFoundError:
-        return f"no {RECORD_NAME}"
-    except json.JSONDecodeError:
-        return f"{RECORD_NAME} is damaged"
-    wanted = {"generator version": GENERATOR_VERSION, **asdict(spec)}
-    found = {"generator version": content.get("version"), **content.get("spec", {})}
-    check_same(root, "motion", wanted=wanted, found=found)
-    missing = _missing_file(root, content)
-    return None if missing is None else f"{missing} is missing or damaged"
+    return lacking(
+        root, "motion", version=GENERATOR_VERSION, spec=spec, missing=lambda found: _missing_file(root, found)
+    )
 
 
 def generate_motion(

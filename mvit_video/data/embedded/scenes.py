@@ -11,7 +11,6 @@ on. So are the textures of the ground. A mask is what can be seen of a figure, t
     python -m mvit_video.data.embedded.scenes OUT [--train-images 1200 --test-images 200 --seed 0]
 """
 
-import argparse
 import colorsys
 import io
 import json
@@ -27,7 +26,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvit_video.data.embedded.motion_scenes import OUTLINES, TEXTURES, Poses, Split, Sprite, paint_sprite
-from mvit_video.data.embedded.set_on_disk import check_same, check_size, only_writer, write_bytes
+from mvit_video.data.embedded.set_on_disk import (
+    check_size,
+    first_missing,
+    image_set_command,
+    lacking,
+    only_writer,
+    write_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -256,42 +262,15 @@ def _write_split(root: Path, split: Split, spec: ScenesSpec) -> list[tuple[str, 
 
 def _lacking(root: Path, spec: ScenesSpec) -> str | None:
     """What keeps `root` from holding this very set, whole, or None. Raises ValueError if it holds another one."""
-    try:
-        content = json.loads((root / RECORD_NAME).read_bytes())
-    except FileNotFoundError:
-        return f"no {RECORD_NAME}"
-    except json.JSONDecodeError:
-        return f"{RECORD_NAME} is damaged"
-    wanted = {"generator version": GENERATOR_VERSION, **asdict(spec)}
-    found = {"generator version": content.get("version"), **content.get("spec", {})}
-    check_same(root, "scenes", wanted=wanted, found=found)
-    sizes = {
-        f"{folder}/{path.name}": path.stat().st_size
-        for folder in (*SPLITS, "annotations")
-        for path in (root / folder).glob("*")
-    }
-    missing = next((path for path, size in content["bytes"].items() if sizes.get(path) != size), None)
-    return None if missing is None else f"{missing} is missing or damaged"
+    folders = (*SPLITS, "annotations")
+    return lacking(
+        root, "scenes", version=GENERATOR_VERSION, spec=spec, missing=lambda found: first_missing(found, root, folders)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: generate the set into a directory."""
-    default = ScenesSpec()
-    parser = argparse.ArgumentParser(
-        prog="python -m mvit_video.data.embedded.scenes", description="Write the embedded data set `scenes`."
-    )
-    parser.add_argument("out", type=Path, help="directory of the set")
-    parser.add_argument("--train-images", type=int, default=default.train_images, help="default %(default)s")
-    parser.add_argument("--test-images", type=int, default=default.test_images, help="default %(default)s")
-    parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        generate_scenes(
-            args.out, ScenesSpec(train_images=args.train_images, test_images=args.test_images, seed=args.seed)
-        )
-    except ValueError as error:
-        parser.error(str(error))
+    image_set_command("scenes", ScenesSpec, generate_scenes, arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """What embedded sets share: one process writes a set, and a set made from other options is not taken for this one."""
 
+import argparse
 import fcntl
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,71 @@ def check_same(root: Path, name: str, *, wanted: Mapping[str, Any], found: Mappi
         raise ValueError(
             f"{root} holds another {name} set, with {', '.join(different)}; give another directory or delete {root}"
         )
+
+
+def lacking(
+    root: Path, name: str, *, version: int, spec: Any, missing: Callable[[Mapping[str, Any]], str | None]
+) -> str | None:
+    """What keeps a folder from holding this very set, whole; None if nothing does.
+
+    Args:
+        root: folder of the set, with its record `<name>.json`.
+        name: of the kind of set.
+        version: of its generator.
+        spec: what determines it, a dataclass.
+        missing: the first file of a record that is not there as it was written.
+
+    Raises:
+        ValueError: the folder holds another set.
+    """
+    record = f"{name}.json"
+    try:
+        content = json.loads((root / record).read_bytes())
+    except FileNotFoundError:
+        return f"no {record}"
+    except json.JSONDecodeError:
+        return f"{record} is damaged"
+    found = {"generator version": content.get("version"), **content.get("spec", {})}
+    check_same(root, name, wanted={"generator version": version, **asdict(spec)}, found=found)
+    path = missing(content)
+    return None if path is None else f"{path} is missing or damaged"
+
+
+def first_missing(content: Mapping[str, Any], root: Path, folders: Sequence[str]) -> str | None:
+    """The first of `content["bytes"]` that does not have its size; `folders` hold all of its files."""
+    sizes: dict[str, int] = {}
+    for folder in folders:
+        if (root / folder).is_dir():
+            with os.scandir(root / folder) as entries:
+                sizes.update({f"{folder}/{entry.name}": entry.stat().st_size for entry in entries})
+    return next((path for path, size in content["bytes"].items() if sizes.get(path) != size), None)
+
+
+def image_set_command(
+    name: str, spec: type[Any], generate: Callable[[Path, Any], object], arguments: Sequence[str] | None
+) -> None:
+    """Command line of an embedded set of images: generate it into a directory.
+
+    Args:
+        name: of the set, and of its module.
+        spec: a dataclass with `train_images`, `test_images` and `seed`.
+        generate: writes the set.
+        arguments: words of the command line; None: those of this process.
+    """
+    default = spec()
+    parser = argparse.ArgumentParser(
+        prog=f"python -m mvit_video.data.embedded.{name}", description=f"Write the embedded data set `{name}`."
+    )
+    parser.add_argument("out", type=Path, help="directory of the set")
+    parser.add_argument("--train-images", type=int, default=default.train_images, help="default %(default)s")
+    parser.add_argument("--test-images", type=int, default=default.test_images, help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        generate(args.out, spec(train_images=args.train_images, test_images=args.test_images, seed=args.seed))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 @contextmanager

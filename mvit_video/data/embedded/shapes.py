@@ -11,12 +11,10 @@ textures of the test set do not occur in training. Outlines and textures are tho
     python -m mvit_video.data.embedded.shapes OUT [--train-images 3000 --test-images 600 --seed 0]
 """
 
-import argparse
 import io
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +24,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvit_video.data.embedded.motion_scenes import TEXTURES, Poses, Split, Sprite, paint_sprite
-from mvit_video.data.embedded.set_on_disk import check_same, check_size, only_writer, write_bytes
+from mvit_video.data.embedded.set_on_disk import (
+    check_size,
+    first_missing,
+    image_set_command,
+    lacking,
+    only_writer,
+    write_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -156,44 +161,15 @@ def _write_split(root: Path, split: Split, spec: ShapesSpec) -> list[tuple[str, 
 
 def _lacking(root: Path, spec: ShapesSpec) -> str | None:
     """What keeps `root` from holding this very set, whole, or None. Raises ValueError if it holds another one."""
-    try:
-        content = json.loads((root / RECORD_NAME).read_bytes())
-    except FileNotFoundError:
-        return f"no {RECORD_NAME}"
-    except json.JSONDecodeError:
-        return f"{RECORD_NAME} is damaged"
-    wanted = {"generator version": GENERATOR_VERSION, **asdict(spec)}
-    found = {"generator version": content.get("version"), **content.get("spec", {})}
-    check_same(root, "shapes", wanted=wanted, found=found)
-    sizes: dict[str, int] = {}
-    for split in SPLITS:
-        for name in CLASS_NAMES:
-            folder = root / split / name
-            if folder.is_dir():
-                with os.scandir(folder) as entries:
-                    sizes.update({f"{split}/{name}/{entry.name}": entry.stat().st_size for entry in entries})
-    missing = next((path for path, size in content["bytes"].items() if sizes.get(path) != size), None)
-    return None if missing is None else f"{missing} is missing or damaged"
+    folders = [f"{split}/{name}" for split in SPLITS for name in CLASS_NAMES]
+    return lacking(
+        root, "shapes", version=GENERATOR_VERSION, spec=spec, missing=lambda found: first_missing(found, root, folders)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: generate the set into a directory."""
-    default = ShapesSpec()
-    parser = argparse.ArgumentParser(
-        prog="python -m mvit_video.data.embedded.shapes", description="Write the embedded data set `shapes`."
-    )
-    parser.add_argument("out", type=Path, help="directory of the set")
-    parser.add_argument("--train-images", type=int, default=default.train_images, help="default %(default)s")
-    parser.add_argument("--test-images", type=int, default=default.test_images, help="default %(default)s")
-    parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        generate_shapes(
-            args.out, ShapesSpec(train_images=args.train_images, test_images=args.test_images, seed=args.seed)
-        )
-    except ValueError as error:
-        parser.error(str(error))
+    image_set_command("shapes", ShapesSpec, generate_shapes, arguments)
 
 
 if __name__ == "__main__":
