@@ -120,6 +120,8 @@ def test_nothing_to_evaluate(tmp_path: Path) -> None:
         evaluate()
     with pytest.raises(ValueError, match="run=birds: neither"):
         evaluate("birds", output_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"run=\S+/none: the folder holds no config\.yaml of a run"):
+        evaluate(tmp_path / "none", output_dir=tmp_path)
 
 
 def test_values_arrive_as_they_are() -> None:

@@ -195,14 +195,16 @@ def find_run(run: str, *, output_dir: str, option: str = "run") -> Path:
     Raises:
         ValueError: there is none; the text names the nearest.
     """
-    for folder in (Path(run), Path(output_dir) / run):
+    places = dict.fromkeys((Path(run), Path(output_dir) / run))  # one, where the path is absolute
+    for folder in places:
         if (folder / "config.yaml").is_file():
             return folder
     known = sorted(path.parent.name for path in Path(output_dir).glob("*/config.yaml"))
     hint = did_you_mean(run, known, kind=f"runs in {output_dir}") if known else f"there are no runs in {output_dir}"
+    first, *second = places
+    nowhere = f"neither {first} nor {second[0]} holds the" if second else "the folder holds no"
     raise ValueError(
-        f"{option}={run}: neither {run} nor {Path(output_dir) / run} holds the config.yaml of a run; relative paths "
-        f"are taken from {Path.cwd()}; {hint}"
+        f"{option}={run}: {nowhere} config.yaml of a run; relative paths are taken from {Path.cwd()}; {hint}"
     )
 
 

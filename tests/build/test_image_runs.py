@@ -20,7 +20,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import load_latest
 from tests import image_library, interpreters
 from tests.build.image_options import SHORT, small_images
-from tests.conftest import drawn_curves, evaluate_options, options
+from tests.conftest import drawn_pictures, evaluate_options, options
 from tests.images.files import png_header
 from tests.paths import ROOT
 
@@ -89,7 +89,7 @@ def test_the_published_model_takes_a_step(imagenet: Path, tmp_path: Path) -> Non
 def trained(imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs on the miniature ImageNet; the folder of the runs."""
     out = tmp_path_factory.mktemp("runs")
-    with drawn_curves():
+    with drawn_pictures():
         build.train(options(*small_images(imagenet, out)))
     return out
 

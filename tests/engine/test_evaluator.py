@@ -12,7 +12,7 @@ from mvit_video.build.samples import read_manifest
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.distributed.process_group import World
 from mvit_video.tasks.classification import ViewScorer
-from tests.conftest import evaluate_options, motion_overrides, options, small_overrides
+from tests.conftest import drawn_pictures, evaluate_options, motion_overrides, options, small_overrides
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,8 @@ def trained(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_results_on_disk(motion_root: Path, trained: Path) -> None:
-    results = build.evaluate(evaluate_options(*small_overrides(motion_root, trained)))
+    with drawn_pictures():
+        results = build.evaluate(evaluate_options(*small_overrides(motion_root, trained)))
     folder = trained / "tiny/evaluation"
     assert json.loads((folder / "results.json").read_text()) == results
     assert {"clip_top1", "clip_top5", "video_top1", "video_top5", "macro_f1", "loss"} <= set(results)

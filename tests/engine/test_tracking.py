@@ -17,7 +17,7 @@ from mvit_video.engine import curves, tracking
 from mvit_video.engine.tracking import Tracker, console_formats, read_metrics
 from mvit_video.tasks.classification import Classification
 from mvit_video.tasks.confusion import plot_confusion
-from tests.conftest import drawn_curves
+from tests.conftest import drawn_pictures
 
 VALUES = {
     "epoch": 1.5,
@@ -32,7 +32,7 @@ VALUES = {
 
 @pytest.fixture(autouse=True)
 def _drawn() -> Iterator[None]:
-    with drawn_curves():
+    with drawn_pictures():
         yield
 
 

@@ -17,7 +17,7 @@ from mvit_video.runtime.interruption import Interrupted, vote_span
 from mvit_video.tasks.classification import VALIDATION_METRICS
 from tests.conftest import (
     SMALL_CLIPS,
-    drawn_curves,
+    drawn_pictures,
     evaluate_options,
     few_videos,
     motion_overrides,
@@ -37,7 +37,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_leaves_what_the_design_promises(motion_root: Path, tmp_path: Path) -> None:
-    with drawn_curves():
+    with drawn_pictures():
         metrics = build.train(options(*small_overrides(motion_root, tmp_path)))
     run = tmp_path / "tiny"
     assert set(metrics) == set(VALIDATION_METRICS)

@@ -16,6 +16,7 @@ from mvit_video.data.loading.batch import Batch
 from mvit_video.tasks.allowed_classes import allowed_classes
 from mvit_video.tasks.classification import Normalization
 from mvit_video.tasks.image_classification import ImageClassification, ImageScorer
+from tests.conftest import drawn_pictures
 
 NAMES = tuple("abcdefg")
 MANIFEST = Manifest([f"{n}.jpg" for n in range(6)], [0, 1, 2, 0, 1, 2], NAMES, "set", kind=IMAGES)
@@ -106,7 +107,8 @@ def test_a_file_of_classes_must_fit_model_and_split(tmp_path: Path) -> None:
 
 def test_results_are_written_with_the_words_of_images(tmp_path: Path) -> None:
     scorer = scored(ImageScorer(MANIFEST), failed=(4,))
-    results = scorer.write(tmp_path, {"split": "val"})
+    with drawn_pictures():
+        results = scorer.write(tmp_path, {"split": "val"})
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert results["top1"] == pytest.approx(100 / 3)
     assert {"top5", "top1_ci95", "mean_class_top1_ci95", "per_class", "per_class_count", "split"} <= set(results)

@@ -14,7 +14,7 @@ from mvit_video import build
 from mvit_video.engine import tracking, trainer
 from mvit_video.engine.checkpoints import CheckpointError, CheckpointWriter, load_latest, save_checkpoint
 from mvit_video.engine.tracking import Tracker, read_metrics
-from tests.conftest import drawn_curves, options, small_overrides
+from tests.conftest import drawn_pictures, options, small_overrides
 from tests.engine.checkpoints.test_checkpoint import names_in, state_of
 
 
@@ -74,7 +74,7 @@ def test_metrics_on_a_disk_that_fills_up(small_disk, caplog):
         ballast.write_bytes(b"x" * (room - 8192))
         for step in range(2, 200):
             tracker.log_step(step, {"loss": 1.0, "note": 12.345678})
-        with drawn_curves():
+        with drawn_pictures():
             tracker.plot_curves()
         assert len(steps(run)) < 199
         ballast.unlink()
