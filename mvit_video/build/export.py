@@ -208,9 +208,10 @@ def _own_split(config: Predict, predictor: FilePredictor, kind: FileKind) -> Exa
     options = replace(config, data=replace(config.data))
     forget_training_split(options.data)
     try:
-        split: Any = predictor.builder.read_split(
-            options, build_source(options.data, HERE), "test", class_names=predictor.class_names
-        )
+        data = build_source(options.data, HERE)
+        if not data.has("test"):
+            return None  # published weights, or a run that was never validated
+        split: Any = predictor.builder.read_split(options, data, "test", class_names=predictor.class_names)
     except (ValueError, OSError) as error:
         logger.warning(
             "the run's own %s cannot be read here (%s): the file is compared on the embedded set; --clips names others",
@@ -230,7 +231,8 @@ def _measure(builder: TaskBuilder, form: ExportForm, examples: Examples, model: 
     evaluation = builder.evaluation(examples.config, examples.split, HERE, frame_order="forward")
     task = builder.task(examples.config, examples.split)
     scorer: Any = score(model, evaluation, task=task, world=HERE, bf16=False, on_progress=lambda _: None)
-    return {name: round(float(value), 4) for name, value in scorer.metrics().items() if not math.isnan(value)}
+    numbers = {name: value for name, value in scorer.metrics().items() if not math.isnan(value)}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in numbers.items()}
 
 
 def _cost_text(cost: Mapping[str, Any]) -> str:

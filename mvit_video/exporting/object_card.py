@@ -16,6 +16,7 @@ _COLUMNS = {
     "mask_ap75": "at .75",
     "num_images": "images",
 }
+_FURTHER = ("step", "split", "measured_by")
 
 
 class ObjectCard:
@@ -68,6 +69,18 @@ class ObjectCard:
             yield "Average precision as COCO computes it, per cent.\n"
             yield f"| | {' | '.join(_COLUMNS[key] for key in columns)} |\n|---|{'---|' * len(columns)}"
             for name, numbers in scored.items():
-                yield f"| {plain(name)} | {' | '.join(text(numbers.get(key, '-')) for key in columns)} |"
+                yield f"| {plain(_title(name, numbers))} | {' | '.join(_cell(numbers.get(key)) for key in columns)} |"
         for name in (name for name in rows if name not in scored):
             yield f"\n**{plain(name)}**: {', '.join(f'{plain(k)} {text(v)}' for k, v in rows[name].items())}"
+
+
+def _title(name: str, numbers: Mapping[str, Any]) -> str:
+    """What was measured, with what else is said of it."""
+    more = ", ".join(f"{key.replace('_', ' ')} {numbers[key]}" for key in _FURTHER if key in numbers)
+    return f"{name} ({more})" if more else name
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else plain(value)
