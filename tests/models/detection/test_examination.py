@@ -20,7 +20,7 @@ PARTS = {
 
 @pytest.fixture(scope="module")
 def cascade() -> Detector:
-    return tiny_detector(kind="cascade_mask_rcnn").eval()
+    return tiny_detector(kind="cascade_mask_rcnn", proposals=10).eval()
 
 
 def differing(one: Examination, other: Examination) -> set[str]:
