@@ -14,7 +14,7 @@ from PIL import Image
 
 from mvit_video import Predictor
 from mvit_video.build import object_prediction
-from mvit_video.build.export import Export, export
+from mvit_video.build.export import Export, _cost_text, export
 from mvit_video.build.export_form import exporting
 from mvit_video.build.live import predict_live
 from mvit_video.build.object_export import ObjectExport
@@ -182,23 +182,22 @@ def test_published_detectors_know_the_words_and_numbers_of_coco(
     known.path.parent.mkdir(parents=True)
     known.path.write_bytes(pickle.dumps({"model": arrays, "__author__": "made up"}))
     words = [str(pictures / "a.png"), "weights=tiny_coco", f"output={tmp_path / 'out'}", "model.score_threshold=0.001"]
-    (found,) = predicted(*words, "threshold=0.001", "model.detections_per_image=4", "trainer.num_workers=0")
+    more = ("model.detections_per_image=4", "trainer.num_workers=0", "trainer.threads=1")
+    (found,) = predicted(*words, "threshold=0.001", *more)
     assert found.predictions and {one.name for one in found.predictions} <= set(names)
     coco = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     assert [one["category_id"] for one in coco] == [numbers[one.name] for one in found.predictions]
-    # Into one file, on the embedded set and with fewer bits; it needs neither the published one nor its name.
+    # Into one file, compared on the embedded set; it needs neither the published one nor its name.
     config = prediction_options(
         {"weights": known.name, "model.detections_per_image": 4, "model.score_threshold": 0.001}
     )
-    monkeypatch.setattr("mvit_video.build.export.CHECKED", 1)
     monkeypatch.setattr("mvit_video.build.object_export.CHECKED", 1)
-    made = export(config, Export(output=tmp_path / "coco.safetensors", precision="fp16"))
+    made = export(config, Export(output=tmp_path / "coco.safetensors"))
     known.path.unlink()
-    about, cost = read_about(made.path), made.about["results"]["precision_cost"]
+    about = read_about(made.path)
     assert about["class_names"] == list(names) and about["category_ids"] == list(numbers.values())
     assert about["origin"]["name"] == known.name and about["results"]["published"] == {"box_ap": 48.3}
-    assert cost["on"] == "images of the embedded set" and cost["fp32"]["objects"] >= 0
-    assert "what fp16 costs, on images of the embedded set: objects " in made.text()
+    assert about["parity"]["clips"] == "images of the embedded set" and about["parity"]["largest_difference"] == 0
     alone = from_checkpoint(made.path)
     assert isinstance(alone, Detector) and (alone.config.num_classes, alone.config.detections_per_image) == (80, 4)
 
@@ -208,7 +207,9 @@ def test_the_experiments_of_published_detectors() -> None:
     assert detectors and all(entry.experiment and entry.name.startswith(entry.experiment) for entry in detectors)
 
 
-def test_what_a_detector_does_not_do(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_detector_does_not_do(
+    run: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = prediction_options({"weights": str(run)})
     world = World(rank=0, size=1, device=torch.device("cpu"))
     config.windows = True
@@ -229,6 +230,9 @@ def test_what_a_detector_does_not_do(run: Path, tmp_path: Path, caplog: pytest.L
         exporting(object())  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
     predictor = build_predictor(config, world)
+    found = ObjectExport.of(predictor).named(predictor.model, [str(pictures / "a.png")])
+    cost = {"on": "it", "fp32": found, "bf16": {"objects": 7}}
+    assert found["objects"] >= 0 and _cost_text(cost) == f"objects {found['objects']} -> 7"
     with pytest.raises(ValueError, match=r"and the model is a Linear: its checkpoint is a file"):
         ObjectExport.of(replace(predictor, model=torch.nn.Linear(1, 1)))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="a stream is looked at in windows"):
