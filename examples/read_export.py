@@ -86,13 +86,12 @@ def inputs_of(path, kind, views):
 def classify(source, path):
     """(class, score) of the file, the best first."""
     about, model = load(path)
-    what = json.loads(about["preprocessing"])
+    if (what := json.loads(about["preprocessing"])).get("task") == "detection":
+        raise SystemExit(f"{path}: is a detector, and this reads classifiers; python -m mvit_video.predict reads both")
     pixels, values = inputs_of(source, what["kind"], what["views"]), what["input"]
     x = (pixels.astype(np.float32) / 255 - np.float32(values["mean"])) / np.float32(values["std"])
-    logits = np.float64(model(np.ascontiguousarray(np.moveaxis(x, -1, 1))))
-    scores = 1 / (1 + np.exp(-logits))
-    if what["output"]["scores"] == "softmax":
-        scores = (odds := np.exp(logits - logits.max(1, keepdims=True))) / odds.sum(1, keepdims=True)
+    odds = np.exp(np.float64(model(np.ascontiguousarray(np.moveaxis(x, -1, 1)))))
+    scores = odds / (odds.sum(1, keepdims=True) if what["output"]["scores"] == "softmax" else 1 + odds)
     return sorted(zip(json.loads(about["class_names"]), scores.mean(0).tolist()), key=lambda pair: -pair[1])
 
 

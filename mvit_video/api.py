@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mvit_video.config import Evaluate, Train
 from mvit_video.config.check import to_object
-from mvit_video.config.compose import Composition, compose_options
+from mvit_video.config.compose import Composition, compose_options, quoted
 from mvit_video.config.summary import summary_text
 from mvit_video.runtime.run_record import best_validation, read_validations
 
@@ -210,10 +210,17 @@ def evaluate(
 def _evaluation_options(
     given: Mapping[str, Any], experiment: str | None, config_dir: PathLike | None
 ) -> tuple[Evaluate, Composition]:
-    from mvit_video.build.stored_options import take_stored_options
+    from mvit_video.build.stored_options import stored_groups, take_stored_options
 
-    composition = compose_options("evaluate", experiment=experiment, options=given, config_folder=config_dir)
-    take_stored_options(composition.config, composition.given)
+    # Images and detectors have other groups of options than videos.
+    words = [
+        f"{key}={quoted(os.fspath(value))}" for key, value in given.items() if isinstance(value, str | os.PathLike)
+    ]
+    implied = {} if experiment else dict(word.split("=", 1) for word in stored_groups(words))
+    composition = compose_options(
+        "evaluate", experiment=experiment, options={**implied, **given}, config_folder=config_dir
+    )
+    take_stored_options(composition.config, [key for key in composition.given if key not in implied])
     config = to_object(composition.config)
     assert isinstance(config, Evaluate)
     return config, composition

@@ -19,8 +19,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line, with `set` as a dict of options."""
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.export",
-        description="Export a classifier of videos or images, trained here or published, to one file that needs "
-        "nothing else. The file is run on clips and compared with the model; one that differs is not written.",
+        description="Export a classifier of videos or images, or a detector, trained here or published, to one file "
+        "that needs nothing else. The file is run on clips or images and compared with the model; one that differs is "
+        "not written.",
     )
     parser.add_argument("input", help="run by name or folder, name of published weights, URL, or file of weights")
     parser.add_argument(
@@ -30,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--to",
         choices=TARGETS,
         help="format; the ending says it, too: .safetensors are weights for this project's model; .pt2 (torch_export) "
-        "runs with PyTorch alone, .onnx with ONNX Runtime",
+        "runs with PyTorch alone, .onnx with ONNX Runtime, both for classifiers",
     )
     parser.add_argument(
         "--dtype",

@@ -18,6 +18,7 @@ from mvit_video.config import Predict
 
 if TYPE_CHECKING:
     from mvit_video.models import MViT
+    from mvit_video.models.detection import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def push(
     Args:
         config: the options of the model, see predictor.prediction_options.
         repo: OWNER/NAME, made if it is not there; or a folder: a path that begins with "." or "/".
-        also: further formats, as `model.pt2` and `model.onnx`; those are always fp32.
+        also: further formats of classifiers, as `model.pt2` and `model.onnx`; those are always fp32.
         precision: of the safetensors file.
         clips: to compare on, see build.export.Export.
         licence: by the hub's short names, such as "apache-2.0".
@@ -108,10 +109,11 @@ def _write(
     licence: str | None,
 ) -> tuple[str, ...]:
     """The files in a folder; their names."""
-    from mvit_video.build.export import Export, export
+    from mvit_video.build.export import Export, check_exports, export
     from mvit_video.exporting.model_card import model_card
     from mvit_video.runtime.files import write_text
 
+    check_exports(config, also)
     wanted = Export(
         output=folder / WEIGHTS, kind="safetensors", precision=precision, clips=tuple(clips), keep_paths=False
     )
@@ -154,7 +156,9 @@ def hub_file(repo: str | os.PathLike[str], *, revision: str | None = None) -> Pa
         return Path(hub.hf_hub_download(name, WEIGHTS, revision=revision, library_name="mvit_video"))
 
 
-def from_pretrained(repo: str | os.PathLike[str], *, revision: str | None = None, **overrides: object) -> "MViT":
+def from_pretrained(
+    repo: str | os.PathLike[str], *, revision: str | None = None, **overrides: object
+) -> "MViT | Detector":
     """The network of a repository with its weights, in evaluation mode; `Predictor.from_pretrained` reads files, too.
 
         model = mvit_video.from_pretrained("someone/birds")
@@ -162,12 +166,12 @@ def from_pretrained(repo: str | os.PathLike[str], *, revision: str | None = None
 
     Args:
         repo, revision: see hub_file.
-        **overrides: fields of MViTConfig, see models.from_checkpoint.
+        **overrides: fields of MViTConfig, of a detector those of DetectorConfig; see models.from_checkpoint.
 
     Raises:
-        ValueError, HubError: as hub_file; or the file is no MViT.
+        ValueError, HubError: as hub_file; or the file is neither an MViT nor a detector.
     """
-    from mvit_video.models.weights.loading import from_checkpoint
+    from mvit_video.models import from_checkpoint
 
     return from_checkpoint(hub_file(repo, revision=revision), **overrides).eval()  # type: ignore[arg-type]
 

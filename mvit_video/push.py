@@ -15,7 +15,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line, with `set` as a dict of options."""
     parser = argparse.ArgumentParser(
         prog="python -m mvit_video.push",
-        description="Put a classifier on a hub (huggingface_hub) or into a folder, with a page written from the run.",
+        description="Put a classifier or a detector on a hub (huggingface_hub) or into a folder, with a page written "
+        "from the run.",
     )
     parser.add_argument("input", help="run by name or folder, name of published weights, URL, or file of weights")
     parser.add_argument("repo", help="OWNER/NAME, made if it is not there; a path that begins with . or / is a folder")
@@ -24,7 +25,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if it is not there")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="precision of the weights")
     parser.add_argument(
-        "--also", nargs="+", choices=("torch_export", "onnx"), default=[], help="further formats beside safetensors"
+        "--also", nargs="+", choices=("torch_export", "onnx"), default=[], help="further formats of classifiers"
     )
     parser.add_argument("--clips", nargs="+", default=[], metavar="FILE", help="see python -m mvit_video.export")
     parser.add_argument(

@@ -163,7 +163,9 @@ def test_the_weights_to_start_from_exist(page: Path) -> None:
     words = [word for line in lines for word in line.split()]
     named = [word.partition("=")[2] for word in words if re.match(r"(weights|checkpoint)=[a-z0-9_.]+$", word)]
     unknown = {
-        name for name in named if name not in zoo() and Path(name).suffix not in (".pt", ".pth", ".pyth", ".onnx")
+        name
+        for name in named
+        if name not in zoo() and Path(name).suffix not in (".pt", ".pth", ".pyth", ".safetensors", ".onnx")
     }
     assert unknown <= {"..."}
 

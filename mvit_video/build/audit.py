@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ def _report(config: Audit, trained: Trained, entries: Entries, scored: Scored, w
     folder = Path(config.output) if config.output else config.run_dir / "audit"
     about = {
         **trained.about(config),
-        "train_data": asdict(trained.builder.record(entries.train)),
+        "train_data": trained.builder.record(entries.train).plain(),
         "mvit_video": mvit_video.__version__,
         "environment": describe_environment(),
     }

@@ -12,7 +12,8 @@ from mvit_video.build.detection_samples import (
     protocol,
     read_detection,
 )
-from mvit_video.build.file_predictor import LoadedModel
+from mvit_video.build.file_predictor import FilePredictor, LoadedModel
+from mvit_video.build.object_export import ObjectExport, check_object_export
 from mvit_video.build.object_prediction import ObjectPredictor, check_object_prediction
 from mvit_video.build.run_identity import DataRecord
 from mvit_video.build.samples import ManifestSplits, build_loader, build_loading
@@ -22,11 +23,13 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.data.detection.annotations import DetectionManifest
 from mvit_video.data.detection.fingerprint import detection_fingerprint
+from mvit_video.data.detection.ground_truth import category_numbers
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.detection_dataset import DetectionEvalDataset
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
+from mvit_video.exporting.about import Kind
 from mvit_video.models import MViTConfig
 from mvit_video.planning.costs import DETECTION_FILES
 from mvit_video.preparation.detection_content import DetectionContent
@@ -60,9 +63,14 @@ class Detection(ManifestSplits):
         return read_detection(config, source, split, class_names=class_names)
 
     def record(self, split: Manifest) -> DataRecord:
-        """As of other tasks; boxes and masks are part of the fingerprint."""
+        """As of other tasks, with the numbers of the classes; boxes and masks are part of the fingerprint."""
         assert isinstance(split, DetectionManifest)
-        return DataRecord(source=split.source, items=len(split), fingerprint=detection_fingerprint(split))
+        return DataRecord(
+            source=split.source,
+            items=len(split),
+            fingerprint=detection_fingerprint(split),
+            category_ids=category_numbers(split),
+        )
 
     def repeats(self, config: Train) -> int:
         """One view of each image."""
@@ -105,6 +113,22 @@ class Detection(ManifestSplits):
     def predictor(self, loaded: LoadedModel) -> ObjectPredictor:
         """What finds objects in images and frames."""
         return ObjectPredictor.of(loaded)
+
+    def check_export(self, kind: Kind) -> None:
+        """See Exports: detectors are exported as safetensors.
+
+        Raises:
+            ValueError: another format.
+        """
+        check_object_export(kind)
+
+    def export_form(self, predictor: FilePredictor) -> ObjectExport:
+        """The detector as something to export.
+
+        Raises:
+            ValueError: it is of another make.
+        """
+        return ObjectExport.of(predictor)
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the images of one forward pass of one process, as large as training images get."""

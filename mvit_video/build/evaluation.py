@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Trained:
             "weights_sha256": sha256_of(path) if path.is_file() else None,
             "step": self.training.get("step"),
             "split": config.split,
-            "data": asdict(self.builder.record(self.split)),
+            "data": self.builder.record(self.split).plain(),
         }
 
 

@@ -1,6 +1,7 @@
 """An export, from the options of a model to one file that says all of itself and was compared with the model."""
 
 import logging
+import math
 import resource
 import sys
 import tempfile
@@ -14,40 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 import mvit_video
-from mvit_video.build.class_prediction import ClassPredictor
-from mvit_video.build.common import build_source, load_model
-from mvit_video.build.evaluation import forget_training_split, training_state_of
+from mvit_video.build.common import build_source, build_task_builder, load_model
+from mvit_video.build.evaluation import forget_training_split
+from mvit_video.build.export_form import CHECKED, HERE, Agreement, Examples, ExportForm, exporting
 from mvit_video.build.export_record import measured_results, origin_of, without_paths
-from mvit_video.build.prediction import build_predictor, naming_classes
+from mvit_video.build.file_predictor import FilePredictor
+from mvit_video.build.prediction import build_predictor
 from mvit_video.build.task_builder import TaskBuilder
-from mvit_video.build.video_multilabel import VideoMultilabel
-from mvit_video.config import ImageData, Predict, Train, VideoData
-from mvit_video.data.datasets.extensions import VIDEOS
-from mvit_video.data.datasets.manifest import Manifest
-from mvit_video.data.embedded.motion import CLASS_NAMES as MOTION_CLASSES
-from mvit_video.data.embedded.motion import MotionSpec, generate_motion
-from mvit_video.data.embedded.shapes import CLASS_NAMES as SHAPES_CLASSES
-from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
-from mvit_video.distributed.process_group import World
+from mvit_video.config import Predict, Train
+from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.engine.evaluator import score
-from mvit_video.exporting import parity, writing
-from mvit_video.exporting.about import FORMAT_VERSION, Kind, Precision, is_program
+from mvit_video.exporting import writing
+from mvit_video.exporting.about import FORMAT_VERSION, SUFFIXES, Kind, Precision, is_program
 from mvit_video.exporting.programs import open_program
 from mvit_video.prediction.files import find_files
 
 logger = logging.getLogger(__name__)
 
-HERE = World(rank=0, size=1, device=torch.device("cpu"))
-CHECKED = 4  # clips that a file is compared on
-MEASURED = 256  # files whose classes tell what a lower precision costs
-_NO_DETECTOR = (
-    "export writes models that name classes, and the weights are a detector's, which has no exported form yet. Its "
-    "checkpoint is a file of its own, with model, options and class names: predict weights=FILE and "
-    "mvit_video.models.from_checkpoint(FILE) read it anywhere"
-)
+MEASURED = 256  # files whose scores tell what a lower precision costs
 _NOT_RECIPE = ("launcher", "resume", "output_dir")
 
 
@@ -77,14 +65,14 @@ class Exported:
     Attributes:
         path: the file.
         about: what it says of itself.
-        parity: on clips.
+        parity: how it compares with the model.
         seconds: that it took, without reading the weights.
         peak_bytes: most memory that this process has had.
     """
 
     path: Path
     about: Mapping[str, Any]
-    parity: parity.Parity
+    parity: Agreement
     seconds: float
     peak_bytes: int
 
@@ -118,40 +106,51 @@ def export(config: Predict, wanted: Export) -> Exported:
             f"{config.checkpoint}: is an exported program already; export from the run, the checkpoint or the "
             ".safetensors file"
         )
-    predictor = naming_classes(build_predictor(config, HERE), refused=_NO_DETECTOR)
+    exporter = exporting(build_task_builder(config))
+    exporter.check_export(kind)
+    predictor = build_predictor(replace(config, trainer=replace(config.trainer, num_workers=0)), HERE)
+    form, builder = exporter.export_form(predictor), predictor.builder
     if kind == "onnx":
         writing.check_fits_onnx(predictor.model, precision)
     start = time.monotonic()
-    with _split(predictor, wanted.clips) as split, torch.inference_mode():
-        inputs = _inputs(predictor, split)
-        expected = parity.outputs_of(predictor.model, inputs)
-        before = None if precision == "fp32" else _measure(predictor, split, predictor.model)
-        about = describe(predictor, inputs, precision=precision)
+    with _examples(predictor.config, predictor, form, wanted.clips) as examples, torch.inference_mode():
+        inputs = form.inputs(examples)
+        expected = form.outputs(predictor.model, inputs)
+        before = None if precision == "fp32" else _measure(builder, form, examples, predictor.model)
+        about = {**describe(config, predictor, precision=precision), **form.about(inputs)}
         about = {**(about if wanted.keep_paths else without_paths(about)), "kind": kind}
         with writing.new_file(output) as beside:
             rewrite = _write(predictor, inputs, beside, about=about, kind=kind, precision=precision)
-            program = _read_again(predictor, beside, tuple(inputs.shape[1:]))
-            found = parity.outputs_of(program, inputs)
-            bound = parity.bound_of(kind, precision)
-            same = parity.compare(expected, found, bound=bound, clips=split.words)
-            about["parity"] = parity.plain(same)
+            again = _read_again(predictor, beside, about)
+            found = form.outputs(again, inputs, like=expected)
+            same = form.compare(expected, found, kind=kind, precision=precision, words=examples.words)
+            about["parity"] = same.plain()
             if before is not None:
-                after = _measure(predictor, split, program)
-                about["results"]["precision_cost"] = {"on": split.words, "fp32": before, precision: after}
+                after = _measure(builder, form, examples, again)
+                about["results"]["precision_cost"] = {"on": examples.words, "fp32": before, precision: after}
             rewrite(about)
     seconds = time.monotonic() - start
     return Exported(path=output, about=about, parity=same, seconds=seconds, peak_bytes=_peak_bytes())
 
 
-def describe(predictor: ClassPredictor, inputs: Tensor, *, precision: Precision) -> dict[str, Any]:
-    """What the file says of itself: see exporting/about.py."""
-    config, checkpoint = predictor.config, Path(str(predictor.config.checkpoint))
-    training = training_state_of(checkpoint)
+def check_exports(config: Predict, kinds: Sequence[Kind]) -> None:
+    """Refuse formats that the models of a task do not have, before weights are read.
+
+    Raises:
+        ValueError: with those that there are.
+    """
+    exporter = exporting(build_task_builder(config))
+    for kind in kinds:
+        exporter.check_export(kind)
+
+
+def describe(config: Predict, predictor: FilePredictor, *, precision: Precision) -> dict[str, Any]:
+    """What a file says of itself besides inputs and outputs: see exporting/about.py."""
+    training = predictor.training
     step = training.get("step")
     return {
         "format_version": FORMAT_VERSION,
         "config": recipe(config),
-        "preprocessing": preprocessing(predictor, inputs),
         "class_names": list(predictor.class_names),
         "run": training.get("run"),
         "results": measured_results(config),
@@ -174,106 +173,28 @@ def recipe(config: Predict) -> dict[str, Any]:
     }  # what it started from is its origin
 
 
-def preprocessing(predictor: ClassPredictor, inputs: Tensor) -> dict[str, Any]:
-    """What a file must become before the model sees it, and what the model's outputs are, for readers in any language.
-
-    `mean` and `std` are those of the channels in the order in which the model takes them, R, G, B.
-    """
-    config, data = predictor.config, predictor.config.data
-    assert isinstance(data, (VideoData, ImageData)), "models of videos and images are exported"
-    manifest, _ = predictor.split(["none"])
-    protocol = predictor.builder.evaluation(config, manifest, HERE, frame_order="forward").about()
-    reversed_statistics = isinstance(data, VideoData) and data.channel_order == "bgr"
-    order = slice(None, None, -1) if reversed_statistics else slice(None)
-    video = predictor.kind is VIDEOS
-    axes = ["batch", "channels", *(["frames"] if video else []), "height", "width"]
-    return {
-        "kind": predictor.kind.noun,
-        "input": {
-            "name": writing.INPUT_NAMES[predictor.kind.noun],
-            "axes": axes,
-            "shape": ["batch", *inputs.shape[1:]],
-            "dtype": "float32",
-            "channels": "RGB",
-            "values": "(pixel / 255 - mean) / std",
-            "mean": list(data.mean[order]),
-            "std": list(data.std[order]),
-        },
-        "views": {**_views(protocol), **_reading(config)},
-        "output": {
-            "name": writing.OUTPUT_NAME,
-            "scores": "sigmoid" if isinstance(predictor.builder, VideoMultilabel) else "softmax",
-            "of_views": "mean of the scores",
-        },
-    }
-
-
-def _views(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation's protocol says of pixels and frames."""
-    left_out = ("normalization", "classes_to_choose_from", "several_right_labels", "allowed_classes")
-    return {key: value for key, value in protocol.items() if key not in left_out}
-
-
-def _reading(config: Predict) -> dict[str, Any]:
-    """What is not in an evaluation's protocol."""
-    if not isinstance(config.data, VideoData):
-        return {}
-    return {
-        "filter": "bilinear",
-        "antialias_above_short_side": getattr(config.augment, "decode_short_side", None),
-        "num_views": config.data.test_temporal_views * config.data.test_spatial_views,
-    }
-
-
-# ---- the clips
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Split:
-    """Files to compare on.
-
-    Attributes:
-        builder: reads them.
-        config: with the options that they are read with.
-        manifest: the files.
-        labelled: whether their classes are the model's.
-        words: where they come from.
-    """
-
-    builder: TaskBuilder
-    config: Predict
-    manifest: Manifest
-    labelled: bool
-    words: str
+# ---- the files to compare on
 
 
 @contextmanager
-def _split(predictor: ClassPredictor, clips: Sequence[str]) -> Iterator[_Split]:
+def _examples(config: Predict, predictor: FilePredictor, form: ExportForm, clips: Sequence[str]) -> Iterator[Examples]:
     """The files that were named, else those the run was validated on, else some of the embedded set."""
-    config = replace(predictor.config, trainer=replace(predictor.config.trainer, num_workers=0))
+    kind = form.kind
     if clips:
-        files = find_files(clips, predictor.kind)
-        manifest, _ = predictor.split(files)
-        words = f"the {predictor.kind.plural} given"
-        yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
+        files = find_files(clips, kind)
+        yield Examples(config=config, files=files, split=None, words=f"the {kind.plural} given")
         return
-    own = _own_split(predictor, config)
+    own = _own_split(config, predictor, kind)
     if own is not None:
         yield own
         return
     with tempfile.TemporaryDirectory(prefix="embedded") as folder:
-        if predictor.kind is VIDEOS:
-            count = len(MOTION_CLASSES)
-            generate_motion(folder, MotionSpec(train_videos=count, test_videos=count), workers=1, progress=False)
-        else:
-            count = len(SHAPES_CLASSES)
-            generate_shapes(folder, ShapesSpec(train_images=count, test_images=count))
-        manifest, _ = predictor.split(find_files([folder], predictor.kind))
-        words = f"{predictor.kind.plural} of the embedded set"
-        yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
+        form.write_embedded_set(Path(folder))
+        files = find_files([folder], kind)
+        yield Examples(config=config, files=files, split=None, words=f"{kind.plural} of the embedded set")
 
 
-def _own_split(predictor: ClassPredictor, config: Predict) -> _Split | None:
+def _own_split(config: Predict, predictor: FilePredictor, kind: FileKind) -> Examples | None:
     """Some files of the run's validation, evenly over the split; None, and why in the log, where there are none."""
     source = config.data.source
     values = source.values() if isinstance(source, dict) else vars(source).values()
@@ -282,57 +203,36 @@ def _own_split(predictor: ClassPredictor, config: Predict) -> _Split | None:
     places = [source.get("root") if isinstance(source, dict) else getattr(source, "root", None)]
     if any(place is not None and not Path(place).exists() for place in places):
         # An embedded set would be generated whole, and others are not here.
-        logger.info("the run's %s are not at %s: others are taken to compare on", predictor.kind.plural, places[0])
+        logger.info("the run's %s are not at %s: others are taken to compare on", kind.plural, places[0])
         return None
     options = replace(config, data=replace(config.data))
     forget_training_split(options.data)
     try:
-        manifest = predictor.builder.read_split(
-            options, build_source(options.data, HERE), "test", class_names=predictor.class_names
-        )
+        data = build_source(options.data, HERE)
+        if not data.has("test"):
+            return None  # published weights, or a run that was never validated
+        split: Any = predictor.builder.read_split(options, data, "test", class_names=predictor.class_names)
     except (ValueError, OSError) as error:
         logger.warning(
             "the run's own %s cannot be read here (%s): the file is compared on the embedded set; --clips names others",
-            predictor.kind.plural,
+            kind.plural,
             error,
         )
         return None
-    rows = np.unique(np.linspace(0, len(manifest) - 1, min(MEASURED, len(manifest))).astype(np.int64))
-    words = f"the run's own {predictor.kind.plural}"
-    return _Split(builder=predictor.builder, config=options, manifest=manifest.subset(rows), labelled=True, words=words)
+    rows = np.unique(np.linspace(0, len(split) - 1, min(MEASURED, len(split))).astype(np.int64))
+    some = split.subset(rows)
+    return Examples(config=options, files=list(some.paths), split=some, words=f"the run's own {kind.plural}")
 
 
-def _inputs(predictor: ClassPredictor, split: _Split) -> Tensor:
-    """The model's input for the middle view of some of the files, float32 (N, ...).
-
-    Raises:
-        ValueError: none of them can be read.
-    """
-    rows = np.unique(np.linspace(0, len(split.manifest) - 1, CHECKED).astype(np.int64))
-    manifest = split.manifest.subset(rows)
-    evaluation = split.builder.validation(split.config, manifest, HERE)
-    task, found, failures = split.builder.task(split.config, manifest), [], []
-    for batch in evaluation.batches(HERE):
-        failures += batch.failures
-        read = ~batch.failed
-        found.append(task.eval_inputs(batch)[0][read])
-    inputs = torch.cat(found) if found else torch.empty(0)
-    if not len(inputs):
-        raise ValueError(f"none of {split.words} can be read, the first: {failures[0] if failures else 'none'}")
-    # A tracer takes a batch of one for a constant, so there are at least two.
-    return torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs
-
-
-def _measure(predictor: ClassPredictor, split: _Split, model: nn.Module) -> dict[str, Any]:
-    """What the model scores on the files; without labels the classes that it names, for the share that stays."""
-    evaluation = split.builder.evaluation(split.config, split.manifest, HERE, frame_order="forward")
-    task = split.builder.task(split.config, split.manifest)
-    if split.labelled:
-        scorer: Any = score(model, evaluation, task=task, world=HERE, bf16=False, on_progress=lambda _: None)
-        return {name: round(float(value), 4) for name, value in scorer.metrics().items()}
-    program = replace(predictor, model=model)
-    files = [str(path) for path in split.manifest.paths][: 2 * CHECKED]
-    return {"classes": [one.predictions[0].name for one in program.predict(files) if one.predictions]}
+def _measure(builder: TaskBuilder, form: ExportForm, examples: Examples, model: nn.Module) -> dict[str, Any]:
+    """What the model scores on the files; without labels what it says of some, for the share that stays."""
+    if examples.split is None:
+        return form.named(model, examples.files[: 2 * CHECKED])
+    evaluation = builder.evaluation(examples.config, examples.split, HERE, frame_order="forward")
+    task = builder.task(examples.config, examples.split)
+    scorer: Any = score(model, evaluation, task=task, world=HERE, bf16=False, on_progress=lambda _: None)
+    numbers = {name: value for name, value in scorer.metrics().items() if not math.isnan(value)}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in numbers.items()}
 
 
 def _cost_text(cost: Mapping[str, Any]) -> str:
@@ -340,14 +240,18 @@ def _cost_text(cost: Mapping[str, Any]) -> str:
     if "classes" in before:
         same = sum(a == b for a, b in zip(before["classes"], after["classes"]))
         return f"the same class for {same} of {len(before['classes'])}"
-    return ", ".join(f"{name} {before[name]:.2f} -> {after[name]:.2f}" for name in before if name in after)
+    return ", ".join(f"{name} {_number(before[name])} -> {_number(after[name])}" for name in before if name in after)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 # ---- the file
 
 
 def _write(
-    predictor: ClassPredictor, inputs: Tensor, path: Path, *, about: Mapping[str, Any], kind: Kind, precision: Precision
+    predictor: FilePredictor, inputs: Any, path: Path, *, about: Mapping[str, Any], kind: Kind, precision: Precision
 ) -> Any:
     """Write the file; a function that sets what it says of itself to something else."""
     if kind == "safetensors":
@@ -369,11 +273,11 @@ def _write(
     return lambda new: writing.describe_onnx(path, new)
 
 
-def _read_again(predictor: ClassPredictor, path: Path, shape: tuple[int, ...]) -> nn.Module:
+def _read_again(predictor: FilePredictor, path: Path, about: Mapping[str, Any]) -> nn.Module:
     """The file as others will run it."""
-    if path.suffix == ".safetensors":
+    if path.suffix == SUFFIXES["safetensors"]:
         return load_model(replace(predictor.config, checkpoint=str(path)), HERE)
-    return open_program(path, shape=shape, device=HERE.device)
+    return open_program(path, shape=tuple(about["preprocessing"]["input"]["shape"][1:]), device=HERE.device)
 
 
 def _peak_bytes() -> int:

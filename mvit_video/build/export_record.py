@@ -1,6 +1,7 @@
 """What is known of weights besides their tensors: where they come from, and which accuracies were measured."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,9 +98,9 @@ def _said_before(checkpoint: Path) -> dict[str, Any]:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The scores and counts among values: accuracies in per cent."""
+    """The scores and counts among values: accuracies in per cent. NaN, of what there was none to find, is left out."""
     return {
         name: value
         for name, value in values.items()
-        if isinstance(value, float) or name.startswith(("num_", "number_"))
+        if name.startswith(("num_", "number_")) or (isinstance(value, float) and not math.isnan(value))
     }

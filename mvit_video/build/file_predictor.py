@@ -27,6 +27,7 @@ class LoadedModel:
         model: in eval mode, on the world's device.
         world: this process among the others.
         about: the weights, for the record.
+        training: what the weights hold of their training; see evaluation.training_state_of.
     """
 
     config: Predict
@@ -35,6 +36,7 @@ class LoadedModel:
     model: nn.Module
     world: World
     about: dict[str, Any]
+    training: Mapping[str, Any]
 
 
 class Draws(Protocol):
@@ -49,13 +51,16 @@ class FilePredictor(Protocol):
     """Says what is in files.
 
     Attributes:
-        config, class_names, model, world: see LoadedModel.
+        config, builder, class_names, model, world, training: see LoadedModel.
         kind: of the files that the model looks at.
         table: how results are written down.
     """
 
     @property
     def config(self) -> Predict: ...
+
+    @property
+    def builder(self) -> TaskBuilder: ...
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -65,6 +70,9 @@ class FilePredictor(Protocol):
 
     @property
     def world(self) -> World: ...
+
+    @property
+    def training(self) -> Mapping[str, Any]: ...
 
     @property
     def kind(self) -> FileKind: ...

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Sequence
 
+from mvit_video.build.class_export import ClassExport
 from mvit_video.build.class_prediction import ClassPredictor, check_class_prediction
 from mvit_video.build.class_weights import Weighting, loss_weights, weights_text
-from mvit_video.build.file_predictor import LoadedModel
+from mvit_video.build.file_predictor import FilePredictor, LoadedModel
 from mvit_video.build.image_preview import image_sections
 from mvit_video.build.images import build_image_evaluation, build_image_loader, image_data
 from mvit_video.build.samples import (
@@ -22,6 +23,7 @@ from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
+from mvit_video.exporting.about import Kind
 from mvit_video.models import MViTConfig
 from mvit_video.planning.costs import IMAGE_FILES
 from mvit_video.preparation.image_content import ImageContent
@@ -107,6 +109,13 @@ class ImageClassification(ManifestSplits):
     def predictor(self, loaded: LoadedModel) -> ClassPredictor:
         """What names the classes of files."""
         return ClassPredictor.of(loaded, self.kind)
+
+    def check_export(self, kind: Kind) -> None:
+        """See Exports: every format is known."""
+
+    def export_form(self, predictor: FilePredictor) -> ClassExport:
+        """The model as something to export."""
+        return ClassExport.of(predictor)
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the images of one forward pass of one process."""

@@ -52,6 +52,15 @@ class ObjectPredictor(LoadedModel):
         return not isinstance(self.model, Detector) or self.model.knows_masks
 
     @property
+    def category_numbers(self) -> dict[str, int]:
+        """The number of each class in COCO's files: those of the annotations that the detector was trained on."""
+        splits = (self.training.get("run") or {}).get("data") or {}
+        recorded = (splits.get("train") or {}).get("category_ids")
+        if recorded is None:  # published, or of a run that recorded none
+            return coco_category_numbers(self.class_names)
+        return dict(zip(self.class_names, recorded, strict=True))
+
+    @property
     def table(self) -> ResultTable:
         """With boxes."""
         return ResultTable(boxes=True, most=self.config.top_k)
@@ -98,8 +107,7 @@ class ObjectPredictor(LoadedModel):
 
     def write_more(self, folder: Path, found: Sequence[FilePrediction]) -> None:
         """The objects of images in COCO's format."""
-        numbers = coco_category_numbers(self.class_names)
-        images = write_coco(folder / COCO_FILE, found, numbers)
+        images = write_coco(folder / COCO_FILE, found, self.category_numbers)
         if images:
             logger.info("the objects of %d images in COCO's format: %s", images, folder / COCO_FILE)
 

@@ -1,6 +1,7 @@
 """A prediction, from its options to the model that makes it."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from mvit_video.build.class_prediction import ClassPredictor
@@ -30,7 +31,8 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     asked = predicting(builder)
     asked.check_prediction(config)
     checkpoint = Path(config.checkpoint)
-    names = _class_names(config, checkpoint)
+    training = training_state_of(checkpoint)
+    names = _class_names(config, checkpoint, training.get("class_names"))
     config.data.num_classes = len(names)
     model_options = config.model
     if isinstance(model_options, dict):
@@ -49,6 +51,7 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
         model=model,
         world=world,
         about={**about, "use_ema": config.use_ema},
+        training=training,
     )
     return asked.predictor(loaded)
 
@@ -68,19 +71,18 @@ def naming_classes(predictor: FilePredictor, *, refused: str) -> ClassPredictor:
     return predictor
 
 
-def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
-    """The names of the model's classes: those given, or the checkpoint's.
+def _class_names(config: Predict, checkpoint: Path, held: Sequence[object] | None) -> tuple[str, ...]:
+    """The names of the model's classes: those given, or those that the checkpoint holds.
 
     Raises:
         ValueError: two of them do not fit together.
     """
-    held = training_state_of(checkpoint).get("class_names")
     entry = zoo().get(config.weights or "")
     published = published_class_names(entry.classes) if entry is not None and entry.classes is not None else None
-    held = tuple(str(name) for name in held) if held else published
+    known = tuple(str(name) for name in held) if held else published
     if config.class_names is None:
-        if held is not None:
-            return held
+        if known is not None:
+            return known
         count = config.data.num_classes
         if count is None:
             raise ValueError(
@@ -95,7 +97,7 @@ def _class_names(config: Predict, checkpoint: Path) -> tuple[str, ...]:
         )
         return numbered_names(count)
     given = read_class_names(config.class_names)
-    expected = len(held) if held is not None else config.data.num_classes
+    expected = len(known) if known is not None else config.data.num_classes
     if expected is not None and len(given) != expected:
         raise ValueError(
             f"class_names={config.class_names}: has {len(given)} names, and the model of {checkpoint} {expected} "

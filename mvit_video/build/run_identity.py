@@ -37,11 +37,18 @@ class DataRecord:
         source: file or folder that it was read from.
         items: how many it has.
         fingerprint: of names and labels.
+        category_ids: of detection, the number that the file gives each class, in the order of the classes.
     """
 
     source: str
     items: int
     fingerprint: str
+    category_ids: Sequence[int] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON and checkpoints hold it, without what the task does not have."""
+        found = {"source": self.source, "items": self.items, "fingerprint": self.fingerprint}
+        return found if self.category_ids is None else {**found, "category_ids": list(self.category_ids)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,7 @@ class RunIdentity:
 
     def plain(self) -> dict[str, Any]:
         """As JSON and checkpoints hold it."""
-        return {"format": _FORMAT, **asdict(self)}
+        return {"format": _FORMAT, **asdict(self), "data": {name: one.plain() for name, one in self.data.items()}}
 
 
 def begin_or_go_on(config: Train, identity: RunIdentity, world: World) -> None:

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Sequence
 
+from mvit_video.build.class_export import ClassExport
 from mvit_video.build.class_prediction import ClassPredictor, check_class_prediction
 from mvit_video.build.class_weights import Weighting, loss_weights, weights_text
 from mvit_video.build.clip_preview import preview_sections
 from mvit_video.build.clips import build_evaluation, build_sampler, build_train_loader, video_data
-from mvit_video.build.file_predictor import LoadedModel
+from mvit_video.build.file_predictor import FilePredictor, LoadedModel
 from mvit_video.build.samples import ManifestSplits, build_mixing, build_normalization
 from mvit_video.config import Predict, Prepare, Preview, Train
 from mvit_video.data.datasets.extensions import FileKind
@@ -17,6 +18,7 @@ from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.data.loading.loader import TrainLoader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.preview import Section
+from mvit_video.exporting.about import Kind
 from mvit_video.models import MViTConfig
 from mvit_video.preparation.video_content import VideoContent
 from mvit_video.tasks.classification import Classification, ViewEvaluation
@@ -81,6 +83,13 @@ class VideoClassification(ManifestSplits):
     def predictor(self, loaded: LoadedModel) -> ClassPredictor:
         """What names the classes of files."""
         return ClassPredictor.of(loaded, self.kind, several=self.several)
+
+    def check_export(self, kind: Kind) -> None:
+        """See Exports: every format is known."""
+
+    def export_form(self, predictor: FilePredictor) -> ClassExport:
+        """The model as something to export."""
+        return ClassExport.of(predictor)
 
     def input_shape(self, config: Train, model: MViTConfig) -> tuple[int, ...]:
         """Shape of the clips of one forward pass of one process."""

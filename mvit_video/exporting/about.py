@@ -2,8 +2,10 @@
 
     format_version  1
     config          JSON: the options of the training (recipe, data, model, task), without where it ran
-    preprocessing   JSON: what a clip or image must become, and what the outputs are; see build/export.py
+    preprocessing   JSON: what a clip or image must become, and what the outputs are; of a detector all of its fields;
+                    see build/class_export.py and object_export.py
     class_names     JSON: names in the order of the outputs
+    category_ids    JSON: of a detector, the number of each of them in COCO's files
     run             JSON: of a run, its splits with their fingerprints, its version and commit
     results         JSON: accuracies that were measured, and on what
     precision       "fp32", "bf16", "fp16" or "int8"
@@ -32,7 +34,18 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SUFFIXES: Mapping[Kind, str] = {"safetensors": ".safetensors", "torch_export": ".pt2", "onnx": ".onnx"}
 EXTRA_FILE = "mvit_video.json"  # in the archive of torch.export
 FORMAT_VERSION = "1"
-_JSON_KEYS = ("config", "preprocessing", "class_names", "run", "results", "parity", "origin", "step", "averaged")
+_JSON_KEYS = (
+    "config",
+    "preprocessing",
+    "class_names",
+    "category_ids",
+    "run",
+    "results",
+    "parity",
+    "origin",
+    "step",
+    "averaged",
+)
 
 
 def is_program(path: Path) -> bool:

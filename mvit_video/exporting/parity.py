@@ -38,6 +38,16 @@ class Parity:
             f"{self.same_class} of {self.inputs} ({self.clips})"
         )
 
+    def plain(self) -> dict[str, Any]:
+        """For the file's own record."""
+        return {
+            "inputs": self.inputs,
+            "clips": self.clips,
+            "largest_difference": float(f"{self.difference:.3g}"),
+            "bound": self.bound,
+            "same_class": self.same_class,
+        }
+
 
 def bound_of(kind: Kind, precision: Precision) -> float:
     """The bound of a file; weights that were only written and read again must give the same."""
@@ -76,14 +86,3 @@ def compare(expected: Tensor, found: Tensor, *, bound: float, clips: str) -> Par
             "precision (--dtype) or another format (--to) may do"
         )
     return result
-
-
-def plain(parity: Parity) -> dict[str, Any]:
-    """For the file's own record."""
-    return {
-        "inputs": parity.inputs,
-        "clips": parity.clips,
-        "largest_difference": float(f"{parity.difference:.3g}"),
-        "bound": parity.bound,
-        "same_class": parity.same_class,
-    }

@@ -236,8 +236,8 @@ def file_and_kind(path: Path, asked: Kind | None, precision: Precision) -> tuple
         raise ValueError(f"{path}: the ending is that of {kind}, and --to is {asked}; give {SUFFIXES[asked]}")
     if precision == "int8" and kind != "onnx":
         raise ValueError(
-            f"--dtype int8 with --to {kind}: weights of 8 bits are multiplied by ONNX Runtime; give --to onnx, or "
-            "--dtype bf16 or fp16"
+            f"--dtype int8 with --to {kind}: weights of 8 bits are multiplied by ONNX Runtime; give --to onnx (for "
+            "classifiers), or --dtype bf16 or fp16"
         )
     if precision == "bf16" and kind == "onnx":
         raise ValueError(

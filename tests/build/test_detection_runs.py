@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,26 @@ import pytest
 import torch
 from PIL import Image
 
-from mvit_video import build
-from mvit_video.build import batch_size, plan
+from mvit_video import Predictor, build, evaluate, from_pretrained
+from mvit_video.build import batch_size, object_export, plan
 from mvit_video.build.batch_size import resolve_without_ranks
-from mvit_video.build.common import build_source, share_statistics
+from mvit_video.build.common import build_model, build_source, share_statistics, start_from_weights
 from mvit_video.build.detection import Detection
+from mvit_video.build.export import Export, export
 from mvit_video.build.preview import preview
 from mvit_video.build.stored_options import stored_groups
+from mvit_video.config import Predict
 from mvit_video.data.datasets.sources import ShapesSource
 from mvit_video.data.embedded.scenes import CLASS_NAMES, ScenesSpec, generate_scenes
 from mvit_video.distributed.process_group import World, sum_over_ranks
 from mvit_video.engine.checkpoints import load_latest
+from mvit_video.exporting.about import read_about
+from mvit_video.hub import push
 from mvit_video.models import from_checkpoint
 from mvit_video.models.detection import Detector
 from mvit_video.models.detection.batch_norm import BoxBatchNorm
+from mvit_video.predictor import prediction_options
+from mvit_video.tasks.detection_pictures import DetectionPictures
 from tests import interpreters
 from tests.build.detection_options import TEST_IMAGES, TRAIN_IMAGES, few_scenes
 from tests.conftest import options
@@ -89,6 +96,95 @@ def test_an_evaluation_takes_the_options_of_the_run(trained: Path, tmp_path: Pat
     for name in ("best", "worst", "random"):
         with Image.open(tmp_path / f"{name}.png") as sheet:
             assert sheet.size[1] > 3 * 320
+
+
+@pytest.fixture(scope="module")
+def config(trained: Path) -> Predict:
+    """The options of a prediction with the run."""
+    return prediction_options({"weights": str(trained)})
+
+
+@pytest.fixture(scope="module")
+def exported(config: Predict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one file, in a folder without anything else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_export, "CHECKED", 1)
+        made = export(config, Export(output=tmp_path_factory.mktemp("alone") / "tiny.safetensors"))
+    assert "the run's own images" in made.text() and "inputs 3 x height x width, 5 classes" in made.text()
+    return made.path
+
+
+def test_an_exported_detector_is_its_run(
+    trained: Path, exported: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported.parent)
+    monkeypatch.setattr(DetectionPictures, "__call__", lambda *_: [])
+    path = next((root / "test").glob("*.jpg"))
+    found = Predictor(exported.name, {"threshold": 0.05})(path).predictions
+    with Image.open(path) as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    detector = from_checkpoint(trained / "checkpoints/best.pt").eval()
+    (expected,) = detector([pixels])  # type: ignore[misc]
+    assert len(found) > 0 and [one.score for one in found] == expected["scores"].tolist()
+    assert [list(one.box) for one in found] == expected["boxes"].tolist()  # type: ignore[attr-defined]
+    numbers = evaluate(checkpoint=exported.name, options={"output": str(tmp_path)}).metrics
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    validated = {name: value for name, value in rows[-1].items() if name in numbers}
+    assert validated == {name: pytest.approx(numbers[name], abs=1e-4) for name in validated} and "box_ap" in validated
+
+
+def test_what_an_exported_detector_says_of_itself(
+    trained: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = read_about(exported)
+    what, detector = about["preprocessing"], from_checkpoint(exported)
+    assert isinstance(detector, Detector)
+    assert what["detector"] == json.loads(json.dumps(asdict(detector.config)))
+    assert (what["views"]["short_side"], what["input"]["mean"][0], what["output"]["score_threshold"]) == (
+        64,
+        123.675,
+        0.05,
+    )
+    assert (about["class_names"], about["category_ids"]) == (list(CLASS_NAMES), [1, 2, 3, 4, 5])
+    assert about["run"] == json.loads((trained / "run.json").read_text()) and about["step"] == 4
+    assert about["config"]["optim"]["lr"] == 8e-4
+    assert about["results"]["validation"]["num_images"] == TEST_IMAGES and "box_ap" in about["results"]["validation"]
+    assert "NaN" not in json.dumps(about)
+    assert (about["parity"]["largest_difference"], about["parity"]["bound"]) == (0.0, 1e-5)
+    assert about["parity"]["objects"] == about["parity"]["found_again"] > 0
+    monkeypatch.syspath_prepend(ROOT)
+    from examples.read_export import classify
+
+    with pytest.raises(SystemExit, match=r"tiny\.safetensors: is a detector, and this reads classifiers"):
+        classify("image.jpg", str(exported))
+
+
+def test_an_exported_detector_on_a_hub(config: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer bits, whose cost is measured; the page has precisions in place of accuracies."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(object_export, "CHECKED", 1)
+    push(config, "./tiny", precision="fp16", licence="mit")
+    about = read_about(tmp_path / "tiny" / "model.safetensors")
+    cost = about["results"]["precision_cost"]
+    assert cost["on"] == "the run's own images" and {"box_ap", "mask_ap"} <= cost["fp32"].keys() & cost["fp16"].keys()
+    page = (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
+    for part in (
+        "pipeline_tag: object-detection",
+        "print(one.name, one.score, one.box, one.mask)",
+        "| validation (step 4) |",
+    ):
+        assert part in page
+    assert "| fp16, on the run's own images |" in page and "accuracy" not in page
+    detector = from_pretrained("./tiny", score_threshold=0.2)
+    assert isinstance(detector, Detector) and not detector.training and detector.config.score_threshold == 0.2
+
+
+def test_training_starts_from_an_exported_detector(exported: Path, root: Path, tmp_path: Path) -> None:
+    config = options(*few_scenes(root, tmp_path, f"weights={exported}"))
+    config.model.num_classes = 5  # type: ignore[union-attr]
+    model, held = build_model(config), from_checkpoint(exported).state_dict()
+    start_from_weights(config, model)
+    assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
 
 
 def test_killed_runs_go_on_to_the_bit_and_two_ranks_equal_one(root: Path, tmp_path: Path) -> None:

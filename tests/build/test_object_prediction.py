@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,18 @@ from PIL import Image
 
 from mvit_video import Predictor
 from mvit_video.build import object_prediction
-from mvit_video.build.export import Export, export
+from mvit_video.build.export import Export, _cost_text, export
+from mvit_video.build.export_form import exporting
 from mvit_video.build.live import predict_live
+from mvit_video.build.object_export import ObjectExport
 from mvit_video.build.prediction import build_predictor
+from mvit_video.build.run_identity import DataRecord, RunIdentity
 from mvit_video.data.datasets.published_names import COCO_2017, coco_category_numbers, published_class_names
 from mvit_video.data.detection.coco_masks import coco_masks
 from mvit_video.data.embedded.scenes import CLASS_NAMES
 from mvit_video.distributed.process_group import World
+from mvit_video.exporting.about import read_about
+from mvit_video.hub import push
 from mvit_video.models import from_checkpoint
 from mvit_video.models.detection import Detector, create_detector
 from mvit_video.models.weights.zoo import Entry, zoo
@@ -33,6 +39,7 @@ from tests.conftest import options
 from tests.prediction.test_annotation import packets, with_sound
 
 FEW = ["model.detections_per_image=4", "threshold=0.1", "trainer.eval_batch_size=2", "trainer.num_workers=0"]
+NUMBERS = (0, 2, 4, 6, 9)  # of the classes, in the file that the detector was trained on
 
 
 def made_up(num_classes: int) -> Detector:
@@ -51,7 +58,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "checkpoints").mkdir(parents=True)
     text = OmegaConf.to_yaml(OmegaConf.structured(options(*few_scenes(out / "none", out))))
     (folder / "config.yaml").write_text(text, encoding="utf-8")
-    state = {"model": made_up(5).state_dict(), "config": text, "class_names": list(CLASS_NAMES), "step": 1}
+    record = DataRecord(source="few.json", items=4, fingerprint="aa", category_ids=NUMBERS)
+    run = RunIdentity.of(class_names=CLASS_NAMES, items_per_step=2, data={"train": record}).plain()
+    state = {"model": made_up(5).state_dict(), "config": text, "class_names": list(CLASS_NAMES), "step": 1, "run": run}
     torch.save(state, folder / "checkpoints" / "best.pt")
     return folder
 
@@ -98,6 +107,8 @@ def test_objects_of_images_and_videos(
     coco = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert [(one["image_id"], Path(one["file_name"]).name) for one in coco[::4]] == [(1, "a.png"), (2, "b.jpg")]
     x1, y1, x2, y2 = lines["a.png"]["predictions"][0]["box"]
+    numbers = dict(zip(CLASS_NAMES, NUMBERS))
+    assert coco[0]["category_id"] == numbers[lines["a.png"]["predictions"][0]["class"]]
     assert coco[0]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1])
     with Image.open(tmp_path / "annotated" / "b.png") as copy:
         assert copy.size == (6 * 60, 6 * 90)
@@ -163,6 +174,7 @@ def test_published_detectors_know_the_words_and_numbers_of_coco(
     known = Entry(
         name="tiny_coco", url="https://host/tiny.pkl", file="tiny.pkl", publisher="", source="", licence="",
         task="detection", experiment="scenes_mask_rcnn_mvitv2", classes=COCO_2017,
+        accuracy={"box_ap": 48.3},
     )  # fmt: skip
     monkeypatch.setitem(zoo(), known.name, known)  # type: ignore[arg-type]
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
@@ -170,10 +182,24 @@ def test_published_detectors_know_the_words_and_numbers_of_coco(
     known.path.parent.mkdir(parents=True)
     known.path.write_bytes(pickle.dumps({"model": arrays, "__author__": "made up"}))
     words = [str(pictures / "a.png"), "weights=tiny_coco", f"output={tmp_path / 'out'}", "model.score_threshold=0.001"]
-    (found,) = predicted(*words, "threshold=0.001", "model.detections_per_image=4", "trainer.num_workers=0")
+    more = ("model.detections_per_image=4", "trainer.num_workers=0", "trainer.threads=1")
+    (found,) = predicted(*words, "threshold=0.001", *more)
     assert found.predictions and {one.name for one in found.predictions} <= set(names)
     coco = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     assert [one["category_id"] for one in coco] == [numbers[one.name] for one in found.predictions]
+    # Into one file, compared on the embedded set; it needs neither the published one nor its name.
+    config = prediction_options(
+        {"weights": known.name, "model.detections_per_image": 4, "model.score_threshold": 0.001}
+    )
+    monkeypatch.setattr("mvit_video.build.object_export.CHECKED", 1)
+    made = export(config, Export(output=tmp_path / "coco.safetensors"))
+    known.path.unlink()
+    about = read_about(made.path)
+    assert about["class_names"] == list(names) and about["category_ids"] == list(numbers.values())
+    assert about["origin"]["name"] == known.name and about["results"]["published"] == {"box_ap": 48.3}
+    assert about["parity"]["clips"] == "images of the embedded set" and about["parity"]["largest_difference"] == 0
+    alone = from_checkpoint(made.path)
+    assert isinstance(alone, Detector) and (alone.config.num_classes, alone.config.detections_per_image) == (80, 4)
 
 
 def test_the_experiments_of_published_detectors() -> None:
@@ -181,7 +207,9 @@ def test_the_experiments_of_published_detectors() -> None:
     assert detectors and all(entry.experiment and entry.name.startswith(entry.experiment) for entry in detectors)
 
 
-def test_what_a_detector_does_not_do(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_detector_does_not_do(
+    run: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = prediction_options({"weights": str(run)})
     world = World(rank=0, size=1, device=torch.device("cpu"))
     config.windows = True
@@ -194,10 +222,19 @@ def test_what_a_detector_does_not_do(run: Path, tmp_path: Path, caplog: pytest.L
     with pytest.raises(ValueError, match=r"nothing below model.score_threshold=0.05; give model.score_threshold=0.01"):
         build_predictor(config, world)
     config.threshold = 0.5
-    with pytest.raises(ValueError, match=r"export writes models that name classes.* predict weights=FILE"):
+    with pytest.raises(ValueError, match=r"^--to onnx: the weights are a detector.s, .* --to safetensors writes it"):
         export(config, Export(output=tmp_path / "a.onnx"))
+    with pytest.raises(ValueError, match=r"^--to torch_export: .* --to safetensors writes it"):
+        push(config, str(tmp_path / "a"), also=["torch_export"])
+    with pytest.raises(ValueError, match=r"the task object of these weights does not say how its models are compared"):
+        exporting(object())  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
     predictor = build_predictor(config, world)
+    found = ObjectExport.of(predictor).named(predictor.model, [str(pictures / "a.png")])
+    cost = {"on": "it", "fp32": found, "bf16": {"objects": 7}}
+    assert found["objects"] >= 0 and _cost_text(cost) == f"objects {found['objects']} -> 7"
+    with pytest.raises(ValueError, match=r"and the model is a Linear: its checkpoint is a file"):
+        ObjectExport.of(replace(predictor, model=torch.nn.Linear(1, 1)))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="a stream is looked at in windows"):
         predict_live(predictor)
     with torch.no_grad():

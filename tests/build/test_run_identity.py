@@ -49,6 +49,13 @@ def test_a_run_records_what_it_is(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r" / "environment.json").read_text())["python"]
 
 
+def test_a_split_of_detection_records_the_numbers_of_its_classes() -> None:
+    assert DataRecord(source="a.json", items=2, fingerprint="cc", category_ids=(1, 7)).plain() == {
+        "source": "a.json", "items": 2, "fingerprint": "cc", "category_ids": [1, 7],
+    }  # fmt: skip
+    assert IDENTITY.plain()["data"]["train"] == {"source": "train.csv", "items": 32, "fingerprint": "aa"}
+
+
 def test_without_a_checkpoint_nothing_has_begun(tmp_path: Path) -> None:
     start(tmp_path)
     start(tmp_path, "optim.lr=0.5")

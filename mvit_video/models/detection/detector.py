@@ -12,6 +12,7 @@ from mvit_video.models.detection.batch_norm import Total, synchronise
 from mvit_video.models.detection.block_model import DetectorBlocks
 from mvit_video.models.detection.boxes import is_nonempty
 from mvit_video.models.detection.config import DetectorConfig, get_detector_config
+from mvit_video.models.detection.examination import Examination, examine
 from mvit_video.models.detection.masks import InstanceMasks, paste_masks
 from mvit_video.models.detection.proposals import ProposalGenerator
 from mvit_video.models.detection.pyramid import COARSEST_STRIDE, Backbone
@@ -102,6 +103,26 @@ class Detector(nn.Module):
                 for index, own in zip(indices, self._detect_batch([resized[i] for i in indices])):
                     found[index] = _to_pixels(own, resized[index], images[index])
         return [found[index] for index in range(len(images))]
+
+    @torch.no_grad()
+    def examine(self, image: Tensor, like: Examination | None = None) -> Examination:
+        """What the heads answer for an image before anything is chosen: see :class:`Examination`.
+
+        Args:
+            image: as in :meth:`forward`.
+            like: of another detector for the same image, whose proposals and labels are taken.
+
+        Raises:
+            ValueError: the detector is in training mode.
+        """
+        self._check_images([image])
+        if self.training:
+            raise ValueError("the detector is in training mode: call detector.eval() to examine it.")
+        with torch.autocast(self.mean.device.type, enabled=False):
+            resized = self._resized(image)
+            levels = self.backbone.pyramid(self.backbone(self.batch([resized])))
+            size = (resized.shape[-2], resized.shape[-1])
+            return examine(self.proposal_generator, self.roi_heads, levels, size, like)
 
     def batch(self, images: Sequence[Tensor]) -> Tensor:
         """(B, 3, H, W): images normalised, and padded with zeros at the bottom and right to a multiple of 32."""

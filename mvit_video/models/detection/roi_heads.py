@@ -108,29 +108,49 @@ class RoIHeads(nn.Module):
         self, levels: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]
     ) -> list[dict[str, Tensor]]:
         """Boxes (n, 4), scores (n), labels (n) and mask probabilities (n, 28, 28) of each image, best first."""
-        boxes = list(proposals)
+        decoded, scores, _ = self.answers(levels, proposals, sizes)
+        counts = [len(own) for own in proposals]
+        found = [
+            self._best(own_boxes, own_scores, size)
+            for own_boxes, own_scores, size in zip(decoded.split(counts), scores.split(counts), sizes, strict=True)
+        ]
+        masks = self.masks(levels, [own["boxes"] for own in found], torch.cat([own["labels"] for own in found]))
+        for own, own_masks in zip(found, masks.split([len(own["boxes"]) for own in found])):
+            own["masks"] = own_masks
+        return found
+
+    def answers(
+        self,
+        levels: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        sizes: Sequence[Size],
+        *,
+        instead: Sequence[Sequence[Tensor]] | None = None,
+    ) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+        """What the box heads say of the proposals of all images, before any choice.
+
+        Args:
+            instead: of a cascade, the boxes that its second and third stage look at in place of the refined ones.
+
+        Returns:
+            Boxes (N, 1 or classes, 4), scores (N, classes + 1), and the refined boxes of each image after each stage
+            but the last.
+        """
+        boxes, refined = list(proposals), []
         total: Tensor | None = None
         for stage in range(self.stages):
             logits, deltas = self._run_stage(levels, boxes, stage)
             scores = logits.softmax(dim=-1)
             total = scores if total is None else total + scores
             if stage + 1 < self.stages:
-                boxes = self._refined(boxes, deltas, stage, sizes)
+                refined.append(self._refined(boxes, deltas, stage, sizes))
+                boxes = refined[-1] if instead is None else list(instead[stage])
         assert total is not None
-        counts = [len(own) for own in boxes]
-        decoded = decode(deltas, torch.cat(boxes), STAGE_WEIGHTS[self.stages - 1])
-        found = [
-            self._best(own_boxes, own_scores, size)
-            for own_boxes, own_scores, size in zip(
-                decoded.split(counts), (total / self.stages).split(counts), sizes, strict=True
-            )
-        ]
-        pooled = self._pool(levels, [own["boxes"] for own in found], MaskHead.SIDE)
-        labels = torch.cat([own["labels"] for own in found])
-        masks = _of_class(self.mask_head(pooled), labels).sigmoid()
-        for own, own_masks in zip(found, masks.split([len(own["boxes"]) for own in found])):
-            own["masks"] = own_masks
-        return found
+        return decode(deltas, torch.cat(boxes), STAGE_WEIGHTS[self.stages - 1]), total / self.stages, refined
+
+    def masks(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Probabilities (N, 28, 28) of the masks in the boxes (n, 4) of all images, for their labels (N)."""
+        return _of_class(self.mask_head(self._pool(levels, boxes, MaskHead.SIDE)), labels).sigmoid()
 
     def _pool(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], side: int) -> Tensor:
         return pool_boxes(levels, boxes, side, canonical_side=self.config.canonical_side)
