@@ -1,4 +1,4 @@
-"""Run by test_checkpoint_resume.py: trainings that are killed with signal 9 and started again, on one and two ranks.
+"""Run by test_resume.py: trainings that are killed with signal 9 and started again, on one and two ranks.
 
 Prints a JSON object: cell -> what was found.
 """

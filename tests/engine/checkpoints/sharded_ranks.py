@@ -1,4 +1,4 @@
-"""What two ranks of tests/engine/test_sharded.py do: each function is one test, named on the command line.
+"""What two ranks of test_shards.py do: each function is one test, named on the command line.
 
 They share the processes, for starting those takes longest. A test leaves its findings as JSON in the given folder.
 """
