@@ -245,7 +245,7 @@ def test_published_weights_bring_experiment_preprocessing_and_words(
     assert isinstance(checked, Predict) and checked.checkpoint == str(made_up)
     assert (checked.data.mean, checked.data.crop_size) == ([0.45] * 3, 112)  # the publishers'; the command line's
     assert checked.data.test_temporal_views == 1 and checked.name == "k400_mvitv2_s"  # type: ignore[attr-defined]
-    names = class_names_of(checked, made_up)
+    names = class_names_of(checked, made_up, None)
     assert len(names) == 400 and names[0] == "abseiling"
 
 
