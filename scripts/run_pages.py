@@ -16,10 +16,10 @@ What is not as at a reader's place:
   is used as after a download. Nothing is fetched.
 - Sizes (pages/small.py): models, detectors, crops, batches, epochs and embedded sets are made small in the processes
   of the stage, by a sitecustomize module. `plan` computes with the real ones.
-- A training with more than 40 steps ahead is sent SIGTERM after its first logged steps. It has to end as documented: exit
-  code 75, and a checkpoint. The others run to their end.
-- A stand-in for a hub answers push and from_pretrained; Weights & Biases is offline; the browser of --open shows nothing;
-  the streams of docs/predict.md are a file.
+- A training with more than 40 steps ahead is sent SIGTERM after its first logged steps. It has to end as documented:
+  exit code 75, and a checkpoint. The others run to their end.
+- A stand-in for a hub answers push and from_pretrained; Weights & Biases is offline; the browser of --open shows
+  nothing; the streams of docs/predict.md are a file.
 
 What cannot be run here at all is listed in pages/reasons.py, with the reason. A command fails if its exit code is not 0
 or it prints a traceback; then its output is shown, and this script ends with 1.

@@ -53,14 +53,15 @@ def commands_of(page: Path) -> list[Command]:
     found: list[Command] = []
     inside: str | None = None
     block: list[str] = []
-    sentence: list[tuple[int, str]] = []
+    sentence: list[str] = []
+    number = 0
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         fence = re.match(r"\s*```(\w*)", line)
         if fence is None:
-            (block if inside is not None else sentence).append(line if inside is not None else (number, line))  # type: ignore[arg-type]
+            (sentence if inside is None else block).append(line)
             continue
         if inside is None:
-            found += _inline(name, sentence)
+            found += _inline(name, number - len(sentence), sentence)
             inside, block, sentence = fence[1], [], []
             continue
         first = number - len(block)
@@ -69,7 +70,7 @@ def commands_of(page: Path) -> list[Command]:
         elif inside == "python":
             found.append(Command(name, first, "\n".join(block) + "\n", "python"))
         inside = None
-    found += _inline(name, sentence)
+    found += _inline(name, number + 1 - len(sentence), sentence)
     seen: set[str] = set()
     return [one for one in found if not (one.title in seen or seen.add(one.title))]  # type: ignore[func-returns-value]
 
@@ -86,11 +87,10 @@ def _shell(page: str, first: int, block: list[str]) -> list[Command]:
     return found
 
 
-def _inline(page: str, sentence: list[tuple[int, str]]) -> list[Command]:
-    found = []
-    for number, line in sentence:
-        for code in re.findall(r"`([^`]+)`", line):
-            text = code.replace("\\|", "|")
-            if _INLINE.match(text) and not _PLACEHOLDER.search(text):
-                found.append(Command(page, number, text))
+def _inline(page: str, first: int, sentence: list[str]) -> list[Command]:
+    found, text = [], "\n".join(sentence)
+    for code in re.finditer(r"`([^`\n]+(?:\n[^`\n]+)?)`", text):
+        words = " ".join(code[1].replace("\\|", "|").split())
+        if _INLINE.match(words) and not _PLACEHOLDER.search(words):
+            found.append(Command(page, first + text[: code.start()].count("\n"), words))
     return found

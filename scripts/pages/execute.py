@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pages.commands import Command
-
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED
 from mvit_video.runtime.journal import read_events
+from pages.commands import Command
 from tests.paths import ROOT
 
 LIMIT_S = 300.0  # a command that takes longer has failed

@@ -7,14 +7,14 @@ from pages.commands import Command
 NOT_RUN: dict[str, str] = {
     r"^docs/architecture\.md: ": "the first lines of docstrings: a command without the data it needs",
     r": pip install ": "changes the environment, and needs a network",
-    r": bash scripts/quickstart\.sh": "makes an environment of its own; tests/scripts/test_quickstart.py runs its parts",
+    r": bash scripts/quickstart\.sh": "makes an environment; tests/scripts/test_quickstart.py runs its parts",
     r": bash scripts/test\.sh": "runs all tests, this one too",
     r"launcher=slurm": "needs a SLURM; tests/cluster/slurm submits, requeues and ends such jobs on one",
     r": python -m mvit_video\.predict /dev/video\d": "needs a camera; tests/commands/test_predict_live.py reads pipes",
     r": python scripts/bench_gpu\.py": "needs a GPU; tests/scripts/test_bench_gpu.py rehearses it",
     r"--device cuda": "needs a GPU",
     r": python scripts/bench_\w+\.py": "measures for minutes on a quiet machine; tests/scripts run each in small",
-    r": python scripts/quickstart\.py": "trains on the whole embedded set; tests/scripts/test_quickstart.py runs its parts",
+    r": python scripts/quickstart\.py": "trains for minutes; tests/scripts/test_quickstart.py runs its parts",
     r"data\.source\.train=\.\.\.": "leaves out what it needs",
     r"^docs/extending\.md: python: ": "a piece of a file of examples/, which tests/test_examples.py runs",
     r"^docs/python\.md: python: (run = train|val_set =|loss =|optimizer)": (

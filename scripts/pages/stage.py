@@ -71,7 +71,13 @@ def _videos(folder: Path) -> dict[str, Path]:
 
 
 def _birds(stage: Path, videos: Mapping[str, Path]) -> None:
-    for place, count in (("birds/train", 5), ("birds/val", 3), ("more_birds", 1), ("videos/train", 4), ("videos/val", 2)):
+    for place, count in (
+        ("birds/train", 5),
+        ("birds/val", 3),
+        ("more_birds", 1),
+        ("videos/train", 4),
+        ("videos/val", 2),
+    ):
         for name in BIRDS:
             for number in range(count):
                 source = videos[CONTAINERS[number % len(CONTAINERS)]]

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pages import small
-from pages.commands import Command
 
 from mvit_video.models.detection.config import get_detector_config
 from mvit_video.models.detection.detector import Detector
@@ -21,6 +19,8 @@ from mvit_video.models.mvit.network import MViT
 from mvit_video.models.mvit.presets import get_config
 from mvit_video.models.weights.loading import checkpoint_content
 from mvit_video.models.weights.zoo import Entry, zoo
+from pages import small
+from pages.commands import Command
 
 
 def published_names(commands: Iterable[Command]) -> list[str]:
@@ -37,9 +37,12 @@ def write_weights(cache: Path, stage: Path, names: Iterable[str]) -> None:
     for name in names:
         entry = zoo()[name]
         if entry.sha256 is not None:
-            raise ValueError(f"{name}: the hash of its file is published, so that none can be made up; use another name")
+            raise ValueError(
+                f"{name}: the hash of its file is published, so that none can be made up; use another name"
+            )
         _write(folder / entry.file, entry)
-    _write(stage / "k400_mvitv2_s.pyth", zoo()["k400_mvitv2_s"])
+    for name in ("k400_mvitv2_s.pyth", "s.pyth"):
+        _write(stage / name, zoo()["k400_mvitv2_s"])
     maskfeat = MViT(small.small_config(get_config("mvitv2_s_16x4", expand_in="mlp", head_pooling="mean_norm")))
     state: dict[str, Any] = dict(checkpoint_content(maskfeat, "pyslowfast")["model_state"])  # type: ignore[call-overload]
     torch.save({"model_state": state}, stage / "maskfeat.pth")
