@@ -9,6 +9,8 @@ The text of a command is never changed: it goes to bash (a block of Python to Py
 all the names of the pages. Each page begins with a fresh folder and with the runs that it takes for granted, made
 by the same commands (pages/runs.py).
 
+Where a page shows several ways to train one run, they are alternatives: the earlier run is moved aside before the next.
+
 What is not as at a reader's place:
 
 - Data (pages/stage.py): a few small generated files of each kind; Kinetics and ImageNet have a file of each class.
@@ -27,6 +29,7 @@ or it prints a traceback; then its output is shown, and this script ends with 1.
 
 import argparse
 import contextlib
+import re
 import shutil
 import sys
 import tempfile
@@ -88,7 +91,20 @@ class Stage:
     def run(self, command: Command) -> Outcome:
         """Run a command here, with the folder as it takes it for granted."""
         stage.flat_validation(self.place, flat="val_labels=" in command.text)
+        name = trained_run(command)
+        if name is not None and (self.place / "runs" / name).exists():
+            aside = self.place / "aside" / f"{name}_{command.line}"
+            aside.parent.mkdir(exist_ok=True)
+            (self.place / "runs" / name).rename(aside)
         return execute.run(command, self.place, self.variables)
+
+
+def trained_run(command: Command) -> str | None:
+    """The run that a command trains; None for all others, and for sweeps, whose runs have names of their own."""
+    if "mvit_video.train " not in command.title or "--multirun" in command.title or "--help" in command.title:
+        return None
+    found = re.search(r" name=(\S+)", command.title) or re.search(r"\+experiment=(\S+)", command.title)
+    return None if found is None else found[1]
 
 
 def outcomes(chosen: Sequence[Command], folder: Path) -> Iterator[Outcome]:

@@ -57,6 +57,7 @@ def environment(home: Path, *, hub: str) -> dict[str, str]:
         "WANDB_MODE": "offline",
         "BROWSER": "true",  # opens a page, and shows nothing
         "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
     }
 
 
