@@ -5,7 +5,7 @@ Only processes of the stage see it (site/sitecustomize.py); the package knows no
 - Models: a preset of more than six blocks has four, one in each stage, of 8 channels a head. What a published file has
   besides (class token, tables, widening, heads, classes, names of the tensors) stays.
 - Detectors: fewer channels, anchors and proposals, and images of 96 x 128 pixels.
-- Options above LIMITS are lowered to them: crops, batches, epochs, loader processes, the size of embedded sets. A process
+- Options above LIMITS are lowered to them: crops, batches, epochs, loader processes, sizes of embedded sets. A process
   has one thread where no number is given: on a busy machine threads wait for each other.
   `plan`, which computes what a training needs and trains nothing, keeps them all.
 - Streams: addresses of STREAMS are files of the stage.

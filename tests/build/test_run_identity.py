@@ -145,3 +145,10 @@ def test_other_classes_are_refused_with_force_too(begun: Path, names: list[str])
     """The outputs would stand for the wrong names."""
     with pytest.raises(ValueError, match=r"(?s)a model of other classes.*force cannot change that.*weights="):
         start(begun, "resume=force", identity=replace(IDENTITY, class_names=names))
+
+
+def test_of_many_other_classes_the_first_are_named(begun: Path) -> None:
+    names = [f"class {number}" for number in range(400)]
+    with pytest.raises(ValueError, match=r"-> with 'class 0', .*, \.\.\. \(400 in all\)\. Its") as caught:
+        start(begun, identity=replace(IDENTITY, class_names=names))
+    assert len(str(caught.value)) < 700
