@@ -17,7 +17,7 @@ What is not as at a reader's place:
 - Weights (pages/weights.py): made up, in the published layouts and under the published file names, in a cache that
   is used as after a download. Nothing is fetched.
 - Sizes (pages/small.py): models, detectors, crops, batches, epochs and embedded sets are made small in the processes
-  of the stage, by a sitecustomize module. `plan` computes with the real ones.
+  of the stage, by a sitecustomize module. `plan`, which trains nothing, runs as it is.
 - A training with more than 40 steps ahead is sent SIGTERM after its first logged steps. It has to end as documented:
   exit code 75, and a checkpoint. The others run to their end.
 - A stand-in for a hub answers push and from_pretrained; Weights & Biases is offline; the browser of --open shows
@@ -189,8 +189,8 @@ def main(arguments: Sequence[str]) -> int:
             print(line_of(outcome), flush=True)
             if outcome.ended == "failed":
                 print(outcome.output, flush=True)
-    if options.report is not None:
-        write_report(options.report, done)
+            if options.report is not None:
+                write_report(options.report, done)
     counts = Counter(one.ended for one in done)
     parts = ", ".join(f"{counts[ended]} {ended}" for ended in ("ran", "stopped", "not run", "failed"))
     print(f"{len(done)} commands in {time.monotonic() - started:.0f} s: {parts}")

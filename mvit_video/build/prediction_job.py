@@ -22,6 +22,7 @@ from mvit_video.prediction.folder import LINES, Part, ResultsFolder
 from mvit_video.prediction.lines import writing
 from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.timeline import timeline_names
+from mvit_video.runtime.formatting import count_text
 from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.runtime.output import write_out
 
@@ -129,12 +130,12 @@ def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str], par
 
 def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequence[str]) -> Sequence[FilePrediction]:
     """Predict the files of this job that have no result yet; on rank 0 the results of all files, else none."""
-    world, kind, part = predictor.world, predictor.kind, folder.part
+    world, part = predictor.world, folder.part
     own = files if part is None else part.share(files)
     done = from_main(folder.done(own) if world.is_main else None, world)
     rest = [path for path in own if path not in done]
     if done and world.is_main:
-        logger.info("%d of %d %s have their results already, in %s", len(done), len(own), kind.plural, folder.folder)
+        logger.info("%d of %s: results are in %s already", len(done), count_text(len(own), "file"), folder.folder)
     drawings = predictor.drawings(folder.folder, timeline_names(files))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:

@@ -1,13 +1,13 @@
 """What is smaller on the stage than in the package, so that a recipe for 128 GPUs takes seconds on two cores.
 
-Only processes of the stage see it (site/sitecustomize.py); the package knows nothing of it.
+Only processes of the stage see it (site/sitecustomize.py); the package knows nothing of it. `plan`, which computes what
+a training needs and trains nothing, runs as it is.
 
 - Models: a preset of more than six blocks has four, one in each stage, of 8 channels a head. What a published file has
   besides (class token, tables, widening, heads, classes, names of the tensors) stays.
 - Detectors: fewer channels, anchors and proposals, and images of 96 x 128 pixels.
 - Options above LIMITS are lowered to them: crops, batches, epochs, loader processes, sizes of embedded sets. A process
   has one thread where no number is given: on a busy machine threads wait for each other.
-  `plan`, which computes what a training needs and trains nothing, keeps them all.
 - Streams: addresses of STREAMS are files of the stage.
 """
 
@@ -59,13 +59,10 @@ def small_detector(config: Any) -> Any:
 
 
 def lower_options(config: Any) -> Any:
-    """A copy of composed options with what is above the limits lowered; what `plan` reads as it is."""
+    """A copy of composed options with what is above the limits lowered."""
     from omegaconf import OmegaConf
 
-    schema = OmegaConf.get_type(config)
     config = config.copy()
-    if getattr(schema, "__name__", "") == "Plan":
-        return config
     limits = dict(LIMITS)
     if _number(config, "data.crop_size") is not None and OmegaConf.select(config, "data.num_frames") is None:
         target = OmegaConf.select(config, "model._target_", throw_on_missing=False) or ""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mvit_video.data.datasets.imagenet_names import imagenet_wnids
 from mvit_video.data.datasets.published_names import COCO_2017, KINETICS_400, published_class_names
-from mvit_video.data.embedded.motion import encode_h264, to_yuv
+from mvit_video.data.embedded.motion import MotionSpec, encode_h264, generate_motion, to_yuv
 from mvit_video.data.embedded.scenes import ScenesSpec, generate_scenes
 from tests.data.detection.test_yolo import write_yolo
 from tests.image_library import images, jpeg, write_folders, write_list, write_parquet, write_shards
@@ -24,7 +24,7 @@ from tests.paths import ROOT
 from tests.video_library import RECIPES, write_video
 
 BIRDS = ("blackbird", "robin", "wren")
-CONTAINERS = ("gop12.mp4", "clock.mkv", "h264.avi", "vp9.webm")
+OTHER_CONTAINERS = ("clock.mkv", "h264.avi", "vp9.webm")
 TRAIN_SHARDS = 1024  # as many as the published pattern names
 _TEMPLATES = ("Putting [something] on a surface", "Moving [something] up", "Covering [something] with [something]")
 
@@ -60,7 +60,7 @@ def _videos(folder: Path) -> dict[str, Path]:
     """A video of 60 frames in each of several containers, and longer ones with larger pictures."""
     folder.mkdir()
     for recipe in RECIPES:
-        if recipe.name in (*CONTAINERS, "stream.ts"):
+        if recipe.name in (*OTHER_CONTAINERS, "gop12.mp4", "stream.ts"):
             write_video(folder / recipe.name, recipe)
     for name, frames, (height, width) in (("scene.mp4", 120, (96, 128)), ("clip.mp4", 300, (240, 320))):
         coarse = np.random.default_rng(0).integers(0, 255, (5, 6, 3), np.uint8)
@@ -71,20 +71,21 @@ def _videos(folder: Path) -> dict[str, Path]:
 
 
 def _birds(stage: Path, videos: Mapping[str, Path]) -> None:
-    for place, count in (
-        ("birds/train", 5),
-        ("birds/val", 3),
-        ("more_birds", 1),
-        ("videos/train", 4),
-        ("videos/val", 2),
-    ):
+    """Videos of the embedded set, each of them once, and one of another container in each class."""
+    root = stage / ".motion"
+    generate_motion(root, MotionSpec(train_videos=48, test_videos=24), workers=1, progress=False)
+    scenes = {split: iter(sorted((root / "videos" / split).glob("*.mp4"))) for split in ("train", "test")}
+    counts = {"birds/train": 5, "birds/val": 3, "more_birds": 1, "videos/train": 4, "videos/val": 2}
+    for place, count in counts.items():
+        split = "train" if place.endswith("train") else "test"
         for name in BIRDS:
             for number in range(count):
-                source = videos[CONTAINERS[number % len(CONTAINERS)]]
-                _link(source, stage / place / name / f"{name}_{number}{source.suffix}")
+                _link(next(scenes[split]), stage / place / name / f"{name}_{number}.mp4")
+    for name, container in zip(BIRDS, OTHER_CONTAINERS):
+        _link(videos[container], stage / "birds" / "train" / name / f"{name}{Path(container).suffix}")
     for name in BIRDS:
         for number in range(4):
-            _link(videos["gop12.mp4"], stage / "all_birds" / f"{name}_{number}.mp4")
+            _link(next(scenes["train"]), stage / "all_birds" / f"{name}_{number}.mp4")
 
 
 def _single_files(stage: Path, videos: Mapping[str, Path]) -> None:
@@ -150,7 +151,7 @@ def _imagenet(stage: Path) -> None:
     (stage / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{solution}")
     write_list(folder / ".val_flat.txt", few)
     flat_validation(stage, flat=False)
-    write_shards(folder / "whole", every, per_shard=8)
+    write_shards(folder / "whole", every, per_shard=1)
     shards = sorted((folder / "whole").glob("*.tar"))
     for number in range(TRAIN_SHARDS):
         _link(shards[number % len(shards)], folder / f"train-{number:04d}.tar")
