@@ -1,6 +1,7 @@
 """An export, from the options of a model to one file that says all of itself and was compared with the model."""
 
 import logging
+import os
 import resource
 import sys
 import tempfile
@@ -265,10 +266,12 @@ def _split(predictor: ClassPredictor, clips: Sequence[str]) -> Iterator[_Split]:
         if predictor.kind is VIDEOS:
             count = len(MOTION_CLASSES)
             generate_motion(folder, MotionSpec(train_videos=count, test_videos=count), workers=1, progress=False)
+            places = [os.path.join(folder, "videos")]
         else:
             count = len(SHAPES_CLASSES)
             generate_shapes(folder, ShapesSpec(train_images=count, test_images=count))
-        manifest, _ = predictor.split(find_files([folder], predictor.kind))
+            places = [os.path.join(folder, split) for split in ("test", "train")]
+        manifest, _ = predictor.split(find_files(places, predictor.kind))
         words = f"{predictor.kind.plural} of the embedded set"
         yield _Split(builder=predictor.builder, config=config, manifest=manifest, labelled=False, words=words)
 
@@ -287,9 +290,10 @@ def _own_split(predictor: ClassPredictor, config: Predict) -> _Split | None:
     options = replace(config, data=replace(config.data))
     forget_training_split(options.data)
     try:
-        manifest = predictor.builder.read_split(
-            options, build_source(options.data, HERE), "test", class_names=predictor.class_names
-        )
+        found = build_source(options.data, HERE)
+        if not (found.has("test") or found.has("train")):
+            return None  # published weights of a source without required places
+        manifest = predictor.builder.read_split(options, found, "test", class_names=predictor.class_names)
     except (ValueError, OSError) as error:
         logger.warning(
             "the run's own %s cannot be read here (%s): the file is compared on the embedded set; --clips names others",

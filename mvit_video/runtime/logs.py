@@ -7,7 +7,7 @@ import rich
 from rich.logging import RichHandler
 
 TRACEBACK_VARIABLE = "MVIT_VIDEO_TRACEBACK"  # set in the environment: errors of the user's making show their traceback
-_CHATTY = ("httpx",)  # libraries that log every request
+_CHATTY = ("httpx", "httpx2")  # log every request; huggingface_hub has one of the two
 
 
 def configure_logging() -> None:

@@ -124,7 +124,7 @@ def test_weights_without_class_names(
     words = [str(videos[0]), f"weights={tmp_path / 'plain.pth'}", "+experiment=motion_mvitv2", "trainer.device=cpu"]
     words += [*SMALL_CLIPS, "trainer.threads=1", "trainer.precision=fp32"]
     found = predicted(*words, f"output={tmp_path / 'out'}")
-    assert found[0].predictions[0].name.startswith("class ") and "class_names=FILE" in caplog.text
+    assert found[0].predictions[0].name.startswith("class ") and "--class-names FILE) with one" in caplog.text
     named = predicted(*words, f"output={tmp_path / 'out2'}", f"class_names={names}")
     assert [one.score for one in named[0].predictions] == [one.score for one in found[0].predictions]
     assert named[0].predictions[0].name.startswith("word ")

@@ -11,8 +11,9 @@ def test_libraries_do_not_log_each_of_their_requests() -> None:
     try:
         configure_logging()
         assert root.level == logging.INFO
-        assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
-        assert logging.getLogger("httpx").isEnabledFor(logging.WARNING)
+        for name in ("httpx", "httpx2"):
+            assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+            assert logging.getLogger(name).isEnabledFor(logging.WARNING)
     finally:
         root.handlers[:], root.level = before
         logging.captureWarnings(False)
