@@ -135,7 +135,7 @@ def _something(folder: Path, video: Path) -> None:
 
 
 def _flowers(stage: Path) -> None:
-    for split, first, count in (("train", 0, 5), ("val", 50, 3)):
+    for split, first, count in (("train", 0, 24), ("val", 50, 3)):  # `plan` knows the batch of the recipe, 64
         write_folders(stage / "flowers" / split, images(count, first=first), names=("daisy", "rose", "tulip"))
 
 
