@@ -333,13 +333,15 @@ def forecast(work: Workload, machine: Machine, *, ranks: int, strategy: Strategy
     """
     per_step = work.videos_per_step * ranks
     if per_step > work.videos:
-        fewer = (
-            f", trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: another machine=..., or "
-            "machine.ranks_per_node=1"
-        )
+        rest = " or trainer.accumulate"
+        if ranks > 1:
+            rest = (
+                f", trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: another machine=..., "
+                "or machine.ranks_per_node=1"
+            )
         raise ValueError(
             f"a step on {count_text(ranks, 'rank')} takes {count_text(per_step, work.item)}, and there "
-            f"{are(work.videos)} {work.videos}: lower trainer.batch_size{fewer if ranks > 1 else ' or trainer.accumulate'}"
+            f"{are(work.videos)} {work.videos}: lower trainer.batch_size{rest}"
         )
     compute, step = compute_s(work, machine), compute_s(work, machine)
     exchanges: list[Exchange] = []
