@@ -164,7 +164,9 @@ def test_a_long_video_in_windows(
     out = tmp_path / "out"
     words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "windows=true", "window_s=0.5", "threshold=1"]
     words.append("annotate=true")
+    caplog.set_level("INFO")
     found = predicted(str(videos[0]), str(videos[1]), *words)
+    assert f"predictions.jsonl; drawings in {out}/timelines, {out}/annotated" in caplog.text
     windows = found[0].windows
     assert windows is not None and len(windows) > 2 and windows[1].start == pytest.approx(0.25)
     line = json.loads((out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
