@@ -13,13 +13,11 @@ NOT_RUN: dict[str, str] = {
     r": python -m mvit_video\.predict /dev/video\d": "needs a camera; tests/commands/test_predict_live.py reads pipes",
     r": python scripts/bench_gpu\.py": "needs a GPU; tests/scripts/test_bench_gpu.py rehearses it",
     r"--device cuda": "needs a GPU",
-    r": python scripts/bench_\w+\.py": "measures for minutes on a quiet machine; tests/scripts run each in small",
-    r": python scripts/quickstart\.py": "trains for minutes; tests/scripts/test_quickstart.py runs its parts",
+    r": python scripts/bench_detection\.py --(markdown|evaluator)": "takes minutes, also with a small model",
+    r": python scripts/bench_(predict|explain)\.py": "needs the trained model of the quickstart",
     r"data\.source\.train=\.\.\.": "leaves out what it needs",
-    r"^docs/extending\.md: python: ": "a piece of a file of examples/, which tests/test_examples.py runs",
-    r"^docs/python\.md: python: (run = train|val_set =|loss =|optimizer)": (
-        "a piece of a file of examples/, which tests/test_examples.py runs"
-    ),
+    r"^docs/extending\.md: python: ": "a piece of a file of examples/, which tests run",
+    r"^docs/python\.md: python: (run = train|val_set =|loss =)": "a piece of a file of examples/, which tests run",
 }
 
 
