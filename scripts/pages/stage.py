@@ -73,9 +73,9 @@ def _videos(folder: Path) -> dict[str, Path]:
 def _birds(stage: Path, videos: Mapping[str, Path]) -> None:
     """Videos of the embedded set, each of them once, and one of another container in each class."""
     root = stage / ".motion"
-    generate_motion(root, MotionSpec(train_videos=48, test_videos=24), workers=1, progress=False)
+    generate_motion(root, MotionSpec(train_videos=40, test_videos=16), workers=1, progress=False)
     scenes = {split: iter(sorted((root / "videos" / split).glob("*.mp4"))) for split in ("train", "test")}
-    counts = {"birds/train": 5, "birds/val": 3, "more_birds": 1, "videos/train": 4, "videos/val": 2}
+    counts = {"birds/train": 5, "birds/val": 3, "more_birds": 1, "videos/train": 4, "videos/val": 1}
     for place, count in counts.items():
         split = "train" if place.endswith("train") else "test"
         for name in BIRDS:
