@@ -1,6 +1,6 @@
 """Run the commands of README and docs as they are written, on a stage of miniature data, and say how each ended.
 
-    python scripts/run_pages.py                       all pages: 10 to 45 minutes on two cores, as busy as they are
+    python scripts/run_pages.py                       all pages: some 45 minutes on two busy cores (load 5 to 12)
     python scripts/run_pages.py README.md docs/data.md
     python scripts/run_pages.py --only "mvit_video.predict" docs/predict.md
     python scripts/run_pages.py --list                the commands, and why some are not run
