@@ -1,5 +1,6 @@
 """The model and the clips in a loop of your own: `python -m examples.plain_loop VIDEOS/train VIDEOS/val`."""
 
+import os
 import sys
 from typing import Any
 
@@ -10,8 +11,12 @@ from torch.utils.data import DataLoader
 from mvit_video.data import collate, evaluation_clips, from_folder, normalize, training_clips
 from mvit_video.models import create_model
 
+WORKERS = min(4, os.cpu_count() or 1)
 
-def main(train_folder: str, val_folder: str, *, epochs: int = 10, workers: int = 4, **model_options: Any) -> float:
+
+def main(
+    train_folder: str, val_folder: str, *, epochs: int = 10, workers: int = WORKERS, **model_options: Any
+) -> float:
     """Train a small MViTv2 on folders with a folder of videos per class; its accuracy on the second, in per cent."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sizes = {"num_frames": 8, "sampling_rate": 4, "crop_size": 64}

@@ -107,8 +107,10 @@ def convert(arguments: argparse.Namespace) -> str:
     names = file.training.get("class_names")
     kept = arguments.output.suffix == SAFETENSORS or arguments.to == "mvit_video"
     lost = "" if kept or not names else "; the names of the classes are left out: this container has no place for them"
+    # The names of the tensors are PySlowFast's in files of this project, too.
+    written_by = "mvit_video" if file.config is not None and file.config.kind == "mvit_video" else report.format
     return (
-        f"{checkpoint}{_which(asked, checkpoint)}: {report.format}, {report}\n"
+        f"{checkpoint}{_which(asked, checkpoint)}: {written_by}, {report}\n"
         f"{arguments.output}: {arguments.to}, {len(model.state_dict())} tensors, {parameters:,} parameters, "
         f"{config.depth} blocks, {config.num_frames} x {config.crop_size} pixels, {config.num_classes} classes{lost}"
     )

@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths = list(dict.fromkeys(find_run(given.folder, name, begun=False) for name in given.runs))
         output = given.output or default_output(paths)
         _check_output(output)
-        written = write_page(output, content_of(paths, given.prepared, known_queue()), options)
+        written = write_page(output, content_of(paths, given.prepared, known_queue(paths)), options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

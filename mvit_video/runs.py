@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mvit_video.runtime.fold_record import (
     summarize_folds,
     videos_of_all_folds,
 )
-from mvit_video.runtime.journal import has_journal
+from mvit_video.runtime.journal import has_journal, read_events
 from mvit_video.runtime.output import write_out
 from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, run_dirs, run_scores, summarize_run
 from mvit_video.runtime.slurm import queue_states
@@ -390,7 +390,7 @@ _FOLD_COLUMNS = (
 
 
 def _show_folds(folder: Path, pattern: str, *, as_json: bool, width: int, colours: bool) -> str:
-    found = find_folds(folder, pattern, known_queue())
+    found = find_folds(folder, pattern, known_queue(run_dirs(folder)))
     if as_json:
         return _json(asdict(found)) + "\n"
     lines = [f"{found.metric} of each fold: at the last validation, at the best one, and by `evaluate`"]
@@ -424,8 +424,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
 
 
-def known_queue() -> Mapping[str, tuple[str, str]]:
-    """States of cluster jobs; none where SLURM does not answer."""
+def known_queue(folders: Iterable[Path]) -> Mapping[str, tuple[str, str]]:
+    """States of cluster jobs; none where SLURM does not answer. Where no run was a job, it is not asked."""
+    if all(event.get("job", "local") == "local" for folder in folders for event in read_events(folder)):
+        return {}
     try:
         return queue_states()
     except RuntimeError as error:  # SLURM's tools are here, SLURM is not: the runs' own files still tell most
@@ -453,7 +455,7 @@ def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours:
 
 def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str:
     directories = run_dirs(folder)
-    queue = known_queue()
+    queue = known_queue(directories)
     runs: list[RunSummary] = [summarize_run(path, queue) for path in directories]
     if as_json:
         return "".join(_json(asdict(run)) + "\n" for run in runs)

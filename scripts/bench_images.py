@@ -186,13 +186,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="JPEG files to decode instead of generated ones")
-    parser.add_argument("--count", type=int, default=8, help="generated files of each kind")
+    parser.add_argument("--count", type=int, help="generated files of each kind (8; for loaders four batches)")
     parser.add_argument("--rounds", type=int, default=7, help="the best of so many rounds counts")
     parser.add_argument("--markdown", action="store_true", help="print tables for docs/benchmarks.md")
     parser.add_argument("--loader", action="store_true", help="measure loaders (bench_images_loader.py), with timm")
     parser.add_argument("--crop", type=int, help="side of the loaders' views instead of the recipe's 224 pixels")
     parser.add_argument("--batch", type=int, default=16, help="images in a batch of the loaders")
     given = parser.parse_args(arguments)
+    if given.count is None:
+        given.count = 4 * given.batch if given.loader else 8
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torchvision says at every call that its decoders are deprecated
     if given.loader:

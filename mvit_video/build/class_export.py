@@ -39,14 +39,15 @@ class ClassExport:
         """See ExportForm."""
         return self.predictor.kind
 
-    def write_embedded_set(self, folder: Path) -> None:
+    def write_embedded_set(self, folder: Path) -> Sequence[str]:
         """See ExportForm."""
         if self.kind is VIDEOS:
             count = len(MOTION_CLASSES)
             generate_motion(folder, MotionSpec(train_videos=count, test_videos=count), workers=1, progress=False)
-        else:
-            count = len(SHAPES_CLASSES)
-            generate_shapes(folder, ShapesSpec(train_images=count, test_images=count))
+            return [str(folder / "videos")]
+        count = len(SHAPES_CLASSES)
+        generate_shapes(folder, ShapesSpec(train_images=count, test_images=count))
+        return [str(folder / split) for split in ("test", "train")]
 
     def inputs(self, examples: Examples) -> Tensor:
         """The model's input for the middle view of some of the files, float32 (N, ...).

@@ -257,11 +257,15 @@ def build_optimizer_for(model: nn.Module, config: Train, loader: TrainBatches) -
 
 
 def _of_this_model(model: nn.Module, no_decay: list[str]) -> list[str]:
-    """The entries that name something in the model; those of an experiment are for its own."""
+    """The entries that name something in the model; those of an experiment are for its own.
+
+    A list that several models share has names of each. Where none of them fits, the list is of another model.
+    """
     names = [f".{name}." for name, _ in model.named_parameters()]
     kept = [entry for entry in no_decay if any(f".{entry}." in name for name in names)]
     if len(kept) < len(no_decay):
-        logger.warning(
+        logger.log(
+            logging.INFO if kept else logging.WARNING,
             "optim.no_decay: %s has no parameters named %s, which are left out of the list",
             type(model).__name__,
             ", ".join(entry for entry in no_decay if entry not in kept),

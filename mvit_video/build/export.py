@@ -189,8 +189,7 @@ def _examples(config: Predict, predictor: FilePredictor, form: ExportForm, clips
         yield own
         return
     with tempfile.TemporaryDirectory(prefix="embedded") as folder:
-        form.write_embedded_set(Path(folder))
-        files = find_files([folder], kind)
+        files = find_files(form.write_embedded_set(Path(folder)), kind)
         yield Examples(config=config, files=files, split=None, words=f"{kind.plural} of the embedded set")
 
 
@@ -209,8 +208,8 @@ def _own_split(config: Predict, predictor: FilePredictor, kind: FileKind) -> Exa
     forget_training_split(options.data)
     try:
         data = build_source(options.data, HERE)
-        if not data.has("test"):
-            return None  # published weights, or a run that was never validated
+        if not (data.has("test") or data.has("train")):
+            return None  # published weights of a source without required places, or a run that was never validated
         split: Any = predictor.builder.read_split(options, data, "test", class_names=predictor.class_names)
     except (ValueError, OSError) as error:
         logger.warning(

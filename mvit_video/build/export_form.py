@@ -58,8 +58,8 @@ class ExportForm(Protocol):
     @property
     def kind(self) -> FileKind: ...
 
-    def write_embedded_set(self, folder: Path) -> None:
-        """A few files of the embedded set, to compare on where there are no others."""
+    def write_embedded_set(self, folder: Path) -> Sequence[str]:
+        """Make a few files of the embedded set, to compare on where there are no others; the folders that hold them."""
         ...
 
     def inputs(self, examples: Examples) -> Any:

@@ -43,9 +43,10 @@ class ObjectExport:
         detector(predictor.model)
         return cls(predictor)
 
-    def write_embedded_set(self, folder: Path) -> None:
+    def write_embedded_set(self, folder: Path) -> Sequence[str]:
         """See ExportForm."""
         generate_scenes(folder, ScenesSpec(train_images=CHECKED, test_images=CHECKED))
+        return [str(folder / split) for split in ("test", "train")]
 
     def inputs(self, examples: Examples) -> list[Tensor]:
         """Some of the images, uint8 (3, H, W) each.

@@ -26,6 +26,7 @@ from mvit_video.prediction.object_drawings import ObjectDrawings
 from mvit_video.prediction.objects import COCO_FILE, best_of_each_class, found_objects, write_coco
 from mvit_video.prediction.results import FilePrediction, FoundObject, Window
 from mvit_video.prediction.tables import ResultTable
+from mvit_video.runtime.formatting import count_text
 from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.video.index import VideoDecodeError
 
@@ -109,7 +110,7 @@ class ObjectPredictor(LoadedModel):
         """The objects of images in COCO's format."""
         images = write_coco(folder / COCO_FILE, found, self.category_numbers)
         if images:
-            logger.info("the objects of %d images in COCO's format: %s", images, folder / COCO_FILE)
+            logger.info("the objects of %s in COCO's format: %s", count_text(images, "image"), folder / COCO_FILE)
 
     def _images(self, paths: Sequence[str]) -> Iterator[FilePrediction]:
         config = self.config

@@ -30,6 +30,7 @@ from mvit_video.models.mvit.activation_checkpointing import (
 from mvit_video.optim import scale_lr
 from mvit_video.planning import costs
 from mvit_video.planning.costs import USABLE, Forecast, Machine, Strategy, Workload, forecast
+from mvit_video.runtime.formatting import count_text
 from mvit_video.runtime.interruption import vote_span
 
 logger = logging.getLogger(__name__)
@@ -329,9 +330,9 @@ def _step_rows(
 def _amount(items: int, samples: int, words: Words) -> str:
     """Items of a step, and samples where these have another name or number."""
     if words.item == words.sample and items == samples:
-        return f"{items} {words.item}s"
-    seen = "augmented" if words.item == words.sample else f"{words.sample}s"
-    return f"{items} {words.item}s, {samples} {seen}"
+        return count_text(items, words.item)
+    seen = f"{samples} augmented" if words.item == words.sample else count_text(samples, words.sample)
+    return f"{count_text(items, words.item)}, {seen}"
 
 
 def _beside(steps: int) -> str:

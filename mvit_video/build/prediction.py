@@ -17,6 +17,7 @@ from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.models.weights.zoo import zoo
 
 logger = logging.getLogger(__name__)
+_NAMES_OPTION = "class_names=FILE (export and push: --class-names FILE)"
 
 
 def build_predictor(config: Predict, world: World) -> FilePredictor:
@@ -86,14 +87,15 @@ def _class_names(config: Predict, checkpoint: Path, held: Sequence[object] | Non
         count = config.data.num_classes
         if count is None:
             raise ValueError(
-                f"{checkpoint} holds no class names, and data.num_classes is not set: give class_names=FILE with one "
+                f"{checkpoint} holds no class names, and data.num_classes is not set: give {_NAMES_OPTION} with one "
                 "name a line, in the order of the model's outputs"
             )
         logger.warning(
-            "%s holds no class names: its %d classes are called by their numbers, class 0 and so on; class_names=FILE "
-            "with one name a line gives them words",
+            "%s holds no class names: its %d classes are called by their numbers, class 0 and so on; %s with one name "
+            "a line gives them words",
             checkpoint,
             count,
+            _NAMES_OPTION,
         )
         return numbered_names(count)
     given = read_class_names(config.class_names)

@@ -16,12 +16,14 @@ from mvit_video.build.live import predict_live, wants_live
 from mvit_video.build.prediction import build_predictor
 from mvit_video.config import Predict
 from mvit_video.distributed.process_group import barrier, from_main
+from mvit_video.prediction.drawings import ANNOTATED, EXPLAINED, TIMELINES
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, Part, ResultsFolder
 from mvit_video.prediction.lines import writing
 from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.timeline import timeline_names
+from mvit_video.runtime.formatting import count_text
 from mvit_video.runtime.interruption import stop_if_asked
 from mvit_video.runtime.output import write_out
 
@@ -129,12 +131,12 @@ def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str], par
 
 def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequence[str]) -> Sequence[FilePrediction]:
     """Predict the files of this job that have no result yet; on rank 0 the results of all files, else none."""
-    world, kind, part = predictor.world, predictor.kind, folder.part
+    world, part = predictor.world, folder.part
     own = files if part is None else part.share(files)
     done = from_main(folder.done(own) if world.is_main else None, world)
     rest = [path for path in own if path not in done]
     if done and world.is_main:
-        logger.info("%d of %d %s have their results already, in %s", len(done), len(own), kind.plural, folder.folder)
+        logger.info("%d of %s: results are in %s already", len(done), count_text(len(own), "file"), folder.folder)
     drawings = predictor.drawings(folder.folder, timeline_names(files))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
@@ -182,7 +184,9 @@ def _say(found: Sequence[FilePrediction], folder: Path, predictor: FilePredictor
     more = f" ({len(found) - _SHOWN} more of them)" if len(found) > _SHOWN else ""
     failed = sum(one.error is not None for one in found)
     unread = f"; {failed} of {len(found)} could not be read" if failed else ""
-    logger.info("written to %s%s%s", folder / LINES, more, unread)
+    drawn = [str(folder / name) for name in (TIMELINES, ANNOTATED, EXPLAINED) if (folder / name).is_dir()]
+    drawings = f"; drawings in {', '.join(drawn)}" if drawn else ""
+    logger.info("written to %s%s%s%s", folder / LINES, more, drawings, unread)
     if failed == len(found):
         raise ValueError(
             f"none of the {len(found)} {kind.plural} could be read, the first {found[0].path}: {found[0].error}"

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 import mvit_video
 from mvit_video.config import Train
 from mvit_video.config.identity import differing_options
+from mvit_video.data.datasets.class_names import listed
 from mvit_video.distributed.process_group import World, from_main
 from mvit_video.runtime import env
 from mvit_video.runtime.files import write_text
@@ -175,7 +176,8 @@ def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[t
     if before["class_names"] != now.class_names:
         gone = [name for name in before["class_names"] if name not in now.class_names]
         new = [name for name in now.class_names if name not in before["class_names"]]
-        found.append((_CLASSES, f"without {gone}" if gone else "the same names", f"with {new}" if new else "reordered"))
+        was = f"without {listed(gone)}" if gone else "the same names"
+        found.append((_CLASSES, was, f"with {listed(new)}" if new else "reordered"))
     for split, record in before["data"].items():
         mine = now.data.get(split)
         if mine is None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from mvit_video.runtime.formatting import are, count_text
 from mvit_video.runtime.interruption import vote_span
 
 Strategy = Literal["ddp", "fsdp"]
@@ -332,10 +333,15 @@ def forecast(work: Workload, machine: Machine, *, ranks: int, strategy: Strategy
     """
     per_step = work.videos_per_step * ranks
     if per_step > work.videos:
+        rest = " or trainer.accumulate"
+        if ranks > 1:
+            rest = (
+                f", trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: another machine=..., "
+                "or machine.ranks_per_node=1"
+            )
         raise ValueError(
-            f"a step on {ranks} ranks takes {per_step} {work.item}s, and there are {work.videos}: lower "
-            f"trainer.batch_size, trainer.accumulate or nodes, or plan for fewer ranks than {machine.name} has: "
-            "another machine=..., or machine.ranks_per_node=1"
+            f"a step on {count_text(ranks, 'rank')} takes {count_text(per_step, work.item)}, and there "
+            f"{are(work.videos)} {work.videos}: lower trainer.batch_size{rest}"
         )
     compute, step = compute_s(work, machine), compute_s(work, machine)
     exchanges: list[Exchange] = []

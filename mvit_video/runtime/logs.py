@@ -7,6 +7,7 @@ import rich
 from rich.logging import RichHandler
 
 TRACEBACK_VARIABLE = "MVIT_VIDEO_TRACEBACK"  # set in the environment: errors of the user's making show their traceback
+_CHATTY = ("httpx", "httpx2")  # log every request; huggingface_hub has one of the two
 
 
 def configure_logging() -> None:
@@ -26,6 +27,8 @@ def configure_logging() -> None:
         handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname).1s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def traceback_wanted() -> bool:

@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mvit_video.build.clips import build_eval_dataset, build_sampler, build_train_loader
-from mvit_video.build.common import build_model, build_optimizer_for, build_source
+from mvit_video.build.common import _of_this_model, build_model, build_optimizer_for, build_source
 from mvit_video.build.samples import build_mixing, read_manifest
 from mvit_video.config import config_dir
 from mvit_video.data.datasets.manifest import Manifest
@@ -326,6 +326,17 @@ def test_what_an_experiment_says_of_its_own_models_layers_is_left_out_for_anothe
         "finetune_folder": "optim.layer_decay=0.75 is left out, and all layers learn at one rate: SmallNet does not",
     }
     assert said[name] in caplog.text
+
+
+def test_a_list_of_several_models_is_no_warning_where_some_of_it_fits(caplog: pytest.LogCaptureFixture) -> None:
+    """The list of the COCO recipes has the batch norms of the cascade, which Mask R-CNN lacks."""
+    caplog.set_level("INFO")
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    assert _of_this_model(model, ["bias", "norm"]) == ["bias"] and _of_this_model(model, ["norm"]) == []
+    assert [(r.levelname, "named norm, which" in r.getMessage()) for r in caplog.records] == [
+        ("INFO", True),
+        ("WARNING", True),
+    ]
 
 
 @pytest.mark.parametrize("given", ["null", "${data.num_classes}", "7"])

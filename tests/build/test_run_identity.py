@@ -105,7 +105,7 @@ def test_an_option_that_changes_the_result_is_refused(begun: Path, more: str, li
     [
         ({"items_per_step": 8}, "global batch: 16 -> 8"),
         ({"version": "9.0"}, r"version of mvit_video: 0\.1\.0 -> 9\.0"),
-        ({"class_names": ["cat", "hound"]}, r"classes: without \['dog'\] -> with \['hound'\]"),
+        ({"class_names": ["cat", "hound"]}, r"classes: without 'dog' -> with 'hound'"),
         ({"class_names": ["dog", "cat"]}, "classes: the same names -> reordered"),
         (
             {"data": {"train": replace(TRAIN, items=31, fingerprint="cc")}},
@@ -152,3 +152,10 @@ def test_other_classes_are_refused_with_force_too(begun: Path, names: list[str])
     """The outputs would stand for the wrong names."""
     with pytest.raises(ValueError, match=r"(?s)a model of other classes.*force cannot change that.*weights="):
         start(begun, "resume=force", identity=replace(IDENTITY, class_names=names))
+
+
+def test_of_many_other_classes_the_first_are_named(begun: Path) -> None:
+    names = [f"class {number}" for number in range(400)]
+    with pytest.raises(ValueError, match=r"-> with 'class 0', .*, \.\.\. \(400 in all\)\. Its") as caught:
+        start(begun, identity=replace(IDENTITY, class_names=names))
+    assert len(str(caught.value)) < 700

@@ -40,6 +40,8 @@ def test_to_torchvision_and_back(source, tmp_path, capsys):
 
     main([str(theirs), str(ours), "--to", "mvit_video", "--set", "drop_path=0.1"])
     assert "of them converted from torchvision" in capsys.readouterr().out
+    main([str(ours), str(theirs), "--to", "torchvision"])
+    assert capsys.readouterr().out.startswith(f"{ours}: mvit_video, {len(state)} tensors loaded")
     model = from_checkpoint(ours)
     assert model.config.drop_path == 0.1
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

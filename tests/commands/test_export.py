@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,11 +19,12 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from mvit_video import Predictor, evaluate, from_pretrained
-from mvit_video.build.export import Export
+from mvit_video.build.export import Export, _own_split
 from mvit_video.build.export import export as write
 from mvit_video.build.run_identity import DataRecord, RunIdentity
 from mvit_video.config import Predict
 from mvit_video.convert import main as convert
+from mvit_video.data.datasets.extensions import VIDEOS
 from mvit_video.data.embedded.motion import CLASS_NAMES
 from mvit_video.data.embedded.shapes import ShapesSpec, generate_shapes
 from mvit_video.engine.checkpoints import save_checkpoint
@@ -211,6 +213,16 @@ def test_an_image_model_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[
     image = str(next(root.rglob("*.jpg")))
     expected = scores(Predictor(tmp_path / "out.safetensors"), image)
     assert dict(classify(image, str(tmp_path / "out.safetensors"))) == pytest.approx(expected, abs=5e-3)
+
+
+def test_weights_of_others_have_no_videos_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is missing, so nothing is warned of."""
+    torch.save(checkpoint_content(create_model("mvitv2_motion"), "pyslowfast"), tmp_path / "in.pyth")
+    given = {"weights": str(tmp_path / "in.pyth")}
+    config = prediction_options(given, experiment="k400_mvitv2_s")
+    caplog.clear()
+    assert _own_split(cast(Any, SimpleNamespace(kind=VIDEOS)), config) is None
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mvit_video.build.plan import measure, print_plan, training_files
+from mvit_video.build.plan import Words, _amount, measure, print_plan, training_files
 from mvit_video.config import Plan
 from tests import interpreters
 from tests.conftest import options
@@ -52,6 +52,12 @@ def test_s_on_eight_nodes() -> None:
     assert cut["1"] == ("128", "256") and cut["128"] == ("1", "256") and cut["1,024"] == ("1", "2,048")
     assert "A prediction" in done.stdout
     assert "do not fit" not in done.stderr
+
+
+def test_one_is_no_plural() -> None:
+    assert _amount(1, 1, Words(item="image", sample="image")) == "1 image"
+    assert _amount(1, 2, Words(item="video", sample="clip")) == "1 video, 2 clips"
+    assert _amount(2, 4, Words(item="image", sample="image")) == "2 images, 4 augmented"
 
 
 def test_b_divided_among_the_gpus(capsys: pytest.CaptureFixture[str]) -> None:

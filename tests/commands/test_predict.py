@@ -124,7 +124,7 @@ def test_weights_without_class_names(
     words = [str(videos[0]), f"weights={tmp_path / 'plain.pth'}", "+experiment=motion_mvitv2", "trainer.device=cpu"]
     words += [*SMALL_CLIPS, "trainer.threads=1", "trainer.precision=fp32"]
     found = predicted(*words, f"output={tmp_path / 'out'}")
-    assert found[0].predictions[0].name.startswith("class ") and "class_names=FILE" in caplog.text
+    assert found[0].predictions[0].name.startswith("class ") and "--class-names FILE) with one" in caplog.text
     named = predicted(*words, f"output={tmp_path / 'out2'}", f"class_names={names}")
     assert [one.score for one in named[0].predictions] == [one.score for one in found[0].predictions]
     assert named[0].predictions[0].name.startswith("word ")
@@ -164,7 +164,9 @@ def test_a_long_video_in_windows(
     out = tmp_path / "out"
     words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "windows=true", "window_s=0.5", "threshold=1"]
     words.append("annotate=true")
+    caplog.set_level("INFO")
     found = predicted(str(videos[0]), str(videos[1]), *words)
+    assert f"predictions.jsonl; drawings in {out}/timelines, {out}/annotated" in caplog.text
     windows = found[0].windows
     assert windows is not None and len(windows) > 2 and windows[1].start == pytest.approx(0.25)
     line = json.loads((out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])

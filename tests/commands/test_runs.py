@@ -51,7 +51,11 @@ def test_slurm_that_does_not_answer_is_said(
     tool.write_text("#!/bin/sh\nprintf 'squeue: error: no DNS\\n\\ncannot contact controller\\n' >&2\nexit 1\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert runs.main([str(write_run(tmp_path))]) == 0
+    folder = write_run(tmp_path)
+    assert runs.main([str(folder)]) == 0
+    assert not capsys.readouterr().err  # the run is no cluster's: nobody is asked
+    append_event(folder / "s", "submit", job="4711")
+    assert runs.main([str(folder)]) == 0
     shown = capsys.readouterr()
     told = "squeue fails: cannot contact controller; what follows is from the run directories alone\n"
     assert shown.err == told

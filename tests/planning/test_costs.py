@@ -203,6 +203,10 @@ def test_a_step_of_more_videos_than_there_are() -> None:
         ValueError, match=r"a step on 512 ranks takes 1024 videos, and there are 1000.*batch_size.*another machine="
     ):
         forecast(WORK, MACHINE, ranks=512, strategy="ddp")
+    with pytest.raises(
+        ValueError, match=r"on 1 rank takes 2 videos, and there is 1: lower .*_size or trainer\.accumul"
+    ):
+        forecast(replace(WORK, videos=1), MACHINE, ranks=1, strategy="ddp")
 
 
 def test_no_step_is_shorter_than_the_vote_on_stopping() -> None:

@@ -54,7 +54,7 @@ def page(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluate(images, image_manifest(write_images(root / "images")), sure_of(1, 2, 0), data={"fingerprint": "other"})
     runs = [written / "first <b>run", written / "second", images]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "known_queue", dict)
+        patch.setattr(report, "known_queue", lambda folders: {})
         assert report.main([*map(str, runs), "--output", str(root / "report.html")]) == 0
     return root / "report.html"
 

@@ -61,7 +61,7 @@ class Parsed(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "known_queue", dict)
+    monkeypatch.setattr(report, "known_queue", lambda folders: {})
 
 
 def page_of(output: Path, *words: object) -> Parsed:
@@ -74,7 +74,7 @@ def both(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Parsed:
     """The page of two runs whose names, classes and files are markup."""
     output = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "known_queue", dict)
+        patch.setattr(report, "known_queue", lambda folders: {})
         return page_of(output, written / "first <b>run", written / "second")
 
 

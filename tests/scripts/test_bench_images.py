@@ -75,3 +75,10 @@ class _Clocked:
 
     def close(self):
         pass
+
+
+def test_without_a_number_of_files_there_are_whole_batches(capsys, monkeypatch):
+    monkeypatch.setattr(bench_images, "loaders", lambda given: f"{given.count} files")
+    for words, count in (["--loader"], 64), (["--loader", "--batch", "3"], 12), (["--loader", "--count", "5"], 5):
+        bench_images.main(words)
+        assert capsys.readouterr().out == f"{count} files\n"
