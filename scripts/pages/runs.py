@@ -21,7 +21,7 @@ MADE_BY = {
 NEEDS = {
     "README.md": ("birds2", "birds-fold-0"),
     "docs/audit.md": ("birds",),
-    "docs/export.md": ("birds",),
+    "docs/export.md": ("birds", "parts"),
     "docs/images.md": ("in1k_mvitv2_t",),
     "docs/model.md": ("in1k_mvitv2_b",),
     "docs/predict.md": ("birds", "sports", "parts"),

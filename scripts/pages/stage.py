@@ -164,15 +164,16 @@ def _imagenet(stage: Path) -> None:
 
 
 def _objects(stage: Path) -> None:
-    """`parts` in the forms of COCO and YOLO, and a COCO of all 80 classes, of the embedded scenes."""
+    """`parts` in the forms of COCO and YOLO, `bolts`, and a COCO of all 80 classes, of the embedded scenes."""
     scenes = generate_scenes(stage / ".scenes", ScenesSpec(train_images=8, test_images=4))
     for split, ours, theirs in (("train", "train", "train2017"), ("test", "val", "val2017")):
         content = json.loads((scenes / "annotations" / f"{split}.json").read_text())
         for picture in content["images"]:
             source = scenes / split / picture["file_name"]
-            for place in (stage / "parts" / ours, stage / "coco" / theirs):
+            for place in (stage / "parts" / ours, stage / "bolts" / ours, stage / "coco" / theirs):
                 _link(source, place / picture["file_name"])
-        (stage / "parts" / f"{ours}.json").write_text(json.dumps(content))
+        for place in ("parts", "bolts"):
+            (stage / place / f"{ours}.json").write_text(json.dumps(content))
         (stage / "coco" / "annotations").mkdir(exist_ok=True)
         (stage / "coco" / "annotations" / f"instances_{theirs}.json").write_text(json.dumps(_as_coco(content)))
         write_yolo(stage / "parts", {"a": "0 0.5 0.5 0.5 0.5", "b": "1 0.4 0.5 0.3 0.5", "c": None}, split=ours)

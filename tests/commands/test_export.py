@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -221,7 +220,7 @@ def test_weights_of_others_have_no_videos_of_their_own(tmp_path: Path, caplog: p
     given = {"weights": str(tmp_path / "in.pyth")}
     config = prediction_options(given, experiment="k400_mvitv2_s")
     caplog.clear()
-    assert _own_split(cast(Any, SimpleNamespace(kind=VIDEOS)), config) is None
+    assert _own_split(config, cast(Any, None), VIDEOS) is None
     assert not caplog.text
 
 
