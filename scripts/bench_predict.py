@@ -3,7 +3,8 @@
     python scripts/bench_predict.py runs/quickstart [--rate] [--first] [--long] [--minutes 30]
 
 Each part is run where it is asked for, all of them without a flag. Rates are processor time of one thread, and both
-sides of a ratio take turns, so that other work on the machine moves neither.
+sides of a ratio take turns, so that other work on the machine moves neither. "At most" is what the ratio would be if
+nothing but decoding and the model's forward passes took time.
 """
 
 import argparse
@@ -26,9 +27,10 @@ from mvit_video import Predictor
 from mvit_video.build.prediction import FilePredictor
 from mvit_video.data.loading.dataset import DecodeOptions
 
-ROUNDS = 3
+ROUNDS = 5
 VIDEOS = 12
 SIZE = (256, 340)  # height and width of videos as Kinetics copies have them
+LARGE = ((720, 1280), (480, 854))
 SECONDS = 10
 
 
@@ -73,16 +75,34 @@ def processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - before
 
 
+def forward_passes(predictor: FilePredictor, predict: Callable[[], object]) -> Callable[[], None]:
+    """What the model computes while `predict` runs, and nothing else."""
+    batches: list[torch.Tensor] = []
+    handle = predictor.model.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].clone()))
+    predict()
+    handle.remove()
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                predictor.model(batch)
+
+    return forward
+
+
 def rate(run: str, files: Sequence[str], name: str) -> None:
-    """Videos a second of predictions and of decoding."""
+    """Videos a second of predictions and of decoding, and the share that decoding and the model alone would reach."""
     predictor = Predictor(run, {"trainer.num_workers": 0})._predictor
     decode = decode_frames(predictor, files)
     predict = lambda: list(predictor.predict(files))  # noqa: E731
     predict(), decode()  # caches of indexes, of the model's tables
-    times = [(processor_seconds(decode), processor_seconds(predict)) for _ in range(ROUNDS)]
-    decoding, predicting = (len(files) / statistics.median(column) for column in zip(*times))
-    ratio = statistics.median(before / after for before, after in times)
-    print(f"| {name} | {len(files)} | {decoding:.1f} | {predicting:.1f} | {100 * ratio:.0f} % |", flush=True)
+    forward = forward_passes(predictor, predict)
+    times = [tuple(map(processor_seconds, (decode, predict, forward))) for _ in range(ROUNDS)]
+    decoding, predicting, _ = (len(files) / statistics.median(column) for column in zip(*times))
+    ratio = statistics.median(before / after for before, after, _ in times)
+    most = statistics.median(before / (before + model) for before, _, model in times)
+    shares = f"{100 * ratio:.0f} % | {100 * most:.0f} %"
+    print(f"| {name} | {len(files)} | {decoding:.1f} | {predicting:.1f} | {shares} |", flush=True)
 
 
 def first_answer(run: str, file: str) -> None:
@@ -170,13 +190,15 @@ def main() -> None:
             usual = [f"{folder}/{number}.mp4" for number in range(VIDEOS)]
             for number, path in enumerate(usual):
                 write_video(Path(path), seconds=SECONDS, size=SIZE, seed=number)
-            print("| videos | how many | decoding alone, videos/s | predict, videos/s | predict / decoding |")
-            print("|---|---|---|---|---|")
+            print("| videos | how many | decoding alone, videos/s | predict, videos/s | predict / decoding | at most |")
+            print("|---|---|---|---|---|---|")
             if args.files:
                 rate(args.run, args.files, "the given ones")
-            large = f"{folder}/large.mp4"
-            write_video(Path(large), seconds=SECONDS, size=(720, 1280))
-            rate(args.run, [large], f"1280x720, {SECONDS} s")
+            for height, width in LARGE:
+                large = [f"{folder}/{width}_{number}.mp4" for number in range(3)]
+                for number, path in enumerate(large):
+                    write_video(Path(path), seconds=SECONDS, size=(height, width), seed=number)
+                rate(args.run, large, f"{width}x{height}, {SECONDS} s")
             rate(args.run, usual, f"{SIZE[1]}x{SIZE[0]}, {SECONDS} s")
             rate(args.run, small, "embedded set, 80 to 96 pixels, 1.3 to 2.2 s")
         if args.first or every:

@@ -31,6 +31,7 @@ import argparse
 import contextlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -197,5 +198,11 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if counts["failed"] else 0
 
 
+def _end(*_: object) -> None:
+    """SIGTERM as an exception: the command that runs is ended, and the folders are removed."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main(sys.argv[1:]))
