@@ -181,7 +181,7 @@ def mixed_precision(here: World, folder: Path) -> Any:
 
 def checkpoints(here: World, folder: Path) -> Any:
     """Saved by two ranks in the background, read whole, and read by two ranks; further steps are bit-identical."""
-    model = build()
+    model = build(**SHALLOW)
     average = WeightAverage(copy.deepcopy(model), decay=0.9)
     sharding = Sharding(here, bf16=False, timeout_s=TIMEOUT_S)
     sharding.apply(model)
@@ -216,7 +216,7 @@ def checkpoints(here: World, folder: Path) -> Any:
         save_checkpoint(folder / "plain", loaded, step=4)
     barrier(here)
     for name in ("c", "plain"):
-        other, _ = sharded(here, seed=5)
+        other, _ = sharded(here, seed=5, **SHALLOW)
         other_optimizer = optimizer_of(other)
         again = load_latest(folder / name, world=here, layout=layout_of(other, other_optimizer))
         assert again is not None
@@ -229,7 +229,7 @@ def checkpoints(here: World, folder: Path) -> Any:
 
 def damage(here: World, folder: Path) -> Any:
     """A flipped byte in the part of rank 1 makes all fall back; a full disk leaves the older checkpoints."""
-    model, sharding = sharded(here)
+    model, sharding = sharded(here, **SHALLOW)
     optimizer = optimizer_of(model)
     steps(model, optimizer, here, range(1))
 
