@@ -36,7 +36,8 @@ def slurm_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
 def short_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
     """A training that goes on, slowly, until the file `released` is in its output folder."""
     short = ("trainer.batch_size=2", "trainer.num_workers=1", "data.test_temporal_views=1", "trainer.eval_every=99")
-    return [*small_overrides(root, output), *held(output / "released"), *short, *more]
+    quick = "trainer.trackers=[]"  # TensorBoard is imported a second long, in every start
+    return [*small_overrides(root, output), *held(output / "released"), *short, quick, *more]
 
 
 def last_step(run_dir: Path) -> int:
