@@ -4,6 +4,7 @@
 """
 
 import ast
+import fnmatch
 import importlib
 import re
 import shutil
@@ -31,6 +32,15 @@ def pyproject() -> dict[str, Any]:
 def contracts(kind: str) -> list[dict[str, Any]]:
     """The import contracts of a kind."""
     return [one for one in pyproject()["tool"]["importlinter"]["contracts"] if one["type"] == kind]
+
+
+def test_every_folder_of_tests_is_looked_into(pytestconfig: pytest.Config) -> None:
+    """pytest passes over folders called `build` unless it is told otherwise."""
+    files = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")]
+    folders = {name for path in files for name in path.parts[:-1]}
+    assert "build" in folders
+    passed_over = pytestconfig.getini("norecursedirs")
+    assert not [name for name in folders if any(fnmatch.fnmatch(name, pattern) for pattern in passed_over)]
 
 
 def rooms_of(layer: str) -> list[str]:

@@ -120,7 +120,7 @@ def test_a_plan_reckons_with_compiled_kernels() -> None:
     """The prediction for GPUs: compiled is faster. The command line's own test has the tables."""
     plan = options("+experiment=motion_mvitv2", "trainer.compile=auto", "machine=h100", config_name="plan")
     assert isinstance(plan, Plan)
-    measured = Measured(costs=[BlockCost(saved=1, entering=1, flops=1)] * 4, outside=0, recomputed=())
+    measured = Measured(costs=[BlockCost(saved=1, entering=1, flops=1)] * 4, outside=0, head_flops=0, recomputed=())
     model = build_model(plan)
     assert isinstance(model, MViT)
     assert build_workload(plan, model, measured, 1000).compiled

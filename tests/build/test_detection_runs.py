@@ -187,6 +187,7 @@ def test_training_starts_from_an_exported_detector(exported: Path, root: Path, t
     assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_bit_and_two_ranks_equal_one(root: Path, tmp_path: Path) -> None:
     script = ("-m", "tests.build.detection_ranks", str(root), str(tmp_path))
     done = interpreters.run(*script, cwd=ROOT, check=True, timeout=300)

@@ -217,6 +217,7 @@ def test_broken_images_are_replaced_counted_and_budgeted(
         build.train(options(*small_images(folder, tmp_path / "many")))
 
 
+@pytest.mark.slow
 def test_killed_resumed_and_shared_by_two_ranks_it_is_the_same_run(imagenet: Path, tmp_path: Path) -> None:
     script = ("-m", "tests.build.image_ranks", str(imagenet), str(tmp_path))
     done = interpreters.run(*script, cwd=ROOT, check=True, timeout=300)

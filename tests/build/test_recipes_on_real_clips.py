@@ -44,14 +44,13 @@ def test_kinetics(tmp_path: Path) -> None:
         f"data.source.train_root={tmp_path / 'videos'}",
         "data.num_classes=4",
         "trainer.batch_size=1",
-        "trainer.max_steps=2",
+        "trainer.max_steps=1",
         f"output_dir={tmp_path / 'runs'}",
         *FAST,
     )
     build.train(config)
-    values = losses(tmp_path / "runs/k400_mvitv2_s")
-    assert len(values) == 2
-    assert all(0.5 < value < 3 for value in values)
+    (value,) = losses(tmp_path / "runs/k400_mvitv2_s")
+    assert 0.5 < value < 3
 
 
 def test_ssv2(tmp_path: Path) -> None:
