@@ -267,6 +267,7 @@ def damage(here: World, folder: Path) -> Any:
     torch.distributed.checkpoint.FileSystemWriter.write_data = real
     barrier(here)
     result["after"] = sorted(path.name for path in (folder / "c").iterdir())
+    barrier(here)  # else the next save begins while the other rank still looks
     save(4)
     loaded = load_latest(folder / "c", world=here)
     result["then"] = loaded and loaded["step"]
