@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from mvit_video import train
 from mvit_video.cluster import launch
 from mvit_video.cluster.rank_status import read_statuses
+from mvit_video.engine.checkpoints import load_latest
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.journal import read_events
 from mvit_video.runtime.run_lock import RunLock
 from tests import interpreters
-from tests.conftest import motion_overrides, options
+from tests.conftest import motion_overrides, options, small_overrides
 from tests.paths import ROOT
 
 
@@ -122,6 +124,20 @@ def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
 def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     assert launch.launch(rank_job, config) == "rank 0 of 2"
+
+
+def test_the_local_launcher_starts_ranks_that_train(
+    quick_ranks: None, motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command in this process; its ranks get what to do as those of fresh interpreters would."""
+    quick = ("trainer.max_steps=1", "trainer.trackers=[]", "data.test_temporal_views=1")
+    overrides = small_overrides(motion_root, tmp_path, "launcher.processes=2", *quick)
+    monkeypatch.setattr("sys.argv", ["train", *overrides])
+    train.main()
+    state = load_latest(tmp_path / "tiny/checkpoints")
+    assert state is not None and state["step"] == 1
+    # 32 videos in steps of 2 x 8: one process would have reported twice as many steps an epoch.
+    assert state["epoch"] == 0.5
 
 
 def test_a_failing_rank_ends_the_others_within_seconds(quick_ranks: None, tmp_path: Path) -> None:

@@ -1,9 +1,6 @@
-"""Several ranks on one machine, started by torchrun and by the local launcher."""
+"""Several ranks on one machine, started as torchrun does and by the local launcher."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,18 +10,8 @@ from mvit_video.distributed import process_group
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.engine.tracking import read_metrics
 from tests import interpreters
-from tests.config.test_config import command
 from tests.conftest import SMALL_CLIPS, motion_overrides, small_overrides
 from tests.distributed.four_ranks import forked
-from tests.paths import ROOT
-
-
-def torchrun(ranks: int, module: str, *arguments: str) -> None:
-    """Run a command as so many ranks, as torchrun starts them."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    result = subprocess.run([*start, "-m", module, *arguments], env=env, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
@@ -55,7 +42,9 @@ def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tm
         more = [*recipe, f"trainer.accumulate={4 // ranks}"]
         trainings[ranks] = [*motion_overrides(motion_root, tmp_path / str(ranks), *more)]
         evaluations[ranks] = [*evaluation, f"output={tmp_path / f'on_{ranks}'}"]
-    torchrun(2, "mvit_video.train", *trainings.pop(2))  # its weights are those that are evaluated
+    # The command, with the variables that torchrun sets; its weights are those that are evaluated.
+    started = interpreters.run_ranks("-m", "mvit_video.train", *trainings.pop(2), ranks=2)
+    assert [process.returncode for process in started] == [0, 0], started[0].output()
     forked(tmp_path, train=trainings, evaluate=evaluations)
     lines = [read_metrics(tmp_path / str(ranks) / "tiny/metrics.jsonl") for ranks in (1, 2, 4)]
     curves = torch.tensor([[line["loss"] for line in run if line["kind"] == "train"] for run in lines])
@@ -70,18 +59,6 @@ def test_two_and_four_ranks_train_and_evaluate_as_one_does(motion_root: Path, tm
     losses = [result.pop("loss") for result in results]  # of sums in another order; everything else is equal
     assert results[1] == results[0] and results[2] == results[0]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
-
-
-@pytest.mark.slow
-def test_the_local_launcher_starts_its_own_ranks(motion_root: Path, tmp_path: Path) -> None:
-    quick = ("trainer.max_steps=1", "trainer.trackers=[]", "data.test_temporal_views=1")
-    overrides = small_overrides(motion_root, tmp_path, "launcher.processes=2", *quick)
-    result = command("mvit_video.train", *overrides, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    state = load_latest(tmp_path / "tiny/checkpoints")
-    assert state is not None and state["step"] == 1
-    # 32 videos in steps of 2 x 8: one process would have reported twice as many steps an epoch.
-    assert state["epoch"] == 0.5
 
 
 def test_a_failing_rank_ends_the_command_with_its_error(motion_root: Path, tmp_path: Path) -> None:
