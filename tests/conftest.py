@@ -73,8 +73,15 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 10, 10)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of pytest-xdist share one server of interpreters."""
+    if config.getoption("numprocesses", None):
+        interpreters.share()
+
+
 def pytest_unconfigure() -> None:
-    """At its end an interpreter looks at everything again; else some libraries report leaks."""
+    """What was shared ends. At its end an interpreter looks at everything again; else some libraries report leaks."""
+    interpreters.stop()
     gc.unfreeze()
 
 
@@ -170,12 +177,6 @@ def small_overrides(root: Path, output: Path, *more: str) -> Sequence[str]:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Videos of every kind, each generated when it is first asked for."""
     return Library(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _end_interpreters() -> Iterator[None]:
-    yield
-    interpreters.stop()
 
 
 @pytest.fixture

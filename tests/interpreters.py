@@ -3,6 +3,7 @@
 One server process per session imports what a training needs and forks itself for every command. The child has the
 arguments, folder, environment and output of the command and runs it as `python -m MODULE` or `python -c CODE` would,
 with exit handlers and exit code. What must be seen from a fresh interpreter (what an import brings along) needs one.
+Several processes of one session share the server if the process that starts them calls `share` first.
 
     done = interpreters.run("-m", "mvit_video.train", "+experiment=motion_mvitv2")
     process = interpreters.start("-c", "import time; time.sleep(9)")
@@ -11,6 +12,7 @@ with exit handlers and exit code. What must be seen from a fresh interpreter (wh
 import array
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -33,6 +35,7 @@ from tests.paths import ROOT
 
 WAIT_S = 600  # for a command, unless it is given another time: far more than any takes on a busy machine
 LARGEST_REQUEST = 1 << 20
+SHARED = "MVIT_VIDEO_TEST_INTERPRETERS"  # where the server of a session listens
 
 
 class Process:
@@ -137,60 +140,112 @@ def run_ranks(
 
 
 class _Server:
+    """A process that listens on a socket, and ends when this one closes its lifeline or ends itself."""
+
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, LARGEST_REQUEST)
-        with theirs:
+        self._folder = tempfile.TemporaryDirectory(prefix="interpreters-")  # its name is short: a socket lies in it
+        self.address = f"{self._folder.name}/socket"
+        self._lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(self.address)
+            listening.listen()
+            descriptors = [theirs.fileno(), listening.fileno()]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.interpreters", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "tests.interpreters", *map(str, descriptors)],
+                pass_fds=descriptors,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
                 stdin=subprocess.DEVNULL,
             )
 
+    def stop(self) -> None:
+        self._lifeline.close()
+        self._process.wait(60)
+        self._folder.cleanup()
+
+
+class _Connection:
+    """To a server, of this process or of the one that started it."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_REQUEST)
+        self._socket.connect(address)
+
     def send(self, request: bytes, descriptors: Sequence[int]) -> None:
         socket.send_fds(self._socket, [request], descriptors)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._socket.close()
-        self._process.wait(60)
 
 
 _running: _Server | None = None
+_connection: _Connection | None = None
 
 
-def _server() -> _Server:
+def share() -> None:
+    """Start the server of all processes that this one starts from now on."""
     global _running
     if _running is None:
         _running = _Server()
-    return _running
+        os.environ[SHARED] = _running.address
+
+
+def _server() -> _Connection:
+    global _connection
+    if _connection is None:
+        if SHARED not in os.environ:
+            share()
+        _connection = _Connection(os.environ[SHARED])
+    return _connection
 
 
 def stop() -> None:
-    """End the server, if one was started."""
-    global _running
+    """Leave the server, and end it if this process started it."""
+    global _running, _connection
+    if _connection is not None:
+        _connection.close()
+        _connection = None
     if _running is not None:
+        del os.environ[SHARED]
         _running.stop()
         _running = None
 
 
-def _serve(connection: socket.socket) -> None:
-    """Fork for every request, until the other end is closed."""
+def _serve(lifeline: socket.socket, listening: socket.socket) -> None:
+    """Fork for every request, until the lifeline is closed."""
+    connections = [lifeline, listening]
+    while True:
+        for ready in select.select(connections, [], [])[0]:
+            if ready is listening:
+                connections.append(listening.accept()[0])
+                continue
+            data, descriptors, _, _ = socket.recv_fds(ready, LARGEST_REQUEST, 3)
+            if data:
+                _fork(data, descriptors, connections)
+            elif ready is lifeline:
+                os._exit(0)  # as the children: no exit handlers of what was only imported for them
+            else:
+                connections.remove(ready)
+                ready.close()
+
+
+def _fork(data: bytes, descriptors: Sequence[int], connections: Sequence[socket.socket]) -> None:
+    _preload()
+    if os.fork() == 0:
+        for connection in connections:
+            connection.close()
+        _supervise(json.loads(data), *descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    _reap()
+
+
+@functools.cache
+def _preload() -> None:
     importlib.import_module("tests.preload")
     gc.collect()
     gc.freeze()  # the children share these pages for longer
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
-        if not data:
-            os._exit(0)  # as the children: no exit handlers of what was only imported for them
-        if os.fork() == 0:
-            connection.close()
-            _supervise(json.loads(data), *descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        _reap()
 
 
 def _reap() -> None:
@@ -263,4 +318,4 @@ def _become(*, arguments: list[str], cwd: str, environment: dict[str, str]) -> N
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3]))
