@@ -142,7 +142,8 @@ def test_every_fault_and_the_weights_of_an_undisturbed_run(cluster: Cluster, mot
 
 
 def test_scancel_ends_a_job_promptly(cluster: Cluster, motion_root: Path, tmp_path: Path) -> None:
-    (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, "schedule.epochs=500", "name=cancelled"))
+    more = ("launcher.tasks_per_node=1", "schedule.epochs=500", "name=cancelled")
+    (job,) = cluster.submit(slurm_overrides(motion_root, tmp_path, *more))
     run_dir = tmp_path / "cancelled"
     wait_for("the first step", lambda: last_step(run_dir) > 0)
     pid = rank_process(run_dir, 0)
@@ -150,7 +151,7 @@ def test_scancel_ends_a_job_promptly(cluster: Cluster, motion_root: Path, tmp_pa
     wait_for("the rank has ended", lambda: not Path(f"/proc/{pid}").exists(), seconds=30)
     wait_for("the job has ended", lambda: cluster.job(job)["JobState"] == "CANCELLED", seconds=60)
     # A supervisor that waits for SLURM's SIGKILL can write nothing down.
-    assert [rank.status for rank in read_statuses(run_dir / "slurm" / "ranks", job, 0)] == ["cancelled"] * 4
+    assert [rank.status for rank in read_statuses(run_dir / "slurm" / "ranks", job, 0)] == ["cancelled"] * 2
 
 
 def test_a_failing_run_is_tried_again_and_then_given_up_with_its_reason(
@@ -212,7 +213,7 @@ def test_a_queue_of_jobs_goes_on_and_an_evaluation_is_no_start_of_the_run(
     assert ends == [(jobs[0], "saved", 0), (jobs[1], "done", 0)]
     assert last_step(run_dir) == 6 * 8  # 32 videos, two ranks of two
 
-    (job,) = cluster.submit(common, command="evaluate")
+    (job,) = cluster.submit([*common, "launcher.tasks_per_node=1"], command="evaluate")
     wait_for("the end of the evaluation", lambda: cluster.job(job)["JobState"] == "COMPLETED")
     result = json.loads((run_dir / "evaluation" / "results.json").read_text())
     assert result["num_videos"] == 16
