@@ -90,8 +90,9 @@ def classify(source, path):
         raise SystemExit(f"{path}: is a detector, and this reads classifiers; python -m mvit_video.predict reads both")
     pixels, values = inputs_of(source, what["kind"], what["views"]), what["input"]
     x = (pixels.astype(np.float32) / 255 - np.float32(values["mean"])) / np.float32(values["std"])
-    odds = np.exp(np.float64(model(np.ascontiguousarray(np.moveaxis(x, -1, 1)))))
-    scores = odds / (odds.sum(1, keepdims=True) if what["output"]["scores"] == "softmax" else 1 + odds)
+    logits = np.float64(model(np.ascontiguousarray(np.moveaxis(x, -1, 1))))
+    odds, sigmoid = np.exp(logits - logits.max(1, keepdims=True)), (1 + np.tanh(logits / 2)) / 2
+    scores = odds / odds.sum(1, keepdims=True) if what["output"]["scores"] == "softmax" else sigmoid
     return sorted(zip(json.loads(about["class_names"]), scores.mean(0).tolist()), key=lambda pair: -pair[1])
 
 

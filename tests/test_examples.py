@@ -122,3 +122,20 @@ def test_plain_loop(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = main(f"{videos}/train", f"{videos}/val", epochs=2, workers=0, depth=2, stage_starts=(1,), embed_dim=8)
     assert 0 <= accuracy <= 100
     assert "epoch 2: loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_scores_of_the_reader_are_finite_whatever_the_logits(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    from examples import read_export
+
+    about = {
+        "preprocessing": json.dumps(
+            {"kind": "image", "views": {}, "input": {"mean": 0.5, "std": 0.5}, "output": {"scores": kind}}
+        ),
+        "class_names": json.dumps(["yes", "no"]),
+    }
+    logits = np.array([[800.0, -800.0]])
+    monkeypatch.setattr(read_export, "load", lambda path: (about, lambda x: logits))
+    monkeypatch.setattr(read_export, "inputs_of", lambda *_: np.zeros((1, 1, 4, 4, 3), np.uint8))
+    with np.errstate(over="raise"):
+        assert read_export.classify("garden.png", "birds.onnx") == [("yes", 1.0), ("no", 0.0)]
