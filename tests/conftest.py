@@ -87,9 +87,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(autouse=True)
-def _restore_random_state() -> Iterator[None]:
+def _restore_global_state() -> Iterator[None]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - restoring the global state
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)  # a training in this process takes all cores, and small models lose by threads
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])
