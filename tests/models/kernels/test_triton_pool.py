@@ -19,21 +19,20 @@ from mvit_video.models.mvit.presets import create_model
 from tests.models.helpers import HopperWithoutDevice
 from tests.paths import ROOT
 
-INTERPRETED_TESTS = 18
+INTERPRETED_TESTS = 17
 EPS = 1e-6
 
 Case = tuple[Triple, Triple, Triple, int, int, int, int]
 CASES: list[Case] = [  # kernel, stride, grid, batch, heads, channels, cls
-    ((3, 3, 3), (1, 1, 1), (3, 4, 5), 1, 1, 8, 1),
-    ((3, 3, 3), (1, 1, 1), (1, 3, 4), 1, 1, 96, 1),
-    ((3, 3, 3), (1, 2, 2), (2, 5, 7), 1, 2, 24, 1),
-    ((3, 3, 3), (1, 4, 4), (2, 6, 9), 1, 1, 72, 0),
+    ((3, 3, 3), (1, 1, 1), (3, 3, 4), 1, 1, 8, 1),
+    ((1, 3, 3), (1, 1, 1), (1, 2, 3), 1, 1, 96, 1),
+    ((3, 3, 3), (1, 2, 2), (2, 3, 5), 1, 1, 24, 1),
+    ((3, 3, 3), (1, 4, 4), (2, 2, 5), 1, 1, 72, 0),
     ((3, 3, 3), (1, 8, 8), (1, 9, 17), 1, 1, 8, 1),
-    ((1, 3, 3), (1, 8, 8), (1, 9, 10), 1, 4, 8, 1),
-    ((1, 3, 3), (1, 2, 2), (1, 6, 4), 2, 2, 8, 0),
-    ((1, 3, 3), (1, 1, 1), (1, 1, 1), 2, 1, 8, 1),
+    ((1, 3, 3), (1, 8, 8), (1, 9, 10), 1, 2, 8, 0),
+    ((1, 3, 3), (1, 1, 1), (1, 1, 1), 1, 1, 8, 1),
     ((3, 1, 1), (1, 1, 1), (4, 2, 3), 1, 1, 8, 0),
-    ((1, 3, 1), (1, 2, 1), (2, 5, 3), 1, 1, 8, 1),
+    ((1, 3, 1), (1, 2, 1), (2, 5, 3), 2, 2, 8, 1),
 ]
 
 
@@ -79,8 +78,9 @@ if INTERPRETED:
         monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
         calls = []
         monkeypatch.setattr(triton_pool, "pool_norm", lambda *a, f=pool_norm, **k: calls.append(1) or f(*a, **k))
-        small = {"embed_dim": 8, "num_frames": 4, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
-        clip = torch.randn(1, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        small = {"embed_dim": 8, "num_frames": 2, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
+        small["pool_kernel"] = (1, 3, 3)  # a third of the products
+        clip = torch.randn(1, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
         gradients = []
         for form in ("triton", "library"):
             torch.manual_seed(0)
@@ -105,7 +105,7 @@ if INTERPRETED:
         monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
         monkeypatch.setattr(triton_pool, "TILE", 16 * 8)
         monkeypatch.setattr(triton_pool, "WEIGHT_TILE", 16 * 4)
-        assert max(errors(((1, 3, 3), (1, 1, 1), (2, 3, 5), 1, 1, 8, 1), torch.float32)) < 1e-5
+        assert max(errors(((1, 3, 1), (1, 1, 1), (2, 3, 6), 1, 1, 8, 1), torch.float32)) < 1e-5
 
     @pytest.mark.parametrize(
         ("dtype", "bound"), [(torch.bfloat16, 0.02), (torch.float16, 0.0025)], ids=["bfloat16", "float16"]
