@@ -1,7 +1,5 @@
 """The Triton pooling, run on the CPU in Triton's interpreter, as test_in_the_interpreter.py explains."""
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -16,6 +14,7 @@ from mvit_video.models.kernels import triton_pool
 from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
 from mvit_video.models.kernels.triton_pool import INTERPRETED, pool_norm, supports
 from mvit_video.models.mvit.presets import create_model
+from tests import interpreters
 from tests.models.helpers import HopperWithoutDevice
 from tests.paths import ROOT
 
@@ -241,12 +240,14 @@ else:
         assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.float32, torch.float32]
 
     def test_imports_without_triton():
+        """In a fork of a process that has imported torch with Triton, and of this project only what needs none."""
         program = (
             "import sys; sys.modules['triton'] = None\n"
+            "assert 'mvit_video.models.kernels.triton_pool' not in sys.modules\n"
             "import torch; from mvit_video.models.kernels.triton_pool import supports\n"
             "print(supports(torch.empty(1, 8, 8), torch.empty(8, 1, 3, 3, 3), (1, 1, 1)))"
         )
-        run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+        run = interpreters.run("-c", program, cwd=ROOT)
         assert run.stdout == "False\n", run.stderr
 
     def test_kernels_compile_for_hopper_as_they_are_launched(tmp_path, monkeypatch):
