@@ -23,7 +23,7 @@ CLIPS = {
     "flipping pancake": "kinetics_flipping_a_pancake.mkv",
     "applying eye makeup": "ucf101_apply_eye_makeup_test.avi",
 }
-FAST = ["trainer.device=cpu", "trainer.precision=auto", "trainer.num_workers=0", "trainer.log_every=1"]
+FAST = ["trainer.device=cpu", "trainer.precision=auto", "trainer.num_workers=0", "trainer.threads=1", "trainer.log_every=1"]
 
 
 def losses(run: Path) -> list[float]:
