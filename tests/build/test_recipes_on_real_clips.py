@@ -21,7 +21,13 @@ CLIPS = {
     "playing basketball": "basketball_test_video_structuralize.mp4",
     "applying eye makeup": "ucf101_apply_eye_makeup_test.avi",
 }
-FAST = ["trainer.device=cpu", "trainer.precision=auto", "trainer.num_workers=0", "trainer.threads=1", "trainer.log_every=1"]
+FAST = [
+    "trainer.device=cpu",
+    "trainer.precision=auto",
+    "trainer.num_workers=0",
+    "trainer.threads=1",
+    "trainer.log_every=1",
+]
 
 
 def losses(run: Path) -> list[float]:
