@@ -93,10 +93,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+# A training in this process takes all cores from then on, and small models spend most of their time between threads.
+_THREADS = torch.get_num_threads()
+
+
 @pytest.fixture(autouse=True)
-def _restore_random_state() -> Iterator[None]:
+def _restore_global_state() -> Iterator[None]:
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - restoring the global state
+    torch.set_num_threads(_THREADS)  # a fixture for several tests may have trained, too
     yield
+    torch.set_num_threads(_THREADS)
     random.setstate(states[0])
     np.random.set_state(states[1])  # noqa: NPY002
     torch.set_rng_state(states[2])

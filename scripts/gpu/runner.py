@@ -84,6 +84,8 @@ class Part:
         }
         paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+        if self.rehearse:  # tiny models: several threads wait for each other for most of the time
+            environment.setdefault("OMP_NUM_THREADS", "1")
         with open(self.folder / "log.txt", "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "gpu.child", json.dumps(request)],

@@ -5,17 +5,24 @@ import torch
 import torch._dynamo.testing
 
 from mvit_video.models import create_model
+from mvit_video.models.mvit.attention import MultiscaleAttention
 from tests.models.helpers import randomised, small_config
 
 
 def test_any_batch_is_one_graph_compiled_once_for_training_and_once_for_evaluation():
+    """The latter in the form of the attention that the sizes choose, and only traced: it has no backward pass."""
     torch.compiler.reset()
     model = randomised(small_config(depth=2, stage_starts=(1,), attention_form="flash"))
     graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=graphs, fullgraph=True)
     for count, training in enumerate((False, True), start=1):
         model.train(training)
-        for batch in (2, 3, 5):
+        if not training:
+            graphs.backend = "eager"
+            for module in model.modules():
+                if isinstance(module, MultiscaleAttention):
+                    module.form = "auto"
+        for batch in (2, 3, 5) if training else (2, 3):
             x = torch.randn(batch, 3, 4, 32, 32, dtype=torch.float64)
             torch._dynamo.mark_dynamic(x, 0)
             with torch.set_grad_enabled(training):
@@ -39,7 +46,7 @@ def test_any_input_size_is_one_graph_compiled_once():
     graphs = torch._dynamo.testing.CompileCounterWithBackend("eager")
     compiled = torch.compile(model, backend=graphs, fullgraph=True, dynamic=True)
     with torch.no_grad():
-        for batch, *size in ((2, 6, 40, 44), (5, 8, 48, 64), (4, 10, 64, 80)):
+        for batch, *size in ((2, 6, 40, 44), (5, 8, 48, 36), (3, 10, 36, 56)):
             x = torch.randn(batch, 3, *size, dtype=torch.float64)
             torch.testing.assert_close(compiled(x), model(x))
     assert graphs.frame_count == 1
@@ -49,8 +56,9 @@ def test_autocast_compiles_into_one_graph():
     """In the form of the attention that the sizes choose, and with dropped paths."""
     torch.compiler.reset()
     torch.manual_seed(0)
-    model = create_model("mvitv2_motion", depth=2, stage_starts=(1,), drop_path=0.1, dropout=0.0).train()
-    x = torch.randn(2, 3, 8, 48, 48)
+    small = {"depth": 2, "stage_starts": (1,), "num_frames": 4, "crop_size": 32, "pool_kernel": (1, 3, 3)}
+    model = create_model("mvitv2_motion", drop_path=0.1, dropout=0.0, **small).train()
+    x = torch.randn(2, 3, 4, 32, 32)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(1)
@@ -61,6 +69,3 @@ def test_autocast_compiles_into_one_graph():
     torch.testing.assert_close(out, plain, rtol=0.02, atol=0.02)
     out.float().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    evaluated = torch.compile(model.eval(), backend="eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(evaluated(x), model(x), rtol=1e-4, atol=1e-5)

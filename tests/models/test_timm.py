@@ -1,6 +1,7 @@
 """Equality with timm's image models, on the same weights, and weights handed to them and back."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,10 @@ def pair(config: MViTConfig) -> tuple[MViT, nn.Module]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("form", ["flash", "explicit", "auto"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "auto") for name in SMALL), *itertools.product(("in1k", "in21k_mlp"), ("flash", "explicit"))],
+)
 def test_logits_and_gradients_in_float64(name, form):
     ours, theirs = pair(dataclasses.replace(SMALL[name], attention_form=form))
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)

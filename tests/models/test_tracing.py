@@ -8,13 +8,14 @@ import torch
 from mvit_video.models import MViT
 from tests.models.helpers import image_fields, randomised, small_config, v1_fields
 
+TWO = {"depth": 2, "stage_starts": (1,)}
 CONFIGS = {
-    "v2": small_config(),
-    "v2_mean": small_config(head_pooling="norm_mean"),
-    "v1": small_config(**v1_fields()),
-    "explicit": small_config(attention_form="explicit"),
-    "flash": small_config(attention_form="flash"),
-    "image": small_config(**image_fields(cls_token=False, head_pooling="norm_mean")),
+    "v2": small_config(**TWO),
+    "v2_mean": small_config(**TWO, head_pooling="norm_mean"),
+    "v1": small_config(**TWO, **v1_fields()),
+    "explicit": small_config(**TWO, attention_form="explicit"),
+    "flash": small_config(**TWO, attention_form="flash"),
+    "image": small_config(**TWO, **image_fields(cls_token=False, head_pooling="norm_mean")),
 }
 
 

@@ -29,4 +29,5 @@ def case(kind: str, number: int, context: Context) -> dict[str, object]:
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "loses the card":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-    return {"twice": 2 * number, "process": os.getpid(), "part": context.part}
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return {"twice": 2 * number, "process": os.getpid(), "part": context.part, "threads": threads}

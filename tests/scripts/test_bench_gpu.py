@@ -84,8 +84,13 @@ def test_a_lost_process_is_followed_by_another_for_the_other_cases(
         assert "illegal memory access" in rows[2]["remark"] and "FatalError" in outcome.error
 
 
-def test_parts_share_the_cases(going: Callable[..., runner.Outcome], tmp_path: Path) -> None:
+def test_parts_share_the_cases(
+    going: Callable[..., runner.Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a rehearsal each has one thread, unless the environment says otherwise."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     outcome = going("works", tmp_path, parts=2)
+    assert {row["threads"] for row in rows_of(outcome)} == {"1"}
     assert outcome.status == "done"
     assert {(row["case"], row["part"]) for row in rows_of(outcome)} == {(0, 0), (1, 1), (2, 0), (3, 1)}
 

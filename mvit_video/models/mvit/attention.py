@@ -168,37 +168,36 @@ class MultiscaleAttention(nn.Module):
         for axis in self.axes:
             table = nn.Parameter(torch.empty(geometry.table_rows[axis], head_dim))
             setattr(self, f"rel_pos_{AXES[axis]}", table)
-        self._register_buffers()
+        self.build_buffers()
 
     def _pooling_of(self, name: str) -> tuple[Triple | None, Triple]:
         geometry = self.geometry
         return (geometry.kernel_q, geometry.stride_q) if name == "q" else (geometry.kernel_kv, geometry.stride_kv)
 
-    def _register_buffers(self, device: torch.device | None = None) -> None:
-        """Index tables of the nominal grids: not saved, and rebuilt after a model was made on the meta device."""
-        geometry = self.geometry
+    def build_buffers(self) -> None:
+        """Index tables of the nominal grids, beside the weights: not saved, so again after `to_empty`.
+
+        Computed on the CPU whatever the device: the many small operations take tenfold the time on the meta device.
+        """
+        geometry, cpu, device = self.geometry, torch.device("cpu"), self.qkv.weight.device
         for axis in self.axes:
-            index = relative_index(geometry.grid_q[axis], geometry.grid_kv[axis], device)
-            self.register_buffer(f"index_{AXES[axis]}", index, persistent=False)
+            index = relative_index(geometry.grid_q[axis], geometry.grid_kv[axis], cpu)
+            self.register_buffer(f"index_{AXES[axis]}", index.to(device), persistent=False)
         if self.axes:
-            one_hot = one_hot_positions(geometry.grid_kv, self.axes, self.cls, device)
-            self.register_buffer("one_hot", one_hot, persistent=False)
+            one_hot = one_hot_positions(geometry.grid_kv, self.axes, self.cls, cpu)
+            self.register_buffer("one_hot", one_hot.to(device), persistent=False)
         if self.pool_k is not None and self.pool_k.skips_tokens():
-            read = self.pool_k.read_tokens(geometry.grid_in, self.cls, device)
-            self.register_buffer("read_tokens", read, persistent=False)
+            read = self.pool_k.read_tokens(geometry.grid_in, self.cls, cpu)
+            self.register_buffer("read_tokens", read.to(device), persistent=False)
 
     def reset_parameters(self, style: Initialisation) -> None:
-        """Initialise the relative tables and rebuild the index buffers on the present device.
-
-        Tables are normal (0.02); zero in the style "zero_tables".
-        """
+        """Initialise the relative tables: normal (0.02), or zero in the style "zero_tables"."""
         for axis in self.axes:
             table = getattr(self, f"rel_pos_{AXES[axis]}")
             if style == "zero_tables":
                 nn.init.zeros_(table)
             else:
                 nn.init.trunc_normal_(table, std=0.02)
-        self._register_buffers(self.qkv.weight.device)
 
     def forward(self, x: Tensor, grid: Triple) -> tuple[Tensor, Triple]:
         """(B, cls + T*H*W, dim_in) on its grid -> (B, cls + T'*H'*W', dim_attn) and the pooled grid."""

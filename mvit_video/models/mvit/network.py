@@ -45,7 +45,7 @@ class MViT(nn.Module):
         """Blocks that are recomputed in the backward pass; None: not planned yet, see :meth:`plan_checkpointing`."""
         if config.activation_budget_gb is not None:
             self.recomputed = None
-        self.init_weights()
+        self._draw_weights()
 
     def _make_positions(self) -> None:
         t, h, w = self.config.table_grid
@@ -59,10 +59,14 @@ class MViT(nn.Module):
                 self.pos_embed_class = nn.Parameter(torch.empty(1, 1, dim))
 
     def init_weights(self) -> None:
-        """Draw all parameters anew (from torch's generator) and rebuild the index buffers.
+        """Draw all parameters anew (from torch's generator) and rebuild the index buffers, as after `to_empty`."""
+        for module in self.modules():
+            if isinstance(module, MultiscaleAttention):
+                module.build_buffers()
+        self._draw_weights()
 
-        On the meta device there is nothing to draw: call it again after `to_empty`.
-        """
+    def _draw_weights(self) -> None:
+        """Draw all parameters; on the meta device there is nothing to draw."""
         if self.patch_embed.proj.weight.is_meta:
             return
         for module in self.modules():

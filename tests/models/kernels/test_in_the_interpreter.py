@@ -23,7 +23,7 @@ def test_kernels_equal_the_plain_forms() -> None:
     pytest.importorskip("triton")
     files = [str(Path(module.__file__).resolve()) for module in MODULES]
     command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", *files]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     expected = sum(module.INTERPRETED_TESTS for module in MODULES)

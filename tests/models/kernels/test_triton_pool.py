@@ -1,7 +1,5 @@
 """The Triton pooling, run on the CPU in Triton's interpreter, as test_in_the_interpreter.py explains."""
 
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -16,24 +14,24 @@ from mvit_video.models.kernels import triton_pool
 from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
 from mvit_video.models.kernels.triton_pool import INTERPRETED, pool_norm, supports
 from mvit_video.models.mvit.presets import create_model
+from tests import interpreters
 from tests.models.helpers import HopperWithoutDevice
 from tests.paths import ROOT
 
-INTERPRETED_TESTS = 18
+INTERPRETED_TESTS = 17
 EPS = 1e-6
 
 Case = tuple[Triple, Triple, Triple, int, int, int, int]
 CASES: list[Case] = [  # kernel, stride, grid, batch, heads, channels, cls
-    ((3, 3, 3), (1, 1, 1), (3, 4, 5), 1, 1, 8, 1),
-    ((3, 3, 3), (1, 1, 1), (1, 3, 4), 1, 1, 96, 1),
-    ((3, 3, 3), (1, 2, 2), (2, 5, 7), 1, 2, 24, 1),
-    ((3, 3, 3), (1, 4, 4), (2, 6, 9), 1, 1, 72, 0),
+    ((3, 3, 3), (1, 1, 1), (3, 3, 4), 1, 1, 8, 1),
+    ((1, 3, 3), (1, 1, 1), (1, 2, 3), 1, 1, 96, 1),
+    ((3, 3, 3), (1, 2, 2), (2, 3, 5), 1, 1, 24, 1),
+    ((3, 3, 3), (1, 4, 4), (2, 2, 5), 1, 1, 72, 0),
     ((3, 3, 3), (1, 8, 8), (1, 9, 17), 1, 1, 8, 1),
-    ((1, 3, 3), (1, 8, 8), (1, 9, 10), 1, 4, 8, 1),
-    ((1, 3, 3), (1, 2, 2), (1, 6, 4), 2, 2, 8, 0),
-    ((1, 3, 3), (1, 1, 1), (1, 1, 1), 2, 1, 8, 1),
+    ((1, 3, 3), (1, 8, 8), (1, 9, 10), 1, 2, 8, 0),
+    ((1, 3, 3), (1, 1, 1), (1, 1, 1), 1, 1, 8, 1),
     ((3, 1, 1), (1, 1, 1), (4, 2, 3), 1, 1, 8, 0),
-    ((1, 3, 1), (1, 2, 1), (2, 5, 3), 1, 1, 8, 1),
+    ((1, 3, 1), (1, 2, 1), (2, 5, 3), 2, 2, 8, 1),
 ]
 
 
@@ -79,8 +77,9 @@ if INTERPRETED:
         monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
         calls = []
         monkeypatch.setattr(triton_pool, "pool_norm", lambda *a, f=pool_norm, **k: calls.append(1) or f(*a, **k))
-        small = {"embed_dim": 8, "num_frames": 4, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
-        clip = torch.randn(1, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        small = {"embed_dim": 8, "num_frames": 2, "crop_size": 16, "num_classes": 3, "depth": 2, "stage_starts": (1,)}
+        small["pool_kernel"] = (1, 3, 3)  # a third of the products
+        clip = torch.randn(1, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
         gradients = []
         for form in ("triton", "library"):
             torch.manual_seed(0)
@@ -105,7 +104,7 @@ if INTERPRETED:
         monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
         monkeypatch.setattr(triton_pool, "TILE", 16 * 8)
         monkeypatch.setattr(triton_pool, "WEIGHT_TILE", 16 * 4)
-        assert max(errors(((1, 3, 3), (1, 1, 1), (2, 3, 5), 1, 1, 8, 1), torch.float32)) < 1e-5
+        assert max(errors(((1, 3, 1), (1, 1, 1), (2, 3, 6), 1, 1, 8, 1), torch.float32)) < 1e-5
 
     @pytest.mark.parametrize(
         ("dtype", "bound"), [(torch.bfloat16, 0.02), (torch.float16, 0.0025)], ids=["bfloat16", "float16"]
@@ -241,12 +240,14 @@ else:
         assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.float32, torch.float32]
 
     def test_imports_without_triton():
+        """In a fork of a process that has imported torch with Triton, and of this project only what needs none."""
         program = (
             "import sys; sys.modules['triton'] = None\n"
+            "assert 'mvit_video.models.kernels.triton_pool' not in sys.modules\n"
             "import torch; from mvit_video.models.kernels.triton_pool import supports\n"
             "print(supports(torch.empty(1, 8, 8), torch.empty(8, 1, 3, 3, 3), (1, 1, 1)))"
         )
-        run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+        run = interpreters.run("-c", program, cwd=ROOT)
         assert run.stdout == "False\n", run.stderr
 
     def test_kernels_compile_for_hopper_as_they_are_launched(tmp_path, monkeypatch):

@@ -38,21 +38,22 @@ def kept_bytes(model: MViT, x: torch.Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+FORMS = {
+    "flash": {"attention_form": "flash", "drop_path": 0.3, "dropout": 0.5},
+    "auto": {"attention_form": "auto"},
+    "explicit": {"attention_form": "explicit"},
+    "mlp": {"pooling_form": "library", "expand_in": "mlp", "head_pooling": "norm_mean"},
+    "v1": v1_fields(),
+    "image": image_fields(cls_token=False, head_pooling="mean_norm"),
+}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"attention_form": "flash", "drop_path": 0.3, "dropout": 0.5},
-        {"attention_form": "auto"},
-        {"attention_form": "explicit"},
-        {"pooling_form": "library", "expand_in": "mlp", "head_pooling": "norm_mean"},
-        v1_fields(),
-        image_fields(cls_token=False, head_pooling="mean_norm"),
-    ],
-    ids=["flash", "auto", "explicit", "mlp", "v1", "image"],
+    ("form", "dtype"),
+    [*((form, torch.float32) for form in FORMS), *((form, torch.bfloat16) for form in ("flash", "auto", "image"))],
 )
-def test_the_bytes_counted_are_those_that_autograd_keeps(changes, dtype):
-    model = MViT(small_config(**changes)).train()
+def test_the_bytes_counted_are_those_that_autograd_keeps(form, dtype):
+    model = MViT(small_config(depth=3, stage_starts=(1,), **FORMS[form])).train()
     x = torch.randn(SHAPE if not model.config.is_image else (3, 3, 32, 32))
     before = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -62,7 +63,7 @@ def test_the_bytes_counted_are_those_that_autograd_keeps(changes, dtype):
         exact = {"rel": 0.0 if dtype == torch.float32 else 0.025, "abs": 0}
         assert kept_bytes(model, x) == pytest.approx(outside + sum(cost.saved for cost in costs), **exact)
         model.recomputed = frozenset({0, 2})
-        wanted = [costs[0].entering, costs[1].saved, costs[2].entering, costs[3].saved]
+        wanted = [costs[0].entering, costs[1].saved, costs[2].entering]
         assert kept_bytes(model, x) == pytest.approx(outside + sum(wanted), **exact)
 
 
@@ -190,7 +191,8 @@ def test_impossible_options_are_refused(changes, message):
 
 
 def compiled_config(**changes: object) -> MViTConfig:
-    return small_config(depth=2, stage_starts=(1,), attention_form="flash", drop_path=0.3, **changes)
+    """One block, which computes all tokens: the compiler takes seconds for each."""
+    return small_config(depth=1, stage_starts=(), attention_form="flash", head_pooling="norm_mean", **changes)
 
 
 def test_recomputed_blocks_compile_into_one_graph():
@@ -214,7 +216,4 @@ def test_a_budget_is_planned_before_compiling():
         compiled(x)
     torch.compiler.reset()
     model.plan_checkpointing(SHAPE)
-    torch.manual_seed(0)
-    wanted = model(x)
-    torch.manual_seed(0)
-    torch.testing.assert_close(compiled(x), wanted)
+    torch.testing.assert_close(compiled(x), model(x))
