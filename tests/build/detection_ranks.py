@@ -43,18 +43,20 @@ def check_sum() -> None:
 def main(root: Path, out: Path) -> dict[str, Any]:
     def train(name: str, *, ranks: int, accumulate: int, call: int | None = None) -> list[int]:
         overrides = few_scenes(root, out / name, *RECIPE, f"trainer.accumulate={accumulate}")
+        config = small(options(*overrides))
 
         def job() -> None:
             if call is not None:
                 kill_at(call)
-            build.train(small(options(*overrides)))
+            build.train(config)
 
         return run(job, ranks=ranks)
 
     def evaluate(name: str, ranks: int) -> tuple[dict[str, Any], Any]:
         folder = out / name / str(ranks)
         overrides = few_scenes(root, out / name, f"output={folder}", "task.pictures=0", "trainer.eval_batch_size=1")
-        assert run(lambda: build.evaluate(small(evaluate_options(*overrides))), ranks=ranks) == [0] * ranks
+        config = small(evaluate_options(*overrides))
+        assert run(lambda: build.evaluate(config), ranks=ranks) == [0] * ranks
         results: dict[str, Any] = json.loads((folder / "results.json").read_text())
         numbers = {k: v for k, v in results.items() if k.startswith(("box_", "mask_", "num_", "per_class"))}
         return numbers, json.loads((folder / "predictions.json").read_text())

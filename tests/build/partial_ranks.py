@@ -38,7 +38,8 @@ def main(root: Path, out: Path) -> dict[str, Any]:
     for ranks in (1, 2):
         folder = out / f"ranks{ranks}"
         overrides = few_videos(root, folder, *more, f"trainer.accumulate={2 // ranks}")
-        codes += run(lambda overrides=overrides: build.train(options(*overrides)), ranks=ranks)  # type: ignore[misc]
+        config = options(*overrides)
+        codes += run(lambda config=config: build.train(config), ranks=ranks)  # type: ignore[misc]
         state = load_latest(folder / "tiny/checkpoints")
         assert state is not None
         states.append(state)
