@@ -4,6 +4,8 @@ An evaluation that took its options from the command line alone would measure an
 frames, another size, another order of classes. So it takes them from the run, and the command line changes single ones.
 """
 
+import copy
+import functools
 import json
 import logging
 import os
@@ -236,12 +238,19 @@ def options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
     else:
         held = read_weights_file(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
-    if text is None and run_dir is None:
+    if text is None and run_dir is not None:
+        text = (run_dir / "config.yaml").read_text(encoding="utf-8")
+    if text is None:
         return None
-    source = OmegaConf.load(run_dir / "config.yaml") if text is None and run_dir else OmegaConf.create(text)
-    options: Any = OmegaConf.to_container(source)
+    options = copy.deepcopy(_parsed(text))
     # Weights that convert wrote hold the model's configuration alone, which is no way to read videos.
     return options if isinstance(options, dict) and "data" in options else None
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """Stored options as plain values. Reading YAML takes a while, and a command asks several times."""
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def stored_groups(words: Sequence[str]) -> list[str]:
