@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,16 +119,6 @@ def test_more_than_a_split_holds_for_one_step_is_refused(motion_root, tmp_path) 
     overrides = motion_overrides(motion_root, tmp_path, "processes=8", "videos=0")
     with pytest.raises(ValueError, match="has 32 videos, fewer than one step takes: 8 videos x 8 processes"):
         preview(preview_options(*overrides))
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys, runpy\nsys.argv = ['preview', '--cfg', 'job']\n"
-        "runpy.run_module('mvit_video.preview', run_name='__main__')\nassert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "animate: false" in done.stdout
 
 
 def test_the_options_in_words() -> None:
