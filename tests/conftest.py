@@ -21,7 +21,7 @@ from mvit_video.engine import curves, tracking
 from mvit_video.tasks import classification, confusion, image_classification
 from mvit_video.video.backends import pyav_decoder
 from tests import interpreters
-from tests.composing import compose
+from tests.composing import compose, read_once
 from tests.paths import ROOT
 from tests.video_library import Library
 
@@ -29,6 +29,7 @@ from tests.video_library import Library
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 sys.path.insert(0, str(ROOT / "scripts"))  # benchmarks and fuzzing are tested, too
+read_once()
 
 
 def _undrawn(*arguments: object, **options: object) -> None:

@@ -8,6 +8,7 @@ import torch.distributed.checkpoint
 import torch.distributed.fsdp
 import torch.distributed.tensor
 import torch.utils.tensorboard
+import torchvision  # noqa: F401
 
 import tests.conftest  # noqa: F401 - which leaves the curves undrawn
 from mvit_video.distributed.sharding import clip_grad_norm

@@ -13,6 +13,7 @@ from torch import nn
 import mvit_video
 from mvit_video.build.common import build_source, build_task_builder, load_model, process_group_of
 from mvit_video.build.run_identity import DataRecord
+from mvit_video.build.stored_options import beside_weights
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Audit, Data, Evaluate
 from mvit_video.data.datasets.sources import Source
@@ -24,7 +25,6 @@ from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation
 from mvit_video.exporting.about import is_program, read_about
-from mvit_video.models.weights.files import read_weights_file
 from mvit_video.runtime.env import describe_environment
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def training_state_of(checkpoint: Path) -> dict[str, Any]:
     if is_program(checkpoint):
         about = read_about(checkpoint)
         return {key: about[key] for key in ("step", "class_names", "run") if key in about}
-    return dict(read_weights_file(checkpoint).training)
+    return beside_weights(checkpoint).training
 
 
 def free_folder(folder: Path, about: Mapping[str, Any]) -> Path:

@@ -4,10 +4,13 @@ An evaluation that took its options from the command line alone would measure an
 frames, another size, another order of classes. So it takes them from the run, and the command line changes single ones.
 """
 
+import copy
+import functools
 import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from mvit_video.config.registry import choices_over, schema_of, source_of, task_
 from mvit_video.config.summary import changes
 from mvit_video.engine.checkpoints import is_folder_of_shards, latest_checkpoint, load_checkpoint
 from mvit_video.exporting.about import is_program, read_about
-from mvit_video.models.weights.files import read_weights_file
+from mvit_video.models.weights.files import WeightsFile, check_is_file, read_weights_file
 from mvit_video.models.weights.zoo import is_published, looks_like_a_path, resolve, unknown_name
 from mvit_video.runtime.run_record import folder_of_start
 
@@ -234,14 +237,38 @@ def options_of(checkpoint: Path, run_dir: Path | None) -> dict[str, Any] | None:
     elif is_program(checkpoint):
         text = json.dumps(read_about(checkpoint)["config"])
     else:
-        held = read_weights_file(checkpoint).config
+        held = beside_weights(checkpoint).config
         text = held.text if held is not None and held.kind == "mvit_video" else None
-    if text is None and run_dir is None:
+    if text is None and run_dir is not None:
+        text = (run_dir / "config.yaml").read_text(encoding="utf-8")
+    if text is None:
         return None
-    source = OmegaConf.load(run_dir / "config.yaml") if text is None and run_dir else OmegaConf.create(text)
-    options: Any = OmegaConf.to_container(source)
+    options = copy.deepcopy(_parsed(text))
     # Weights that convert wrote hold the model's configuration alone, which is no way to read videos.
     return options if isinstance(options, dict) and "data" in options else None
+
+
+def beside_weights(path: Path) -> WeightsFile:
+    """What a file of weights holds beside them, its tensors left out; read once as long as it is the same file.
+
+    Raises:
+        CheckpointError: as read_weights_file.
+    """
+    check_is_file(path)
+    status = path.stat()
+    file = _beside_weights(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+    return replace(file, training=copy.deepcopy(file.training))
+
+
+@functools.lru_cache(maxsize=8)
+def _beside_weights(path: Path, *_: int) -> WeightsFile:
+    return replace(read_weights_file(path), tensors={})
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """Stored options as plain values. Reading YAML takes a while, and a command asks several times."""
+    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def stored_groups(words: Sequence[str]) -> list[str]:

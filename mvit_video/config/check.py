@@ -23,11 +23,12 @@ def to_object(config: DictConfig) -> Train:
     Raises:
         ValueError: with one line for everything that is missing, unknown or impossible.
     """
-    config = config.copy()
     schema = OmegaConf.get_type(config)
     assert schema is not None and issubclass(schema, Train)
-    for key in schema.unneeded(config):
-        OmegaConf.update(config, key, "")
+    if unneeded := schema.unneeded(config):
+        config = config.copy()  # which takes as long as the rest
+        for key in unneeded:
+            OmegaConf.update(config, key, "")
     unknown = list(_unknown_keys(config, ""))
     missing = sorted(OmegaConf.missing_keys(config) | schema.unset(config))
     if missing:

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+import mvit_video.build.image_classification  # noqa: F401 - which every process would import by itself
 from mvit_video import build
+from mvit_video.data.datasets.imagenet_names import readable_names
 from tests.build.image_options import small_images
 from tests.conftest import evaluate_options, options
 from tests.engine.checkpoints.resume_cells import STEPS, difference, final, kill_at
@@ -31,17 +33,19 @@ RECIPE = (
 def main(folder: Path, out: Path) -> dict[str, Any]:
     def train(name: str, *, ranks: int, accumulate: int, call: int | None = None) -> list[int]:
         overrides = small_images(folder, out / name, *RECIPE, f"trainer.accumulate={accumulate}")
+        config = options(*overrides)
 
         def job() -> None:
             if call is not None:
                 kill_at(call)
-            build.train(options(*overrides))
+            build.train(config)
 
         return run(job, ranks=ranks)
 
     def evaluate(name: str, ranks: int) -> dict[str, Any]:
         overrides = small_images(folder, out / name, f"output={out / name / str(ranks)}")
-        assert run(lambda: build.evaluate(evaluate_options(*overrides)), ranks=ranks) == [0] * ranks
+        config = evaluate_options(*overrides)
+        assert run(lambda: build.evaluate(config), ranks=ranks) == [0] * ranks
         results: dict[str, Any] = json.loads((out / name / str(ranks) / "results.json").read_text())
         return {key: results[key] for key in ("top1", "top5", "loss", "num_images", "per_class", "num_failed")}
 
@@ -60,4 +64,5 @@ def main(folder: Path, out: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     leave_out_metrics()
+    readable_names(None)  # imports torchvision
     print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -13,17 +13,18 @@ import torch
 from mvit_video import build
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.models import create_model
-from tests.conftest import few_videos, options
+from tests.conftest import SMALL_CLIPS, few_videos, options
 from tests.forked_ranks import leave_out_metrics, run
 
 
 def main(root: Path, out: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     weights = out / "start.pt"
-    model = create_model("mvitv2_motion", num_classes=8)
+    model = create_model("mvitv2_motion", num_classes=8, num_frames=4, crop_size=32)
     out.mkdir(parents=True, exist_ok=True)
     torch.save({"model": model.state_dict()}, weights)
     more = [
+        *SMALL_CLIPS,
         f"weights={weights}",
         "optim.frozen=backbone",
         "optim.lora_rank=2",
@@ -37,7 +38,8 @@ def main(root: Path, out: Path) -> dict[str, Any]:
     for ranks in (1, 2):
         folder = out / f"ranks{ranks}"
         overrides = few_videos(root, folder, *more, f"trainer.accumulate={2 // ranks}")
-        codes += run(lambda overrides=overrides: build.train(options(*overrides)), ranks=ranks)  # type: ignore[misc]
+        config = options(*overrides)
+        codes += run(lambda config=config: build.train(config), ranks=ranks)  # type: ignore[misc]
         state = load_latest(folder / "tiny/checkpoints")
         assert state is not None
         states.append(state)
@@ -49,5 +51,6 @@ def main(root: Path, out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     leave_out_metrics()
     print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]))))

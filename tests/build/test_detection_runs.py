@@ -31,7 +31,7 @@ from mvit_video.models.detection.batch_norm import BoxBatchNorm
 from mvit_video.predictor import prediction_options
 from mvit_video.tasks.detection_pictures import DetectionPictures
 from tests import interpreters
-from tests.build.detection_options import TEST_IMAGES, TRAIN_IMAGES, few_scenes
+from tests.build.detection_options import TEST_IMAGES, TRAIN_IMAGES, few_scenes, small
 from tests.conftest import options
 from tests.models.detection.helpers import tiny_detector
 from tests.paths import ROOT
@@ -245,7 +245,7 @@ def test_a_plan_counts_windows_pyramid_and_heads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ("+experiment=scenes_mask_rcnn_mvitv2", "machine=cpu", "num_videos=1200", f"output_dir={tmp_path}")
-    config = options(*given, "data.crop_size=64", config_name="plan")
+    config = small(options(*given, "data.crop_size=64", config_name="plan"))
     windows, model = plan.measure(config)
     monkeypatch.setattr(plan, "measure", lambda _: (windows, model))
     plan.print_plan(config)
@@ -256,7 +256,8 @@ def test_a_plan_counts_windows_pyramid_and_heads(
     config.data.crop_size = 128
     larger, _ = plan.measure(config)
     flops = [sum(cost.flops for cost in measured.costs) for measured in (windows, larger)]
-    assert flops[1] < 4.5 * flops[0], "windows make attention linear in the number of pixels, but in global blocks"
+    # Windows make attention linear in the number of pixels, but in global blocks; without them it is 6.6 times as much.
+    assert flops[1] < 5 * flops[0]
     heads = windows.head_flops
     assert flops[0] < heads < larger.head_flops < 4 * heads, "the box heads see as many boxes in an image of any size"
     config.trainer.batch_size = "auto"

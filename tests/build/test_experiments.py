@@ -1,5 +1,6 @@
 """Every experiment composes, passes the checks, builds its model, and carries its published recipe to the digit."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -296,12 +297,15 @@ def test_what_training_does_to_pictures_reaches_both_data_sets(name: str, side: 
 OWN_MODEL = f"hydra.searchpath=[file://{ROOT}/examples/rating/conf]"  # what --config-dir does
 
 
-@pytest.mark.parametrize("name", NEEDED)
-def test_every_experiment_takes_every_model(name: str, tmp_path: Path) -> None:
-    """Whatever an experiment sets for its own model, another one composes, learns the classes and gets an optimizer."""
+@pytest.mark.parametrize(("name", "baseline"), zip(NEEDED, itertools.cycle(list_baselines())))
+def test_every_experiment_takes_every_model(name: str, baseline: str, tmp_path: Path) -> None:
+    """Whatever an experiment sets for its own model, another one composes, learns the classes and gets an optimizer.
+
+    Any of the baselines, whose options are the same but for the name.
+    """
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("_target_: torch.nn.LazyLinear\nout_features: ${data.num_classes}\n")
-    for model in (*list_baselines(), "small_net", "mine"):
+    for model in (baseline, "small_net", "mine"):
         path = OWN_MODEL.replace("]", f",file://{tmp_path}]")
         config = options(path, f"+experiment={name}", f"model={model}", *NEEDED[name])
         assert config.optim.lr > 0 and config.trainer.global_batch

@@ -8,9 +8,11 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from mvit_video.build import stored_options
 from mvit_video.build.prediction_options import find_weights
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
 from mvit_video.build.stored_options import (
+    beside_weights,
     best_checkpoint,
     fetch_weights,
     find_run,
@@ -260,3 +262,19 @@ def test_a_folder_with_the_name_of_a_run_is_not_the_run(
     config = OmegaConf.create({"weights": str(run), "run": None, "checkpoint": None, "output_dir": str(runs)})
     find_weights(config)
     assert (config.run, config.checkpoint) == (None, str(run))
+
+
+def test_a_file_is_read_once_and_another_in_its_place_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = stored_options.read_weights_file
+    monkeypatch.setattr(stored_options, "read_weights_file", lambda path: (reads.append(path), read(path))[1])
+    path = tmp_path / "best.pt"
+    for step in (1, 2):
+        state = {"step": step, "model": {"weight": torch.zeros(1)}, "class_names": ["a", "b"], "config": "a: 1"}
+        torch.save(state, tmp_path / "new.pt")
+        (tmp_path / "new.pt").replace(path)
+        for _ in range(2):
+            held = beside_weights(path)
+            assert held.training["step"] == step and held.tensors == {} and held.config is not None
+            held.training["step"] = 0  # of the caller alone
+    assert reads == [path, path]

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 from mvit_video import build, models
 from mvit_video.engine.checkpoints import load_checkpoint
 from mvit_video.engine.tracking import read_metrics
-from tests.conftest import evaluate_options, few_videos, options
+from tests import interpreters
+from tests.conftest import SMALL_CLIPS, evaluate_options, few_videos, options
 from tests.paths import ROOT
 
 
@@ -20,14 +19,14 @@ from tests.paths import ROOT
 def start(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights to start from."""
     output = tmp_path_factory.mktemp("start")
-    build.train(options(*few_videos(motion_root, output, "trainer.max_steps=1")))
+    build.train(options(*few_videos(motion_root, output, *SMALL_CLIPS, "trainer.max_steps=1")))
     return output / "tiny/checkpoints/step_00000001.pt"
 
 
 def test_adapters_with_an_average_and_layer_decay_resume_to_the_bit_and_are_merged_when_saved(
     motion_root: Path, start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    more = [f"weights={start}", "optim.frozen=backbone", "optim.lora_rank=2", "optim.layer_decay=0.9"]
+    more = [*SMALL_CLIPS, f"weights={start}", "optim.frozen=backbone", "optim.lora_rank=2", "optim.layer_decay=0.9"]
     more += ["trainer.ema_decay=0.5", "schedule.epochs=3", "model.drop_path=0.1", "trainer.eval_every=9"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with caplog.at_level(logging.INFO):
@@ -46,14 +45,15 @@ def test_adapters_with_an_average_and_layer_decay_resume_to_the_bit_and_are_merg
     assert {name.split(".")[-2] for name in changed} == {"qkv", "proj", "norm", "projection"}
     assert all(torch.equal(one["adapters"][name], before[name]) for name in before if name.endswith("qkv.weight"))
     # Any tool: here the loader of weights, and an evaluation, which knows nothing of adapters.
-    models.load_weights(models.create_model("mvitv2_motion", num_classes=8), whole / "tiny/checkpoints/best.pt")
+    model = models.create_model("mvitv2_motion", num_classes=8, num_frames=4, crop_size=32)
+    models.load_weights(model, whole / "tiny/checkpoints/best.pt")
     loss = read_metrics(whole / "tiny/metrics.jsonl")[-1]["loss"]
-    evaluation = few_videos(motion_root, whole, "data.test_temporal_views=1", "split=val")
+    evaluation = few_videos(motion_root, whole, *SMALL_CLIPS, "data.test_temporal_views=1", "split=val")
     assert build.evaluate(evaluate_options(*evaluation))["loss"] == pytest.approx(loss, abs=1e-4)
 
 
 def test_a_linear_probe_trains_the_head_alone(motion_root: Path, start: Path, tmp_path: Path) -> None:
-    more = [f"weights={start}", "optim.frozen=backbone", "trainer.max_steps=1", "trainer.eval_every=9"]
+    more = [*SMALL_CLIPS, f"weights={start}", "optim.frozen=backbone", "trainer.max_steps=1", "trainer.eval_every=9"]
     build.train(options(*few_videos(motion_root, tmp_path, *more)))
     before, after = load_checkpoint(start), load_checkpoint(tmp_path / "tiny/checkpoints/step_00000001.pt")
     changed = {name for name in before["model"] if not torch.equal(after["model"][name], before["model"][name])}
@@ -78,9 +78,8 @@ def test_what_does_not_go_together_is_refused(motion_root: Path, tmp_path: Path,
 
 
 def test_two_ranks_train_the_same_part_on_the_same_draws_and_stop_together(motion_root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.build.partial_ranks", str(motion_root), str(tmp_path / "ranks")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    script = ("-m", "tests.build.partial_ranks", str(motion_root), str(tmp_path / "ranks"))
+    done = interpreters.run(*script, cwd=ROOT, check=True, timeout=500)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["codes"] == [0, 0, 0]
     assert found["steps"] == [2, 2]

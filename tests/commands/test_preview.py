@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,16 +121,6 @@ def test_more_than_a_split_holds_for_one_step_is_refused(motion_root, tmp_path) 
         preview(preview_options(*overrides))
 
 
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys, runpy\nsys.argv = ['preview', '--cfg', 'job']\n"
-        "runpy.run_module('mvit_video.preview', run_name='__main__')\nassert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "animate: false" in done.stdout
-
-
 def test_the_options_in_words() -> None:
     data = VideoData(num_frames=16, sampling_rate=4, target_fps=30, crop_size=224)
     assert clip_text(data) == "16 frames, one in 4 at 30 frames/s  ·  224 x 224 pixels"
@@ -197,5 +186,10 @@ def test_a_class_is_shown_by_a_video_that_can_be_read(motion_root, tmp_path, cap
 
 def test_a_preview_settles_the_batch_size(motion_root, tmp_path) -> None:
     auto = ["trainer.batch_size=auto", "trainer.global_batch=16", "processes=2", "videos=0", "clips=1"]
-    page = preview(preview_options(*motion_overrides(motion_root, tmp_path, *auto)))[-1].read_text()
+    config = preview_options(*motion_overrides(motion_root, tmp_path, *auto))
+    config.model = {
+        "_target_": "mvit_video.models.create_model", "name": "mvitv2_motion", "depth": 1, "stage_starts": [],
+        "num_classes": 8,
+    }  # fmt: skip
+    page = preview(config)[-1].read_text()
     assert "batch of 8 x 1 clips" in page

@@ -139,16 +139,25 @@ def test_mistakes_end_the_command_with_a_message(arguments: list[str], said: lis
     assert {entry.name for entry in tmp_path.iterdir()} == {"experiment"}
 
 
-@pytest.mark.parametrize("module", ["mvit_video.train", "mvit_video.evaluate"])
-def test_help_and_cfg_answer_without_torch(module: str, tmp_path: Path) -> None:
-    """Importing torch alone takes seconds; these must answer at once."""
-    for arguments in (["--help"], ["+experiment=k400_mvitv2_s", "--cfg", "job"]):
-        code = f"import sys, runpy; sys.argv = ['x', *{arguments!r}]\n"
-        code += f"try:\n    runpy.run_module({module!r}, run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        code += "assert 'torch' not in sys.modules"
-        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-    assert "randaugment: rand-m7-n4-mstd0.5-inc1" in result.stdout
+def test_help_and_cfg_answer_without_torch(tmp_path: Path) -> None:
+    """Importing torch alone takes seconds; these must answer at once; one after the other in one process."""
+    job = ["+experiment=k400_mvitv2_s", "--cfg", "job"]
+    named = [(name, words) for name in ("train", "evaluate", "preview") for words in (["--help"], job)]
+    commands = [(f"mvit_video.{name}", words) for name, words in named]
+    code = f"""
+import runpy, sys
+for module, arguments in {commands!r}:
+    sys.argv = ["x", *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
+    assert "torch" not in sys.modules, (module, arguments)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("randaugment: rand-m7-n4-mstd0.5-inc1") == 3
+    assert "animate: false" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from mvit_video.data.embedded.motion_scenes import (
 from mvit_video.data.embedded.set_on_disk import only_writer
 
 SMALL = MotionSpec(train_videos=16, test_videos=8)
+SMALLEST = MotionSpec(train_videos=8, test_videos=8)
 
 
 def draw(index: int, *, kind: Kind | None = None, split: Split = "train", difficulty: float = 1.0) -> Scene:
@@ -71,11 +72,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> MotionSet:
     return generate_motion(tmp_path_factory.mktemp("motion") / "set", SMALL, workers=1, progress=False)
 
 
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> MotionSet:
+    """For tests that generate one like it."""
+    return generate_motion(tmp_path_factory.mktemp("motion") / "set", SMALLEST, workers=1, progress=False)
+
+
 @pytest.fixture
-def copy(small: MotionSet, tmp_path: Path) -> Path:
+def copy(smallest: MotionSet, tmp_path: Path) -> Path:
     """A copy of the small set that a test may damage."""
     root = tmp_path / "set"
-    for name, content in contents(small.root).items():
+    for name, content in contents(smallest.root).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     return root
@@ -274,9 +281,9 @@ def test_encoder_reverses_the_very_same_pictures(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_array_equal(given[0], given[1][::-1])
 
 
-def test_same_set_with_any_number_of_workers(small: MotionSet, tmp_path: Path) -> None:
-    other = generate_motion(tmp_path / "set", SMALL, workers=2, progress=False)
-    assert contents(other.root) == contents(small.root)
+def test_same_set_with_any_number_of_workers(smallest: MotionSet, tmp_path: Path) -> None:
+    other = generate_motion(tmp_path / "set", SMALLEST, workers=2, progress=False)
+    assert contents(other.root) == contents(smallest.root)
 
 
 def test_seed_and_difficulty_change_the_videos(small: MotionSet, tmp_path: Path) -> None:
@@ -296,7 +303,7 @@ def test_seed_and_difficulty_change_the_videos(small: MotionSet, tmp_path: Path)
 def test_second_call_writes_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     monkeypatch.setattr(motion, "_write_videos", lambda *args, **kwargs: pytest.fail("generated again"))
-    assert generate_motion(str(copy), SMALL, progress=False).root == copy
+    assert generate_motion(str(copy), SMALLEST, progress=False).root == copy
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
@@ -331,16 +338,16 @@ def interrupt_early(root: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [remove_record, cut_record, truncate_video, remove_video, remove_list, interrupt_early]
 )
-def test_incomplete_set_is_made_whole(damage: Callable[[Path], None], copy: Path, small: MotionSet) -> None:
+def test_incomplete_set_is_made_whole(damage: Callable[[Path], None], copy: Path, smallest: MotionSet) -> None:
     damage(copy)
-    generate_motion(copy, SMALL, workers=1, progress=False)
-    assert contents(copy) == contents(small.root)
+    generate_motion(copy, SMALLEST, workers=1, progress=False)
+    assert contents(copy) == contents(smallest.root)
 
 
 def test_damaged_video_is_named(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     truncate_video(copy)
-    generate_motion(copy, SMALL, workers=1, progress=False)
+    generate_motion(copy, SMALLEST, workers=1, progress=False)
     assert "videos/train/00003_reversed.mp4" in caplog.text
 
 
@@ -353,7 +360,7 @@ def test_failure_leaves_no_record(copy: Path, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(motion, "write_scene", fail)
         with pytest.raises(OSError, match="disk full"):
-            generate_motion(copy, SMALL, workers=1, progress=False)
+            generate_motion(copy, SMALLEST, workers=1, progress=False)
     assert not (copy / "motion.json").exists()
 
 
