@@ -21,7 +21,7 @@ from mvit_video.build.prediction import FilePredictor
 from mvit_video.data.augmentation.clip_views import eval_view
 from mvit_video.data.embedded import motion_scenes as scenes
 from mvit_video.data.embedded.motion import SPLITS, MotionSpec
-from mvit_video.data.loading.loader import collate
+from mvit_video.data.loading.collation import collate
 from mvit_video.models.mvit.attribution import class_maps
 
 
