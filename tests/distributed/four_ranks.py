@@ -31,10 +31,12 @@ def start_forked(folder: Path, **commands: dict[int, list[str]]) -> interpreters
 
 def main(commands: dict[str, dict[str, list[str]]]) -> None:
     for ranks, overrides in commands["train"].items():
-        codes = run(lambda overrides=overrides: build.train(options(*overrides)), ranks=int(ranks))
+        training = options(*overrides)
+        codes = run(lambda config=training: build.train(config), ranks=int(ranks))
         assert not any(codes), codes
     for ranks, overrides in commands.get("evaluate", {}).items():
-        codes = run(lambda overrides=overrides: build.evaluate(evaluate_options(*overrides)), ranks=int(ranks))
+        evaluation = evaluate_options(*overrides)
+        codes = run(lambda config=evaluation: build.evaluate(config), ranks=int(ranks))
         assert not any(codes), codes
 
 

@@ -79,10 +79,12 @@ def main(root: Path, out: Path) -> dict[str, Any]:
         return small_overrides(root, out / name, *RECIPE, f"trainer.accumulate={accumulate}", *more)
 
     def train(name: str, *more: str, ranks: int, accumulate: int = ACCUMULATE, call: int | None = None) -> list[int]:
+        config = options(*overrides(name, *more, accumulate=accumulate))
+
         def job() -> None:
             if call is not None:
                 kill_at(call)
-            build.train(options(*overrides(name, *more, accumulate=accumulate)))
+            build.train(config)
 
         return run(job, ranks=ranks)
 
@@ -111,12 +113,12 @@ def main(root: Path, out: Path) -> dict[str, Any]:
     # The first sharded steps of a process take seconds: these trainings share their two processes. So does a sharded
     # checkpoint, and only their last is looked at.
     names, last = ("whole_fsdp", "fsdp", "two_one_two"), f"trainer.checkpoint_every={STEPS}"
-    jobs = list(zip((overrides(name, fsdp, last) for name in names), free_ports(len(names)), strict=True))
+    jobs = list(zip((options(*overrides(name, fsdp, last)) for name in names), free_ports(len(names)), strict=True))
 
     def finish() -> None:
-        for words, port in jobs:
+        for config, port in jobs:
             os.environ["MASTER_PORT"] = str(port)
-            build.train(options(*words))
+            build.train(config)
 
     assert run(finish, ranks=2) == [0, 0]
     whole = final(out / "whole_fsdp" / "tiny")
