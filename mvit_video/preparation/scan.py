@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -14,13 +15,15 @@ from mvit_video.preparation import perceptual_hash
 from mvit_video.preparation.full_decode import decode_all, open_packets
 from mvit_video.preparation.journal import FileState, Record, Verify, index_fields
 from mvit_video.preparation.truncation import missing_bytes
-from mvit_video.video.backends.frame_folder import FrameFolderDecoder
 from mvit_video.video.byte_source import ByteSource, Deadline, locate
 from mvit_video.video.container import too_large
 from mvit_video.video.index import FrameIndex, VideoDecodeError
 from mvit_video.video.index_builder import build_index
 from mvit_video.video.location import VideoLocation
 from mvit_video.video.packets import PacketReader
+
+if TYPE_CHECKING:
+    from mvit_video.video.backends.frame_folder import FrameFolderDecoder
 
 _CHUNK = 2**20
 
@@ -81,6 +84,9 @@ def _read(source: ByteSource, record: Record, max_pixels: int) -> Record:
 
 def _read_folder(task: ScanTask, record: Record) -> Record:
     """Read a folder of pictures: all their bytes for the digest, and, if asked to, decode each of them."""
+    # Imports torch, two seconds long, which workers that read videos alone do not need.
+    from mvit_video.video.backends.frame_folder import FrameFolderDecoder
+
     location = task.location
     assert location.frame_rate is not None
     folder = FrameFolderDecoder(
@@ -100,7 +106,7 @@ def _read_folder(task: ScanTask, record: Record) -> Record:
     return record
 
 
-def _look_at_pictures(folder: FrameFolderDecoder) -> str:
+def _look_at_pictures(folder: "FrameFolderDecoder") -> str:
     """Decode every picture; the signature. Raises VideoDecodeError where one does not decode."""
     wanted = perceptual_hash.signature_frames(folder.info.num_frames)
     hashes: dict[int, int] = {}

@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -14,6 +16,7 @@ from mvit_video.preparation.journal import Record
 from mvit_video.preparation.scan import ScanTask, scan_file
 from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import VideoReader
+from tests.paths import ROOT
 from tests.preparation.videos import damage, rotate, truncate, write_video
 
 
@@ -154,3 +157,8 @@ def test_lost_frames_in_words():
     assert describe_lost([5], 9) == "1 of 9 frames cannot be decoded: 5"
     assert describe_lost([7, 3, 4, 5], 9) == "4 of 9 frames cannot be decoded: 3 to 5, 7"
     assert describe_lost([1, 3, 5, 7, 9], 10) == "5 of 10 frames cannot be decoded: 1, 3, 5, ..."
+
+
+def test_workers_that_read_videos_do_without_torch() -> None:
+    code = "import sys, mvit_video.preparation.scan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
