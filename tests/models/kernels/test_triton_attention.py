@@ -273,10 +273,8 @@ else:
         tables, geometry = torch.zeros(8 * 8 + 2 * 14 + 2 * 14, 96).bfloat16(), ([8, 2, 2], [8, 14, 14], True, 1, 0.1)
         output = torch.ops.mvit_video.attention(q, k, k, tables, *geometry)
         torch.ops.mvit_video.attention_backward(q, q, k, k, tables, *output, *geometry)
-        # An image's queries of narrow heads, in one tile: what differs is where the terms lie.
-        q, tables = torch.zeros(1, 33, 2, 32).bfloat16(), torch.zeros(12 * 14, 32).bfloat16()
-        extended = torch.ops.mvit_video.extended_queries(q, tables, [1, 4, 8], [1, 14, 14, 0], 1, 64)
-        torch.ops.mvit_video.extended_queries_backward(extended, extended, tables, [1, 4, 8], [1, 14, 14, 0], 1)
+        extended = torch.ops.mvit_video.extended_queries(q, tables, [8, 2, 2], [8, 14, 14, 8], 1, 136)
+        torch.ops.mvit_video.extended_queries_backward(extended, extended, tables, [8, 2, 2], [8, 14, 14, 8], 1)
         names = ("_forward_kernel", "_query_gradient_kernel", "_key_gradient_kernel")
         terms = ("_terms_kernel", "_query_gradient_kernel", "_table_gradient_kernel")
         expected = [*(f"triton_attention.{n}" for n in names), *(f"triton_terms.{n}" for n in terms)]
