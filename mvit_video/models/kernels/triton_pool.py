@@ -87,9 +87,12 @@ def _add_frame(
     """
     earlier, same, later = sums
     known = channel < C
+    # Entries of a tuple are plain numbers in Triton 3.6, and no bounds for its loops.
+    height: tl.constexpr = KERNEL[1]
+    width: tl.constexpr = KERNEL[2]
     area: tl.constexpr = KERNEL[1] * KERNEL[2]
-    for kh in tl.static_range(KERNEL[1]):
-        for kw in tl.static_range(KERNEL[2]):
+    for kh in tl.static_range(height):
+        for kw in tl.static_range(width):
             values = _read_tap(
                 frame, y, x, inside, channel, plane, token_stride,
                 kh - KERNEL[1] // 2, kw - KERNEL[2] // 2, STRIDE, C, SPREAD,
@@ -305,8 +308,12 @@ def _weight_gradient_kernel(
     source = tokens + batch * batch_stride + head * C
     grads = grad_pooled + (batch * grid[0] * area * heads + head) * C
     zeros = tl.zeros((N, BLOCK_C), tl.float32)
+    depth: tl.constexpr = KERNEL[0]
+    height: tl.constexpr = KERNEL[1]
+    width: tl.constexpr = KERNEL[2]
+    taps: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
     sums: tl.tuple = ()  # ordered (kh, kw, kt): what one read serves lies together
-    for _ in tl.static_range(KERNEL[0] * KERNEL[1] * KERNEL[2]):
+    for _ in tl.static_range(taps):
         sums = sums + (zeros,)
     for tile in range(tl.program_id(0), tl.cdiv(area, N), tl.num_programs(0)):
         place = tile * N + tl.arange(0, N)
@@ -322,18 +329,18 @@ def _weight_gradient_kernel(
             around = (around[1], around[2], following)
             at = source + (CLS + frame * grid[1] * grid[2]) * token_stride
             grown: tl.tuple = ()
-            for kh in tl.static_range(KERNEL[1]):
-                for kw in tl.static_range(KERNEL[2]):
+            for kh in tl.static_range(height):
+                for kw in tl.static_range(width):
                     values = _read_tap(
                         at, y, x, inside, channel, (grid[1], grid[2]), token_stride,
                         kh - KERNEL[1] // 2, kw - KERNEL[2] // 2, STRIDE, C, False,
                     )  # fmt: skip
-                    for kt in tl.static_range(KERNEL[0]):
+                    for kt in tl.static_range(depth):
                         old = sums[(kh * KERNEL[2] + kw) * KERNEL[0] + kt]
                         grown = grown + (old + values * around[1 + KERNEL[0] // 2 - kt],)
             sums = grown
     program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    for tap in tl.static_range(KERNEL[0] * KERNEL[1] * KERNEL[2]):
+    for tap in tl.static_range(taps):
         row = (tap % KERNEL[0]) * KERNEL[1] * KERNEL[2] + tap // KERNEL[0]
         at = partial + (program * KERNEL[0] * KERNEL[1] * KERNEL[2] + row) * C
         tl.store(at + channel, tl.sum(sums[tap], axis=0), mask=channel < C)
