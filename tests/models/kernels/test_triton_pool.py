@@ -1,6 +1,8 @@
 """The Triton pooling, run on the CPU in Triton's interpreter, as test_in_the_interpreter.py explains."""
 
+import ast
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -238,6 +240,13 @@ else:
         assert out.shape == (2, 1 + 2 * 3 * 4, 2, 24) and out.dtype == torch.bfloat16
         assert [tuple(grad.shape) for grad in grads] == [(2, 71, 48), (27, 24), (2, 24)]
         assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.float32, torch.float32]
+
+    def test_bounds_of_unrolled_loops_are_names():
+        """Triton 3.6 refuses entries of tuples there, when it compiles and not in its interpreter."""
+        for path in Path(triton_pool.__file__).parent.glob("triton_*.py"):
+            calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+            bounds = [argument for call in calls if "static_range" in ast.unparse(call.func) for argument in call.args]
+            assert all(isinstance(bound, (ast.Name, ast.Constant)) for bound in bounds), path.name
 
     def test_imports_without_triton():
         """In a fork of a process that has imported torch with Triton, and of this project only what needs none."""
