@@ -130,28 +130,39 @@ class VideoFile:
         self._decoder = self._stream.codec_context
         self._lenient: av.VideoCodecContext | None = None
         self._tolerant = False
+        codec = self._decoder.name  # not to be asked again if it does not open: FFmpeg 9 crashes
         height, width = self.header_size
         try:
             if height * width <= self._max_pixels:
-                try:
-                    self._prepare(self._decoder, strict=strict)
-                except av.error.FFmpegError:
-                    self._prepare(self._decoder, strict=False)  # invalid extras in a header are no damage
+                # Invalid extras in a header are no damage.
+                strict = strict and (self._opens(codec, strict=True) or not self._opens(codec, strict=False))
+                self._prepare(self._decoder, codec, strict=strict)
                 height, width = self.header_size  # now from the bitstream where it has a header
         except (av.error.FFmpegError, ValueError) as error:
-            raise VideoDecodeError(
-                self.name, f"the {self._decoder.name} decoder refuses it: {explain(error)}"
-            ) from error
+            raise VideoDecodeError(self.name, f"the {codec} decoder refuses it: {explain(error)}") from error
         if height * width > self._max_pixels:
             raise too_large(self.name, height, width, self._max_pixels)
 
-    def _prepare(self, decoder: av.VideoCodecContext, *, strict: bool) -> None:
+    def _opens(self, codec: str, *, strict: bool) -> bool:
+        """Whether such a decoder opens, tried on another one: FFmpeg 9 crashes when one is opened after a refusal."""
+        trial = av.CodecContext.create(codec, "r")
+        assert isinstance(trial, av.VideoCodecContext)
+        trial.extradata = self._decoder.extradata
+        trial.width, trial.height = self._decoder.width, self._decoder.height
+        trial.codec_tag = self._decoder.codec_tag
+        try:
+            self._prepare(trial, codec, strict=strict)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def _prepare(self, decoder: av.VideoCodecContext, codec: str, *, strict: bool) -> None:
         decoder.thread_count = 1
         decoder.thread_type = "NONE"
         options = {"max_pixels": str(self._max_pixels)}
         if strict:
             options["err_detect"] = "explode"
-        if decoder.name == "h264":
+        if codec == "h264":
             # A stream that does not state its reorder depth makes the decoder guess and drop what comes late;
             # strict takes the largest depth instead.
             options["strict"] = "strict"
@@ -172,7 +183,7 @@ class VideoFile:
             lenient = av.CodecContext.create("h264", "r")
             assert isinstance(lenient, av.VideoCodecContext)
             lenient.extradata = self._decoder.extradata
-            self._prepare(lenient, strict=False)
+            self._prepare(lenient, "h264", strict=False)
             self._lenient = lenient
 
     @property

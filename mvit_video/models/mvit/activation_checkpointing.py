@@ -185,9 +185,20 @@ def _run(work: Callable[[], Result], own: set[int]) -> tuple[int, int, Result]:
             kept[_storage(tensor)] = tensor  # held, so that no later storage has its number
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    # PyTorch before 2.12 counts the attention of CPUs as nothing.
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    with (
+        FlopCounterMode(display=False, custom_mapping=attention) as counter,
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
+    ):
         result = work()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), counter.get_total_flops(), result
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    """Of two products for shapes (batch, heads, tokens, channels), a multiplication and addition counted as two."""
+    batch, heads, queries, channels = query
+    return 2 * batch * heads * queries * key[2] * (channels + value[3])
 
 
 def _storage(tensor: Tensor) -> int:

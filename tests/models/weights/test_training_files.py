@@ -178,7 +178,7 @@ class TestObjectsBesideTheWeights:
             read_weights_file(saved(tmp_path / "a.pt", {"model": nn.Linear(2, 2), "epoch": 1}))
 
     def test_torchscript_is_not_run(self, tmp_path):
-        with pytest.warns(FutureWarning):
+        with pytest.warns((FutureWarning, DeprecationWarning)):  # of torch.jit, by torch's release
             torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "a.pt")
         with pytest.raises(CheckpointError, match="no PyTorch file"), pytest.warns(UserWarning, match="TorchScript"):
             read_weights_file(tmp_path / "a.pt")
