@@ -171,6 +171,11 @@ def few_videos(root: Path, output: Path, *more: str, videos: int = 4) -> Sequenc
     ]
 
 
+# The small model with half its blocks, each of which takes a while to measure; it has no options by name.
+TWO_BLOCKS = {
+    "_target_": "mvit_video.models.create_model", "name": "mvitv2_motion", "depth": 2, "stage_starts": [1],
+    "num_classes": 8,
+}  # fmt: skip
 # Sixteen times fewer pixels, for runs whose clips may be of any size.
 SMALL_CLIPS = ("data.num_frames=4", "data.crop_size=32", "data.test_short_side=32", "augment.jitter=[32,40]")
 

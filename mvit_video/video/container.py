@@ -145,9 +145,7 @@ class VideoFile:
 
     def _opens(self, codec: str, *, strict: bool) -> bool:
         """Whether such a decoder opens, tried on another one: FFmpeg 9 crashes when one is opened after a refusal."""
-        trial = av.CodecContext.create(codec, "r")
-        assert isinstance(trial, av.VideoCodecContext)
-        trial.extradata = self._decoder.extradata
+        trial = self._another(codec)
         trial.width, trial.height = self._decoder.width, self._decoder.height
         trial.codec_tag = self._decoder.codec_tag
         try:
@@ -155,6 +153,13 @@ class VideoFile:
         except av.error.FFmpegError:
             return False
         return True
+
+    def _another(self, codec: str) -> av.VideoCodecContext:
+        """A decoder of its own for the header of the file."""
+        decoder = av.CodecContext.create(codec, "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        decoder.extradata = self._decoder.extradata
+        return decoder
 
     def _prepare(self, decoder: av.VideoCodecContext, codec: str, *, strict: bool) -> None:
         decoder.thread_count = 1
@@ -180,9 +185,7 @@ class VideoFile:
             looks_back or not self._scanner.kind(memoryview(packet)).clean_start
         )
         if self._tolerant and self._lenient is None:
-            lenient = av.CodecContext.create("h264", "r")
-            assert isinstance(lenient, av.VideoCodecContext)
-            lenient.extradata = self._decoder.extradata
+            lenient = self._another("h264")
             self._prepare(lenient, "h264", strict=False)
             self._lenient = lenient
 

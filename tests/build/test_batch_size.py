@@ -19,14 +19,9 @@ from mvit_video.config import Plan, Train
 from mvit_video.distributed.process_group import World
 from mvit_video.models import MViT
 from mvit_video.models.mvit.activation_checkpointing import BlockCost, measure_blocks, peak_bytes
-from tests.conftest import motion_overrides, options
+from tests.conftest import TWO_BLOCKS, motion_overrides, options
 
 MOTION = ("+experiment=motion_mvitv2", "trainer.precision=fp32", "trainer.batch_size=auto")
-# Half the blocks, for each takes a while to measure.
-MODEL = {
-    "_target_": "mvit_video.models.create_model", "name": "mvitv2_motion", "depth": 2, "stage_starts": [1],
-    "num_classes": 8,
-}  # fmt: skip
 OTHER = {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}
 STATE = 16 * 165_416  # weights, gradients, two moments
 MEASURED: dict[object, tuple[list[BlockCost], int]] = {}
@@ -49,7 +44,7 @@ def _measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(*more: str, **model: object) -> Train:
     config = options(*MOTION, *more)
-    config.model = model if "_target_" in model else {**MODEL, **model}
+    config.model = model if "_target_" in model else {**TWO_BLOCKS, **model}
     return config
 
 
@@ -145,7 +140,7 @@ def test_a_run_keeps_the_batch_size_it_began_with(
     free = 2 * (STATE + kept(4))
     monkeypatch.setattr(batch_size, "available_memory", lambda: free)
     config = options(*motion_overrides(motion_root, tmp_path, "trainer.batch_size=auto", "trainer.global_batch=16"))
-    config.model, config.data.num_classes, config.trainer.max_steps = MODEL, 8, 1
+    config.model, config.data.num_classes, config.trainer.max_steps = TWO_BLOCKS, 8, 1
     build.train(copy.deepcopy(config))
     assert "batch_size: 4\n" in (tmp_path / "tiny" / "config.yaml").read_text()
     monkeypatch.setattr(batch_size, "available_memory", lambda: 10**12)
@@ -163,7 +158,7 @@ def test_a_number_is_left_alone() -> None:
 def test_a_plan_fits_the_batch_to_its_machine(capsys: pytest.CaptureFixture[str]) -> None:
     config = options("+experiment=motion_mvitv2", "machine=cpu", "trainer.batch_size=auto", config_name="plan")
     assert isinstance(config, Plan)
-    config.model = MODEL
+    config.model = TWO_BLOCKS
     print_plan(config)
     text = capsys.readouterr().out
     assert "trainer.batch_size=8 augment.repeats=1 trainer.accumulate=1" in text and "16 videos, 16 clips" in text

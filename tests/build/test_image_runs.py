@@ -20,7 +20,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import load_latest
 from tests import image_library, interpreters
 from tests.build.image_options import SHORT, small_images
-from tests.conftest import drawn_pictures, evaluate_options, options
+from tests.conftest import TWO_BLOCKS, drawn_pictures, evaluate_options, options
 from tests.images.files import png_header
 from tests.paths import ROOT
 
@@ -245,10 +245,7 @@ def test_a_preview_shows_images(imagenet: Path, tmp_path: Path) -> None:
 
 def test_a_plan_counts_images(imagenet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config: Any = options(*small_images(imagenet, Path("runs"), "machine=cpu"), config_name="plan")
-    config.model = {
-        "_target_": "mvit_video.models.create_model", "name": "mvitv2_shapes", "depth": 1, "stage_starts": [],
-        "num_classes": 3,
-    }  # fmt: skip
+    config.model = {**TWO_BLOCKS, "name": "mvitv2_shapes", "depth": 1, "stage_starts": [], "num_classes": 3}
     print_plan(config)
     printed = capsys.readouterr().out
     assert "12 images" in printed

@@ -18,14 +18,9 @@ from mvit_video.build.plan import (
 from mvit_video.config import Plan
 from mvit_video.planning.costs import forecast
 from tests import interpreters
-from tests.conftest import options
+from tests.conftest import TWO_BLOCKS, options
 
 MOTION = ("+experiment=motion_mvitv2", "machine=cpu")
-# Half of its blocks, for each takes a while to measure.
-MODEL = {
-    "_target_": "mvit_video.models.create_model", "name": "mvitv2_motion", "depth": 2, "stage_starts": [1],
-    "num_classes": 8,
-}  # fmt: skip
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +36,7 @@ def plan_options(*overrides: str) -> Plan:
 def small(*overrides: str, **model: object) -> Plan:
     """The plan of a smaller model."""
     config = plan_options(*MOTION, *overrides)
-    config.model = {**MODEL, **model}
+    config.model = {**TWO_BLOCKS, **model}
     return config
 
 
@@ -237,6 +232,6 @@ def test_more_nodes_than_videos() -> None:
     with pytest.raises(ValueError, match=r"a step on 400 ranks takes 6400 videos, and there are 2400"):
         print_plan(small("nodes=200"))
     images = plan_options("+experiment=shapes_mvitv2", "nodes=50")
-    images.model = {**MODEL, "name": "mvitv2_shapes", "num_classes": 4}
+    images.model = {**TWO_BLOCKS, "name": "mvitv2_shapes", "num_classes": 4}
     with pytest.raises(ValueError, match=r"a step on 400 ranks takes 12800 images, and there are 3000"):
         print_plan(images)

@@ -15,7 +15,7 @@ from mvit_video.build.preview import preview
 from mvit_video.config import Preview, VideoAugment, VideoData
 from mvit_video.engine.contact_sheet import Layout
 from tests import interpreters
-from tests.conftest import motion_overrides, options
+from tests.conftest import TWO_BLOCKS, motion_overrides, options
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -187,9 +187,6 @@ def test_a_class_is_shown_by_a_video_that_can_be_read(motion_root, tmp_path, cap
 def test_a_preview_settles_the_batch_size(motion_root, tmp_path) -> None:
     auto = ["trainer.batch_size=auto", "trainer.global_batch=16", "processes=2", "videos=0", "clips=1"]
     config = preview_options(*motion_overrides(motion_root, tmp_path, *auto))
-    config.model = {
-        "_target_": "mvit_video.models.create_model", "name": "mvitv2_motion", "depth": 1, "stage_starts": [],
-        "num_classes": 8,
-    }  # fmt: skip
+    config.model = {**TWO_BLOCKS, "depth": 1, "stage_starts": []}
     page = preview(config)[-1].read_text()
     assert "batch of 8 x 1 clips" in page

@@ -13,6 +13,7 @@ import pytest
 import resident_memory
 
 from mvit_video.video import packets
+from mvit_video.video.container import VideoFile
 from mvit_video.video.reader import VideoDecodeError, VideoReader, probe, read_frames
 from tests.video_library import FRAMES, HEIGHT, WIDTH, Library
 
@@ -315,3 +316,26 @@ class TestDamage:
         (tmp_path / "video.mp4").write_bytes(data)
         with pytest.raises(VideoDecodeError, match=r"no picture can be decoded \(no key frame\)"):
             probe(tmp_path / "video.mp4")
+
+
+@pytest.mark.parametrize("refused", [(True,), (True, False)], ids=["strictly", "ever"])
+def test_no_decoder_is_opened_again_after_a_refusal(
+    library: Library, monkeypatch: pytest.MonkeyPatch, refused: tuple[bool, ...]
+) -> None:
+    """FFmpeg 9 crashes there. A decoder that opens only with errors allowed reads the file."""
+    real, opened = VideoFile._prepare, []
+
+    def prepare(self: VideoFile, decoder: av.VideoCodecContext, codec: str, *, strict: bool) -> None:
+        assert not any(decoder is another for another in opened)
+        opened.append(decoder)
+        if strict in refused:
+            raise av.error.InvalidDataError(1094995529, "Invalid data")
+        real(self, decoder, codec, strict=strict)
+
+    monkeypatch.setattr(VideoFile, "_prepare", prepare)
+    if False in refused:
+        with pytest.raises(VideoDecodeError, match="the h264 decoder refuses it"):
+            VideoReader(library.path("gop12.mp4"))
+    else:
+        assert VideoReader(library.path("gop12.mp4")).info.num_frames > 1
+    assert len(opened) >= 3
