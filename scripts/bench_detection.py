@@ -46,7 +46,7 @@ def published_attention(
 ) -> Tensor:
     """Logits, their biases, the map: q (B, N, heads, c), k and v (B, heads, M, c) -> (B, N, dim)."""
     q = q.transpose(1, 2)
-    rows_h, rows_w = (rows.to(q.dtype) for rows in self._tables(grid_q, grid_kv))
+    rows_h, rows_w = self._tables(grid_q, grid_kv, q.dtype)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     on_grid = q.unflatten(2, grid_q[1:])
     bias_h = torch.einsum("bnhwc,hkc->bnhwk", on_grid, rows_h)

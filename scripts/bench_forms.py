@@ -67,8 +67,8 @@ class AttentionCore:
         self.q = operand(self.geometry.grid_q)
         self.k, self.v = operand(self.geometry.grid_kv), operand(self.geometry.grid_kv)
 
-    def tables(self) -> list[Tensor]:
-        return [rows.to(self.q.dtype) for rows in self.attention._tables(self.geometry.grid_q, self.geometry.grid_kv)]
+    def tables(self, scale: float = 1.0) -> list[Tensor]:
+        return self.attention._tables(self.geometry.grid_q, self.geometry.grid_kv, self.q.dtype, scale)
 
     def one_hot(self) -> Tensor:
         return self.attention._one_hot(self.geometry.grid_kv).to(self.k.dtype)
@@ -81,7 +81,7 @@ class AttentionCore:
         """Extended operands, queries and keys filled up to a multiple of `width`, values by `padding` columns (or, if
         negative, to the width of the queries); `kernel`: queries are written by one Triton kernel."""
         scale = self.width**-0.5
-        tables = [rows / scale for rows in self.tables()]
+        tables = self.tables(scale)
         fill = -(self.width + sum(rows.shape[1] for rows in tables)) % width
         queries, grid = self.q.transpose(1, 2), self.geometry.grid_q
         if kernel:
@@ -103,16 +103,14 @@ class AttentionCore:
         """FlexAttention that looks the terms up by the coordinates of the key; column 0 is for the class token."""
         axes, grid = self.attention.axes, self.geometry.grid_kv
         terms = position_terms(self.q[:, :, self.cls :], self.tables(), axes, self.geometry.grid_q)
-        terms = F.pad(terms, (1, 0, self.cls, 0))
-        columns, first = [], 1
+        # A tensor of its own for each axis: what needs a gradient may be looked up once.
+        on_axes = [F.pad(part, (1, 0, self.cls, 0)) for part in terms.split([grid[axis] for axis in axes], dim=-1)]
         places = torch.cartesian_prod(*(torch.arange(size, device=terms.device) for size in grid))
-        for axis in axes:
-            columns.append(F.pad(places[:, axis] + first, (self.cls, 0)))
-            first += grid[axis]
+        columns = [F.pad(places[:, axis] + 1, (self.cls, 0)) for axis in axes]
 
         def score(value: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            for column in columns:
-                value = value + terms[b, h, query, column[key]]
+            for part, column in zip(on_axes, columns):
+                value = value + part[b, h, query, column[key]]
             return value
 
         return kernel(self.q, self.k, self.v, score_mod=score)
@@ -121,7 +119,7 @@ class AttentionCore:
         from mvit_video.models.kernels import triton_attention
 
         scale, geometry = self.width**-0.5, self.geometry
-        tables = [(rows / scale).to(self.q.dtype) for rows in self.tables()]
+        tables = self.tables(scale)
         operands = (x.transpose(1, 2) for x in (self.q, self.k, self.v))
         out = triton_attention.attention(
             *operands, tables, geometry.grid_q, geometry.grid_kv, cls=self.cls, scale=scale

@@ -17,18 +17,25 @@ PRESET, BATCH = "mvitv2_s_16x4", 16
 VECTOR_SHARE = 60 / 989
 """Float32 operations outside of the matrix units per bf16 operation in them, by the data sheets of H100 and H200."""
 KINDS: dict[str, tuple[str, ...]] = {
-    counts.POOLING: ("mvit_video::pool_norm", "conv_depthwise3d", "_norm_backward_kernel", "_input_gradient_kernel"),
-    counts.ATTENTION: ("scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention"),
-    counts.TERMS: ("aten::bmm", "aten::baddbmm"),
+    counts.POOLING: ("PoolNorm", "pool_norm", "conv_depthwise3d"),
+    counts.ATTENTION: (
+        "scaled_dot_product",
+        "_flash_attention",
+        "_efficient_attention",
+        "_cudnn_attention",
+        "AttentionWithTerms",
+    ),
+    counts.TERMS: ("aten::bmm", "aten::baddbmm", "ExtendedQueries"),
     counts.PRODUCTS: ("aten::mm", "aten::addmm", "aten::linear"),
     counts.STEM: ("aten::cudnn_convolution", "aten::convolution", "aten::slow_conv", "aten::mkldnn_convolution"),
-    counts.NORM: ("native_layer_norm", "layer_norm"),
+    counts.NORM: ("layer_norm", "NormLinears", "NormMlp"),
     counts.GELU: ("aten::gelu",),
     counts.MAXIMUM: ("max_pool",),
     counts.OPTIMIZER: ("_fused_adam", "aten::_foreach", "Optimizer"),
     counts.SUMS: ("aten::add", "aten::sum", "aten::mul", "aten::index_add", "aten::div"),
 }
-"""Operations of each kind, by a part of their names; the first that fits counts. Copies and casts are a kind of their
+"""Operations of each kind, by a part of their names; the first that fits counts. Kernels of Triton count for the
+autograd function that starts them; NormLinears and NormMlp start none but norms. Copies and casts are a kind of their
 own here: they belong to norms, terms and weights, and profiles do not say to which."""
 COPIES, OTHER = "copies, casts, fills", "other"
 COPY_NAMES = (

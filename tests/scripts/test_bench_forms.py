@@ -42,9 +42,7 @@ def test_the_default_is_what_the_model_computes() -> None:
     attention = attention_of(1)
     core = bench_forms.AttentionCore(attention, 2, "cpu", torch.float32)
     geometry = attention.geometry
-    seen = attention._attend_fused(
-        core.q.transpose(1, 2), core.k, core.v, geometry.grid_q, geometry.grid_kv, form="matmul"
-    )
+    seen = attention._attend_pooled(core.q.transpose(1, 2), core.k, core.v, geometry.grid_q, geometry.grid_kv, None)
     out = core.default().transpose(1, 2)
     if attention.residual_pooling:
         out = attention._add_queries(out, core.q.transpose(1, 2))

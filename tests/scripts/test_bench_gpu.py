@@ -436,6 +436,10 @@ def test_the_predictions_of_the_page_are_those_of_the_count() -> None:
     ("name", "kind"),
     [
         ("mvit_video::pool_norm_backward", counts.POOLING),
+        ("PoolNormBackward", counts.POOLING),
+        ("AttentionWithTerms", counts.ATTENTION),
+        ("ExtendedQueriesBackward", counts.TERMS),
+        ("NormMlpBackward", counts.NORM),
         ("aten::_scaled_dot_product_cudnn_attention_backward", counts.ATTENTION),
         ("aten::bmm", counts.TERMS),
         ("aten::mm", counts.PRODUCTS),

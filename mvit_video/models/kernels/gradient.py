@@ -1,7 +1,7 @@
-"""Whether the functions with a backward pass of their own are needed at all."""
+"""Which way the functions with a backward pass of their own are called."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
@@ -13,3 +13,20 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
     if not torch.is_grad_enabled() or torch.jit.is_tracing():
         return False
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def runs_now(*tensors: Tensor) -> bool:
+    """Whether operations on these tensors run when they are called, so that Triton kernels may be started as they are.
+
+    If not, a compiler, tracer or exporter records them, something counts them, or the tensors hold no values: then the
+    kernels have to be called as operators, which all of these know. An operator of Python costs the host some 0.1 ms
+    more than a direct call, which counts where a step has a hundred of them.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        return False
+    return all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+
+
+def is_fake() -> bool:
+    """Whether operations make fake tensors now; asked so, because importing their module takes a second."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None

@@ -6,13 +6,13 @@ Values and gradients are those of the plain modules.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.models.kernels.gradient import wants_gradient
+from mvit_video.models.kernels.gradient import is_fake, wants_gradient
 
 CHUNK_VALUES = 2**22
 """Values of the widest tensor in one chunk of tokens of an MLP on the CPU: 16 MiB in float32.
@@ -20,6 +20,16 @@ CHUNK_VALUES = 2**22
 Smaller ones cost the matrix products more than the cache gives back; larger ones leave the range in which the C
 library reuses memory instead of mapping fresh pages.
 """
+
+
+class LinearWeights(NamedTuple):
+    """What a linear layer computes with, where the layer itself holds it in another dtype."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+Linear = nn.Linear | LinearWeights
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -167,15 +177,10 @@ def _chunks(rows: Tensor, width: int) -> list[slice]:
     Fake tensors hold no values: in slices they would only be a thousand times the operations to count.
     """
     count = rows.shape[0]
-    if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_fake():
+    if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or is_fake():
         return [slice(0, count)]
     step = -(-count // -(-count * width // CHUNK_VALUES)) if count else 1
     return [slice(start, start + step) for start in range(0, count, step)]
-
-
-def _is_fake() -> bool:
-    """Whether operations make fake tensors now; asked so, because importing their module takes a second."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def _mlp(rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -247,9 +252,10 @@ def _accumulate(total: Tensor | None, term: Tensor | tuple[Tensor, Tensor] | Non
     return term[0] @ term[1] if total is None else total.addmm_(*term)
 
 
-def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear, *, fused: bool = False) -> Tensor:
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: Linear, fc2: Linear, *, fused: bool = False) -> Tensor:
     """fc2(gelu(fc1(norm(x)))), keeping only x (B, N, C) and what enters the GELU; `fused` as for norm_linears."""
     dtype = compute_dtype(x)
+    assert fc1.bias is not None and fc2.bias is not None
     parameters = [p.to(dtype) for p in (fc1.weight, fc1.bias, fc2.weight, fc2.bias)]
     x = x.to(norm.weight.dtype)
     if not wants_gradient(x, norm.weight, norm.bias, *parameters):
@@ -299,7 +305,7 @@ def _merge(out: Tensor, extended: Tensor, cls: int, width: int) -> Tensor:
     return merged.flatten(2)
 
 
-def merge_heads(out: Tensor, q: Tensor, extended: Tensor, proj: nn.Linear, cls: int) -> Tensor:
+def merge_heads(out: Tensor, q: Tensor, extended: Tensor, proj: Linear, cls: int) -> Tensor:
     """proj(out + q), with the class token spared from the addition.
 
     Args:

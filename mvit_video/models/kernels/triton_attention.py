@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels import triton_terms
+from mvit_video.models.kernels.gradient import runs_now, wants_gradient
 from mvit_video.models.kernels.triton_pool import _jit, tl
 from mvit_video.models.kernels.triton_terms import _inner, _read, _weighted, _write, dense, split_width
 
@@ -246,12 +247,11 @@ def _grid(grid: Sequence[int], with_time: bool) -> tuple[int, int, int, int]:
     return grid[0], grid[1], grid[2], grid[0] * with_time
 
 
-@torch.library.custom_op("mvit_video::attention", mutates_args=())
-def _attention(
+def _launch(
     q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid_q: Sequence[int], grid_kv: Sequence[int], with_time: bool,
     cls: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The forward as one operator, opaque to the compiler: result, level (B, heads, N) and terms (B, N, heads, K)."""
+    """The forward: result, level (B, heads, N) and terms (B, N, heads, K)."""
     q, k, v = dense(q), dense(k), dense(v)
     batch, queries, heads, channels = q.shape
     grid, keys = _grid(grid_kv, with_time), k.shape[1]
@@ -267,6 +267,10 @@ def _attention(
     return out, level, terms
 
 
+_attention = torch.library.custom_op("mvit_video::attention", _launch, mutates_args=())
+"""The forward as one operator, opaque to the compiler."""
+
+
 @_attention.register_fake
 def _(
     q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid_q: Sequence[int], grid_kv: Sequence[int], with_time: bool,
@@ -278,8 +282,7 @@ def _(
     return q.new_empty(batch, queries, heads, channels), level, q.new_empty(batch, queries, heads, columns)
 
 
-@torch.library.custom_op("mvit_video::attention_backward", mutates_args=())
-def _attention_backward(
+def _launch_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, tables: Tensor, out: Tensor, level: Tensor, terms: Tensor,
     grid_q: Sequence[int], grid_kv: Sequence[int], with_time: bool, cls: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -309,6 +312,9 @@ def _attention_backward(
     return grad_q, grad_k, grad_v, grad_tables
 
 
+_attention_backward = torch.library.custom_op("mvit_video::attention_backward", _launch_backward, mutates_args=())
+
+
 @_attention_backward.register_fake
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, tables: Tensor, out: Tensor, level: Tensor, terms: Tensor,
@@ -326,11 +332,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, tables, *output = ctx.saved_tensors
-    *grads, of_tables = torch.ops.mvit_video.attention_backward(grad, q, k, v, tables, *output, *ctx.geometry)
+    run = _launch_backward if runs_now(grad, q) else torch.ops.mvit_video.attention_backward
+    *grads, of_tables = run(grad, q, k, v, tables, *output, *ctx.geometry)
     return *grads, of_tables.to(tables.dtype), *([None] * len(ctx.geometry))
 
 
 _attention.register_autograd(_backward, setup_context=_setup_context)
+
+
+class AttentionWithTerms(torch.autograd.Function):
+    """The operator and its gradient, called directly; see :func:`runs_now`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = _launch(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_backward)
 
 
 def attention(
@@ -355,7 +374,12 @@ def attention(
     """
     triton_terms.check(q, sum(table.shape[1] for table in tables))
     rows = torch.cat([table.flatten(0, 1) for table in tables])
-    out: Tensor = torch.ops.mvit_video.attention(
-        q, k, v, rows, grid_q, grid_kv, len(tables) == 3, cls, scale
-    )[0]  # fmt: skip
-    return out
+    inputs = q, k, v, rows, grid_q, grid_kv, len(tables) == 3, cls, scale
+    output: tuple[Tensor, Tensor, Tensor]
+    if not runs_now(q, k, v, rows):
+        output = torch.ops.mvit_video.attention(*inputs)
+    elif wants_gradient(q, k, v, rows):
+        output = AttentionWithTerms.apply(*inputs)
+    else:
+        output = _launch(*inputs)
+    return output[0]

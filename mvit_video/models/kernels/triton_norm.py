@@ -15,6 +15,7 @@ from __future__ import annotations  # the kernels' annotations name `tl`, which 
 import torch
 from torch import Tensor
 
+from mvit_video.models.kernels.gradient import runs_now
 from mvit_video.models.kernels.triton_pool import INTERPRETED, _can_run, _jit, tl, triton
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -88,9 +89,7 @@ def _tile(channels: int) -> tuple[int, int, int]:
     return max(1, TILE // block), block, 4 if block <= 2048 else 8
 
 
-@torch.library.custom_op("mvit_video::layer_norm", mutates_args=())
-def _layer_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """The forward as one operator, opaque to the compiler."""
+def _launch(x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     x = x.contiguous()
     channels, out = x.shape[-1], torch.empty_like(x, dtype=dtype)
     count = x.numel() // channels
@@ -102,13 +101,16 @@ def _layer_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch
     return out
 
 
+_layer_norm = torch.library.custom_op("mvit_video::layer_norm", _launch, mutates_args=())
+"""The forward as one operator, opaque to the compiler."""
+
+
 @_layer_norm.register_fake
 def _(x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("mvit_video::layer_norm_backward", mutates_args=())
-def _layer_norm_backward(grad: Tensor, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _launch_backward(grad: Tensor, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of x (its dtype) and of [gain, shift] (float32, (2, C))."""
     grad, x = grad.contiguous(), x.contiguous()
     channels, grad_x = x.shape[-1], torch.empty_like(x)
@@ -134,6 +136,9 @@ def _layer_norm_backward(grad: Tensor, x: Tensor, gain: Tensor, eps: float) -> t
     return grad_x, partial.sum(0)
 
 
+_layer_norm_backward = torch.library.custom_op("mvit_video::layer_norm_backward", _launch_backward, mutates_args=())
+
+
 @_layer_norm_backward.register_fake
 def _(grad: Tensor, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -157,7 +162,8 @@ def layer_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float, dtype: torch.
         ValueError: :func:`supports` is False.
     """
     _check(x, dtype)
-    normed: Tensor = torch.ops.mvit_video.layer_norm(x, gain, shift, eps, dtype)
+    run = _launch if runs_now(x, gain) else torch.ops.mvit_video.layer_norm
+    normed: Tensor = run(x, gain, shift, eps, dtype)
     return normed
 
 
@@ -168,7 +174,8 @@ def layer_norm_backward(grad: Tensor, x: Tensor, gain: Tensor, eps: float) -> tu
         ValueError: :func:`supports` is False.
     """
     _check(x, grad.dtype)
-    of_x, of_norm = torch.ops.mvit_video.layer_norm_backward(grad, x, gain, eps)
+    run = _launch_backward if runs_now(grad, x) else torch.ops.mvit_video.layer_norm_backward
+    of_x, of_norm = run(grad, x, gain, eps)
     return of_x, of_norm[0].to(gain.dtype), of_norm[1].to(gain.dtype)
 
 

@@ -14,6 +14,7 @@ Triton comes with PyTorch's CUDA builds; without it this module imports, and :fu
 
 from __future__ import annotations  # the kernels' annotations name `tl`, which may be missing
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple, conv_grid, half_kernel
+from mvit_video.models.kernels.gradient import runs_now, wants_gradient
 
 try:
     import triton  # type: ignore[import-untyped]
@@ -375,12 +377,11 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-@torch.library.custom_op("mvit_video::pool_norm", mutates_args=())
-def _pool_norm(
+def _launch(
     tokens: Tensor, taps: Tensor, gain: Tensor, shift: Tensor, grid: Sequence[int], kernel: Sequence[int],
     stride: Sequence[int], cls: int, heads: int, eps: float,
 ) -> Tensor:  # fmt: skip
-    """The forward as one operator, opaque to the compiler; `taps` is (kt * kh * kw, c)."""
+    """The forward; `taps` is (kt * kh * kw, c)."""
     tokens = _rows(tokens)
     channels = taps.shape[1]
     t, h, w = _out_grid(grid, kernel, stride)
@@ -396,6 +397,10 @@ def _pool_norm(
     return out
 
 
+_pool_norm = torch.library.custom_op("mvit_video::pool_norm", _launch, mutates_args=())
+"""The forward as one operator, opaque to the compiler."""
+
+
 @_pool_norm.register_fake
 def _(
     tokens: Tensor, taps: Tensor, gain: Tensor, shift: Tensor, grid: Sequence[int], kernel: Sequence[int],
@@ -405,8 +410,7 @@ def _(
     return tokens.new_empty(tokens.shape[0], cls + t * h * w, heads, taps.shape[1])
 
 
-@torch.library.custom_op("mvit_video::pool_norm_backward", mutates_args=())
-def _pool_norm_backward(
+def _launch_backward(
     grad: Tensor, tokens: Tensor, taps: Tensor, gain: Tensor, grid: Sequence[int], kernel: Sequence[int],
     stride: Sequence[int], cls: int, heads: int, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -433,7 +437,16 @@ def _pool_norm_backward(
         tiles = min(-(-h * w // tile), -(-2 * PROGRAMS // (batch * heads)))
         of_taps = taps.new_empty(tiles * batch * heads, taps.shape[0], channels, dtype=torch.float32)
         _weight_gradient_kernel[tiles, batch * heads](tokens, grad_pooled, of_taps, *strides, *sizes, N=tile, **shared)
-    return grad_tokens, of_taps.sum(0), of_norm.sum(0)
+    return grad_tokens, _sum_of_taps(of_taps), of_norm.sum(0)
+
+
+def _sum_of_taps(partial: Tensor) -> Tensor:
+    """The sum over the programs of (programs, taps, c), laid out as the weight (c, taps) is, which saves a copy."""
+    total = partial.new_empty(partial.shape[2], partial.shape[1]).t()
+    return torch.sum(partial, 0, out=total)
+
+
+_pool_norm_backward = torch.library.custom_op("mvit_video::pool_norm_backward", _launch_backward, mutates_args=())
 
 
 @_pool_norm_backward.register_fake
@@ -441,7 +454,7 @@ def _(
     grad: Tensor, tokens: Tensor, taps: Tensor, gain: Tensor, grid: Sequence[int], kernel: Sequence[int],
     stride: Sequence[int], cls: int, heads: int, eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    of_taps = taps.new_empty(taps.shape, dtype=torch.float32)
+    of_taps = taps.new_empty(taps.shape[::-1], dtype=torch.float32).t()
     return tokens.new_empty(tokens.shape), of_taps, taps.new_empty(2, taps.shape[1], dtype=torch.float32)
 
 
@@ -453,12 +466,25 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tokens, taps, gain = ctx.saved_tensors
-    grad_tokens, of_taps, of_norm = torch.ops.mvit_video.pool_norm_backward(grad, tokens, taps, gain, *ctx.geometry)
+    backward = _launch_backward if runs_now(grad, tokens) else torch.ops.mvit_video.pool_norm_backward
+    grad_tokens, of_taps, of_norm = backward(grad, tokens, taps, gain, *ctx.geometry)
     of_gain, of_shift = of_norm[0].to(gain.dtype), of_norm[1].to(ctx.shift_dtype)
     return grad_tokens, of_taps.to(taps.dtype), of_gain, of_shift, *([None] * len(ctx.geometry))
 
 
 _pool_norm.register_autograd(_backward, setup_context=_setup_context)
+
+
+class PoolNorm(torch.autograd.Function):
+    """The operator and its gradient, called directly; see :func:`runs_now`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        normed = _launch(*inputs)
+        _setup_context(ctx, inputs, normed)
+        return normed
+
+    backward = staticmethod(_backward)
 
 
 @torch.compiler.assume_constant_result
@@ -467,8 +493,13 @@ def _can_run(index: int | None) -> bool:
 
     Without any device there is nothing to ask, and nothing will run (fake tensors): True.
     """
-    if not torch.cuda.is_available():
-        return True
+    return not torch.cuda.is_available() or _is_able(index)
+
+
+@functools.cache
+def _is_able(index: int | None) -> bool:
+    """:func:`_can_run` where there are devices. Asked once: looking for the compiler takes 0.1 ms, and a step asks it
+    some hundred times."""
     compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
     return compiler is not None and torch.cuda.get_device_capability(index) >= (8, 0)
 
@@ -514,7 +545,12 @@ def pool_norm(
         )
     taps = weight.flatten(1).t().contiguous()
     kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
-    normed: Tensor = torch.ops.mvit_video.pool_norm(
-        tokens, taps, norm_weight, norm_bias, grid, kernel, stride, cls, heads, eps
-    )
+    inputs = tokens, taps, norm_weight, norm_bias, grid, kernel, stride, cls, heads, eps
+    normed: Tensor
+    if not runs_now(tokens, weight):
+        normed = torch.ops.mvit_video.pool_norm(*inputs)
+    elif wants_gradient(tokens, taps, norm_weight, norm_bias):
+        normed = PoolNorm.apply(*inputs)
+    else:
+        normed = _launch(*inputs)
     return normed

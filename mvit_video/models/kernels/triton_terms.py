@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple
+from mvit_video.models.kernels.gradient import runs_now, wants_gradient
 from mvit_video.models.kernels.triton_pool import DTYPES, INTERPRETED, _can_run, _jit, tl, triton
 
 MAX_CHANNELS, MAX_TERMS = 128, 128
@@ -310,11 +311,8 @@ def dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride()[2:] == (tensor.shape[-1], 1) else tensor.contiguous()
 
 
-@torch.library.custom_op("mvit_video::extended_queries", mutates_args=())
-def _extended_queries(
-    q: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int, wide: int
-) -> Tensor:
-    """The forward as one operator, opaque to the compiler: (B, heads, N, wide)."""
+def _launch(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int, wide: int) -> Tensor:
+    """The forward: (B, heads, N, wide)."""
     q = dense(q)
     batch, queries, heads, channels = q.shape
     extended = q.new_empty(batch, heads, queries, wide)
@@ -323,13 +321,16 @@ def _extended_queries(
     return extended
 
 
+_extended_queries = torch.library.custom_op("mvit_video::extended_queries", _launch, mutates_args=())
+"""The forward as one operator, opaque to the compiler."""
+
+
 @_extended_queries.register_fake
 def _(q: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int, wide: int) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], wide)
 
 
-@torch.library.custom_op("mvit_video::extended_queries_backward", mutates_args=())
-def _extended_queries_backward(
+def _launch_backward(
     grad: Tensor, extended: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients of queries (B, N, heads, c) and of tables (float32)."""
@@ -349,6 +350,11 @@ def _extended_queries_backward(
     return grad_q, of_tables
 
 
+_extended_queries_backward = torch.library.custom_op(
+    "mvit_video::extended_queries_backward", _launch_backward, mutates_args=()
+)
+
+
 @_extended_queries_backward.register_fake
 def _(
     grad: Tensor, extended: Tensor, tables: Tensor, grid: Sequence[int], keys: Sequence[int], cls: int
@@ -365,11 +371,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     extended, tables = ctx.saved_tensors
-    grad_q, of_tables = torch.ops.mvit_video.extended_queries_backward(grad, extended, tables, *ctx.geometry)
+    run = _launch_backward if runs_now(grad, extended) else torch.ops.mvit_video.extended_queries_backward
+    grad_q, of_tables = run(grad, extended, tables, *ctx.geometry)
     return grad_q, of_tables.to(tables.dtype), None, None, None, None
 
 
 _extended_queries.register_autograd(_backward, setup_context=_setup_context)
+
+
+class ExtendedQueries(torch.autograd.Function):
+    """The operator and its gradient, called directly; see :func:`runs_now`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        extended = _launch(*inputs)
+        _setup_context(ctx, inputs, extended)
+        return extended
+
+    backward = staticmethod(_backward)
 
 
 def supports(q: Tensor, terms: int) -> bool:
@@ -408,5 +427,12 @@ def extended_queries(q: Tensor, tables: Sequence[Tensor], grid: Triple, *, cls: 
     keys = (*counts, counts[0]) if len(counts) == 3 else (1, *counts, 0)
     rows = torch.cat([table.flatten(0, 1) for table in tables])
     wide = q.shape[-1] + sum(counts) + fill
-    extended: Tensor = torch.ops.mvit_video.extended_queries(q, rows, grid, keys, cls, wide)
+    inputs = q, rows, grid, keys, cls, wide
+    extended: Tensor
+    if not runs_now(q, rows):
+        extended = torch.ops.mvit_video.extended_queries(*inputs)
+    elif wants_gradient(q, rows):
+        extended = ExtendedQueries.apply(*inputs)
+    else:
+        extended = _launch(*inputs)
     return extended

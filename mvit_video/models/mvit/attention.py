@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from mvit_video.models.config import AttentionForm, BlockGeometry, Initialisation, MViTConfig, Triple
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.kernels.position_columns import Widths, operand_padding, queries_with_terms
-from mvit_video.models.kernels.recompute import is_plain, merge_heads, with_zero_gradients
+from mvit_video.models.kernels.position_rows import join_indices, pairs_of_rows, position_rows
+from mvit_video.models.kernels.recompute import Linear, LinearWeights, is_plain, merge_heads, with_zero_gradients
 from mvit_video.models.mvit.windows import cut_windows, join_windows
 
 AXES = ("t", "h", "w")
@@ -51,6 +52,11 @@ def relative_index(queries: int, keys: int, device: torch.device | None = None) 
     j = torch.arange(keys, dtype=torch.float64, device=device)[None, :]
     distance = rounded(rounded(rounded(i * query_scale) - rounded(j * key_scale)) + offset)
     return distance.long()
+
+
+def _table_rows(queries: int, keys: int) -> int:
+    """Distances between so many coordinates on one axis."""
+    return 2 * max(queries, keys) - 1
 
 
 def resize_table(table: Tensor, rows: int) -> Tensor:
@@ -170,6 +176,21 @@ class MultiscaleAttention(nn.Module):
             setattr(self, f"rel_pos_{AXES[axis]}", table)
         self.build_buffers()
 
+    @property
+    def nominal_grids(self) -> tuple[Triple, Triple]:
+        """Grids of queries and keys that attend to each other in images of the nominal size: of a window, or of all."""
+        geometry = self.geometry
+        return geometry.window_q or geometry.grid_q, geometry.window_kv or geometry.grid_kv
+
+    def _sizes(self, grid_q: Triple, grid_kv: Triple) -> list[tuple[int, int]]:
+        """Coordinates of queries and keys on each axis that has a table."""
+        return [(grid_q[axis], grid_kv[axis]) for axis in self.axes]
+
+    def _row_index(self, grid_q: Triple, grid_kv: Triple, device: torch.device) -> Tensor:
+        """The row of the stacked tables for every pair of coordinates on every axis, int64 (pairs,)."""
+        sizes = self._sizes(grid_q, grid_kv)
+        return join_indices([relative_index(*pair, device) for pair in sizes], [_table_rows(*pair) for pair in sizes])
+
     def _pooling_of(self, name: str) -> tuple[Triple | None, Triple]:
         geometry = self.geometry
         return (geometry.kernel_q, geometry.stride_q) if name == "q" else (geometry.kernel_kv, geometry.stride_kv)
@@ -180,11 +201,12 @@ class MultiscaleAttention(nn.Module):
         Computed on the CPU whatever the device: the many small operations take tenfold the time on the meta device.
         """
         geometry, cpu, device = self.geometry, torch.device("cpu"), self.qkv.weight.device
-        for axis in self.axes:
-            index = relative_index(geometry.grid_q[axis], geometry.grid_kv[axis], cpu)
-            self.register_buffer(f"index_{AXES[axis]}", index.to(device), persistent=False)
         if self.axes:
-            one_hot = one_hot_positions(geometry.grid_kv, self.axes, self.cls, cpu)
+            index = self._row_index(*self.nominal_grids, cpu)
+            rows = sum(_table_rows(*sizes) for sizes in self._sizes(*self.nominal_grids))
+            self.register_buffer("row_index", index.to(device), persistent=False)
+            self.register_buffer("row_pairs", pairs_of_rows(index, rows).to(device), persistent=False)
+            one_hot = one_hot_positions(self.nominal_grids[1], self.axes, self.cls, cpu)
             self.register_buffer("one_hot", one_hot.to(device), persistent=False)
         if self.pool_k is not None and self.pool_k.skips_tokens():
             read = self.pool_k.read_tokens(geometry.grid_in, self.cls, cpu)
@@ -205,11 +227,11 @@ class MultiscaleAttention(nn.Module):
         q, kv = self.qkv(x).split([width, 2 * width], dim=-1)
         return self.attend(q, kv, grid)
 
-    def split_weights(self) -> list[tuple[Tensor, Tensor | None]]:
-        """(weight, bias) of the linear layers that make queries, and keys with values."""
+    def split_weights(self, qkv: Linear) -> list[tuple[Tensor, Tensor | None]]:
+        """(weight, bias) of the linear layers that make queries, and keys with values, of qkv's."""
         width = self.geometry.dim_attn
-        weights = self.qkv.weight.split([width, 2 * width])
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+        weights = qkv.weight.split([width, 2 * width])
+        biases = (None, None) if qkv.bias is None else qkv.bias.split([width, 2 * width])
         return list(zip(weights, biases))
 
     def read_by_keys(self, grid: Triple) -> Tensor | None:
@@ -220,12 +242,15 @@ class MultiscaleAttention(nn.Module):
             return self.get_buffer("read_tokens")
         return self.pool_k.read_tokens(grid, self.cls, self.qkv.weight.device)
 
-    def attend(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> tuple[Tensor, Triple]:
+    def attend(
+        self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False, proj: Linear | None = None
+    ) -> tuple[Tensor, Triple]:
         """Pooling, attention and projection; with windows, attention within each window of the pooled maps.
 
         Args:
             q: (B, cls + T*H*W, heads * c), not pooled yet.
             kv: (B, cls + T*H*W, 2 * heads * c), or the tokens of :meth:`read_by_keys` alone if `picked`.
+            proj: what the projection computes with; None: the layer is called.
 
         Returns:
             (B, cls + T'*H'*W', dim_attn) and the pooled grid (T', H', W').
@@ -234,25 +259,29 @@ class MultiscaleAttention(nn.Module):
         q, grid_q = self._pool_queries(q, grid)
         window_q, window_kv = self.geometry.window_q, self.geometry.window_kv
         if window_q is None or window_kv is None:
-            return self._attend_pooled(q, k, v, grid_q, grid_kv), grid_q
+            return self._attend_pooled(q, k, v, grid_q, grid_kv, proj), grid_q
         # The queries of residual pooling and the projection come in the windows, too: each token has its own.
         q = cut_windows(q, grid_q, window_q)
         k, v = (cut_windows(x.transpose(1, 2), grid_kv, window_kv).transpose(1, 2) for x in (k, v))
-        return join_windows(self._attend_pooled(q, k, v, window_q, window_kv), grid_q, window_q), grid_q
+        return join_windows(self._attend_pooled(q, k, v, window_q, window_kv, proj), grid_q, window_q), grid_q
 
-    def _attend_pooled(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple) -> Tensor:
+    def _attend_pooled(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, proj: Linear | None
+    ) -> Tensor:
         """Attention, residual pooling and projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim_attn)."""
         form = choose_form(self.form, q.shape[1], k, sum(grid_kv[axis] for axis in self.axes))
         if form == "triton":
-            return self._attend_in_kernels(q, k, v, grid_q, grid_kv)
+            return self._merge(*self._attend_in_kernels(q, k, v, grid_q, grid_kv), q, proj)
         if form != "explicit" and self.axes:
-            return self._attend_fused(q, k, v, grid_q, grid_kv, form)
+            return self._merge(*self._attend_fused(q, k, v, grid_q, grid_kv, form), q, proj)
         out = self._attend_plainly(q.transpose(1, 2), k, v, grid_q, grid_kv, form).transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
-        return self.proj(out.flatten(2))
+        return self._project(out, proj)
 
-    def attend_cls(self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False) -> Tensor:
+    def attend_cls(
+        self, q: Tensor, kv: Tensor, grid: Triple, *, picked: bool = False, proj: Linear | None = None
+    ) -> Tensor:
         """What :meth:`attend` gives for the class token, from its query (B, 1, heads * c) alone: (B, 1, dim_attn).
 
         The class token is not pooled, has no relative positions and, but for `residual_with_cls`, gets no query added.
@@ -266,7 +295,7 @@ class MultiscaleAttention(nn.Module):
         out = fused_attention(q.transpose(1, 2), k, v, q.shape[-1] ** -0.5, small=True).transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
-        return with_zero_gradients(self.proj(out.flatten(2)), idle)
+        return with_zero_gradients(self._project(out, proj), idle)
 
     def _fused_pool(self, tokens: Tensor, name: str, grid: Triple, stride: Triple) -> Tensor | None:
         """Convolution and norm in one Triton kernel, (B, N', heads, c), if that form is chosen and takes the tokens."""
@@ -317,12 +346,18 @@ class MultiscaleAttention(nn.Module):
         k, v = self._norm(k, "k", kv.dtype), self._norm(v, "v", kv.dtype)
         return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
 
-    def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, form: str) -> Tensor:
-        """Extended operands, residual pooling, projection: q (B, N, heads, c), k, v (B, heads, M, c) -> (B, N, dim)."""
+    def _attend_fused(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, form: str
+    ) -> tuple[Tensor, Tensor]:
+        """Attention on extended operands, of q (B, N, heads, c) and k, v (B, heads, M, c).
+
+        Returns:
+            (B, heads, N, c + e), and the extended queries.
+        """
         width, small = q.shape[-1], form == "matmul"
         scale = width**-0.5
         # The bias takes the unscaled query, so the terms are divided by the scale that the kernel multiplies with.
-        tables = [(table / scale).to(q.dtype) for table in self._tables(grid_q, grid_kv)]
+        tables = self._tables(grid_q, grid_kv, q.dtype, scale)
         terms = sum(table.shape[1] for table in tables)
         padding = Widths(0, 0) if small else operand_padding(width, terms, q.device.type, q.dtype)
         fill = padding.queries_keys
@@ -334,33 +369,41 @@ class MultiscaleAttention(nn.Module):
             extended = queries_with_terms(q, tables, self.axes, grid_q, cls=self.cls, fill=fill)
         one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, fill))
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
-        out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values)
-        return self._merge(out, q, extended)
+        return fused_attention(extended, keys, v, scale, small=small, padding=padding.values), extended
 
-    def _attend_in_kernels(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple) -> Tensor:
+    def _attend_in_kernels(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple
+    ) -> tuple[Tensor, Tensor]:
         """What :meth:`_attend_fused` gives, by Triton kernels on operands as they are."""
         from mvit_video.models.kernels import triton_attention
 
         scale = q.shape[-1] ** -0.5
-        tables = [(table / scale).to(q.dtype) for table in self._tables(grid_q, grid_kv)]
+        tables = self._tables(grid_q, grid_kv, q.dtype, scale)
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         out = triton_attention.attention(q, k, v, tables, grid_q, grid_kv, cls=self.cls, scale=scale)
-        return self._merge(out.transpose(1, 2), q, q.transpose(1, 2))
+        return out.transpose(1, 2), q.transpose(1, 2)
 
-    def _merge(self, out: Tensor, q: Tensor, extended: Tensor) -> Tensor:
+    def _merge(self, out: Tensor, extended: Tensor, q: Tensor, proj: Linear | None) -> Tensor:
         """Residual pooling and projection of (B, heads, N, c + e); `extended` has the queries in its first c."""
         if self.residual_pooling and is_plain(self.proj):
-            return merge_heads(out, q, extended, self.proj, self.spared)
+            return merge_heads(out, q, extended, self.proj if proj is None else proj, self.spared)
         out = out[..., : q.shape[-1]].transpose(1, 2)
         if self.residual_pooling:
             out = self._add_queries(out, q)
-        return self.proj(out.flatten(2))
+        return self._project(out, proj)
+
+    def _project(self, out: Tensor, proj: Linear | None) -> Tensor:
+        """(B, N, heads, c) -> (B, N, dim_attn)."""
+        if isinstance(proj, LinearWeights):
+            return F.linear(out.flatten(2).to(proj.weight.dtype), proj.weight, proj.bias)
+        projected: Tensor = self.proj(out.flatten(2))
+        return projected
 
     def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, form: str) -> Tensor:
         """Without relative positions, or with their bias written out: (B, heads, N, c) and twice (B, heads, M, c)."""
         if not self.axes:
             return F.scaled_dot_product_attention(q, k, v) if form == "flash" else explicit_attention(q, k, v, None, 0)
-        tables = [table.to(q.dtype) for table in self._tables(grid_q, grid_kv)]
+        tables = self._tables(grid_q, grid_kv, q.dtype)
         terms = position_terms(q[:, :, self.cls :], tables, self.axes, grid_q)
         one_hot = self._one_hot(grid_kv).to(k.dtype)
         return explicit_attention(q, k, v, terms @ one_hot[self.cls :].t(), self.cls)
@@ -371,20 +414,23 @@ class MultiscaleAttention(nn.Module):
             return out + q
         return torch.cat([out[:, : self.spared], out[:, self.spared :] + q[:, self.spared :]], dim=1)
 
-    def _tables(self, grid_q: Triple, grid_kv: Triple) -> list[Tensor]:
-        """Per axis, the row for each pair of coordinates: (queries, keys, c)."""
-        gathered = []
-        for axis in self.axes:
-            queries, keys = grid_q[axis], grid_kv[axis]
-            table = resize_table(getattr(self, f"rel_pos_{AXES[axis]}"), 2 * max(queries, keys) - 1)
-            index = getattr(self, f"index_{AXES[axis]}")
-            if index.shape != (queries, keys):
-                index = relative_index(queries, keys, table.device)
-            gathered.append(table[index])
-        return gathered
+    def _tables(self, grid_q: Triple, grid_kv: Triple, dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:
+        """Per axis, the row for each pair of coordinates, divided by `scale`: (queries, keys, c) in a dtype."""
+        sizes = self._sizes(grid_q, grid_kv)
+        tables = [
+            resize_table(getattr(self, f"rel_pos_{AXES[axis]}"), _table_rows(*pair))
+            for axis, pair in zip(self.axes, sizes)
+        ]
+        index, pairs = self.get_buffer("row_index"), self.get_buffer("row_pairs")
+        if (grid_q, grid_kv) == self.nominal_grids:
+            rows = position_rows(tables, index, pairs, scale=scale, dtype=dtype)
+        else:
+            rows = position_rows(tables, self._row_index(grid_q, grid_kv, index.device), None, scale=scale, dtype=dtype)
+        parts = rows.split([queries * keys for queries, keys in sizes])
+        return [part.unflatten(0, pair) for part, pair in zip(parts, sizes)]
 
     def _one_hot(self, grid_kv: Triple) -> Tensor:
         one_hot: Tensor = self.get_buffer("one_hot")
-        if grid_kv != self.geometry.grid_kv:
+        if grid_kv != self.nominal_grids[1]:
             return one_hot_positions(grid_kv, self.axes, self.cls, one_hot.device)
         return one_hot

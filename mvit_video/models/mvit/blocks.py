@@ -1,12 +1,25 @@
 """One block of an MViT: pooling attention and MLP."""
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_grid
+from mvit_video.models.kernels.casting import cast_layers
 from mvit_video.models.kernels.pooling import max_pool_skip
-from mvit_video.models.kernels.recompute import is_plain, norm_linears, norm_mlp
+from mvit_video.models.kernels.recompute import Linear, compute_dtype, is_plain, norm_linears, norm_mlp
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.layers import DropPath, Mlp
+
+
+class Linears(NamedTuple):
+    """The linear layers of a block that are not called, but computed with; None: it is called, or there is none."""
+
+    qkv: Linear | None
+    widening: Linear | None
+    proj: Linear | None
+    fc1: Linear | None
+    fc2: Linear | None
 
 
 class Block(nn.Module):
@@ -32,48 +45,65 @@ class Block(nn.Module):
 
         With cls_only the result is the class token's, (B, 1, dim_out), the same as in the whole.
         """
-        attended, skip, new_grid = self._attend_cls(x, grid) if cls_only else self._attend(x, grid)
+        linears = self._linears(x)
+        attended, skip, new_grid = self._attend_cls(x, grid, linears) if cls_only else self._attend(x, grid, linears)
         if max(self.geometry.stride_q) > 1 and not cls_only:
             skip = max_pool_skip(skip, grid, self.geometry.stride_q, cls=self.cls)
         x = skip + self.drop_path(attended)
-        widened, skip = self._widen(x)
+        widened, skip = self._widen(x, linears)
         return skip + self.drop_path(widened), new_grid
 
-    def _attend(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
-        """Attention of the normalised tokens, the skip beside it, and the new grid."""
+    def _linears(self, x: Tensor) -> Linears:
+        """The layers to compute with, in the dtype of the products of x where that is done for all at once."""
         # The published models widen the skip from the normalised tokens, not from x.
         widening = self.proj if self.expands_attention else None
-        if not is_plain(self.norm1, self.attn.qkv, widening):
+        mlp = not self.expands_mlp and is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2)
+        attention = is_plain(self.norm1, self.attn.qkv, widening)
+        return Linears(
+            *cast_layers(
+                [
+                    self.attn.qkv if attention else None,
+                    widening if attention else None,
+                    self.attn.proj if is_plain(self.attn.proj) else None,
+                    self.mlp.fc1 if mlp else None,
+                    self.mlp.fc2 if mlp else None,
+                ],
+                compute_dtype(x),
+            )
+        )
+
+    def _attend(self, x: Tensor, grid: Triple, linears: Linears) -> tuple[Tensor, Tensor, Triple]:
+        """Attention of the normalised tokens, the skip beside it, and the new grid."""
+        if linears.qkv is None:
             normed = self.norm1(x)
             attended, new_grid = self.attn(normed, grid)
-            return attended, x if widening is None else widening(normed), new_grid
+            return attended, self.proj(normed) if self.expands_attention and self.proj is not None else x, new_grid
         picked = self.attn.read_by_keys(grid)
-        queries, keys = self.attn.split_weights()
-        between = [] if widening is None else [(widening.weight, widening.bias)]
+        queries, keys = self.attn.split_weights(linears.qkv)
+        between = [] if linears.widening is None else [(linears.widening.weight, linears.widening.bias)]
         q, *skip, kv = norm_linears(x, self.norm1, [queries, *between, keys], picked, fused=self.fused_norms)
-        attended, new_grid = self.attn.attend(q, kv, grid, picked=picked is not None)
+        attended, new_grid = self.attn.attend(q, kv, grid, picked=picked is not None, proj=linears.proj)
         return attended, skip[0] if skip else x, new_grid
 
-    def _attend_cls(self, x: Tensor, grid: Triple) -> tuple[Tensor, Tensor, Triple]:
+    def _attend_cls(self, x: Tensor, grid: Triple, linears: Linears) -> tuple[Tensor, Tensor, Triple]:
         """As :meth:`_attend`, for the class token alone; other tokens are only keys and values."""
         assert self.cls == 1
-        widening = self.proj if self.expands_attention else None
         first, new_grid = x[:, :1], pooled_grid(grid, self.geometry.kernel_q, self.geometry.stride_q)
-        if not is_plain(self.norm1, self.attn.qkv, widening):
-            attended, whole, new_grid = self._attend(x, grid)
+        if linears.qkv is None:
+            attended, whole, new_grid = self._attend(x, grid, linears)
             return attended[:, :1], whole[:, :1], new_grid
         picked = self.attn.read_by_keys(grid)
-        queries, keys = self.attn.split_weights()
-        between = [] if widening is None else [(widening.weight, widening.bias)]
+        queries, keys = self.attn.split_weights(linears.qkv)
+        between = [] if linears.widening is None else [(linears.widening.weight, linears.widening.bias)]
         (kv,) = norm_linears(x, self.norm1, [keys], picked, fused=self.fused_norms)
         q, *skip = norm_linears(first, self.norm1, [queries, *between], fused=self.fused_norms)
-        attended = self.attn.attend_cls(q, kv, grid, picked=picked is not None)
+        attended = self.attn.attend_cls(q, kv, grid, picked=picked is not None, proj=linears.proj)
         return attended, skip[0] if skip else first, new_grid
 
-    def _widen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _widen(self, x: Tensor, linears: Linears) -> tuple[Tensor, Tensor]:
         """The MLP of the normalised tokens, and the skip beside it."""
-        if self.expands_mlp or not is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2):
+        if linears.fc1 is None or linears.fc2 is None:
             normed = self.norm2(x)
             skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
             return self.mlp(normed), skip
-        return norm_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2, fused=self.fused_norms), x
+        return norm_mlp(x, self.norm2, linears.fc1, linears.fc2, fused=self.fused_norms), x

@@ -23,7 +23,7 @@ from mvit_video.models.mvit.attention import (
 )
 from tests.models.helpers import HopperWithoutDevice, image_fields, small_config
 
-INTERPRETED_TESTS = 17
+INTERPRETED_TESTS = 18
 ALL, SPATIAL = (0, 1, 2), (1, 2)
 BOUNDS = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
@@ -147,6 +147,22 @@ if INTERPRETED:
             results.append([out.detach(), x.grad, *(parameter.grad for parameter in layer.parameters())])
         for a, b in zip(*results):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 + 1e-4 * float(b.abs().max()))
+
+    def test_called_as_operators_they_give_the_same(monkeypatch):
+        case = ((1, 1, 2), (1, 2, 1), 1, 2, 8, 1, SPATIAL)
+        inputs = operands(case, torch.float32)
+        results = []
+        for direct in (True, False):
+            for module in (triton_attention, triton_terms):
+                monkeypatch.setattr(module, "runs_now", lambda *_, d=direct: d)
+            extended = triton_terms.extended_queries(inputs[0], inputs[3:], (1, 1, 2), cls=1, fill=2)
+            out = fused(inputs, case)
+            results.append([out, extended, *torch.autograd.grad(out.pow(3).sum() + extended.pow(3).sum(), inputs)])
+        assert all(torch.equal(a, b) for a, b in zip(*results))
+        monkeypatch.undo()
+        with torch.no_grad():
+            alone = fused(inputs, case), triton_terms.extended_queries(inputs[0], inputs[3:], (1, 1, 2), cls=1, fill=2)
+        assert all(torch.equal(a, b) for a, b in zip(alone, results[0]))
 
     def test_operators_pass_the_checks_of_torch():
         case = ((1, 1, 2), (1, 2, 1), 1, 2, 8, 1, SPATIAL)

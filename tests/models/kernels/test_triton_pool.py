@@ -20,7 +20,7 @@ from tests import interpreters
 from tests.models.helpers import HopperWithoutDevice
 from tests.paths import ROOT
 
-INTERPRETED_TESTS = 17
+INTERPRETED_TESTS = 18
 EPS = 1e-6
 
 Case = tuple[Triple, Triple, Triple, int, int, int, int]
@@ -117,6 +117,26 @@ if INTERPRETED:
         assert max(found) < bound
         # The output is rounded once, from float32 sums (the interpreter truncates to bfloat16).
         assert found[0] <= torch.finfo(dtype).eps
+
+    def test_called_as_an_operator_it_gives_the_same(monkeypatch):
+        """While something records or counts operations; on plain tensors the kernels are started directly."""
+        monkeypatch.setattr(triton_pool, "PROGRAMS", 1)
+        inputs = operands((1, 3, 3), (1, 2, 3), 1, 2, 8, 1)
+        results, called = [], []
+        operator = torch.ops.mvit_video.pool_norm
+        monkeypatch.setattr(torch.ops.mvit_video, "pool_norm", lambda *a: called.append(1) or operator(*a))
+        for direct in (True, False):
+            monkeypatch.setattr(triton_pool, "runs_now", lambda *_, d=direct: d)
+            tokens = inputs[0].chunk(3, dim=-1)[1]
+            normed = pool_norm(tokens, *inputs[1:], (1, 2, 3), (1, 1, 1), cls=1, heads=2, eps=EPS)
+            results.append([normed, *torch.autograd.grad(normed.pow(3).sum(), inputs)])
+        assert called == [1]
+        assert all(torch.equal(a, b) for a, b in zip(*results))
+        with torch.no_grad():
+            monkeypatch.setattr(triton_pool, "runs_now", lambda *_: True)
+            tokens = inputs[0].chunk(3, dim=-1)[1]
+            alone = pool_norm(tokens, *inputs[1:], (1, 2, 3), (1, 1, 1), cls=1, heads=2, eps=EPS)
+        assert torch.equal(alone, results[0][0]) and called == [1]
 
     def test_tokens_with_strided_channels_are_copied():
         qkv, *parameters = operands((1, 3, 3), (1, 2, 3), 1, 1, 8, 0)
@@ -224,6 +244,7 @@ else:
         ("compiler", "capability", "answer"), [(True, (9, 0), True), (True, (7, 5), False), (False, (9, 0), False)]
     )
     def test_a_device_needs_a_compiler_and_ampere(compiler, capability, answer, monkeypatch):
+        monkeypatch.setattr(triton_pool, "_is_able", triton_pool._is_able.__wrapped__)  # without what it remembers
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setattr(triton_pool.shutil, "which", lambda name: f"/usr/bin/{name}" if compiler else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -149,8 +149,8 @@ def test_choose_form():
 
 def test_index_buffers_are_not_saved():
     layer = small_attention("flash", {}, 0)
-    assert {"index_t", "index_h", "index_w", "one_hot"} <= {name for name, _ in layer.named_buffers()}
-    assert not [name for name in layer.state_dict() if "index" in name or "one_hot" in name]
+    assert {"row_index", "row_pairs", "one_hot"} <= {name for name, _ in layer.named_buffers()}
+    assert not [name for name in layer.state_dict() if name.startswith("row_") or "one_hot" in name]
 
 
 def test_unpooled_queries_have_neither_convolution_nor_norm():
