@@ -21,12 +21,15 @@ def join_indices(indices: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
 
 
 def pairs_of_rows(index: Tensor, rows: int) -> Tensor:
-    """For every row, the places in the index (pairs,) that name it, ascending: int64 (rows, most), filled up by -1."""
+    """For every row, the places in the index (pairs,) that name it, ascending: int64 (rows, most).
+
+    Behind the last of a row the number of pairs, one more than there are places, fills up.
+    """
     counts = index.new_zeros(rows).scatter_add_(0, index, torch.ones_like(index))
     order = torch.argsort(index, stable=True)
     place = torch.arange(len(index), device=index.device) - (counts.cumsum(0) - counts)[index[order]]
     most = 1 if is_fake() else int(counts.max())  # fake tensors have no values, and their size does not count
-    pairs = torch.full((rows, most), -1, device=index.device)
+    pairs = torch.full((rows, most), len(index), device=index.device)
     pairs[index[order], place] = order
     return pairs
 
@@ -47,8 +50,9 @@ class PositionRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (pairs,) = ctx.saved_tensors
-        found = grad.to(ctx.dtype).index_select(0, pairs.flatten().clamp(min=0)).view(*pairs.shape, -1)
-        sums = torch.where((pairs >= 0).unsqueeze(-1), found, 0).sum(1) / ctx.scale
+        padded = grad.new_zeros(grad.shape[0] + 1, grad.shape[1], dtype=ctx.dtype)
+        padded[:-1] = grad
+        sums = padded.index_select(0, pairs.flatten()).view(*pairs.shape, -1).sum(1) / ctx.scale
         return None, None, None, None, *sums.split(ctx.rows)
 
 
