@@ -1,18 +1,10 @@
 """scripts/gpu/null_gpu: what a card refuses is refused, what it allows runs, and it can be had or says why not."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu import null_gpu as package
-from gpu.null_gpu import NullGPUError, build
 
 from tests.null_gpu import NullGPU
-from tests.paths import ROOT
 
 CAPTURES = r"""
 import json, threading
@@ -128,7 +120,6 @@ def test_a_training_step_runs_and_is_counted(captures: dict[str, Any]) -> None:
     "call", ["item", "synchronize", "stream synchronize", "query", "thread", "pageable copy", "event of before"]
 )
 def test_a_capture_refuses_what_waits(call: str, captures: dict[str, Any]) -> None:
-    print(call, captures[call])
     assert "captur" in captures[call]
 
 
