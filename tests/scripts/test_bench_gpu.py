@@ -95,7 +95,26 @@ def test_parts_share_the_cases(
     outcome = going("works", tmp_path, parts=2)
     assert {row["threads"] for row in rows_of(outcome)} == {"1"}
     assert outcome.status == "done"
-    assert {(row["case"], row["part"]) for row in rows_of(outcome)} == {(0, 0), (1, 1), (2, 0), (3, 1)}
+    assert sorted(row["case"] for row in rows_of(outcome)) == [0, 1, 2, 3]
+    assert not (tmp_path / "claims").exists()
+
+
+def test_a_part_takes_the_next_case_that_none_has_begun(tmp_path: Path) -> None:
+    """One that is busy with a long case takes fewer."""
+    parts = [
+        Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 9, part=part, parts=2)
+        for part in range(2)
+    ]
+    taken = [
+        (number, case)
+        for case, order in enumerate([(0, 1), (1, 0), (1, 0)])
+        for number in order
+        if parts[number].case("t", {"case": case}, dict) is not None
+    ]
+    assert taken == [(0, 0), (1, 1), (1, 2)]
+    records, _ = read_records(tmp_path / "r")
+    rows = [record for record in records if "row" in record]
+    assert len(rows) == 3 and all(record["s"] >= 0 and record["cpu_s"] >= 0 for record in rows)
 
 
 def test_a_step_that_fails_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
