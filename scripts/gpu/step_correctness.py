@@ -15,7 +15,7 @@ from gpu.context import Context
 from gpu.step_detector import SIDE, detector_config
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
 from mvit_video.models import MViT, MViTConfig
-from mvit_video.models.config import PoolingForm, Triple
+from mvit_video.models.config import AttentionForm, PoolingForm, Triple
 from mvit_video.models.kernels import triton_attention, triton_norm, triton_pool, triton_terms
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.mvit.attention import explicit_attention, one_hot_positions, position_terms
@@ -107,39 +107,46 @@ def all_shapes(context: Context) -> tuple[list[tuple[str, Shape]], list[tuple[st
 
 
 def measure(context: Context) -> None:
-    """Pooling and norms in bf16, whole models, attention in bf16, then kernels in float32."""
+    """Pooling and norms, whole models, attention, then whole models with Triton attention.
+
+    Each shape compiles kernels of its own, for seconds; the parts share what they have compiled. So pooling comes first
+    in both dtypes: the models behind it find its kernels ready.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     cases, attentions = all_shapes(context)
-    for dtype in (torch.bfloat16, torch.float32):
+    dtypes = (torch.bfloat16, torch.float32)
+    for dtype in dtypes:
         for preset, shape in cases:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(shape)}
             context.case(KERNELS, key, lambda s=shape, d=dtype: kernel_row(s, d, context), needs_s=2.0)  # type: ignore[misc]
-        if dtype == torch.bfloat16:
-            for width in norm_widths(context):
-                context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
-            measure_models(context)
+    for width in norm_widths(context):
+        context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
+    for preset in (*TORCHVISION, *IMAGES):
+        key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
+        context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
+    measure_forms(("flash", "auto"), context)
+    changes = {"norm_form": "triton"}, {"norm_form": "library"}
+    key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
+    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
+    for dtype in dtypes:
         for preset, attended in attentions:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(attended)}
             context.case(
                 ATTENTION, key, lambda a=attended, d=dtype: attention_row(a, d, context), needs_s=4.0  # type: ignore[misc]
             )  # fmt: skip
+    measure_forms(("triton", "triton_terms"), context)
 
 
-def measure_models(context: Context) -> None:
-    for preset in (*TORCHVISION, *IMAGES):
-        key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
-        context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
-    for form in ("flash", "auto", "triton", "triton_terms"):
-        key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
+def measure_forms(forms: tuple[AttentionForm, ...], context: Context) -> None:
+    """Whole models with each form of attention: in float32 against the literal one, Triton's also in bf16."""
+    for form in forms:
         changes = {"attention_form": form}, {"attention_form": "explicit"}
+        key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
         context.case(FORMS, key, lambda c=changes: form_row(*c, context), needs_s=5.0)  # type: ignore[misc]
-    for form in ("triton", "triton_terms"):
-        changes = {"attention_form": form}, {"attention_form": "flash"}
-        key = {"model": VIDEO[0], "form": f"{form} attention, bf16", "against": "flash"}
-        context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
-    changes = {"norm_form": "triton"}, {"norm_form": "library"}
-    key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
-    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
+        if form.startswith("triton"):
+            changes = {"attention_form": form}, {"attention_form": "flash"}
+            key = {"model": VIDEO[0], "form": f"{form} attention, bf16", "against": "flash"}
+            context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
 
 
 def _words(shape: Shape | Attended) -> dict[str, object]:
@@ -160,7 +167,7 @@ def kernel_row(shape: Shape, dtype: torch.dtype, context: Context) -> dict[str, 
     ours = fused([qkv, *made], shape, context)
     theirs = plain([qkv, *made], shape)
     names = ("output", "gradient of tokens", "of the kernel", "of the norm's gain", "of its shift")
-    differences = [relative(a, b) for a, b in zip(ours, exact)]
+    differences = [relative(*compared) for compared in zip(ours, exact, names)]
     row: dict[str, Any] = dict(zip(names, differences))
     row["plain form in this dtype, worst"] = max(relative(a, b) for a, b in zip(theirs, exact))
     return {**row, "within the bound": max(differences) < BOUNDS[dtype], "bound": BOUNDS[dtype], "frames": frames}
@@ -214,8 +221,9 @@ def attention_row(shape: Attended, dtype: torch.dtype, context: Context) -> dict
     made = [torch.randn(size, device=context.device).to(dtype) for size in sizes]
     exact = attended_plainly([tensor.double() for tensor in made], shape)
     theirs = attended_plainly(made, shape)
-    differences = [relative(a, b) for a, b in zip(attended(made, shape, context), exact)]
-    row: dict[str, Any] = dict(zip(("output", "gradient of queries", "of keys", "of values"), differences))
+    names = ["output", "gradient of queries", "of keys", "of values", *("of a table" for _ in shape.axes)]
+    differences = [relative(*compared) for compared in zip(attended(made, shape, context), exact, names)]
+    row: dict[str, Any] = dict(zip(names[:4], differences))
     row["of tables, worst"] = max(differences[4:])
     row["plain form in this dtype, worst"] = max(relative(a, b) for a, b in zip(theirs, exact))
     bound = ATTENTION_BOUNDS[dtype]
@@ -281,8 +289,9 @@ def norm_row(width: int, context: Context, tokens: int = 5003) -> dict[str, Any]
         ours += triton_norm.layer_norm_backward(grad, x, gain, EPS)
     elif not context.rehearse:
         raise RuntimeError("triton_norm.supports() is False on this machine")
-    found = [relative(a, b) for a, b in zip(ours, exact)]
-    row: dict[str, Any] = dict(zip(("output", "gradient of x", "of gain", "of shift"), found))
+    names = ("output", "gradient of x", "of gain", "of shift")
+    found = [relative(*compared) for compared in zip(ours, exact, names)]
+    row: dict[str, Any] = dict(zip(names, found))
     row["plain form, worst gradient"] = max(relative(a, b) for a, b in zip(theirs[1:], exact[1:]))
     return {**row, "within the bound": found[0] < 5e-3 and max(found[1:]) < 1e-5}
 
@@ -309,7 +318,7 @@ def model_row(preset: str, context: Context) -> dict[str, Any]:
     clips = torch.randn(input_shape(config, 2), generator=generator).to(context.device)
     a, b = (logits_and_gradient(model, clips, bf16=False) for model in (ours, theirs))
     c, d = (logits_and_gradient(model, clips, bf16=True) for model in (ours, theirs))
-    logits, gradients = relative(a[0], b[0]), relative(a[1], b[1])
+    logits, gradients = relative(a[0], b[0], "logits"), relative(a[1], b[1], "gradients")
     return {
         "logits, float32": logits,
         "gradients, float32": gradients,
@@ -333,7 +342,7 @@ def form_row(
         clips = torch.randn(input_shape(config, 1), generator=torch.Generator().manual_seed(2)).to(context.device)
         found.append(logits_and_gradient(model, clips, bf16=bf16))
     (logits, gradients), (exact_logits, exact_gradients) = found
-    differences = relative(logits, exact_logits), relative(gradients, exact_gradients)
+    differences = relative(logits, exact_logits, "logits"), relative(gradients, exact_gradients, "gradients")
     bounds = (3e-2, 3e-2) if bf16 else (1e-4, 1e-2)
     return {
         "logits": differences[0],
