@@ -26,6 +26,7 @@ from mvit_video.engine.checkpoints import (
     whole_weights,
 )
 from mvit_video.engine.early_stopping import BestScore, EarlyStopping, best_metric_of
+from mvit_video.engine.graphs import GraphedModel
 from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
@@ -49,7 +50,11 @@ class TooManyFailuresError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """How long to train and what to keep; see config.Trainer for the meaning of each."""
+    """How long to train and what to keep; see config.Trainer for the meaning of each.
+
+    Attributes:
+        graphed_shape: of every batch of a model whose passes are replayed from CUDA graphs; None: they are not.
+    """
 
     total_steps: int
     max_steps: int | None
@@ -62,6 +67,7 @@ class TrainerOptions:
     seed: int
     bf16: bool
     compile: bool
+    graphed_shape: tuple[int, ...] | None = None
     checkpoint_async: bool = True
     stall_timeout_s: float = 0.0
     collective_timeout_s: float = 600.0
@@ -140,13 +146,14 @@ class Trainer:
         self.writer = CheckpointWriter(self._write, snapshot=snapshot, background=options.checkpoint_async)
         if options.compile and sharding is None:
             model.compile()
-        self.forward = model if sharding else data_parallel(model, world)
+        self.forward: nn.Module = model
 
     def fit(self) -> dict[str, float]:
         """Train to the last step and return the metrics of the last validation."""
         metrics: dict[str, float] = {}
         self.tracker.start(self.step)
         with self.stall_watchdog, self.writer:
+            self.forward = self._connected()
             if self.unvalidated:
                 metrics = self.end_epoch()
             batches = self.loader.batches(self.step)
@@ -157,6 +164,23 @@ class Trainer:
         if self.early_stopping.is_due:
             self._record_early_stop()
         return metrics
+
+    def _connected(self) -> nn.Module:
+        """What the steps call: the model with its gradients averaged over the ranks, its passes as CUDA graphs or not.
+
+        The graphs are captured before the first batch, since threads then prepare batches; and before DDP's hooks.
+        """
+        shape = self.options.graphed_shape
+        if self.sharding:
+            return self.model
+        if shape is None:
+            return data_parallel(self.model, self.world)
+        start = time.perf_counter()
+        frozen_to_eval(self.model.train())
+        graphed = GraphedModel(self.model)
+        graphed.capture(shape, bf16=self.options.bf16)
+        logger.info("forward and backward pass captured as CUDA graphs in %.1f s", time.perf_counter() - start)
+        return data_parallel(graphed, self.world)
 
     @property
     def complete(self) -> bool:
