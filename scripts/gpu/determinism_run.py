@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gpu.workbench import SMALL, autocast, input_shape, synchronise
+from mvit_video.engine.graphs import GraphedModel
 from mvit_video.models import MViT, get_config
 from mvit_video.runtime.determinism import deterministic
 from mvit_video.runtime.env import step_seed
@@ -39,11 +40,15 @@ def train(asked: dict[str, Any]) -> dict[str, Any]:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    shape = input_shape(config, asked["batch"])
+    forward = GraphedModel(model)
+    if asked["graphs"] and device == "cuda":  # a rehearsal has none
+        forward.capture(shape, bf16=True)
     times = []
     for number in range(first, asked["steps"]):
         synchronise(device)
         start = time.perf_counter()
-        one_step(model, optimizer, input_shape(config, asked["batch"]), number, device)
+        one_step(forward, optimizer, shape, number, device)
         synchronise(device)
         times.append(time.perf_counter() - start)
         if asked["kill_after"] == number + 1:
