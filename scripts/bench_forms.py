@@ -103,16 +103,14 @@ class AttentionCore:
         """FlexAttention that looks the terms up by the coordinates of the key; column 0 is for the class token."""
         axes, grid = self.attention.axes, self.geometry.grid_kv
         terms = position_terms(self.q[:, :, self.cls :], self.tables(), axes, self.geometry.grid_q)
-        terms = F.pad(terms, (1, 0, self.cls, 0))
-        columns, first = [], 1
+        # A tensor for each axis: the compiled backward pass refuses two lookups in the same one.
+        parts = [F.pad(part, (1, 0, self.cls, 0)) for part in terms.split([grid[axis] for axis in axes], dim=-1)]
         places = torch.cartesian_prod(*(torch.arange(size, device=terms.device) for size in grid))
-        for axis in axes:
-            columns.append(F.pad(places[:, axis] + first, (self.cls, 0)))
-            first += grid[axis]
+        columns = [F.pad(places[:, axis] + 1, (self.cls, 0)) for axis in axes]
 
         def score(value: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            for column in columns:
-                value = value + terms[b, h, query, column[key]]
+            for part, column in zip(parts, columns):
+                value = value + part[b, h, query, column[key]]
             return value
 
         return kernel(self.q, self.k, self.v, score_mod=score)

@@ -22,6 +22,7 @@ from mvit_video.tasks import classification, confusion, image_classification
 from mvit_video.video.backends import pyav_decoder
 from tests import interpreters
 from tests.composing import compose, read_once
+from tests.null_gpu import null_gpu  # noqa: F401 - a fixture for all tests
 from tests.paths import ROOT
 from tests.video_library import Library
 

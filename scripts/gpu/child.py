@@ -24,6 +24,7 @@ def main(request: str) -> None:
         part=asked["part"],
         parts=asked["parts"],
         done=frozenset(asked["done"]),
+        null_gpu=asked["null_gpu"],
     )
     importlib.import_module(asked["module"]).measure(context)
 

@@ -18,6 +18,12 @@ from typing import Any
 FATAL = ("CUDA error", "device-side assert", "illegal memory access", "unspecified launch failure")
 """Texts of errors after which a process can use its GPU no more."""
 Row = Mapping[str, object]
+OF_THE_HOST = frozenset(
+    ("block", "form", "frames", "took", "peak memory, GB", "kept, MB", "largest batch", "GB a further clip")
+    + ("launches", "host busy, ms", "first step, s", "first call, s", "remark")
+)
+"""Columns that mean something on the null GPU: what a line is about, memory, launches, times of the host."""
+FACTS_OF_THE_HOST = frozenset(("card", "host", "cores", "versions"))
 
 
 class FatalError(RuntimeError):
@@ -32,6 +38,7 @@ class Context:
         step: its name.
         records: the file that results are appended to.
         rehearse: on the CPU at tiny sizes instead of on the GPU.
+        null_gpu: on the null GPU, at real sizes: times and values of the device are left out of all results.
         deadline: by `time.monotonic`, when the process will be ended.
         part, parts: this process has every `parts`-th case, from number `part` on.
         done: cases that an earlier process of the step has been at.
@@ -44,6 +51,7 @@ class Context:
     part: int = 0
     parts: int = 1
     done: frozenset[str] = frozenset()
+    null_gpu: bool = False
     _cases: int = field(default=0, init=False)
 
     @property
@@ -62,11 +70,19 @@ class Context:
 
     def fact(self, **values: object) -> None:
         """Values for results.json and for the heading of the report."""
-        self._append({"fact": values})
+        if self.null_gpu:
+            kept = FACTS_OF_THE_HOST.union(values.get("versions", ()))  # type: ignore[call-overload]
+            values = {name: value for name, value in values.items() if name in kept}
+        if values:
+            self._append({"fact": values})
 
     def row(self, table: str, row: Row) -> None:
         """A line of a table; columns appear in the order in which they are first seen."""
-        self._append({"table": table, "row": dict(row)})
+        self._append({"table": table, "row": self._meant(row)})
+
+    def _meant(self, row: Row) -> dict[str, object]:
+        """The columns that mean something here."""
+        return {name: value for name, value in row.items() if not self.null_gpu or name in OF_THE_HOST}
 
     def case(self, table: str, key: Row, measure: Callable[[], Row], *, needs_s: float = 0.0) -> dict[str, Any] | None:
         """Measure one line of a table; an error becomes the line's text, and the step goes on.
@@ -89,7 +105,7 @@ class Context:
         if not mine or name in self.done:
             return None
         if self.left_s < needs_s:
-            self.row(table, {**key, "remark": f"left out: needs {needs_s:.0f} s, and {self.left_s:.0f} s are left"})
+            self._finished(table, key, {"remark": f"left out: needs {needs_s:.0f} s, and {self.left_s:.0f} s are left"})
             return None
         self._append({"begin": name, "table": table, "key": dict(key)})
         try:
@@ -97,13 +113,16 @@ class Context:
         except Exception as error:  # whatever a library raises: the report shows it, and the next case runs
             self._failed(table, key, error)
             return None
-        self.row(table, {**key, **measured})
+        self._finished(table, key, {"ran": True, **self._meant(measured)} if self.null_gpu else measured)
         return measured
+
+    def _finished(self, table: str, key: Row, rest: Row) -> None:
+        self._append({"table": table, "row": {**key, **rest}})
 
     def _failed(self, table: str, key: Row, error: Exception) -> None:
         text = first_line(error)
         print(f"--- {case_name(table, key)}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        self.row(table, {**key, "remark": f"error: {text}"})
+        self._finished(table, key, {"remark": f"error: {text}"})
         fatal = any(part in str(error) for part in FATAL)
         cause: BaseException | None = error
         while cause is not None:

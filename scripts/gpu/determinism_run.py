@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gpu import null_gpu
 from gpu.workbench import SMALL, autocast, input_shape, synchronise
 from mvit_video.engine.graphs import GraphedModel
 from mvit_video.models import MViT, get_config
@@ -33,6 +34,7 @@ def train(asked: dict[str, Any]) -> dict[str, Any]:
     device = asked["device"]
     torch.manual_seed(step_seed(SEED))
     model = MViT(config).to(device).train()
+    start_weights = digest(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     checkpoint, first = Path(asked["checkpoint"]), 0
     if asked["resume"]:
@@ -56,7 +58,22 @@ def train(asked: dict[str, Any]) -> dict[str, Any]:
             torch.save(state, checkpoint)
             os.kill(os.getpid(), signal.SIGKILL)
     late = sorted(times[len(times) // 2 :])
+    if not null_gpu.present():
+        check_trained(model, start_weights)
     return {"digest": digest(model), "seconds": late[len(late) // 2]}
+
+
+def check_trained(model: nn.Module, start_weights: str) -> None:
+    """Equal bits of a training that has done nothing, or has lost its numbers, would prove nothing.
+
+    Raises:
+        RuntimeError: the weights are those of the start, or not all finite.
+    """
+    lost = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if lost:
+        raise RuntimeError(f"weights that are not finite after the training: {', '.join(lost[:3])}")
+    if digest(model) == start_weights:
+        raise RuntimeError("the training has left all weights as they were")
 
 
 def one_step(

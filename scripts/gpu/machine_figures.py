@@ -49,6 +49,8 @@ def read_figures(results: Path) -> Figures:
     content = json.loads(results.read_text(encoding="utf-8"))
     if content["rehearsal"]:
         raise ValueError(f"{results} is a rehearsal on the CPU, which measured nothing: run the kit on a GPU")
+    if content.get("null_gpu"):
+        raise ValueError(f"{results} comes from the null GPU, which measures nothing: run the kit on a card")
     facts: dict[str, Any] = {}
     rows: dict[tuple[int, str], dict[str, Any]] = {}
     for step in content["steps"]:

@@ -1,23 +1,47 @@
 """results.json as a section of docs/benchmarks.md."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+NULL_GPU = (
+    "PyTorch ran on a GPU that computes nothing (gpu/null_gpu), at real sizes: **nothing below is a measurement of a "
+    "card, and no result was compared**. What it shows: whether each case runs; peak memory, as PyTorch's allocator "
+    "counts it, with convolutions that do without cuDNN; launches, with each matrix product as one; and times of the "
+    "host, which are those of {host}."
+)
 VERDICT = "within the bound"
 SHOWN = 6
 """Lines of a table with a verdict that are shown, besides those that are not within their bounds."""
 
 
-def section(steps: Sequence[Mapping[str, Any]], *, rehearse: bool, minutes: float, day: str) -> str:
-    """The whole section in Markdown, one heading per step that has anything to say."""
+def section(
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    where: Literal["card", "rehearsal", "null GPU"],
+    minutes: float,
+    day: str,
+    host: str = "",
+) -> str:
+    """The whole section in Markdown, one heading per step that has anything to say.
+
+    Args:
+        steps: as results.json holds them.
+        where: the kit ran.
+        minutes: it had.
+        day: on which it ran.
+        host: the machine, for a run on the null GPU.
+    """
     facts: dict[str, Any] = {}
     for step in steps:
         for record in step["records"]:
             facts.update(record.get("fact", {}))
     card = facts.get("card", "unknown card")
-    lines = [f"## On a GPU: {card}", ""] if not rehearse else ["## Rehearsal on the CPU", ""]
-    if rehearse:
+    lines = [f"## On a GPU: {card}", ""]
+    if where == "rehearsal":
+        lines = ["## Rehearsal on the CPU", ""]
         lines += ["Tiny sizes, to try the code: no figure below says anything about a GPU.", ""]
+    elif where == "null GPU":
+        lines = ["## Without a card, on the null GPU", "", NULL_GPU.format(host=host), "", *_cases(steps), ""]
     versions = ", ".join(f"{name} {facts[name]}" for name in facts.get("versions", ()) if name in facts)
     lines += [f"{day}. {versions or 'Versions unknown'}. `python scripts/bench_gpu.py --minutes {minutes:g}`.", ""]
     for step in steps:
@@ -27,7 +51,26 @@ def section(steps: Sequence[Mapping[str, Any]], *, rehearse: bool, minutes: floa
 
 
 def _went(step: Mapping[str, Any]) -> dict[str, object]:
-    return {"step": step["name"], "status": step["status"], "s": step["seconds"], "remark": step["error"]}
+    times = {"s": step["seconds"], "CPU s": step.get("cpu_s")}
+    return {"step": step["name"], "status": step["status"], **times, "remark": step["error"]}
+
+
+def failed_cases(step: Mapping[str, Any]) -> list[str]:
+    """Cases of a step that ended with an error or were left out."""
+    return [
+        f"{step['name']}, {record['table']}: " + ", ".join(f"{k} {v}" for k, v in record["row"].items() if k != "ran")
+        for record in step["records"]
+        if str(record.get("row", {}).get("remark", "")).startswith(("error:", "left out:"))
+    ]
+
+
+def _cases(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many cases ran, and which did not."""
+    ran = sum("ran" in record.get("row", {}) for step in steps for record in step["records"])
+    failed = [case for step in steps for case in failed_cases(step)]
+    if not failed:
+        return [f"Every case that was begun ran: {ran}."]
+    return [f"{ran} cases ran, {len(failed)} did not:", "", *(f"- {case}" for case in failed)]
 
 
 def step_lines(step: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,9 @@
 import argparse
 import json
 import os
+import platform
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from gpu import null_gpu
 from gpu.context import read_records
-from gpu.report import section
+from gpu.report import failed_cases, section
 from gpu.steps import STEPS, Step, chosen_steps
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -24,8 +28,13 @@ LEAST_S = 8.0
 """With fewer seconds left no step begins: a process needs as long to import torch and to reach the GPU."""
 MINUTES, REHEARSAL_MINUTES, REHEARSAL_PATIENCE = 8.0, 30.0, 4.0
 """For all steps on a GPU, and in a rehearsal, where each step may also take so many times its time: CPUs are slow."""
+NULL_GPU_MINUTES, NULL_GPU_PATIENCE = 240.0, 20.0
+"""The same on the null GPU, where everything is compiled at its real size, often on few cores."""
+ALL_MINUTES = {"card": MINUTES, "rehearsal": REHEARSAL_MINUTES, "null GPU": NULL_GPU_MINUTES}
+PATIENCE = {"card": 1.0, "rehearsal": REHEARSAL_PATIENCE, "null GPU": NULL_GPU_PATIENCE}
 MARGIN_S = 2.0
 """Kept for writing the last results."""
+Where = Literal["card", "rehearsal", "null GPU"]
 Status = Literal["done", "failed", "out of time", "killed", "not run"]
 
 
@@ -37,6 +46,7 @@ class Outcome:
         step: the step.
         status: "failed" is an error of its own making, "killed" a signal from elsewhere.
         seconds: it took.
+        cpu_s: seconds of all processors that its processes, and those they waited for, have used.
         limit_s: it had.
         error: what is known of its end, empty when it is done.
         records: what it measured.
@@ -46,6 +56,7 @@ class Outcome:
     status: Status = "not run"
     seconds: float = 0.0
     limit_s: float = 0.0
+    cpu_s: float = 0.0
     error: str = ""
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -57,17 +68,28 @@ class Outcome:
             "status": self.status,
             "seconds": round(self.seconds, 1),
             "limit_s": round(self.limit_s, 1),
+            "cpu_s": round(self.cpu_s, 1),
             "error": self.error,
             "records": [record for record in self.records if "begin" not in record],
         }
 
 
+def machine() -> str:
+    """The host, whose times are the only ones that a run on the null GPU has."""
+    name = platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        models = re.findall(r"^model name\s*: *(.+)", described.read_text(errors="replace"), re.MULTILINE)
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
 class Part:
     """One process of a step, and its successors where it is lost."""
 
-    def __init__(self, step: Step, number: int, parts: int, folder: Path, rehearse: bool, deadline: float) -> None:
+    def __init__(self, step: Step, number: int, parts: int, folder: Path, where: Where, deadline: float) -> None:
         self.step, self.number, self.parts = step, number, parts
-        self.folder, self.rehearse, self.deadline = folder, rehearse, deadline
+        self.folder, self.where, self.deadline = folder, where, deadline
         self.losses: list[str] = []
         self.process = self._start(())
 
@@ -76,7 +98,8 @@ class Part:
             "step": self.step.name,
             "module": self.step.module,
             "records": str(self.folder / "records.jsonl"),
-            "rehearse": self.rehearse,
+            "rehearse": self.where == "rehearsal",
+            "null_gpu": self.where == "null GPU",
             "seconds": max(self.deadline - time.monotonic(), 0.0),
             "part": self.number,
             "parts": self.parts,
@@ -84,7 +107,9 @@ class Part:
         }
         paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
-        if self.rehearse:  # tiny models: several threads wait for each other for most of the time
+        if self.where == "null GPU":
+            environment = null_gpu.environment(environment)
+        if self.where == "rehearsal":  # tiny models: several threads wait for each other for most of the time
             environment.setdefault("OMP_NUM_THREADS", "1")
         with open(self.folder / "log.txt", "ab") as log:
             return subprocess.Popen(
@@ -120,15 +145,15 @@ class Part:
         self.process.wait()
 
 
-def run_step(step: Step, *, folder: Path, rehearse: bool, seconds: float, parts: int | None = None) -> Outcome:
+def run_step(step: Step, *, folder: Path, where: Where, seconds: float, parts: int | None = None) -> Outcome:
     """Run one step to its end, or to the end of its time."""
-    started = time.monotonic()
+    started, used = time.monotonic(), cpu_seconds()
     records_file = folder / "records.jsonl"
     _, offset = read_records(records_file)
     log_offset = (folder / "log.txt").stat().st_size if (folder / "log.txt").exists() else 0
     count = parts or step.parts
     deadline = started + seconds
-    running = [Part(step, number, count, folder, rehearse, deadline) for number in range(count)]
+    running = [Part(step, number, count, folder, where, deadline) for number in range(count)]
     every = list(running)
     try:
         while running and time.monotonic() < deadline:
@@ -142,6 +167,7 @@ def run_step(step: Step, *, folder: Path, rehearse: bool, seconds: float, parts:
             part.end()
     outcome = Outcome(step, "done", time.monotonic() - started, seconds)
     outcome.records, _ = read_records(records_file, offset)
+    outcome.cpu_s = cpu_seconds() - used
     losses = [loss for part in every for loss in part.losses]
     if running:
         outcome.status = "out of time"
@@ -151,6 +177,12 @@ def run_step(step: Step, *, folder: Path, rehearse: bool, seconds: float, parts:
         words = _last_words(folder / "log.txt", log_offset)
         outcome.error = f"{', '.join(losses)}: {words}" + _at_work(outcome.records)
     return outcome
+
+
+def cpu_seconds() -> float:
+    """Of all processes that this one has waited for, and those that they have waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _at_work(records: Sequence[dict[str, Any]]) -> str:
@@ -172,7 +204,7 @@ def _last_words(log: Path, offset: int) -> str:
     return (named or lines or ["no output"])[-1][:300]
 
 
-def run(steps: Sequence[Step], *, folder: Path, minutes: float, rehearse: bool) -> list[Outcome]:
+def run(steps: Sequence[Step], *, folder: Path, minutes: float, where: Where) -> list[Outcome]:
     """Run the steps within the time, and write the results after each."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("records.jsonl", "log.txt"):
@@ -181,28 +213,31 @@ def run(steps: Sequence[Step], *, folder: Path, minutes: float, rehearse: bool) 
     outcomes = [Outcome(step) for step in steps]
     for number, step in enumerate(steps):
         left = deadline - time.monotonic() - MARGIN_S
-        limit = min(step.seconds * (REHEARSAL_PATIENCE if rehearse else 1.0), left)
+        limit = min(step.seconds * PATIENCE[where], left)
         if left < LEAST_S:
             outcomes[number].error = f"{max(left, 0):.0f} s of the {minutes:g} minutes were left"
         else:
             print(f"{step.name}: up to {limit:.0f} s", flush=True)
-            parts = 1 if rehearse else step.parts
-            outcomes[number] = run_step(step, folder=folder, rehearse=rehearse, seconds=limit, parts=parts)
+            # Parts compile beside each other; on the card's own machine they have cores enough.
+            parts = {"card": step.parts, "rehearsal": 1, "null GPU": min(step.parts, os.cpu_count() or 1)}[where]
+            outcomes[number] = run_step(step, folder=folder, where=where, seconds=limit, parts=parts)
         outcome = outcomes[number]
         print(f"{step.name}: {outcome.status} {outcome.seconds:.0f} s {outcome.error}", flush=True)
-        write_results(outcomes, folder=folder, minutes=minutes, rehearse=rehearse, started=started)
+        write_results(outcomes, folder=folder, minutes=minutes, where=where, started=started)
     return outcomes
 
 
 def write_results(
-    outcomes: Sequence[Outcome], *, folder: Path, minutes: float, rehearse: bool, started: datetime
+    outcomes: Sequence[Outcome], *, folder: Path, minutes: float, where: Where, started: datetime
 ) -> None:
     """Write results.json and section.md beside their names and rename them."""
     steps = [outcome.plain() for outcome in outcomes]
-    results = {"format": 1, "started": started.isoformat(" ", "seconds"), "minutes": minutes, "rehearsal": rehearse}
+    results = {"format": 1, "started": started.isoformat(" ", "seconds"), "minutes": minutes}
+    results |= {"rehearsal": where == "rehearsal", "null_gpu": where == "null GPU"}
+    host = machine() if where == "null GPU" else ""
     texts = {
         "results.json": json.dumps({**results, "steps": steps}, indent=1) + "\n",
-        "section.md": section(steps, rehearse=rehearse, minutes=minutes, day=started.date().isoformat()),
+        "section.md": section(steps, where=where, minutes=minutes, day=started.date().isoformat(), host=host),
     }
     for name, text in texts.items():
         beside = folder / f".{name}"
@@ -213,11 +248,19 @@ def write_results(
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure one GPU in minutes; see scripts/gpu/README.md.")
     parser.add_argument(
-        "--minutes", type=float, help=f"for all steps together; {MINUTES:g}, or {REHEARSAL_MINUTES:g} in a rehearsal"
+        "--minutes",
+        type=float,
+        help=f"for all steps together; {MINUTES:g}, or {REHEARSAL_MINUTES:g} in a rehearsal, or {NULL_GPU_MINUTES:g} on "
+        "the null GPU",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
     parser.add_argument("--steps", nargs="+", metavar="NAME", help=" ".join(step.name for step in STEPS))
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, to try the code")
+    parser.add_argument(
+        "--null-gpu",
+        action="store_true",
+        help="real sizes on a GPU that computes nothing (gpu/null_gpu): no card needed",
+    )
     parser.add_argument("--predict", action="store_true", help="print the predictions of scripts/gpu/counts.py and end")
     parser.add_argument(
         "--machine", type=Path, metavar="FILE", help="renew a file of conf/machine by the results in --out, and end"
@@ -226,7 +269,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 if every step was done, 1 if some was not, 2 for a wrong command line."""
+    """Exit code 0 if every step was done, 1 if some was not, 2 for a wrong command line.
+
+    On the null GPU a case that fails also makes it 1: that every case runs is all that such a run can show.
+    """
     options = parse(arguments)
     try:
         steps = chosen_steps(options.steps)
@@ -241,10 +287,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.machine is not None:
         return _renew(options.machine, options.out / "results.json")
-    minutes = options.minutes or (REHEARSAL_MINUTES if options.rehearse else MINUTES)
-    outcomes = run(steps, folder=options.out, minutes=minutes, rehearse=options.rehearse)
+    where: Where = "rehearsal" if options.rehearse else "null GPU" if options.null_gpu else "card"
+    if where == "null GPU":
+        try:
+            null_gpu.build()
+        except null_gpu.NullGPUError as error:
+            print(error, file=sys.stderr)
+            return 2
+    outcomes = run(steps, folder=options.out, minutes=options.minutes or ALL_MINUTES[where], where=where)
     print((options.out / "section.md").read_text(encoding="utf-8"))
-    return 0 if all(outcome.status == "done" for outcome in outcomes) else 1
+    lost = where == "null GPU" and any(failed_cases(outcome.plain()) for outcome in outcomes)
+    return 0 if all(outcome.status == "done" for outcome in outcomes) and not lost else 1
 
 
 def _renew(file: Path, results: Path) -> int:

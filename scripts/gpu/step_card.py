@@ -16,7 +16,7 @@ def measure(context: Context) -> None:
     """Facts for the heading; matrix rate in bf16 and copy bandwidth as rows."""
     cuda = context.device == "cuda"
     versions = {"Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-    facts: dict[str, object] = {"card": "none", "cores": torch.get_num_threads()}
+    facts: dict[str, object] = {"card": "none"}
     if cuda:
         properties = torch.cuda.get_device_properties(0)
         versions |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
@@ -26,7 +26,7 @@ def measure(context: Context) -> None:
             "memory_gb": properties.total_memory / 1e9,
             "capability": torch.cuda.get_device_capability(0),
         }
-    context.fact(**facts, **versions, versions=list(versions))
+    context.fact(**facts, cores=torch.get_num_threads(), **versions, versions=list(versions))
     if cuda:
         pool_tokens = torch.empty(1, 8, 96, device="cuda", dtype=torch.bfloat16)
         runs = triton_pool.supports(pool_tokens, torch.empty(96, 1, 3, 3, 3, device="cuda"), (1, 1, 1))

@@ -160,7 +160,7 @@ def kernel_row(shape: Shape, dtype: torch.dtype, context: Context) -> dict[str, 
     ours = fused([qkv, *made], shape, context)
     theirs = plain([qkv, *made], shape)
     names = ("output", "gradient of tokens", "of the kernel", "of the norm's gain", "of its shift")
-    differences = [relative(a, b) for a, b in zip(ours, exact)]
+    differences = [relative(*compared) for compared in zip(ours, exact, names)]
     row: dict[str, Any] = dict(zip(names, differences))
     row["plain form in this dtype, worst"] = max(relative(a, b) for a, b in zip(theirs, exact))
     return {**row, "within the bound": max(differences) < BOUNDS[dtype], "bound": BOUNDS[dtype], "frames": frames}
@@ -214,8 +214,9 @@ def attention_row(shape: Attended, dtype: torch.dtype, context: Context) -> dict
     made = [torch.randn(size, device=context.device).to(dtype) for size in sizes]
     exact = attended_plainly([tensor.double() for tensor in made], shape)
     theirs = attended_plainly(made, shape)
-    differences = [relative(a, b) for a, b in zip(attended(made, shape, context), exact)]
-    row: dict[str, Any] = dict(zip(("output", "gradient of queries", "of keys", "of values"), differences))
+    names = ["output", "gradient of queries", "of keys", "of values", *("of a table" for _ in shape.axes)]
+    differences = [relative(*compared) for compared in zip(attended(made, shape, context), exact, names)]
+    row: dict[str, Any] = dict(zip(names[:4], differences))
     row["of tables, worst"] = max(differences[4:])
     row["plain form in this dtype, worst"] = max(relative(a, b) for a, b in zip(theirs, exact))
     bound = ATTENTION_BOUNDS[dtype]
@@ -281,8 +282,9 @@ def norm_row(width: int, context: Context, tokens: int = 5003) -> dict[str, Any]
         ours += triton_norm.layer_norm_backward(grad, x, gain, EPS)
     elif not context.rehearse:
         raise RuntimeError("triton_norm.supports() is False on this machine")
-    found = [relative(a, b) for a, b in zip(ours, exact)]
-    row: dict[str, Any] = dict(zip(("output", "gradient of x", "of gain", "of shift"), found))
+    names = ("output", "gradient of x", "of gain", "of shift")
+    found = [relative(*compared) for compared in zip(ours, exact, names)]
+    row: dict[str, Any] = dict(zip(names, found))
     row["plain form, worst gradient"] = max(relative(a, b) for a, b in zip(theirs[1:], exact[1:]))
     return {**row, "within the bound": found[0] < 5e-3 and max(found[1:]) < 1e-5}
 
@@ -309,7 +311,7 @@ def model_row(preset: str, context: Context) -> dict[str, Any]:
     clips = torch.randn(input_shape(config, 2), generator=generator).to(context.device)
     a, b = (logits_and_gradient(model, clips, bf16=False) for model in (ours, theirs))
     c, d = (logits_and_gradient(model, clips, bf16=True) for model in (ours, theirs))
-    logits, gradients = relative(a[0], b[0]), relative(a[1], b[1])
+    logits, gradients = relative(a[0], b[0], "logits"), relative(a[1], b[1], "gradients")
     return {
         "logits, float32": logits,
         "gradients, float32": gradients,
@@ -333,7 +335,7 @@ def form_row(
         clips = torch.randn(input_shape(config, 1), generator=torch.Generator().manual_seed(2)).to(context.device)
         found.append(logits_and_gradient(model, clips, bf16=bf16))
     (logits, gradients), (exact_logits, exact_gradients) = found
-    differences = relative(logits, exact_logits), relative(gradients, exact_gradients)
+    differences = relative(logits, exact_logits, "logits"), relative(gradients, exact_gradients, "gradients")
     bounds = (3e-2, 3e-2) if bf16 else (1e-4, 1e-2)
     return {
         "logits": differences[0],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu.context import Context, free_memory
-from gpu.workbench import autocast, median_seconds, once, peak_gb, reset_peak
+from gpu.workbench import autocast, launches_of, median_seconds, once, peak_gb, reset_peak
 from mvit_video.models.detection import Detector, DetectorConfig, get_detector_config
 from mvit_video.models.mvit.attention import MultiscaleAttention
 
@@ -117,6 +117,7 @@ def train_row(model: nn.Module, batch: int, form: str, context: Context) -> dict
         "images/s": batch / seconds,
         "peak memory, GB": peak_gb(context.device),
         "first step, s": first,
+        **launches_of(work),
     }
 
 

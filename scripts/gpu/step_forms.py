@@ -1,11 +1,13 @@
 """Every form of attention and of pooling, block by block: which "auto" should choose on this card."""
 
+import math
 from typing import Any
 
 import torch
 from bench_forms import AttentionCore, Pooling, Timing, compare, what
 from bench_model import Clock, block_kinds
 
+from gpu import null_gpu
 from gpu.context import FATAL, Context, free_memory
 from gpu.workbench import config_of
 from mvit_video.models import MViT
@@ -50,7 +52,10 @@ def compared(core: AttentionCore | Pooling, table: str, block: str, flex: bool, 
     lost = [timing.reason for timing in timings.values() if any(text in timing.reason for text in FATAL)]
     if lost:
         raise RuntimeError(lost[0])
-    measured = {name: t.seconds for name, t in timings.items() if t.result is not None and name != "default"}
+    # A form that gives no numbers is not the fastest.
+    measured = {name: t.seconds for name, t in timings.items() if usable(t) and name != "default"}
+    if not measured:
+        raise RuntimeError(f"no form ran: {timings[literal].reason[:120]}")
     fastest = min(measured, key=lambda name: measured[name])
     default = timings.get("default")
     return {
@@ -59,13 +64,27 @@ def compared(core: AttentionCore | Pooling, table: str, block: str, flex: bool, 
     }
 
 
+def usable(timing: Timing) -> bool:
+    """Whether a form gave a result that is finite; on the null GPU, whether it ran."""
+    return timing.result is not None and (null_gpu.present() or bool(timing.result.isfinite().all()))
+
+
 def _values(timing: Timing, literal: Timing) -> dict[str, Any]:
+    """What was measured of a form.
+
+    Raises:
+        ValueError: the literal form gave nothing that the others could be compared with.
+    """
     if timing.result is None:
         return {"remark": f"not offered: {timing.reason[:120]}"}
-    assert literal.result is not None
+    values = {"ms": 1e3 * timing.seconds, "kept, MB": timing.kept / 1e6}
+    if null_gpu.present():
+        return values
+    if literal.result is None:
+        raise ValueError(f"the literal form failed: {literal.reason[:120]}")
     exact = literal.result.float()
-    return {
-        "ms": 1e3 * timing.seconds,
-        "kept, MB": timing.kept / 1e6,
-        "difference": float((timing.result.float() - exact).abs().max() / exact.abs().max()),
-    }
+    largest = float(exact.abs().max())
+    if not math.isfinite(largest) or largest == 0.0:
+        raise ValueError(f"the largest value of the literal form is {largest}: nothing can be compared with it")
+    difference = float((timing.result.float() - exact).abs().max()) / largest
+    return {**values, "difference": difference if math.isfinite(difference) else math.inf}

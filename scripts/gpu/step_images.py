@@ -15,6 +15,7 @@ from gpu.workbench import (
     TrainStep,
     autocast,
     config_of,
+    launches_of,
     matrix_rate,
     median_seconds,
     once,
@@ -63,6 +64,7 @@ def train_row(
         "share of the matrix rate, %": 100 * batch * train_flops(config) / seconds / rate,
         "peak memory, GB": peak_gb(context.device),
         "first step, s": first,
+        **launches_of(work),
     }
 
 

@@ -25,6 +25,7 @@ from gpu.workbench import (
     bytes_of,
     config_of,
     host_seconds,
+    launches_of,
     matrix_rate,
     median_seconds,
     once,
@@ -99,7 +100,7 @@ def measure(context: Context) -> None:
             rows[batch, whose, form] = row
             if form == COMPILED:
                 compile_s[whose] = float(row["first step, s"])
-    for text in ratios(rows):
+    for text in ratios(rows) if not context.null_gpu else ():
         context.note(text)
 
 
@@ -122,6 +123,7 @@ def measure_form(
         "host busy, ms": 1e3 * host_seconds(work, context.device),
         "peak memory, GB": max(peak_gb(context.device) - others, 0.0),
         "first step, s": first,
+        **launches_of(work),
     }
 
 

@@ -1,6 +1,7 @@
 """What the steps share: models and their twins, a training step in several forms, clocks."""
 
 import dataclasses
+import math
 import re
 import statistics
 import time
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from bench_model import torchvision_twin
 from torch import Tensor, nn
 
+from gpu import null_gpu
 from gpu.context import Context
 from mvit_video.engine.graphs import GraphedModel
 from mvit_video.models import MViT, MViTConfig, get_config, save_as
@@ -283,7 +285,35 @@ def copy_rate(device: str) -> float:
     return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, span=0.2)
 
 
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """|ours - theirs| / |theirs|, by the sums of squares, in float64."""
+def relative(ours: Tensor, theirs: Tensor, what: str = "the result") -> float:
+    """|ours - theirs| / |theirs|, by the sums of squares, in float64; infinite where ours is not finite.
+
+    On the null GPU, where neither was computed, it is not a number.
+
+    Args:
+        ours: what is judged.
+        theirs: what it is compared with, of the same shape.
+        what: they are, for the message of the error.
+
+    Raises:
+        ValueError: theirs is zero, or not finite: nothing can be compared with it.
+    """
+    if null_gpu.present():
+        return math.nan
     ours, theirs = ours.detach().double(), theirs.detach().double()
-    return float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30))
+    norm = float(theirs.norm())
+    if not math.isfinite(norm) or norm == 0.0:
+        raise ValueError(
+            f"{what}: the norm of the reference is {norm}, so nothing can be compared with it: find out why it is so"
+        )
+    difference = float((ours - theirs).norm()) / norm
+    return difference if math.isfinite(difference) else math.inf
+
+
+def launches_of(work: Callable[[], object]) -> dict[str, int]:
+    """Launches of one call as a column, where they can be counted: on the null GPU alone."""
+    if not null_gpu.present():
+        return {}
+    before = null_gpu.counts()
+    work()
+    return {"launches": (null_gpu.counts() - before).launches}

@@ -42,7 +42,7 @@ def going(monkeypatch: pytest.MonkeyPatch) -> Callable[..., runner.Outcome]:
     def run(kind: str, folder: Path, **changes: Any) -> runner.Outcome:
         monkeypatch.setenv("GPU_STEP_KIND", kind)
         folder.mkdir(exist_ok=True)
-        return runner.run_step(FAKE, folder=folder, rehearse=True, **{"seconds": 30.0, **changes})
+        return runner.run_step(FAKE, folder=folder, where="rehearsal", **{"seconds": 30.0, **changes})
 
     return run
 
@@ -97,7 +97,7 @@ def test_parts_share_the_cases(
 
 def test_a_step_that_fails_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPU_STEP_KIND", "breaks")
-    outcomes = runner.run([FAKE, SECOND], folder=tmp_path, minutes=1, rehearse=True)
+    outcomes = runner.run([FAKE, SECOND], folder=tmp_path, minutes=1, where="rehearsal")
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
     assert outcomes[0].error == "exit code 1: OSError: the step's own trouble"
     results = json.loads((tmp_path / "results.json").read_text())
@@ -118,9 +118,9 @@ def test_results_are_there_after_every_step_and_the_time_is_kept(
         return runner.Outcome(step, "done", 1.0, seconds, records=[{"table": "t", "row": {"a": 1.0}}])
 
     monkeypatch.setattr(runner, "run_step", pretend)
-    runner.run([FAKE, SECOND], folder=tmp_path, minutes=0.25, rehearse=False)
+    runner.run([FAKE, SECOND], folder=tmp_path, minutes=0.25, where="card")
     assert seen[0] == pytest.approx(13, abs=1) and seen[1] == "done"
-    outcomes = runner.run([FAKE], folder=tmp_path, minutes=0.1, rehearse=False)
+    outcomes = runner.run([FAKE], folder=tmp_path, minutes=0.1, where="card")
     assert outcomes[0].status == "not run" and "4 s of the 0.1 minutes were left" in outcomes[0].error
 
 
@@ -175,7 +175,7 @@ def test_the_section_names_card_and_versions() -> None:
         {"note": "A sentence."},
         {"table": "rates", "row": {"what": "copy", "GB/s": 3000.0}},
     ]
-    text = report.section([step], rehearse=False, minutes=8, day="2026-01-02")
+    text = report.section([step], where="card", minutes=8, day="2026-01-02")
     assert text.startswith("## On a GPU: NVIDIA H100\n\n2026-01-02. torch 2.11.0. `python scripts/bench_gpu.py")
     assert "### The card\n\nA sentence.\n\n**rates**\n\n| what | GB/s |\n| --- | --- |\n| copy | 3,000 |" in text
 
