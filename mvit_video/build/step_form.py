@@ -70,17 +70,19 @@ def resolve_form(config: Train, builder: TaskBuilder, model: nn.Module, world: W
     recorded = from_main(_recorded(config.run_dir) if asked and world.is_main else None, world)
     if asked and recorded is None:
         choice = from_main(_choose(config, builder, model, world) if world.is_main else None, world)
-        for name in asked:
-            logger.info("trainer.%s=auto: %s, %s", name, str(getattr(choice.form, name)).lower(), choice.reason)
         recorded = choice.form
-    else:
-        for name in asked:
-            logger.info("trainer.%s=auto: the run began with %s", name, str(getattr(recorded, name)).lower())
+        logger.info("%s, %s", _answers(asked, recorded), choice.reason)
+    elif asked:
+        logger.info("%s, as the run began", _answers(asked, recorded))
     for name in OPTIONS:
         setattr(trainer, name, bool(getattr(recorded if name in asked else trainer, name)))
     refused = why_no_graphs(config, model, world) if trainer.cuda_graphs else None
     if refused is not None:
         raise ValueError(f"trainer.cuda_graphs=true: {refused}; set trainer.cuda_graphs=false")
+
+
+def _answers(asked: Sequence[str], form: Form) -> str:
+    return " and ".join(f"trainer.{name}=auto: {str(getattr(form, name)).lower()}" for name in asked)
 
 
 def graphed_shape(config: Train, builder: TaskBuilder, model: nn.Module) -> tuple[int, ...] | None:

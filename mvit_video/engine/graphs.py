@@ -6,9 +6,11 @@ step on the stream of the capture; and it copies an input of another shape into 
 2.15, torch/cuda/graphs.py).
 """
 
+import functools
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,7 +71,6 @@ class GraphedModel(nn.Module):
         gc.collect()  # a graph that is freed during a capture would end it
         device = next(self.model.parameters()).device
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        before = torch.cuda.current_stream(device)
         try:
             with torch.random.fork_rng(devices=[device]), torch.enable_grad(), _autocast(bf16):
                 self._captured = _Captured(self.model, torch.zeros(tuple(shape), device=device))
@@ -81,8 +82,6 @@ class GraphedModel(nn.Module):
                 f"forward and backward pass cannot be captured as CUDA graphs: {first}: trainer.cuda_graphs=false "
                 "trains without them"
             ) from error
-        finally:
-            torch.cuda.set_stream(before)  # torch.cuda.graph leaves its own behind where a capture fails
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -134,6 +133,38 @@ def _autocast(bf16: bool) -> torch.autocast:
     return torch.autocast("cuda", torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps a workspace of tens of megabytes for every stream that it was called on."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, pool: Any, stream: torch.cuda.Stream) -> Iterator[None]:
+    """torch.cuda.graph; a capture that fails is undone.
+
+    PyTorch leaves then the stream of the capture behind, a generator that refuses to draw, and an allocator that keeps
+    the memory of the capture and postpones what other streams free to its end (torch 2.11, `CUDAGraph::capture_end`).
+    """
+    before = torch.cuda.current_stream(stream.device)
+    try:
+        # Other threads may allocate page-locked memory meanwhile, hence "thread_local".
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            yield
+    except BaseException:
+        torch.cuda.set_stream(before)
+        device = before.device.index
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())
+        try:
+            torch._C._cuda_endAllocateToPool(device, pool)
+        except RuntimeError:
+            pass  # the capture itself was ended, as after an error of Python's alone
+        else:
+            torch._C._cuda_releasePool(device, pool)
+        raise
+
+
 class _Captured:
     """The graphs of a model's passes, and the memory they read and write."""
 
@@ -142,7 +173,7 @@ class _Captured:
         self.modules = list(model.modules())
         self.parameters = list(model.parameters())
         self.trained = [parameter for parameter in self.parameters if parameter.requires_grad]
-        stream = torch.cuda.Stream(inputs.device)
+        stream = _stream(inputs.device)
         stream.wait_stream(torch.cuda.current_stream(inputs.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
@@ -150,11 +181,10 @@ class _Captured:
                 del output
         pool = torch.cuda.graph_pool_handle()
         self.forward_pass, self.backward_pass = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # Other threads may allocate page-locked memory meanwhile, hence "thread_local".
-        with torch.cuda.graph(self.forward_pass, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with _capturing(self.forward_pass, pool, stream):
             output = model(inputs)
         self.grad_output = torch.zeros_like(output)
-        with torch.cuda.graph(self.backward_pass, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with _capturing(self.backward_pass, pool, stream):
             self.gradients = self._gradients(output, self.grad_output)
         torch.cuda.current_stream(inputs.device).wait_stream(stream)
         self.output = output.detach()  # and the autograd graph of the capture is gone
