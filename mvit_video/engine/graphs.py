@@ -185,7 +185,9 @@ class _Captured:
             output = model(inputs)
         self.grad_output = torch.zeros_like(output)
         with _capturing(self.backward_pass, pool, stream):
-            self.gradients = self._gradients(output, self.grad_output)
+            gradients = self._gradients(output, self.grad_output)
+            # Laid out as the parameters, since autograd copies others one by one when it takes them over.
+            self.gradients = tuple(map(_laid_out, gradients, self.trained))
         torch.cuda.current_stream(inputs.device).wait_stream(stream)
         self.output = output.detach()  # and the autograd graph of the capture is gone
         self.places = {gradient.data_ptr() for gradient in self.gradients if gradient is not None}
@@ -250,6 +252,12 @@ class _Captured:
             torch._foreach_copy_(own, [gradient for _, gradient in held])
             for (parameter, _), gradient in zip(held, own):
                 parameter.grad = gradient
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class _Replay(torch.autograd.Function):

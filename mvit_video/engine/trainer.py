@@ -31,6 +31,7 @@ from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker
+from mvit_video.engine.window import Window
 from mvit_video.models.lora import adapter_state, load_with_adapters, plain_state_dict
 from mvit_video.optim import frozen_to_eval
 from mvit_video.runtime import interruption
@@ -477,7 +478,7 @@ class Trainer:
         """Gradients travel between the ranks with the last accumulated batch only."""
         return nullcontext() if last or self.world.size == 1 else without_exchange(self.forward)
 
-    def _log(self, window: "Window") -> None:
+    def _log(self, window: Window) -> None:
         loss, *means = mean_over_ranks(window.means(), self.world).tolist()
         elapsed = time.perf_counter() - window.started
         metrics = {metric.name: metric.factor * mean for metric, mean in zip(self.task.metrics, means, strict=True)}
@@ -499,22 +500,3 @@ def _validated_on(run: Mapping[str, Any] | None) -> str | None:
     """The fingerprint of the validation split in the record of a run."""
     fingerprint: str | None = (run or {}).get("data", {}).get("val", {}).get("fingerprint")
     return fingerprint
-
-
-class Window:
-    """Sums between two log lines; losses stay on the device until the line is written."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.samples = 0
-        self.sums: list[torch.Tensor] = []
-
-    def add(self, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor], *, samples: int) -> None:
-        """Add one step: scalar tensors, and the samples it took on this rank."""
-        self.sums.append(torch.stack([loss, *metrics.values()]))
-        self.samples += samples
-
-    def means(self) -> torch.Tensor:
-        """Mean loss and mean of each metric over the window, (1 + metrics,)."""
-        return torch.stack(self.sums).mean(0)
