@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +26,11 @@ class NullGPU:
 
     Attributes:
         environment: with which they are started.
+        cache: what XDG_CACHE_HOME must be for the kit to find the same library.
     """
 
     environment: dict[str, str]
+    cache: Path
 
     def run(self, code: str, *arguments: str, **variables: str) -> Any:
         """Run code in a process of its own; what it prints last, which must be JSON.
@@ -57,7 +60,8 @@ def null_gpu(tmp_path_factory: pytest.TempPathFactory) -> NullGPU:
 
     paths = [str(ROOT / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     changes = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    cache = tmp_path_factory.mktemp("null_gpu")
     try:
-        return NullGPU(environment(changes, folder=tmp_path_factory.mktemp("null_gpu")))
+        return NullGPU(environment(changes, folder=cache / "mvit_video" / "null_gpu"), cache)
     except NullGPUError as error:
         pytest.skip(str(error))

@@ -53,6 +53,7 @@ class Context:
     done: frozenset[str] = frozenset()
     null_gpu: bool = False
     _cases: int = field(default=0, init=False)
+    _since: tuple[float, float] = field(default=(0.0, 0.0), init=False)
 
     @property
     def device(self) -> str:
@@ -105,9 +106,11 @@ class Context:
         if not mine or name in self.done:
             return None
         if self.left_s < needs_s:
+            self._since = took()
             self._finished(table, key, {"remark": f"left out: needs {needs_s:.0f} s, and {self.left_s:.0f} s are left"})
             return None
         self._append({"begin": name, "table": table, "key": dict(key)})
+        self._since = took()
         try:
             measured = dict(measure())
         except Exception as error:  # whatever a library raises: the report shows it, and the next case runs
@@ -117,7 +120,9 @@ class Context:
         return measured
 
     def _finished(self, table: str, key: Row, rest: Row) -> None:
-        self._append({"table": table, "row": {**key, **rest}})
+        """Append the line, and beside it the seconds since the case began: by the clock, and of all processors."""
+        wall, cpu = (round(now - then, 2) for now, then in zip(took(), self._since))
+        self._append({"table": table, "row": {**key, **rest}, "s": wall, "cpu_s": cpu})
 
     def _failed(self, table: str, key: Row, error: Exception) -> None:
         text = first_line(error)
@@ -139,6 +144,12 @@ class Context:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+def took() -> tuple[float, float]:
+    """Seconds by the clock, and of all processors by this process and the compilers it has waited for."""
+    times = os.times()
+    return time.monotonic(), times.user + times.system + times.children_user + times.children_system
 
 
 def case_name(table: str, key: Row) -> str:

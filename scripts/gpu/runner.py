@@ -250,8 +250,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--minutes",
         type=float,
-        help=f"for all steps together; {MINUTES:g}, or {REHEARSAL_MINUTES:g} in a rehearsal, or {NULL_GPU_MINUTES:g} on "
-        "the null GPU",
+        help=f"for all steps together; {MINUTES:g}, in a rehearsal {REHEARSAL_MINUTES:g}, on the null GPU "
+        f"{NULL_GPU_MINUTES:g}",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
     parser.add_argument("--steps", nargs="+", metavar="NAME", help=" ".join(step.name for step in STEPS))

@@ -15,7 +15,7 @@ from gpu.context import Context
 from gpu.step_detector import SIDE, detector_config
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
 from mvit_video.models import MViT, MViTConfig
-from mvit_video.models.config import PoolingForm, Triple
+from mvit_video.models.config import AttentionForm, PoolingForm, Triple
 from mvit_video.models.kernels import triton_attention, triton_norm, triton_pool, triton_terms
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.mvit.attention import explicit_attention, one_hot_positions, position_terms
@@ -107,39 +107,46 @@ def all_shapes(context: Context) -> tuple[list[tuple[str, Shape]], list[tuple[st
 
 
 def measure(context: Context) -> None:
-    """Pooling and norms in bf16, whole models, attention in bf16, then kernels in float32."""
+    """Pooling and norms, whole models, attention, then whole models with Triton attention.
+
+    Each shape compiles kernels of its own, for seconds; the parts share what they have compiled. So pooling comes first
+    in both dtypes: the models behind it find its kernels ready.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     cases, attentions = all_shapes(context)
-    for dtype in (torch.bfloat16, torch.float32):
+    dtypes = (torch.bfloat16, torch.float32)
+    for dtype in dtypes:
         for preset, shape in cases:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(shape)}
             context.case(KERNELS, key, lambda s=shape, d=dtype: kernel_row(s, d, context), needs_s=2.0)  # type: ignore[misc]
-        if dtype == torch.bfloat16:
-            for width in norm_widths(context):
-                context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
-            measure_models(context)
+    for width in norm_widths(context):
+        context.case(NORMS, {"width": width}, lambda w=width: norm_row(w, context), needs_s=2.0)  # type: ignore[misc]
+    for preset in (*TORCHVISION, *IMAGES):
+        key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
+        context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
+    measure_forms(("flash", "auto"), context)
+    changes = {"norm_form": "triton"}, {"norm_form": "library"}
+    key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
+    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
+    for dtype in dtypes:
         for preset, attended in attentions:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(attended)}
             context.case(
                 ATTENTION, key, lambda a=attended, d=dtype: attention_row(a, d, context), needs_s=4.0  # type: ignore[misc]
             )  # fmt: skip
+    measure_forms(("triton", "triton_terms"), context)
 
 
-def measure_models(context: Context) -> None:
-    for preset in (*TORCHVISION, *IMAGES):
-        key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
-        context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
-    for form in ("flash", "auto", "triton", "triton_terms"):
-        key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
+def measure_forms(forms: tuple[AttentionForm, ...], context: Context) -> None:
+    """Whole models with each form of attention: in float32 against the literal one, Triton's also in bf16."""
+    for form in forms:
         changes = {"attention_form": form}, {"attention_form": "explicit"}
+        key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
         context.case(FORMS, key, lambda c=changes: form_row(*c, context), needs_s=5.0)  # type: ignore[misc]
-    for form in ("triton", "triton_terms"):
-        changes = {"attention_form": form}, {"attention_form": "flash"}
-        key = {"model": VIDEO[0], "form": f"{form} attention, bf16", "against": "flash"}
-        context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
-    changes = {"norm_form": "triton"}, {"norm_form": "library"}
-    key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
-    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
+        if form.startswith("triton"):
+            changes = {"attention_form": form}, {"attention_form": "flash"}
+            key = {"model": VIDEO[0], "form": f"{form} attention, bf16", "against": "flash"}
+            context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
 
 
 def _words(shape: Shape | Attended) -> dict[str, object]:

@@ -46,8 +46,9 @@ def largest_row(preset: str, form: str, context: Context, rate: float) -> dict[s
     changes = {"activation_checkpointing": True} if form == RECOMPUTED else {}
     config = config_of(preset, context, **changes)
     model = model_of(config, form)
-    one, two = (peak_of(model, config, batch, context) for batch in (1, 2))
-    batch = fitting(one, two, total_gb(context))
+    one = peak_of(model, config, 1, context)
+    two = peak_if_it_fits(model, config, 2, context)
+    batch = 1 if two is None else fitting(one, two, total_gb(context))
     while True:
         try:
             step = TrainStep(model, config, batch, context)
@@ -68,12 +69,24 @@ def largest_row(preset: str, form: str, context: Context, rate: float) -> dict[s
         "ms a clip": 1e3 * seconds / batch,
         "share of the matrix rate, %": 100 * batch * train_flops(config) / seconds / rate,
         "peak memory, GB": peak_gb(context.device),
-        "GB a further clip": two - one,
+        "GB a further clip": None if two is None else two - one,
     }
 
 
 def total_gb(context: Context) -> float:
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if context.device == "cuda" else 0.0
+
+
+def peak_if_it_fits(model: nn.Module, config: MViTConfig, batch: int, context: Context) -> float | None:
+    """As `peak_of`; None where the memory does not suffice."""
+    try:
+        return peak_of(model, config, batch, context)
+    except torch.OutOfMemoryError:
+        pass
+    # Outside of the handler, whose error holds the tensors.
+    model.zero_grad(set_to_none=True)
+    free_memory()
+    return None
 
 
 def peak_of(model: nn.Module, config: MViTConfig, batch: int, context: Context) -> float:

@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from bench_forms import Timing
 from gpu import (
     counts,
+    determinism_run,
     machine_figures,
     report,
     runner,
     step_correctness,
     step_detector,
     step_determinism,
+    step_forms,
     step_largest,
     step_profile,
     step_training,
@@ -256,6 +259,43 @@ def test_kernels_and_models_are_within_their_bounds(rehearsal: Callable[[str], l
     }
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_nothing_agrees_with_a_reference_that_says_nothing(value: float) -> None:
+    empty = torch.full((3,), value)
+    with pytest.raises(ValueError, match=r"gradient of keys: the norm of the reference is .*nothing can be compared"):
+        workbench.relative(empty, empty, "gradient of keys")
+    assert workbench.relative(torch.ones(3), torch.ones(3)) == 0.0
+    assert workbench.relative(torch.tensor([1.0, value, 1.0]), torch.ones(3)) > 0.5
+
+
+def test_a_lost_number_is_outside_of_every_bound() -> None:
+    """Behind a small difference, where the larger of the two would be the small one."""
+    good, lost = torch.ones(3), torch.full((3,), float("nan"))
+    assert max(workbench.relative(good, good), workbench.relative(lost, good)) == float("inf")
+
+
+def test_equal_bits_of_a_training_that_did_nothing_prove_nothing() -> None:
+    model = torch.nn.Linear(2, 2)
+    start = determinism_run.digest(model)
+    with pytest.raises(RuntimeError, match="has left all weights as they were"):
+        determinism_run.check_trained(model, start)
+    torch.nn.init.ones_(model.bias)
+    determinism_run.check_trained(model, start)
+    torch.nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(RuntimeError, match="weights that are not finite after the training: weight"):
+        determinism_run.check_trained(model, start)
+
+
+def test_a_form_without_numbers_is_not_the_fastest() -> None:
+    good, lost = Timing(2.0, 1, torch.ones(2)), Timing(1.0, 1, torch.tensor([1.0, float("nan")]))
+    assert step_forms.usable(good) and not step_forms.usable(lost)
+    assert step_forms._values(lost, good)["difference"] == float("inf")
+    with pytest.raises(ValueError, match=r"largest value of the literal form is 0\.0"):
+        step_forms._values(good, Timing(1.0, 1, torch.zeros(2)))
+    with pytest.raises(ValueError, match="the literal form failed: no memory"):
+        step_forms._values(good, Timing(reason="no memory"))
+
+
 def test_maps_that_are_compared_fit_into_memory() -> None:
     whole = step_correctness.Attended((20, 78, 78), (20, 10, 10), 2, 72, 1, (0, 1, 2))
     fewer = step_correctness.fewer_logits(whole)
@@ -350,7 +390,9 @@ def test_another_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.Monk
 # ---- the plan's machine files
 
 
-def results_file(folder: Path, *, rehearsal: bool = False, batches: tuple[int, ...] = (1, 16)) -> Path:
+def results_file(
+    folder: Path, *, rehearsal: bool = False, null_gpu: bool = False, batches: tuple[int, ...] = (1, 16)
+) -> Path:
     """What the kit would write for a card that is not there."""
     rows = [
         {"batch": batch, "model": who, "form": form, "clips/s": rate, "host busy, ms": 24.0}
@@ -359,7 +401,12 @@ def results_file(folder: Path, *, rehearsal: bool = False, batches: tuple[int, .
     ]
     card = {"name": "card", "records": [{"fact": {"card": "NVIDIA H100", "torch": "2.11.0"}}]}
     training = {"name": "training", "records": [{"table": "t", "row": row} for row in rows]}
-    content = {"rehearsal": rehearsal, "started": "2026-01-02 03:04:05", "steps": [card, training]}
+    content = {
+        "rehearsal": rehearsal,
+        "null_gpu": null_gpu,
+        "started": "2026-01-02 03:04:05",
+        "steps": [card, training],
+    }
     path = folder / "results.json"
     path.write_text(json.dumps(content))
     return path
@@ -386,7 +433,11 @@ def test_a_machine_file_takes_what_was_measured(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rehearsal": True}, "is a rehearsal on the CPU"), ({"batches": (16,)}, "lacks the card, ours at batch 16")],
+    [
+        ({"rehearsal": True}, "is a rehearsal on the CPU"),
+        ({"null_gpu": True}, "comes from the null GPU"),
+        ({"batches": (16,)}, "lacks the card, ours at batch 16"),
+    ],
 )
 def test_a_machine_file_is_left_alone_without_figures(
     changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -451,6 +502,21 @@ def test_the_predictions_of_the_page_are_those_of_the_count() -> None:
 )
 def test_operations_of_a_profile_have_a_kind(name: str, kind: str) -> None:
     assert step_profile.kind_of(name) == kind
+
+
+def test_one_clip_may_be_all_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def peak(model: torch.nn.Module, config: object, batch: int, context: Context) -> float:
+        tried.append(batch)
+        if batch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 45.0
+
+    monkeypatch.setattr(step_largest, "peak_of", peak)
+    context = Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 5)
+    row = step_largest.largest_row("mvitv2_s_16x4", step_largest.OURS, context, 1e11)
+    assert tried == [1, 2] and row["largest batch"] == 1 and row["GB a further clip"] is None
 
 
 def test_the_batch_that_fits_is_reckoned_from_two() -> None:

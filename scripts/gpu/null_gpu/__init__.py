@@ -14,7 +14,7 @@ cuSPARSE, which fail. Not seen: what kernels read and write, how many registers 
 import ctypes
 from dataclasses import dataclass, fields
 
-from gpu.null_gpu.build import NullGPUError, build, environment
+from gpu.null_gpu.builder import NullGPUError, build, environment
 
 __all__ = ["Counts", "NullGPUError", "build", "counts", "environment", "present"]
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from gpu.null_gpu.build import NullGPUError, environment
+from gpu.null_gpu.builder import NullGPUError, environment
 
 
 def main(command: list[str]) -> None:

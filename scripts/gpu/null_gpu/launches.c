@@ -167,7 +167,7 @@ struct products {
     int math_mode, pointer_mode;
 };
 
-int started_product(struct products *handle) { /* for the products that build.py generates */
+int started_product(struct products *handle) { /* for the products that builder.py generates */
     bool captured;
     cudaError_t error = started(PRODUCTS, handle->stream, &captured);
     return error ? 13 /* CUBLAS_STATUS_EXECUTION_FAILED */ : 0;

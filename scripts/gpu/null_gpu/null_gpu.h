@@ -46,7 +46,7 @@ cudaError_t failed(cudaError_t error, const char *function);
 CUresult driver(cudaError_t error);
 const char *error_name(int error);
 const char *error_text(int error);
-int not_replaced(const char *function); /* for the functions that build.py generates */
+int not_replaced(const char *function); /* for the functions that builder.py generates */
 
 /* device.c */
 int attribute(int which); /* of cudaDeviceAttr and CUdevice_attribute, whose numbers are the same */
