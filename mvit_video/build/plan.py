@@ -230,15 +230,10 @@ def build_workload(config: Plan, model: BlockModel, measured: Measured, videos: 
         repeats=repeats,
         videos=videos,
         epochs=config.schedule.epochs,
-        compiled=_starts_few_kernels(config, measured),
+        compiled=any(value in (True, AUTO) for value in (config.trainer.compile, config.trainer.cuda_graphs))
+        or config.machine.device == "cpu",
         item=builder.item,
     )
-
-
-def _starts_few_kernels(config: Plan, measured: Measured) -> bool:
-    """Compiled, or as CUDA graphs, which are not assumed where blocks are recomputed: drop path may forbid them."""
-    graphs = config.trainer.cuda_graphs in (True, "auto") and not measured.recomputed
-    return graphs or config.trainer.compile in (True, "auto") or config.machine.device == "cpu"
 
 
 def ways_out(config: Plan, machine: Machine, work: Workload, measured: Measured, ranks: int) -> list[str]:

@@ -23,7 +23,6 @@ from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.graphs import GraphedModel
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.models import MViT
-from mvit_video.models.mvit.layers import DropPath
 
 logger = logging.getLogger(__name__)
 
@@ -101,17 +100,7 @@ def why_no_graphs(config: Train, model: nn.Module, world: World) -> str | None:
         return f"{type(model).__name__} is no MViT model, whose inputs all have one shape"
     if config.trainer.strategy == "fsdp" and world.size > 1:
         return "trainer.strategy=fsdp divides the model among the ranks, whose exchange is not captured"
-    drawing = [index for index in sorted(model.recomputed or ()) if _has_drop_path(model.blocks[index])]
-    if drawing:
-        return (
-            f"blocks {drawing} are computed again in the backward pass, where a graph cannot draw their drop path a "
-            "second time; model.drop_path=0 or no recomputed blocks make it possible"
-        )
     return None
-
-
-def _has_drop_path(block: nn.Module) -> bool:
-    return any(isinstance(module, DropPath) and module.rate > 0 for module in block.modules())
 
 
 def _choose(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> Choice:
@@ -180,6 +169,7 @@ def fastest(model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: Sequ
 
     with _as_before(model, device):
         for form in forms:
+            gc.collect()  # what the form before has left, also where it failed
             try:
                 with runners.of(form, first_step=step) as forward:
                     times[form] = median_s(lambda: step(forward), device)

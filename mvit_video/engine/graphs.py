@@ -37,7 +37,8 @@ class GraphedModel(nn.Module):
 
     The kernels are those of the model's own pass, and dropout and drop path draw the same numbers: a replay reads seed
     and offset of the default generator when it starts and moves the offset on by what the captured kernels drew
-    (ATen/cuda/CUDAGeneratorImpl.h). A seed set before the pass, as the trainer does, therefore decides it.
+    (ATen/cuda/CUDAGeneratorImpl.h). A seed set before the pass, as the trainer does, therefore decides it. Recomputed
+    blocks draw what they drew in the forward pass.
 
     The model itself stays as it is: names in its state dict, deep copies and other users see no graph. Its parameters
     may change in place (optimizer, `load_state_dict`) but not their place in memory. Its modules must not be exchanged.
@@ -74,14 +75,18 @@ class GraphedModel(nn.Module):
         try:
             with torch.random.fork_rng(devices=[device]), torch.enable_grad(), _autocast(bf16):
                 self._captured = _Captured(self.model, torch.zeros(tuple(shape), device=device))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise CaptureError(
-                f"forward and backward pass cannot be captured as CUDA graphs: {first}: trainer.cuda_graphs=false "
-                "trains without them"
-            ) from error
+            cause = _first_of(error)
+            try:
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause
+                first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+                raise CaptureError(
+                    f"forward and backward pass cannot be captured as CUDA graphs: {first}: trainer.cuda_graphs=false "
+                    "trains without them"
+                ) from error
+            finally:
+                del cause  # its traceback holds this frame, and that what was on its way
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -122,6 +127,13 @@ def _refuse(model: nn.Module) -> None:
             f"hooks run from Python, which a CUDA graph does not: remove those of {', '.join(hooked[:3])}, or train "
             "with trainer.cuda_graphs=false"
         )
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """What went wrong first: the end of a capture fails, too, and hides it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -173,6 +185,7 @@ class _Captured:
         self.modules = list(model.modules())
         self.parameters = list(model.parameters())
         self.trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        self.generator = torch.cuda.default_generators[inputs.device.index]
         stream = _stream(inputs.device)
         stream.wait_stream(torch.cuda.current_stream(inputs.device))
         with torch.cuda.stream(stream):
@@ -185,15 +198,22 @@ class _Captured:
             output = model(inputs)
         self.grad_output = torch.zeros_like(output)
         with _capturing(self.backward_pass, pool, stream):
-            gradients = self._gradients(output, self.grad_output)
-            # Laid out as the parameters, since autograd copies others one by one when it takes them over.
-            self.gradients = tuple(map(_laid_out, gradients, self.trained))
+            self.gradients = _apart(self._gradients(output, self.grad_output), self.trained)
         torch.cuda.current_stream(inputs.device).wait_stream(stream)
         self.output = output.detach()  # and the autograd graph of the capture is gone
         self.places = {gradient.data_ptr() for gradient in self.gradients if gradient is not None}
         self.state = self._state()
         self.passes = 0
         self.open_pass: int | None = None
+        self._try()
+
+    def _try(self) -> None:
+        """Replay both passes once. Numbers that the backward pass draws for itself would be other ones: refused."""
+        self.forward_pass.replay()
+        before = self.generator.get_offset()
+        self.backward_pass.replay()
+        if self.generator.get_offset() != before:
+            raise RuntimeError("the backward pass draws random numbers that are not those of the forward pass")
 
     def _gradients(self, output: Tensor, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         found: tuple[Tensor | None, ...] = torch.autograd.grad(output, self.trained, grad_output, allow_unused=True)
@@ -226,6 +246,7 @@ class _Captured:
     def replay_forward(self, x: Tensor) -> int:
         """The number of the pass whose output now lies in `output`."""
         self._free_gradients()
+        self.random_state = self.generator.get_state()
         self.inputs.copy_(x)
         self.forward_pass.replay()
         self.passes += 1
@@ -233,7 +254,11 @@ class _Captured:
         return self.passes
 
     def replay_backward(self, grad_output: Tensor, number: int) -> None:
-        """The gradients of a forward pass, into `gradients`."""
+        """The gradients of a forward pass, into `gradients`.
+
+        Blocks that are recomputed go back to the random state that they had saved. In a capture that is the distance
+        from the state in which the graph starts (CUDAGeneratorImpl), which must hence be that of the forward pass.
+        """
         if number != self.open_pass:
             raise RuntimeError(
                 "a backward pass after another forward or backward pass: CUDA graphs keep the activations of the "
@@ -241,7 +266,10 @@ class _Captured:
             )
         self.open_pass = None
         self.grad_output.copy_(grad_output)
+        after = self.generator.get_state()
+        self.generator.set_state(self.random_state)
         self.backward_pass.replay()
+        self.generator.set_state(after)
 
     def _free_gradients(self) -> None:
         """Copy gradients that `.grad` took over to memory of their own; both passes write into the graphs' memory."""
@@ -254,10 +282,22 @@ class _Captured:
                 parameter.grad = gradient
 
 
-def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+def _apart(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Gradients that can be taken over as `.grad`: each in a memory of its own, laid out as its parameter.
+
+    One tensor may be the gradient of two parameters, which are added; clipping would then scale it twice. Autograd
+    copies another layout, gradient by gradient, outside of the graph.
+    """
+    seen: set[int] = set()
+    found: list[Tensor | None] = []
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is not None:
+            memory = gradient.untyped_storage().data_ptr()
+            if memory in seen or gradient.stride() != parameter.stride():
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            seen.add(memory)
+        found.append(gradient)
+    return tuple(found)
 
 
 class _Replay(torch.autograd.Function):

@@ -119,15 +119,6 @@ def test_graphs_that_cannot_be_are_refused_with_a_way_out(config: Train, model: 
     assert graphed_shape(config, builder, model) == (16, 3, 8, 48, 48)
 
 
-def test_recomputed_blocks_that_draw_are_not_captured(
-    config: Train, model: MViT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model, "recomputed", frozenset({0, 2}))
-    assert why_no_graphs(config, model, GPU) is None
-    monkeypatch.setattr(model.blocks[2].drop_path, "rate", 0.1)
-    assert "blocks [2] are computed again in the backward pass" in str(why_no_graphs(config, model, GPU))
-
-
 def test_what_is_not_measured_stays_as_it_is(config: Train, model: MViT, monkeypatch: pytest.MonkeyPatch) -> None:
     builder = build_task_builder(config)
     other = step_form._choose(config, builder, nn.Identity(), GPUS)

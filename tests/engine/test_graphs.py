@@ -15,10 +15,11 @@ from mvit_video.models.mvit import network
 from tests.null_gpu import NullGPU
 
 CAPTURES = r"""
-import copy, json, logging, warnings
+import copy, gc, json, logging, warnings
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from gpu import null_gpu
 from mvit_video.engine.graphs import CaptureError, GraphedModel
 
@@ -29,29 +30,48 @@ handler.emit = lambda record: said.append(record.getMessage())
 logging.getLogger("mvit_video.engine.graphs").addHandler(handler)
 found = {}
 
+class Drawing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.rand_like(grad)
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("seen", torch.zeros(()))
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(9))
         self.unused = nn.Linear(8, 8)
+        self.one, self.other = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.zeros(8))
         self.dropout = nn.Dropout(0.5)
-        self.fault = None
+        self.fault, self.recomputed = None, False
 
     def forward(self, x):
         self.seen.fill_(1)
+        x = x + (self.one + self.other)
         for layer in self.layers:
             x = self.dropout(layer(x))
+        if self.recomputed:
+            x = checkpoint(lambda x: self.dropout(x).exp(), x, use_reentrant=False)
+        if self.fault == "draws":
+            x = Drawing.apply(x)
+        if self.fault == "memory":
+            x = x + torch.empty(2**36, device="cuda")[:8]
         if self.fault == "of Python" and torch.cuda.is_current_stream_capturing():
             raise ValueError("nothing to see")
         return x * x.sum().item() if self.fault == "waits" else x
 
 def message(work):
+    said = "allowed"
     try:
         work()
     except (RuntimeError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    return "allowed"
+        said = f"{type(error).__name__}: {error}"
+    gc.collect()
+    return said
 
 def step(forward, x, bf16=True):
     with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
@@ -68,7 +88,7 @@ def clear(model):
 
 model = Net().cuda().train()
 model.layers[0].requires_grad_(False)
-trained = [parameter for parameter in model.layers.parameters() if parameter.requires_grad]
+trained = [model.one, model.other, *(p for p in model.layers.parameters() if p.requires_grad)]
 x = torch.zeros(2, 8, device="cuda")
 graphed = GraphedModel(model)
 
@@ -90,7 +110,7 @@ clear(model)
 graphed.capture((2, 8), bf16=True)  # cuBLAS takes its workspace
 graphed.release()
 reserved = reserved_after_use()
-for model.fault in ("waits", "of Python"):
+for model.fault in ("waits", "of Python", "memory", "draws"):
     failed = message(lambda: graphed.capture((2, 8), bf16=True))
     found[model.fault] = failed, torch.cuda.current_stream() == stream, reserved_after_use() - reserved
 model.fault = None
@@ -115,6 +135,7 @@ found["untouched"] = [
 # Replays: few launches, the same draws, gradients without a copy, none for what is not used.
 found["graphs"] = [launches(lambda: (clear(model), step(graphed, x))) for _ in range(2)][1]
 found["taken over"] = sum(parameter.grad.data_ptr() in places for parameter in trained)
+found["apart"] = len({parameter.grad.untyped_storage().data_ptr() for parameter in trained})
 found["none"] = all(p.grad is None for p in [*model.unused.parameters(), *model.layers[0].parameters()])
 clear(model)
 states = []
@@ -123,7 +144,26 @@ for forward in (model, graphed):
     step(forward, x)
     clear(model)
     states.append(torch.cuda.get_rng_state())
-found["draws"] = [torch.equal(*states), torch.equal(states[0], before)]
+found["same draws"] = [torch.equal(*states), torch.equal(states[0], before)]
+
+# Recomputed blocks draw again what they drew: their graph starts where the forward pass started.
+class Replay:
+    def __init__(self, graph):
+        self.replay = lambda: (starts.append(torch.cuda.get_rng_state()), graph.replay())
+
+model.recomputed, recomputing, states, starts = True, GraphedModel(model), [], []
+recomputing.capture((2, 8), bf16=True)
+recomputing._captured.backward_pass = Replay(recomputing._captured.backward_pass)
+for forward in (model, recomputing):
+    torch.manual_seed(6)
+    torch.rand(2, device="cuda")
+    start = torch.cuda.get_rng_state()
+    step(forward, x)
+    clear(model)
+    states.append(torch.cuda.get_rng_state())
+found["drawn again"] = [torch.equal(*states), torch.equal(starts[0], start), torch.equal(start, states[0])]
+recomputing.release()
+model.recomputed = False
 
 # Gradients that are added up lie in memory of their own, before a pass writes over them.
 step(graphed, x)
@@ -230,16 +270,20 @@ def test_a_capture_that_fails_says_why_and_leaves_the_gpu_usable(captures: dict[
     assert same_stream and kept < 2**23  # a tensor of 2**26 bytes was used in another stream
     text, same_stream, kept = captures["of Python"]
     assert text == "ValueError: nothing to see" and same_stream and kept < 2**23
+    text, same_stream, kept = captures["memory"]
+    assert text.startswith("OutOfMemoryError: CUDA out of memory.") and same_stream and kept < 2**23
+    assert "as CUDA graphs: the backward pass draws random numbers that are not those of the" in captures["draws"][0]
     assert "hooks run from Python, which a CUDA graph does not: remove those of layers.3, or" in captures["hooks"]
 
 
 def test_replays_start_few_kernels_and_draw_what_the_model_draws(captures: dict[str, Any]) -> None:
     assert captures["eager"] > 60 and captures["graphs"] < 20
-    assert captures["draws"] == [True, False]
+    assert captures["same draws"] == [True, False]
+    assert captures["drawn again"] == [True, True, False]
 
 
 def test_gradients_are_taken_over_and_freed_before_they_are_added_up(captures: dict[str, Any]) -> None:
-    assert captures["taken over"] == 16 and captures["none"]
+    assert captures["taken over"] == captures["apart"] == 18 and captures["none"]
     assert captures["freed before the pass"] == 0 and captures["added up there"]
 
 
@@ -270,7 +314,7 @@ def test_any_other_pass_is_the_models_own(case: str, words: str | None, captures
 
 def test_ranks_exchange_gradients_of_graphs_with_the_last_pass(captures: dict[str, Any]) -> None:
     assert captures["exchanged early"] == 0 and captures["exchanged"] >= 1
-    assert captures["replays"] == 4 and captures["in buckets"] == 16 and captures["released"]
+    assert captures["replays"] == 4 and captures["in buckets"] == 18 and captures["released"]
 
 
 def test_a_cpu_and_a_model_that_trains_nothing_are_refused() -> None:

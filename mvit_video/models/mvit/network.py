@@ -214,7 +214,7 @@ class MViT(nn.Module):
         self, block: nn.Module, tokens: Tensor, grid: Triple, recompute: bool, cls_only: bool = False
     ) -> tuple[Tensor, Triple]:
         if recompute:
-            # Reading the random state costs time, and a CUDA graph cannot: not where nothing is drawn.
+            # Saving and restoring the random state costs time: not where nothing is drawn.
             result: tuple[Tensor, Triple] = checkpoint(
                 block, tokens, grid, cls_only, use_reentrant=False, preserve_rng_state=_draws(block)
             )
