@@ -30,7 +30,7 @@ PRESET, DROP_PATH, SEED = "mvitv2_s_16x4", 0.2, 0
 def train(asked: dict[str, Any]) -> dict[str, Any]:
     """Run the steps; the digest of the weights and the seconds of the later half of the steps."""
     small = {**SMALL, "num_frames": 4, "embed_dim": 8} if asked["rehearse"] else {}
-    config = get_config(PRESET, drop_path=DROP_PATH, **small)
+    config = get_config(PRESET, drop_path=DROP_PATH, activation_checkpointing=asked["recomputed"], **small)
     device = asked["device"]
     torch.manual_seed(step_seed(SEED))
     model = MViT(config).to(device).train()

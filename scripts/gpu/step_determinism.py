@@ -16,7 +16,7 @@ from gpu.context import Context
 TABLE = "S 16x4, bf16, drop path 0.2, AdamW, gradients clipped"
 STEPS, BATCH = 20, 8
 MODES = (True, False)
-BESIDE = ("first", "second", "killed", "graphs", "graphs killed")
+BESIDE = ("first", "second", "killed", "graphs", "graphs killed", "graphs recomputed")
 
 
 class Process(Protocol):
@@ -57,6 +57,7 @@ def _request(context: Context, folder: Path, mode: bool, name: str, *, kill: boo
             "kill_after": steps // 2 if kill else 0,
             "resume": resume,
             "graphs": name.startswith("graphs"),
+            "recomputed": name.endswith("recomputed"),
             "checkpoint": str(folder / (f"{mode}_graphs.pt" if name.startswith("graphs") else f"{mode}.pt")),
             "result": str(folder / f"{mode}_{name}.json"),
         }
@@ -86,6 +87,7 @@ def compare(context: Context, folder: Path, mode: bool, running: dict[str, Proce
         "killed and resumed: equal bits": same["resumed"],
         "as the trainer's graphs: equal bits": same["graphs"],
         "graphs, killed and resumed: equal bits": same["graphs resumed"],
+        "graphs, blocks recomputed: equal bits": same["graphs recomputed"],
         "ms a step": 1e3 * found["resumed"]["seconds"],
         "ms a step, graphs": 1e3 * found["graphs resumed"]["seconds"],
         "digest": found["first"]["digest"],

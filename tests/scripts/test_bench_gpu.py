@@ -376,7 +376,7 @@ def test_trainings_repeat_their_bits_also_when_killed(
     found = rows(rehearsal("determinism"))
     assert [row["trainer.deterministic"] for row in found] == [True]
     equal = [key for key in found[0] if key.endswith("equal bits")]
-    assert len(equal) == 4 and all(row[key] for row in found for key in equal)
+    assert len(equal) == 5 and all(row[key] for row in found for key in equal)
 
 
 def test_another_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
