@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gpu.context import Context
 from gpu.step_detector import SIDE, detector_config
+from gpu.step_training import compile_ahead
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
 from mvit_video.models import MViT, MViTConfig
 from mvit_video.models.config import AttentionForm, PoolingForm, Triple
@@ -30,7 +31,7 @@ BOUNDS = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 ATTENTION_BOUNDS = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 """Wider in bf16: position terms are rounded before they are added, in every form."""
 EPS = 1e-6
-LARGEST, MOST_LOGITS = 2**24, 2**26
+LARGEST, MOST_LOGITS = 2**23, 2**25
 """Values of float64 reference maps, and logits, above which a case takes fewer frames, heads or rows: all parts of the
 step share the card's memory."""
 
@@ -107,11 +108,12 @@ def all_shapes(context: Context) -> tuple[list[tuple[str, Shape]], list[tuple[st
 
 
 def measure(context: Context) -> None:
-    """Pooling and norms, whole models, attention, then whole models with Triton attention.
+    """What the next step needs compiled; pooling and norms, whole models, attention, and models with Triton attention.
 
     Each shape compiles kernels of its own, for seconds; the parts share what they have compiled. So pooling comes first
     in both dtypes: the models behind it find its kernels ready.
     """
+    compile_ahead(context)  # before the flags, which are part of the cache's keys
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     cases, attentions = all_shapes(context)
     dtypes = (torch.bfloat16, torch.float32)

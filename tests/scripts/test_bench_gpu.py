@@ -267,7 +267,9 @@ def test_kernels_and_models_are_within_their_bounds(rehearsal: Callable[[str], l
         "mvitv1_b_16x4",
         *(name for name in list_models() if name.endswith(("t_image", "s_image", "b_image", "l_image"))),
     }
-    assert all(row["within the bound"] for row in rows(records))
+    ahead = rows(records, step_training.AHEAD)
+    assert {row["model"] for row in ahead} == {"ours", "torchvision"} and ahead[0]["batch"] == 16
+    assert all(row["within the bound"] for row in rows(records) if row not in ahead)
     assert {row["width"] for row in rows(records, "Triton LayerNorm")} == {8, 16, 32}
     for table in ("Triton pooling", "Triton attention"):
         assert {row["dtype"] for row in rows(records, table)} == {"bfloat16", "float32"}
@@ -318,9 +320,9 @@ def test_a_form_without_numbers_is_not_the_fastest() -> None:
 def test_maps_that_are_compared_fit_into_memory() -> None:
     whole = step_correctness.Attended((20, 78, 78), (20, 10, 10), 2, 72, 1, (0, 1, 2))
     fewer = step_correctness.fewer_logits(whole)
-    assert fewer.heads == 1 and fewer.grid_q == (5, 78, 78)
+    assert fewer.heads == 1 and fewer.grid_q == (2, 78, 78)
     wide = step_correctness.fewer_logits(whole._replace(grid_q=(1, 256, 256), grid_kv=(1, 64, 64)))
-    assert wide.heads == 1 and wide.grid_q == (1, 63, 256)
+    assert wide.heads == 1 and wide.grid_q == (1, 31, 256)
     small = whole._replace(grid_q=(8, 28, 28), grid_kv=(8, 7, 7))
     assert step_correctness.fewer_logits(small) == small
 
