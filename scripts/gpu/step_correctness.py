@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpu.context import Context
+from gpu.context import Context, free_memory
 from gpu.step_detector import SIDE, detector_config
 from gpu.step_training import compile_ahead
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
@@ -126,6 +126,7 @@ def measure(context: Context) -> None:
     for preset in (*TORCHVISION, *IMAGES):
         key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
         context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
+        free_memory()  # the parts share the card
     for form in ("flash", "auto"):
         measure_form({"attention_form": form}, {"attention_form": "explicit"}, context)
     measure_form({"norm_form": "triton"}, {"norm_form": "library"}, context, bf16=True)
@@ -155,6 +156,7 @@ def measure_form(ours: dict[str, object], other: dict[str, object], context: Con
     form = f"{form} {part.removesuffix('_form')}, {'bf16' if bf16 else 'float32'}"
     key = {"model": VIDEO[0], "form": form, "against": against}
     context.case(FORMS, key, lambda: form_row(ours, other, context, bf16=bf16), needs_s=5.0)
+    free_memory()
 
 
 def _words(shape: Shape | Attended) -> dict[str, object]:
@@ -311,7 +313,7 @@ def logits_and_gradient(model: nn.Module, clips: Tensor, *, bf16: bool) -> tuple
         logits = model(clips)
     weights = torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits)
     (logits.float() * weights).sum().backward()
-    gradients = [p.grad.flatten().double() for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
     return logits.detach().double(), torch.cat(gradients).sort().values
 
 

@@ -113,6 +113,7 @@ def compile_ahead(context: Context) -> None:
     for whose in (OURS, THEIRS) if importlib.util.find_spec("torchvision") else (OURS,):
         key = {"model": whose, "batch": batch, "form": COMPILED}
         context.case(AHEAD, key, lambda w=whose: compiled_row(w, config, batch, context), needs_s=5.0)  # type: ignore[misc]
+        free_memory()  # other parts of the step need it
 
 
 def compiled_row(whose: str, config: MViTConfig, batch: int, context: Context) -> dict[str, Any]:
