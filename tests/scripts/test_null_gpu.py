@@ -41,6 +41,11 @@ other = torch.cuda.Stream()
 found["copied"] = torch.arange(5).cuda().cpu().tolist()
 found["pinned"] = torch.arange(5).pin_memory().is_pinned()
 
+uploaded = torch.full((64,), 7.0).cuda()
+found["whole"], found["a part"] = uploaded.cpu().sum().item(), uploaded[3].item()
+found["cloned"] = torch.tensor(5).cuda().clone().item()
+found["found"] = torch.nonzero(uploaded).shape
+
 # A training step, counted.
 model = create_model("mvitv2_motion", depth=2, stage_starts=(1,), num_frames=2, crop_size=16, pooling_form="library")
 model = model.cuda().train()
@@ -122,6 +127,11 @@ def test_a_training_step_runs_and_is_counted(captures: dict[str, Any]) -> None:
     assert captures["gradients"] and captures["copied"] == [0, 1, 2, 3, 4] and captures["pinned"]
     assert 100 < second <= first
     assert captures["replay"] == 1
+
+
+def test_what_no_copy_has_brought_to_the_card_is_read_as_zero(captures: dict[str, Any]) -> None:
+    assert captures["whole"] == 64 * 7.0 and captures["cloned"] == 5
+    assert captures["a part"] == 0 and captures["found"] == [0, 1]
 
 
 @pytest.mark.parametrize(
