@@ -187,6 +187,18 @@ def test_launches_are_checked_as_on_a_card(null_gpu: NullGPU) -> None:
     assert kernels == 3
 
 
+def test_processes_find_the_library_before_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "libcuda.so.1"
+    monkeypatch.setattr(builder, "build", lambda folder: library)
+    monkeypatch.setenv("LD_PRELOAD", "other.so")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "chosen")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    found = builder.environment({"TRITON_INTERPRET": "1", "NULL_GPU_MEMORY_GB": "2"})
+    assert found["LD_PRELOAD"] == f"{library} other.so" and found["TRITON_LIBCUDA_PATH"] == str(library.parent)
+    assert found["TRITON_CACHE_DIR"] == "chosen" and found["TORCHINDUCTOR_CACHE_DIR"].startswith(str(library.parent))
+    assert found["NULL_GPU_MEMORY_GB"] == "2" and "TRITON_INTERPRET" not in found
+
+
 # ---- where it cannot be had
 
 

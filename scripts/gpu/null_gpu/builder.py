@@ -62,6 +62,7 @@ def environment(changes: Mapping[str, str] | None = None, *, folder: Path | None
     found = {**os.environ, **(changes or {})}
     found["LD_PRELOAD"] = " ".join(filter(None, [str(library), found.get("LD_PRELOAD", "")]))
     found["TRITON_LIBCUDA_PATH"] = str(library.parent)
+    found.pop("TRITON_INTERPRET", None)  # kernels are compiled here, and not interpreted on what is not there
     found.setdefault("TRITON_CACHE_DIR", str(library.parent / "triton"))
     found.setdefault("TORCHINDUCTOR_CACHE_DIR", str(library.parent / "inductor"))
     return found
