@@ -24,7 +24,7 @@ class Step:
 
 STEPS = (
     Step(name="card", title="The card", module="gpu.step_card", seconds=30),
-    Step(name="correctness", title="Correctness", module="gpu.step_correctness", seconds=120, parts=12),
+    Step(name="correctness", title="Correctness", module="gpu.step_correctness", seconds=150, parts=12),
     Step(name="training", title="Training step of S 16x4", module="gpu.step_training", seconds=200),
     Step(name="profile", title="Distance to the limit, by kind of kernel", module="gpu.step_profile", seconds=60),
     Step(name="determinism", title="Determinism", module="gpu.step_determinism", seconds=50),
