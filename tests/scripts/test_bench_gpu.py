@@ -524,19 +524,21 @@ def test_operations_of_a_profile_have_a_kind(name: str, kind: str) -> None:
     assert step_profile.kind_of(name) == kind
 
 
-def test_one_clip_may_be_all_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fits", [0, 1])
+def test_one_clip_may_be_all_that_fits_or_too_many(fits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def peak(model: torch.nn.Module, config: object, batch: int, context: Context) -> float:
         tried.append(batch)
-        if batch == 2:
+        if batch > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 45.0
 
     monkeypatch.setattr(step_largest, "peak_of", peak)
     context = Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 5)
     row = step_largest.largest_row("mvitv2_s_16x4", step_largest.OURS, context, 1e11)
-    assert tried == [1, 2] and row["largest batch"] == 1 and row["GB a further clip"] is None
+    assert tried == [1, 2][: fits + 1] and row["largest batch"] == fits
+    assert row["GB a further clip"] is None if fits else row["remark"].startswith("not one clip fits")
 
 
 def test_the_batch_that_fits_is_reckoned_from_two() -> None:
