@@ -18,6 +18,8 @@ from typing import Any
 FATAL = ("CUDA error", "device-side assert", "illegal memory access", "unspecified launch failure")
 """Texts of errors after which a process can use its GPU no more."""
 Row = Mapping[str, object]
+CLAIMS = "claims"
+"""Folder beside the records: a file for each case that a part of the step has begun."""
 OF_THE_HOST = frozenset(
     ("block", "form", "frames", "took", "peak memory, GB", "kept, MB", "largest batch", "GB a further clip")
     + ("launches", "host busy, ms", "first step, s", "first call, s", "remark")
@@ -40,7 +42,7 @@ class Context:
         rehearse: on the CPU at tiny sizes instead of on the GPU.
         null_gpu: on the null GPU, at real sizes: times and values of the device are left out of all results.
         deadline: by `time.monotonic`, when the process will be ended.
-        part, parts: this process has every `parts`-th case, from number `part` on.
+        part, parts: this process is one of so many, each of which takes the next case that none has begun.
         done: cases that an earlier process of the step has been at.
     """
 
@@ -101,9 +103,7 @@ class Context:
             FatalError: the GPU cannot be used any more by this process.
         """
         name = case_name(table, key)
-        mine = self._cases % self.parts == self.part
-        self._cases += 1
-        if not mine or name in self.done:
+        if not self._claim() or name in self.done:
             return None
         if self.left_s < needs_s:
             self._since = took()
@@ -118,6 +118,19 @@ class Context:
             return None
         self._finished(table, key, {"ran": True, **self._meant(measured)} if self.null_gpu else measured)
         return measured
+
+    def _claim(self) -> bool:
+        """Whether this process is the first one to come to the case: whoever makes its file has it."""
+        self._cases += 1
+        if self.parts == 1:
+            return True
+        folder = self.records.with_name(CLAIMS)
+        folder.mkdir(exist_ok=True)
+        try:
+            (folder / f"{self.step}-{self._cases}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _finished(self, table: str, key: Row, rest: Row) -> None:
         """Append the line, and beside it the seconds since the case began: by the clock, and of all processors."""

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpu import null_gpu
-from gpu.context import read_records
+from gpu.context import CLAIMS, read_records
 from gpu.report import failed_cases, section
 from gpu.steps import STEPS, Step, chosen_steps
 
@@ -153,6 +154,7 @@ def run_step(step: Step, *, folder: Path, where: Where, seconds: float, parts: i
     log_offset = (folder / "log.txt").stat().st_size if (folder / "log.txt").exists() else 0
     count = parts or step.parts
     deadline = started + seconds
+    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
     running = [Part(step, number, count, folder, where, deadline) for number in range(count)]
     every = list(running)
     try:
@@ -165,6 +167,7 @@ def run_step(step: Step, *, folder: Path, where: Where, seconds: float, parts: i
     finally:
         for part in every:
             part.end()
+        shutil.rmtree(folder / CLAIMS, ignore_errors=True)
     outcome = Outcome(step, "done", time.monotonic() - started, seconds)
     outcome.records, _ = read_records(records_file, offset)
     outcome.cpu_s = cpu_seconds() - used
