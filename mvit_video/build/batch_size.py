@@ -157,6 +157,7 @@ def training_state(config: Train, model: BlockModel, *, accumulate: int, bf16: b
         moments=2 if config.optim.name == "adamw" else int(config.optim.momentum > 0),
         ema=config.trainer.ema_decay is not None,
         bf16=bf16,
+        cuda_graphs=config.trainer.cuda_graphs in (True, AUTO) and config.trainer.strategy == "ddp",
     )
 
 

@@ -293,8 +293,10 @@ def build_schedule(config: Train, loader: TrainBatches) -> WarmupCosine:
     )
 
 
-def trainer_options(config: Train, loader: TrainBatches, world: World) -> TrainerOptions:
-    """The loop's options, with epochs turned into steps."""
+def trainer_options(
+    config: Train, loader: TrainBatches, world: World, *, graphed_shape: tuple[int, ...] | None = None
+) -> TrainerOptions:
+    """The loop's options, with epochs turned into steps; see TrainerOptions for `graphed_shape`."""
     trainer = config.trainer
     return TrainerOptions(
         total_steps=max(1, round(config.schedule.epochs * loader.steps_per_epoch)),
@@ -309,6 +311,7 @@ def trainer_options(config: Train, loader: TrainBatches, world: World) -> Traine
         seed=config.seed,
         bf16=uses_bf16(trainer.precision, world.device),  # type: ignore[arg-type]
         compile=trainer.compile,
+        graphed_shape=graphed_shape,
         stall_timeout_s=trainer.stall_timeout_s,
         collective_timeout_s=trainer.collective_timeout_s,
         best_metric=trainer.best_metric,

@@ -62,6 +62,8 @@ def ways_out(config: Train, world: World, *, items: int) -> list[str]:
         "model.activation_checkpointing=true, or model.activation_budget_gb=NUMBER (MViT): blocks are computed again "
         "in the backward pass instead of kept"
     )
+    if trainer.cuda_graphs:
+        ways.append("trainer.cuda_graphs=false: the graphs keep the memory of a whole pass, also during validations")
     if trainer.strategy != "fsdp":
         ways.append(
             "trainer.strategy=fsdp with several processes: they divide weights, gradients and optimizer among them"

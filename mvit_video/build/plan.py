@@ -230,7 +230,8 @@ def build_workload(config: Plan, model: BlockModel, measured: Measured, videos: 
         repeats=repeats,
         videos=videos,
         epochs=config.schedule.epochs,
-        compiled=config.trainer.compile in (True, "auto") or config.machine.device == "cpu",
+        compiled=any(value in (True, AUTO) for value in (config.trainer.compile, config.trainer.cuda_graphs))
+        or config.machine.device == "cpu",
         item=builder.item,
     )
 

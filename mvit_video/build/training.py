@@ -25,9 +25,9 @@ from mvit_video.build.common import (
     start_from_weights,
     trainer_options,
 )
-from mvit_video.build.compilation import resolve_compile
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
+from mvit_video.build.step_form import graphed_shape, resolve_form
 from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
@@ -97,8 +97,8 @@ def _train(config: Train, world: World) -> Outcome:
     task = builder.task(config, train_split)
     _say_batch(config, loader, world, item=task.item)
     plan_activations(config, builder, model, world)
-    resolve_compile(config, builder, model, world)
-    options = trainer_options(config, loader, world)
+    resolve_form(config, builder, model, world)
+    options = trainer_options(config, loader, world, graphed_shape=graphed_shape(config, builder, model))
     average = build_average(config, model)
     sharding = build_sharding(config, model, average, world)
     data = {"train": builder.record(train_split)}

@@ -62,6 +62,13 @@ class Trainer:
         help="compile the model with torch.compile; auto: if that is faster on the GPU where the run begins, and as it "
         "began when it goes on",
     )
+    cuda_graphs: Any = option(
+        False,
+        choices=(True, False, "auto"),
+        neutral=True,
+        help="replay forward and backward pass of an MViT from CUDA graphs, whose kernels the host does not start; "
+        "auto: if that is faster on the GPU where the run begins, and as it began when it goes on",
+    )
     ema_decay: float | None = option(
         None, at_least=0, below=1, help="keep an average of the weights with this decay per step; null: none"
     )

@@ -26,10 +26,12 @@ from mvit_video.engine.checkpoints import (
     whole_weights,
 )
 from mvit_video.engine.early_stopping import BestScore, EarlyStopping, best_metric_of
+from mvit_video.engine.graphs import GraphedModel
 from mvit_video.engine.loss_monitor import LossMonitor
 from mvit_video.engine.precision import autocast
 from mvit_video.engine.task import Batch, StepLoss, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker
+from mvit_video.engine.window import Window
 from mvit_video.models.lora import adapter_state, load_with_adapters, plain_state_dict
 from mvit_video.optim import frozen_to_eval
 from mvit_video.runtime import interruption
@@ -49,7 +51,11 @@ class TooManyFailuresError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """How long to train and what to keep; see config.Trainer for the meaning of each."""
+    """How long to train and what to keep; see config.Trainer for the meaning of each.
+
+    Attributes:
+        graphed_shape: of every batch of a model whose passes are replayed from CUDA graphs; None: they are not.
+    """
 
     total_steps: int
     max_steps: int | None
@@ -62,6 +68,7 @@ class TrainerOptions:
     seed: int
     bf16: bool
     compile: bool
+    graphed_shape: tuple[int, ...] | None = None
     checkpoint_async: bool = True
     stall_timeout_s: float = 0.0
     collective_timeout_s: float = 600.0
@@ -140,13 +147,14 @@ class Trainer:
         self.writer = CheckpointWriter(self._write, snapshot=snapshot, background=options.checkpoint_async)
         if options.compile and sharding is None:
             model.compile()
-        self.forward = model if sharding else data_parallel(model, world)
+        self.forward: nn.Module = model
 
     def fit(self) -> dict[str, float]:
         """Train to the last step and return the metrics of the last validation."""
         metrics: dict[str, float] = {}
         self.tracker.start(self.step)
         with self.stall_watchdog, self.writer:
+            self.forward = self._connected()
             if self.unvalidated:
                 metrics = self.end_epoch()
             batches = self.loader.batches(self.step)
@@ -157,6 +165,23 @@ class Trainer:
         if self.early_stopping.is_due:
             self._record_early_stop()
         return metrics
+
+    def _connected(self) -> nn.Module:
+        """What the steps call: the model with its gradients averaged over the ranks, its passes as CUDA graphs or not.
+
+        The graphs are captured before the first batch, since threads then prepare batches; and before DDP's hooks.
+        """
+        shape = self.options.graphed_shape
+        if self.sharding:
+            return self.model
+        if shape is None:
+            return data_parallel(self.model, self.world)
+        start = time.perf_counter()
+        frozen_to_eval(self.model.train())
+        graphed = GraphedModel(self.model)
+        graphed.capture(shape, bf16=self.options.bf16)
+        logger.info("forward and backward pass captured as CUDA graphs in %.1f s", time.perf_counter() - start)
+        return data_parallel(graphed, self.world)
 
     @property
     def complete(self) -> bool:
@@ -453,7 +478,7 @@ class Trainer:
         """Gradients travel between the ranks with the last accumulated batch only."""
         return nullcontext() if last or self.world.size == 1 else without_exchange(self.forward)
 
-    def _log(self, window: "Window") -> None:
+    def _log(self, window: Window) -> None:
         loss, *means = mean_over_ranks(window.means(), self.world).tolist()
         elapsed = time.perf_counter() - window.started
         metrics = {metric.name: metric.factor * mean for metric, mean in zip(self.task.metrics, means, strict=True)}
@@ -475,22 +500,3 @@ def _validated_on(run: Mapping[str, Any] | None) -> str | None:
     """The fingerprint of the validation split in the record of a run."""
     fingerprint: str | None = (run or {}).get("data", {}).get("val", {}).get("fingerprint")
     return fingerprint
-
-
-class Window:
-    """Sums between two log lines; losses stay on the device until the line is written."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.samples = 0
-        self.sums: list[torch.Tensor] = []
-
-    def add(self, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor], *, samples: int) -> None:
-        """Add one step: scalar tensors, and the samples it took on this rank."""
-        self.sums.append(torch.stack([loss, *metrics.values()]))
-        self.samples += samples
-
-    def means(self) -> torch.Tensor:
-        """Mean loss and mean of each metric over the window, (1 + metrics,)."""
-        return torch.stack(self.sums).mean(0)

@@ -97,6 +97,7 @@ class TrainingState:
         moments: tensors the optimizer keeps for each parameter: two for AdamW, one for SGD with momentum.
         ema: an averaged copy of the weights is kept.
         bf16: computed in bf16.
+        cuda_graphs: passes are replayed from CUDA graphs, which keep the memory of their gradients.
     """
 
     parameters: int
@@ -105,6 +106,7 @@ class TrainingState:
     moments: int
     ema: bool
     bf16: bool
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class Workload(TrainingState):
         repeats: augmented copies of each decoded video.
         videos: in the training split.
         epochs: passes over the split.
-        compiled: kernels are fused, so that starting them does not count.
+        compiled: kernels are fused or in CUDA graphs, so that starting them does not count.
         item: what the split is a set of, for messages.
     """
 
@@ -303,9 +305,11 @@ def state_bytes(work: TrainingState, ranks: int, strategy: Strategy) -> float:
 
     Beside its share a rank of FSDP holds, in the midst of a backward pass, the weights of stem and head and of one
     block, the next block on its way, the block's gradients and the float32 gradients of the block before that are being
-    summed; and under accumulation all gradients, which are summed with the last pass.
+    summed; and under accumulation all gradients, which are summed with the last pass. Gradients that are summed, over
+    passes or ranks, lie beside those of CUDA graphs.
     """
-    whole = float((2 + work.moments + work.ema) * FP32 * work.parameters)
+    beside = work.cuda_graphs and (work.accumulate > 1 or ranks > 1)
+    whole = float((2 + work.moments + work.ema + beside) * FP32 * work.parameters)
     if strategy == "ddp" or ranks == 1:
         return whole
     item = BF16 if work.bf16 else FP32

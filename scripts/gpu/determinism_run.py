@@ -19,6 +19,7 @@ from torch import nn
 
 from gpu import null_gpu
 from gpu.workbench import SMALL, autocast, input_shape, synchronise
+from mvit_video.engine.graphs import GraphedModel
 from mvit_video.models import MViT, get_config
 from mvit_video.runtime.determinism import deterministic
 from mvit_video.runtime.env import step_seed
@@ -29,7 +30,7 @@ PRESET, DROP_PATH, SEED = "mvitv2_s_16x4", 0.2, 0
 def train(asked: dict[str, Any]) -> dict[str, Any]:
     """Run the steps; the digest of the weights and the seconds of the later half of the steps."""
     small = {**SMALL, "num_frames": 4, "embed_dim": 8} if asked["rehearse"] else {}
-    config = get_config(PRESET, drop_path=DROP_PATH, **small)
+    config = get_config(PRESET, drop_path=DROP_PATH, activation_checkpointing=asked["recomputed"], **small)
     device = asked["device"]
     torch.manual_seed(step_seed(SEED))
     model = MViT(config).to(device).train()
@@ -41,11 +42,15 @@ def train(asked: dict[str, Any]) -> dict[str, Any]:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    shape = input_shape(config, asked["batch"])
+    forward = GraphedModel(model)
+    if asked["graphs"] and device == "cuda":  # a rehearsal has none
+        forward.capture(shape, bf16=True)
     times = []
     for number in range(first, asked["steps"]):
         synchronise(device)
         start = time.perf_counter()
-        one_step(model, optimizer, input_shape(config, asked["batch"]), number, device)
+        one_step(forward, optimizer, shape, number, device)
         synchronise(device)
         times.append(time.perf_counter() - start)
         if asked["kill_after"] == number + 1:

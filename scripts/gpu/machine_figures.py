@@ -3,7 +3,7 @@
     python scripts/bench_gpu.py --out DIR --machine conf/machine/h100.yaml
 
 - utilisation: operations of S's training step at batch 16 as the plan counts them, over the time of the fastest form
-  that `trainer` offers (eager or compiled), as a share of the file's `matrix_tflops`.
+  that `trainer` offers (eager, compiled or as its graphs), as a share of the file's `matrix_tflops`.
 - launch_us: the time for which the host is busy with an eager step at batch 1, over the kernels the plan reckons with.
 
 Only these lines of the file change, and a comment says what they come from.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 PRESET, BATCH = "mvitv2_s_16x4", 16
-OFFERED = ("eager", "compiled")
-"""Forms of the step `training` that `trainer.compile` chooses between."""
+OFFERED = ("eager", "compiled", "as the trainer's graphs")
+"""Forms of the step `training` that `trainer.compile` and `trainer.cuda_graphs` choose between."""
 REMARK = "# Measured: "
 
 

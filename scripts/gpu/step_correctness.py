@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpu.context import Context
+from gpu.context import Context, free_memory
 from gpu.step_detector import SIDE, detector_config
+from gpu.step_training import compile_ahead
 from gpu.workbench import autocast, config_of, input_shape, relative, twins
 from mvit_video.models import MViT, MViTConfig
-from mvit_video.models.config import AttentionForm, PoolingForm, Triple
+from mvit_video.models.config import PoolingForm, Triple
 from mvit_video.models.kernels import triton_attention, triton_norm, triton_pool, triton_terms
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.mvit.attention import explicit_attention, one_hot_positions, position_terms
@@ -30,7 +31,7 @@ BOUNDS = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 ATTENTION_BOUNDS = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 """Wider in bf16: position terms are rounded before they are added, in every form."""
 EPS = 1e-6
-LARGEST, MOST_LOGITS = 2**24, 2**26
+LARGEST, MOST_LOGITS = 2**23, 2**25
 """Values of float64 reference maps, and logits, above which a case takes fewer frames, heads or rows: all parts of the
 step share the card's memory."""
 
@@ -107,11 +108,12 @@ def all_shapes(context: Context) -> tuple[list[tuple[str, Shape]], list[tuple[st
 
 
 def measure(context: Context) -> None:
-    """Pooling and norms, whole models, attention, then whole models with Triton attention.
+    """What the next step needs compiled; pooling and norms, whole models, attention, and models with Triton attention.
 
     Each shape compiles kernels of its own, for seconds; the parts share what they have compiled. So pooling comes first
     in both dtypes: the models behind it find its kernels ready.
     """
+    compile_ahead(context)  # before the flags, which are part of the cache's keys
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     cases, attentions = all_shapes(context)
     dtypes = (torch.bfloat16, torch.float32)
@@ -124,29 +126,37 @@ def measure(context: Context) -> None:
     for preset in (*TORCHVISION, *IMAGES):
         key = {"model": preset, "against": "timm" if "image" in preset else "torchvision"}
         context.case(MODELS, key, lambda p=preset: model_row(p, context), needs_s=5.0)  # type: ignore[misc]
-    measure_forms(("flash", "auto"), context)
-    changes = {"norm_form": "triton"}, {"norm_form": "library"}
-    key = {"model": VIDEO[0], "form": "fused norms, bf16", "against": "the library's"}
-    context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
-    for dtype in dtypes:
-        for preset, attended in attentions:
+        free_memory()  # the parts share the card
+    for form in ("flash", "auto"):
+        measure_form({"attention_form": form}, {"attention_form": "explicit"}, context)
+    measure_form({"norm_form": "triton"}, {"norm_form": "library"}, context, bf16=True)
+    measure_attentions(attentions, context)
+
+
+def measure_attentions(attentions: list[tuple[str, Attended]], context: Context) -> None:
+    """Triton attention in bf16, then in float32, whose kernels compile longest: S and its whole model first."""
+    first = [entry for entry in attentions if entry[0] == VIDEO[0]]
+    rest = [entry for entry in attentions if entry[0] != VIDEO[0]]
+    for dtype, cases in ((torch.bfloat16, attentions), (torch.float32, first), (torch.float32, rest)):
+        for preset, attended in cases:
             key = {"model": preset, "dtype": str(dtype).removeprefix("torch."), **_words(attended)}
             context.case(
                 ATTENTION, key, lambda a=attended, d=dtype: attention_row(a, d, context), needs_s=4.0  # type: ignore[misc]
             )  # fmt: skip
-    measure_forms(("triton", "triton_terms"), context)
+        for form in ("triton", "triton_terms") if cases is not rest else ():
+            bf16 = dtype == torch.bfloat16
+            measure_form(
+                {"attention_form": form}, {"attention_form": "flash" if bf16 else "explicit"}, context, bf16=bf16
+            )
 
 
-def measure_forms(forms: tuple[AttentionForm, ...], context: Context) -> None:
-    """Whole models with each form of attention: in float32 against the literal one, Triton's also in bf16."""
-    for form in forms:
-        changes = {"attention_form": form}, {"attention_form": "explicit"}
-        key = {"model": VIDEO[0], "form": f"{form} attention, float32", "against": "explicit"}
-        context.case(FORMS, key, lambda c=changes: form_row(*c, context), needs_s=5.0)  # type: ignore[misc]
-        if form.startswith("triton"):
-            changes = {"attention_form": form}, {"attention_form": "flash"}
-            key = {"model": VIDEO[0], "form": f"{form} attention, bf16", "against": "flash"}
-            context.case(FORMS, key, lambda c=changes: form_row(*c, context, bf16=True), needs_s=5.0)  # type: ignore[misc]
+def measure_form(ours: dict[str, object], other: dict[str, object], context: Context, *, bf16: bool = False) -> None:
+    """A whole model in a form against the same one in another form."""
+    (part, form), (_, against) = *ours.items(), *other.items()
+    form = f"{form} {part.removesuffix('_form')}, {'bf16' if bf16 else 'float32'}"
+    key = {"model": VIDEO[0], "form": form, "against": against}
+    context.case(FORMS, key, lambda: form_row(ours, other, context, bf16=bf16), needs_s=5.0)
+    free_memory()
 
 
 def _words(shape: Shape | Attended) -> dict[str, object]:
@@ -303,7 +313,7 @@ def logits_and_gradient(model: nn.Module, clips: Tensor, *, bf16: bool) -> tuple
         logits = model(clips)
     weights = torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits)
     (logits.float() * weights).sum().backward()
-    gradients = [p.grad.flatten().double() for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
     return logits.detach().double(), torch.cat(gradients).sort().values
 
 

@@ -52,23 +52,29 @@ def side(context: Context) -> int:
 
 
 def measure(context: Context) -> None:
-    """Training in every form, then detection in images one by one."""
+    """Training in every form that needs no compiler, detection in images one by one, then the compiled forms."""
     models = {OURS: Detector(detector_config(context))}
     try:
         models[THEIRS] = torchvision_detector(context)  # type: ignore[assignment]
     except ImportError as error:
         context.note(f"Ours alone: {error}.")
-    for batch, whose, form in PLAN:
+    measure_training(models, [entry for entry in PLAN if entry[2] != COMPILED], context)
+    for whose, model in models.items():
+        key = {"model": whose, "form": "bf16" if whose == THEIRS else "float32, as it always is"}
+        context.case(DETECT, key, lambda m=model: detect_row(m, context), needs_s=0.0 if context.rehearse else 4.0)  # type: ignore[misc]
+        free_memory()
+    measure_training(models, [entry for entry in PLAN if entry[2] == COMPILED], context)
+
+
+def measure_training(models: dict[str, Detector], plan: list[tuple[int, str, str]], context: Context) -> None:
+    """A row for each entry whose library is there."""
+    for batch, whose, form in plan:
         if whose not in models:
             continue
         key = {"images": batch, "model": whose, "form": form}
         needs = 0.0 if context.rehearse else 45.0 if form == COMPILED else 6.0
         model = models[whose]
         context.case(TRAIN, key, lambda m=model, b=batch, f=form: train_row(m, b, f, context), needs_s=needs)  # type: ignore[misc]
-        free_memory()
-    for whose, model in models.items():
-        key = {"model": whose, "form": "bf16" if whose == THEIRS else "float32, as it always is"}
-        context.case(DETECT, key, lambda m=model: detect_row(m, context), needs_s=0.0 if context.rehearse else 4.0)  # type: ignore[misc]
         free_memory()
 
 

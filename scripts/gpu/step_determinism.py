@@ -1,4 +1,5 @@
-"""Equal bits or not: a short training twice, and killed and resumed, with `trainer.deterministic` and without.
+"""Equal bits or not: a short training twice, killed and resumed, and as CUDA graphs, each with `trainer.deterministic`
+and without.
 
 The trainings of one kind run beside each other; the resumed ones run alone, so that their steps can be timed.
 """
@@ -15,6 +16,7 @@ from gpu.context import Context
 TABLE = "S 16x4, bf16, drop path 0.2, AdamW, gradients clipped"
 STEPS, BATCH = 20, 8
 MODES = (True, False)
+BESIDE = ("first", "second", "killed", "graphs", "graphs killed", "graphs recomputed")
 
 
 class Process(Protocol):
@@ -35,8 +37,8 @@ def measure(context: Context) -> None:
         running: dict[bool, dict[str, Process]] = {}
         for mode in MODES:
             running[mode] = {
-                name: start(_request(context, Path(folder), mode, name, kill=name == "killed"))
-                for name in ("first", "second", "killed")
+                name: start(_request(context, Path(folder), mode, name, kill=name.endswith("killed")))
+                for name in BESIDE
             }
         for mode in MODES:
             key = {"trainer.deterministic": mode}
@@ -54,7 +56,9 @@ def _request(context: Context, folder: Path, mode: bool, name: str, *, kill: boo
             "batch": 2 if context.rehearse else BATCH,
             "kill_after": steps // 2 if kill else 0,
             "resume": resume,
-            "checkpoint": str(folder / f"{mode}.pt"),
+            "graphs": name.startswith("graphs"),
+            "recomputed": name.endswith("recomputed"),
+            "checkpoint": str(folder / (f"{mode}_graphs.pt" if name.startswith("graphs") else f"{mode}.pt")),
             "result": str(folder / f"{mode}_{name}.json"),
         }
     )
@@ -68,17 +72,23 @@ def compare(context: Context, folder: Path, mode: bool, running: dict[str, Proce
     """
     for name, process in running.items():
         code = process.wait(timeout=max(context.left_s, 1.0))
-        if (code == 0) != (name != "killed"):
+        if (code == 0) == name.endswith("killed"):
             raise RuntimeError(f"the training '{name}' ended with exit code {code}; its message is in the log")
-    resumed = start(_request(context, folder, mode, "resumed", resume=True))
-    if resumed.wait(timeout=max(context.left_s, 1.0)) != 0:
-        raise RuntimeError("the resumed training failed; its message is in the log")
-    first, second, third = (
-        json.loads((folder / f"{mode}_{name}.json").read_text()) for name in ("first", "second", "resumed")
-    )
+    alone = ("resumed", "graphs resumed")
+    for name in alone:
+        resumed = start(_request(context, folder, mode, name, resume=True))
+        if resumed.wait(timeout=max(context.left_s, 1.0)) != 0:
+            raise RuntimeError(f"the training '{name}' failed; its message is in the log")
+    ended = [name for name in (*BESIDE, *alone) if not name.endswith("killed")]
+    found = {name: json.loads((folder / f"{mode}_{name}.json").read_text()) for name in ended}
+    same = {name: result["digest"] == found["first"]["digest"] for name, result in found.items()}
     return {
-        "twice: equal bits": first["digest"] == second["digest"],
-        "killed and resumed: equal bits": first["digest"] == third["digest"],
-        "ms a step": 1e3 * third["seconds"],
-        "digest": first["digest"],
+        "twice: equal bits": same["second"],
+        "killed and resumed: equal bits": same["resumed"],
+        "as the trainer's graphs: equal bits": same["graphs"],
+        "graphs, killed and resumed: equal bits": same["graphs resumed"],
+        "graphs, blocks recomputed: equal bits": same["graphs recomputed"],
+        "ms a step": 1e3 * found["resumed"]["seconds"],
+        "ms a step, graphs": 1e3 * found["graphs resumed"]["seconds"],
+        "digest": found["first"]["digest"],
     }

@@ -46,7 +46,9 @@ def largest_row(preset: str, form: str, context: Context, rate: float) -> dict[s
     changes = {"activation_checkpointing": True} if form == RECOMPUTED else {}
     config = config_of(preset, context, **changes)
     model = model_of(config, form)
-    one = peak_of(model, config, 1, context)
+    one = peak_if_it_fits(model, config, 1, context)
+    if one is None:
+        return {"largest batch": 0, "remark": "not one clip fits, in the pieces that the allocator has left"}
     two = peak_if_it_fits(model, config, 2, context)
     batch = 1 if two is None else fitting(one, two, total_gb(context))
     while True:

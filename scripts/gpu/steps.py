@@ -24,13 +24,13 @@ class Step:
 
 STEPS = (
     Step(name="card", title="The card", module="gpu.step_card", seconds=30),
-    Step(name="correctness", title="Correctness", module="gpu.step_correctness", seconds=80, parts=8),
+    Step(name="correctness", title="Correctness", module="gpu.step_correctness", seconds=150, parts=12),
     Step(name="training", title="Training step of S 16x4", module="gpu.step_training", seconds=200),
     Step(name="profile", title="Distance to the limit, by kind of kernel", module="gpu.step_profile", seconds=60),
-    Step(name="determinism", title="Determinism", module="gpu.step_determinism", seconds=50),
+    Step(name="determinism", title="Determinism", module="gpu.step_determinism", seconds=75),
     Step(name="forms", title="Forms of attention and pooling, by block", module="gpu.step_forms", seconds=60),
     Step(name="largest", title="Largest batch of B and L", module="gpu.step_largest", seconds=60),
-    Step(name="images", title="Image model T beside timm's", module="gpu.step_images", seconds=70),
+    Step(name="images", title="Image model T beside timm's", module="gpu.step_images", seconds=140),
     Step(name="detector", title="Mask R-CNN T at 1024 pixels", module="gpu.step_detector", seconds=70),
     Step(name="data", title="From files to the step", module="gpu.step_data", seconds=60),
 )

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from gpu import null_gpu
 from gpu.context import Context
+from mvit_video.engine.graphs import GraphedModel
 from mvit_video.models import MViT, MViTConfig, get_config, save_as
 from mvit_video.models.config import AttentionForm
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.blocks import Block
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "compiled", "compiled, CUDA graph"
+TRAINER_GRAPHS = "as the trainer's graphs"
 FUSED, FUSED_GRAPH = "eager, fused norms", "CUDA graph, fused norms"
 FUSED_ATTENTION, FUSED_TERMS, COMPILED_ATTENTION = (
     "eager, Triton attention",
@@ -36,10 +38,12 @@ ATTENTION_OF: dict[str, AttentionForm] = {
     FUSED_TERMS: "triton_terms",
     GRAPH_TERMS: "triton_terms",
 }
-FORMS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH, FUSED, FUSED_GRAPH, *ATTENTION_OF)
+FORMS = (EAGER, GRAPH, TRAINER_GRAPHS, COMPILED, COMPILED_GRAPH, FUSED, FUSED_GRAPH, *ATTENTION_OF)
 GRAPHS = (GRAPH, COMPILED_GRAPH, FUSED_GRAPH, GRAPH_ATTENTION, GRAPH_TERMS)
 COMPILES = (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION)
-"""Fused norms are `norm_form="triton"`; Triton attention and terms are `attention_form`, of our models alone."""
+"""A CUDA graph holds the whole step; the trainer's graphs (`trainer.cuda_graphs`) forward and backward pass of our
+model, beside which loss and optimizer run as they are. Fused norms are `norm_form="triton"`; Triton attention and terms
+are `attention_form`, of our models alone."""
 SMALL = {"depth": 2, "stage_starts": (1,), "crop_size": 32, "kv_stride": (1, 4, 4), "num_classes": 3}
 
 
@@ -174,6 +178,10 @@ class TrainStep:
                 module.form = ATTENTION_OF.get(form, "auto")
         if form in COMPILES and self.forward is self.model:
             self.compile()
+        if form == TRAINER_GRAPHS and self.device == "cuda":
+            graphed = GraphedModel(self.model)
+            graphed.capture(self.clips.shape, bf16=True)
+            self.forward = graphed
         return self.graphed() if form in GRAPHS else self
 
     def graphed(self) -> Callable[[], object]:

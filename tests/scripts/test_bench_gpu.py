@@ -243,8 +243,24 @@ class Shown:
         return code
 
 
-def fork(folder: Path, request: str) -> Shown:
-    """A training of the determinism step as a fork of a process that has imported torch."""
+class Ended:
+    """A process that has done its work."""
+
+    def wait(self, timeout: float) -> int:
+        return 0
+
+    def kill(self) -> None: ...
+
+
+def fork(folder: Path, request: str) -> Shown | Ended:
+    """A training of the determinism step as a fork of a process that has imported torch.
+
+    On a CPU those with graphs are as the others: what does not end itself runs in this process, which costs less.
+    """
+    asked = json.loads(request)
+    if asked["graphs"] and not asked["kill_after"]:
+        determinism_run.main(request)
+        return Ended()
     return Shown(interpreters.start("-m", "gpu.determinism_run", request, cwd=ROOT / "scripts"))
 
 
@@ -267,7 +283,9 @@ def test_kernels_and_models_are_within_their_bounds(rehearsal: Callable[[str], l
         "mvitv1_b_16x4",
         *(name for name in list_models() if name.endswith(("t_image", "s_image", "b_image", "l_image"))),
     }
-    assert all(row["within the bound"] for row in rows(records))
+    ahead = rows(records, step_training.AHEAD)
+    assert {row["model"] for row in ahead} == {"ours", "torchvision"} and ahead[0]["batch"] == 16
+    assert all(row["within the bound"] for row in rows(records) if row not in ahead)
     assert {row["width"] for row in rows(records, "Triton LayerNorm")} == {8, 16, 32}
     for table in ("Triton pooling", "Triton attention"):
         assert {row["dtype"] for row in rows(records, table)} == {"bfloat16", "float32"}
@@ -318,9 +336,9 @@ def test_a_form_without_numbers_is_not_the_fastest() -> None:
 def test_maps_that_are_compared_fit_into_memory() -> None:
     whole = step_correctness.Attended((20, 78, 78), (20, 10, 10), 2, 72, 1, (0, 1, 2))
     fewer = step_correctness.fewer_logits(whole)
-    assert fewer.heads == 1 and fewer.grid_q == (5, 78, 78)
+    assert fewer.heads == 1 and fewer.grid_q == (2, 78, 78)
     wide = step_correctness.fewer_logits(whole._replace(grid_q=(1, 256, 256), grid_kv=(1, 64, 64)))
-    assert wide.heads == 1 and wide.grid_q == (1, 63, 256)
+    assert wide.heads == 1 and wide.grid_q == (1, 31, 256)
     small = whole._replace(grid_q=(8, 28, 28), grid_kv=(8, 7, 7))
     assert step_correctness.fewer_logits(small) == small
 
@@ -394,7 +412,8 @@ def test_trainings_repeat_their_bits_also_when_killed(
     monkeypatch.setattr(step_determinism, "MODES", (True,))
     found = rows(rehearsal("determinism"))
     assert [row["trainer.deterministic"] for row in found] == [True]
-    assert all(row["twice: equal bits"] and row["killed and resumed: equal bits"] for row in found)
+    equal = [key for key in found[0] if key.endswith("equal bits")]
+    assert len(equal) == 5 and all(row[key] for row in found for key in equal)
 
 
 def test_another_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,19 +545,21 @@ def test_operations_of_a_profile_have_a_kind(name: str, kind: str) -> None:
     assert step_profile.kind_of(name) == kind
 
 
-def test_one_clip_may_be_all_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fits", [0, 1])
+def test_one_clip_may_be_all_that_fits_or_too_many(fits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def peak(model: torch.nn.Module, config: object, batch: int, context: Context) -> float:
         tried.append(batch)
-        if batch == 2:
+        if batch > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 45.0
 
     monkeypatch.setattr(step_largest, "peak_of", peak)
     context = Context(step="s", records=tmp_path / "r", rehearse=True, deadline=time.monotonic() + 5)
     row = step_largest.largest_row("mvitv2_s_16x4", step_largest.OURS, context, 1e11)
-    assert tried == [1, 2] and row["largest batch"] == 1 and row["GB a further clip"] is None
+    assert tried == [1, 2][: fits + 1] and row["largest batch"] == fits
+    assert row["GB a further clip"] is None if fits else row["remark"].startswith("not one clip fits")
 
 
 def test_the_batch_that_fits_is_reckoned_from_two() -> None:

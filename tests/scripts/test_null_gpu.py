@@ -41,6 +41,11 @@ other = torch.cuda.Stream()
 found["copied"] = torch.arange(5).cuda().cpu().tolist()
 found["pinned"] = torch.arange(5).pin_memory().is_pinned()
 
+uploaded = torch.full((64,), 7.0).cuda()
+found["whole"], found["a part"] = uploaded.cpu().sum().item(), uploaded[3].item()
+found["cloned"] = torch.tensor(5).cuda().clone().item()
+found["found"] = torch.nonzero(uploaded).shape
+
 # A training step, counted.
 model = create_model("mvitv2_motion", depth=2, stage_starts=(1,), num_frames=2, crop_size=16, pooling_form="library")
 model = model.cuda().train()
@@ -124,6 +129,11 @@ def test_a_training_step_runs_and_is_counted(captures: dict[str, Any]) -> None:
     assert captures["replay"] == 1
 
 
+def test_what_no_copy_has_brought_to_the_card_is_read_as_zero(captures: dict[str, Any]) -> None:
+    assert captures["whole"] == 64 * 7.0 and captures["cloned"] == 5
+    assert captures["a part"] == 0 and captures["found"] == [0, 1]
+
+
 @pytest.mark.parametrize(
     "call", ["item", "synchronize", "stream synchronize", "query", "thread", "pageable copy", "event of before"]
 )
@@ -175,6 +185,18 @@ def test_launches_are_checked_as_on_a_card(null_gpu: NullGPU) -> None:
     assert {name for name, code in codes.items() if code == 0} == allowed
     assert codes["empty grid"] == 1 and codes["text"] == 200 and codes["not replaced"] == 801
     assert kernels == 3
+
+
+def test_processes_find_the_library_before_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "libcuda.so.1"
+    monkeypatch.setattr(builder, "build", lambda folder: library)
+    monkeypatch.setenv("LD_PRELOAD", "other.so")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "chosen")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    found = builder.environment({"TRITON_INTERPRET": "1", "NULL_GPU_MEMORY_GB": "2"})
+    assert found["LD_PRELOAD"] == f"{library} other.so" and found["TRITON_LIBCUDA_PATH"] == str(library.parent)
+    assert found["TRITON_CACHE_DIR"] == "chosen" and found["TORCHINDUCTOR_CACHE_DIR"].startswith(str(library.parent))
+    assert found["NULL_GPU_MEMORY_GB"] == "2" and "TRITON_INTERPRET" not in found
 
 
 # ---- where it cannot be had

@@ -11,7 +11,7 @@ from mvit_video.models.kernels.pooling import DepthwisePool
 from mvit_video.models.mvit.activation_checkpointing import CheckpointPlan, plan
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.blocks import Block
-from mvit_video.models.mvit.layers import Head, PatchEmbed, init_module, joint_positions, separable_positions
+from mvit_video.models.mvit.layers import DropPath, Head, PatchEmbed, init_module, joint_positions, separable_positions
 
 
 class MViT(nn.Module):
@@ -214,7 +214,10 @@ class MViT(nn.Module):
         self, block: nn.Module, tokens: Tensor, grid: Triple, recompute: bool, cls_only: bool = False
     ) -> tuple[Tensor, Triple]:
         if recompute:
-            result: tuple[Tensor, Triple] = checkpoint(block, tokens, grid, cls_only, use_reentrant=False)
+            # Saving and restoring the random state costs time: not where nothing is drawn.
+            result: tuple[Tensor, Triple] = checkpoint(
+                block, tokens, grid, cls_only, use_reentrant=False, preserve_rng_state=_draws(block)
+            )
             return result
         return block(tokens, grid, cls_only)
 
@@ -226,3 +229,8 @@ class MViT(nn.Module):
         if self.config.head_pooling == "norm_mean":
             return self.norm(tokens).mean(dim=1)
         return self.norm(tokens.mean(dim=1))
+
+
+def _draws(block: nn.Module) -> bool:
+    """Whether a block draws random numbers in its forward pass."""
+    return any(isinstance(module, DropPath) and module.training and module.rate > 0 for module in block.modules())

@@ -12,6 +12,7 @@ cuSPARSE, which fail. Not seen: what kernels read and write, how many registers 
 """
 
 import ctypes
+import sys
 from dataclasses import dataclass, fields
 
 from gpu.null_gpu.builder import NullGPUError, build, environment
@@ -47,7 +48,7 @@ class Counts:
 
 def present() -> bool:
     """Whether this process runs on the null GPU."""
-    return hasattr(ctypes.CDLL(None), "null_gpu_counts")
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "null_gpu_counts")
 
 
 def counts() -> Counts:

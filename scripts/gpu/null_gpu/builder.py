@@ -62,6 +62,7 @@ def environment(changes: Mapping[str, str] | None = None, *, folder: Path | None
     found = {**os.environ, **(changes or {})}
     found["LD_PRELOAD"] = " ".join(filter(None, [str(library), found.get("LD_PRELOAD", "")]))
     found["TRITON_LIBCUDA_PATH"] = str(library.parent)
+    found.pop("TRITON_INTERPRET", None)  # kernels are compiled here, and not interpreted on what is not there
     found.setdefault("TRITON_CACHE_DIR", str(library.parent / "triton"))
     found.setdefault("TORCHINDUCTOR_CACHE_DIR", str(library.parent / "inductor"))
     return found
@@ -195,7 +196,7 @@ def compile_to(target: Path, texts: Mapping[str, str], includes: Sequence[Path],
         for file, text in texts.items():
             (beside / file).write_text(text, encoding="utf-8")
         files = [file for file in texts if file.endswith(".c")]
-        command = [gcc, "-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+        command = [gcc, "-std=gnu11", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
         command += [f"-I{folder}" for folder in includes]
         command += [f"-Wl,-soname,{LIBRARY}", "-o", LIBRARY, *files, "-ldl"]
         done = subprocess.run(command, cwd=beside, capture_output=True, text=True, check=False)

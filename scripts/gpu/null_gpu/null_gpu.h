@@ -37,6 +37,9 @@
    and what they move means nothing. */
 #define SMALL_BYTES (64u << 10)
 
+/* What the host reads of up to so many bytes may be a result that decides about its further way. */
+#define RESULT_BYTES 256u
+
 /* Calls that start work, since the process began. */
 enum kind { KERNELS, PRODUCTS, COPIES, FILLS, GRAPHS, KINDS };
 
