@@ -125,11 +125,16 @@ class MViT(nn.Module):
     def embed(self, x: Tensor) -> tuple[Tensor, Triple]:
         """Clips (as :meth:`forward` takes them) to tokens (B, cls + T*H*W, C) with their positions, and their grid."""
         tokens, grid = self.patch_embed(self._check_input(x))
-        if self.config.cls_token:
-            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        if self.config.abs_pos != "none":
-            tokens = tokens + self.positions(grid)
-        return tokens, grid
+        if not self.config.cls_token:
+            return tokens if self.config.abs_pos == "none" else tokens + self.positions(grid), grid
+        first = self.cls_token
+        if self.config.abs_pos == "separable":
+            # Added here, and not to the joined tokens: with a batch of one, the gradients of the two would be one
+            # memory, in which accumulation adds to both and clipping scales both twice.
+            first = first + self.pos_embed_class
+            tokens = tokens + self._grid_positions(grid)
+        tokens = torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        return tokens + self.positions(grid) if self.config.abs_pos == "joint" else tokens, grid
 
     def forward_head(self, tokens: Tensor) -> Tensor:
         """What :meth:`forward` returns, from the tokens of the last block."""
@@ -189,12 +194,15 @@ class MViT(nn.Module):
 
     def positions(self, grid: Triple) -> Tensor:
         """Absolute position embedding of all tokens, (1, cls + T*H*W, C)."""
-        nominal = self.config.table_grid
         if self.config.abs_pos == "joint":
             head, rest = self.pos_embed[:, : self.cls], self.pos_embed[:, self.cls :]
-            return torch.cat([head, joint_positions(rest, nominal, grid)], dim=1)
-        rest = separable_positions(self.pos_embed_spatial, self.pos_embed_temporal, nominal, grid)
+            return torch.cat([head, joint_positions(rest, self.config.table_grid, grid)], dim=1)
+        rest = self._grid_positions(grid)
         return torch.cat([self.pos_embed_class, rest], dim=1) if self.cls else rest
+
+    def _grid_positions(self, grid: Triple) -> Tensor:
+        """Separable position embedding of the tokens on a grid, (1, T*H*W, C)."""
+        return separable_positions(self.pos_embed_spatial, self.pos_embed_temporal, self.config.table_grid, grid)
 
     def _recomputed(self, x: Tensor) -> frozenset[int]:
         """Blocks to recompute in the backward pass of this forward pass."""

@@ -205,6 +205,28 @@ def test_activation_checkpointing_changes_memory_not_gradients():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, v1_fields(), v1_fields(abs_pos="joint"), image_fields(**v1_fields()), {"expand_in": "mlp"}, POOLED],
+    ids=["v2", "v1", "joint", "image", "mlp", "pooled"],
+)
+def test_the_gradients_of_one_clip_are_added_and_clipped_apart(changes):
+    """Autograd takes views of one memory over as gradients of several parameters."""
+    model = randomised(small_config(**changes))
+    x = torch.randn(1, 3, 4, 32, 32, dtype=torch.float64)
+    if model.config.is_image:
+        x = x[:, :, 0]
+    gradients = []
+    for passes in (1, 2):
+        model.zero_grad()
+        for _ in range(passes):
+            model(x).square().sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        gradients.append([parameter.grad * norm for parameter in model.parameters() if parameter.grad is not None])
+    for once, twice in zip(*gradients):
+        torch.testing.assert_close(twice, 2 * once, rtol=1e-6, atol=1e-12)
+
+
 def test_layer_ids():
     model = MViT(small_config(**v1_fields()))
     ids = model.layer_ids()
