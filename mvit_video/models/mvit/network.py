@@ -127,7 +127,7 @@ class MViT(nn.Module):
         tokens, grid = self.patch_embed(self._check_input(x))
         if not self.config.cls_token:
             return tokens if self.config.abs_pos == "none" else tokens + self.positions(grid), grid
-        first = self.cls_token
+        first: Tensor = self.cls_token
         if self.config.abs_pos == "separable":
             # Added here, and not to the joined tokens: with a batch of one, the gradients of the two would be one
             # memory, in which accumulation adds to both and clipping scales both twice.
