@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gpu import null_gpu
+from gpu import caches, null_gpu
 from gpu.context import CLAIMS, read_records
 from gpu.report import failed_cases, section
 from gpu.steps import STEPS, Step, chosen_steps
@@ -264,6 +264,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="real sizes on a GPU that computes nothing (gpu/null_gpu): no card needed",
     )
+    parser.add_argument(
+        "--caches",
+        type=Path,
+        metavar="DIR",
+        help="keep what is compiled in this folder, and begin with what lies there; see 'Compile ahead' in the README",
+    )
     parser.add_argument("--predict", action="store_true", help="print the predictions of scripts/gpu/counts.py and end")
     parser.add_argument(
         "--machine", type=Path, metavar="FILE", help="renew a file of conf/machine by the results in --out, and end"
@@ -297,7 +303,12 @@ def main(arguments: list[str] | None = None) -> int:
         except null_gpu.NullGPUError as error:
             print(error, file=sys.stderr)
             return 2
+    if options.caches is not None:
+        caches.use(options.caches)
     outcomes = run(steps, folder=options.out, minutes=options.minutes or ALL_MINUTES[where], where=where)
+    if options.caches is not None and where == "null GPU":
+        count = caches.forget_choices(options.caches)
+        print(f"choices between forms that were forgotten, for they were timed on nothing: {count}")
     print((options.out / "section.md").read_text(encoding="utf-8"))
     lost = where == "null GPU" and any(failed_cases(outcome.plain()) for outcome in outcomes)
     return 0 if all(outcome.status == "done" for outcome in outcomes) and not lost else 1

@@ -1,12 +1,13 @@
 """scripts/gpu/null_gpu: what a card refuses is refused, what it allows runs, and it can be had or says why not."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu import machine_figures, report, runner
+from gpu import caches, machine_figures, report, runner
 from gpu.null_gpu import NullGPUError, builder
 from gpu.steps import Step, chosen_steps
 
@@ -265,19 +266,29 @@ FAKE = Step(name="fake", title="A step of the tests", module="tests.scripts.gpu_
 def test_the_kit_says_that_nothing_was_measured(
     null_gpu: NullGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The card's own step, and one whose third case fails."""
+    """The card's own step, and one whose third case fails; compiled ahead, for a card of some name."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(null_gpu.cache))
     monkeypatch.setenv("GPU_STEP_KIND", "raises")
+    monkeypatch.setenv("NULL_GPU_NAME", "Some card")
+    for variable in caches.VARIABLES:
+        monkeypatch.setenv(variable, "elsewhere")  # and as it was after the test
+    kernels = tmp_path / "caches" / "inductor" / "ab"
+    kernels.mkdir(parents=True)
+    for name in ("kernel.py", "kernel.best_config"):
+        (kernels / name).touch()
     monkeypatch.setattr(runner, "chosen_steps", lambda names: (*chosen_steps(["card"]), FAKE))
-    assert runner.main(["--null-gpu", "--out", str(tmp_path)]) == 1
+    assert runner.main(["--null-gpu", "--out", str(tmp_path), "--caches", str(tmp_path / "caches")]) == 1
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "caches" / "triton")
+    assert [file.name for file in kernels.iterdir()] == ["kernel.py"]
     shown = capsys.readouterr().out
+    assert "timed on nothing: 1\n" in shown
     assert "nothing below is a measurement of a card, and no result was compared" in shown
     assert "5 cases ran, 1 did not:\n\n- fake, numbers: case 2, remark error: ValueError: three is too many" in shown
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["null_gpu"] and not results["rehearsal"]
     card, fake = results["steps"]
     facts = [record["fact"] for record in card["records"] if "fact" in record]
-    assert facts[0]["card"] == "Null GPU (as H100)" and not any("matrix_tflops" in fact for fact in facts)
+    assert facts[0]["card"] == "Some card" and not any("matrix_tflops" in fact for fact in facts)
     assert [record["row"] for record in fake["records"] if "row" in record][:2] == [
         {"case": 0, "ran": True},
         {"case": 1, "ran": True},

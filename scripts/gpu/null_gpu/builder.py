@@ -51,8 +51,8 @@ def environment(changes: Mapping[str, str] | None = None, *, folder: Path | None
     a card that computes nothing must not be used on a real one.
 
     Args:
-        changes: further variables, such as NULL_GPU_MEMORY_GB, the memory of the card in 10^9 bytes, and
-            NULL_GPU_TRACE, with which every error is shown where it arises.
+        changes: further variables, such as NULL_GPU_MEMORY_GB, the memory of the card in 10^9 bytes, NULL_GPU_NAME, its
+            name, and NULL_GPU_TRACE, with which every error is shown where it arises.
         folder: as `build` takes it.
 
     Raises:
