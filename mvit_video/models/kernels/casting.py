@@ -59,9 +59,11 @@ def cast_layers(layers: Sequence[nn.Linear | None], dtype: torch.dtype) -> list[
     On a GPU a cast of its own for each weight of a model, and for each of their gradients, are several hundred kernels
     of a few microseconds; for the weights of a block it is one or two. A compiler casts them as it likes.
     """
+    if torch.compiler.is_compiling():
+        return list(layers)
     weights = [p for layer in layers if layer is not None for p in (layer.weight, layer.bias) if p is not None]
-    here = bool(weights) and all(weight.device.type == "cuda" and weight.dtype != dtype for weight in weights)
-    if not here or not runs_now(*weights):
+    here = [weight.device.type == "cuda" and weight.dtype != dtype for weight in weights]
+    if not here or not all(here) or not runs_now(*weights):
         return list(layers)
     cast = iter(cast_together(weights, dtype))
     return [

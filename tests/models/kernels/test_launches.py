@@ -6,6 +6,7 @@ COUNTED = r"""
 import json
 import torch
 from gpu import null_gpu
+from mvit_video.models import create_model
 from mvit_video.models.kernels.casting import cast_layers
 from mvit_video.models.kernels.position_rows import join_indices, pairs_of_rows, position_rows
 from mvit_video.models.mvit.attention import relative_index
@@ -46,12 +47,31 @@ found["rows back"] = launches(lambda: torch.autograd.grad(result, tables, grad))
 plain = torch.cat(tables)[index]
 grad = torch.ones_like(plain)
 found["rows back, by the library"] = launches(lambda: torch.autograd.grad(plain, tables, grad))
+
+# One graph, on a GPU, where other paths are taken than on the CPU. Nothing is run: its kernels would be compiled.
+class Seen(Exception):
+    pass
+
+def seen(graph, inputs):
+    raise Seen(len(graph.graph.nodes))
+
+small = {"depth": 2, "stage_starts": (1,), "num_frames": 2, "crop_size": 16}
+found["graphs"] = []
+for form in ("auto", "triton_terms", "triton"):
+    model = create_model("mvitv2_motion", attention_form=form, norm_form="triton", **small).cuda().train()
+    compiled = torch.compile(model, fullgraph=True, backend=seen)
+    try:
+        with torch.autocast("cuda", torch.bfloat16):
+            compiled(torch.zeros(1, 3, 2, 16, 16, device="cuda"))
+    except Exception as error:
+        found["graphs"].append("Seen" in repr(error))
 print(json.dumps(found))
 """
 
 
-def test_casts_and_rows_start_few_kernels(null_gpu: NullGPU) -> None:
+def test_casts_and_rows_start_few_kernels_and_compiled_models_are_one_graph(null_gpu: NullGPU) -> None:
     found = null_gpu.run(COUNTED)
+    assert found["graphs"] == [True] * 3
     assert found["kinds"] == ["LinearWeights"] * 3 + ["NoneType"]
     assert found["dtypes"] == ["torch.bfloat16"] and found["gradients"] == ["torch.float32"] * 6
     assert found["unchanged"]
