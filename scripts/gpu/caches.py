@@ -1,6 +1,6 @@
 """What Triton and Inductor have compiled, carried from the null GPU to a card.
 
-Compiling takes minutes, of which a card that is lent has few. Both compilers look a kernel up by its source, by their
+Compiling takes minutes, and those on a card may be few. Both compilers look a kernel up by its source, by their
 own versions and by the kind of the card (Inductor: by its name), so what was compiled for the null GPU under the name
 of a card serves on that card; what does not fit is compiled anew.
 """
