@@ -1,8 +1,8 @@
 """Rows of the relative tables for every pair of query and key coordinates, and sums of their gradients.
 
-Published code indexes a table for each axis. The gradient of an index is a sorted sum: a dozen kernels for each table on
-a GPU, and atomic additions, in any order, where it is compiled. Here the axes share one index, and every row knows its
-pairs, so that its gradient is a plain sum of them.
+Published code indexes a table for each axis. The gradient of an index is a sorted sum: a dozen kernels for each table
+on a GPU, and atomic additions, in any order, where it is compiled. Here the axes share one index, and every row knows
+its pairs, so that its gradient is a plain sum of them.
 """
 
 from collections.abc import Sequence
