@@ -2,7 +2,7 @@
 
 Compiling takes minutes, and those on a card may be few. Both compilers look a kernel up by its source, by their
 own versions and by the kind of the card (Inductor: by its name), so what was compiled for the null GPU under the name
-of a card serves on that card; what does not fit is compiled anew.
+of a card is found on that card, too (by PyTorch's sources; not tried yet). What does not fit is compiled anew.
 """
 
 import os

@@ -105,8 +105,9 @@ def test_impossible_options(more, message) -> None:
 
 
 def test_only_the_splits_that_are_shown_need_a_place() -> None:
-    preview_options("+experiment=finetune_folder", "weights=x", "data.source.train=x", "videos=0")
-    preview_options("+experiment=finetune_folder", "weights=x", "data.source.val=x", "clips=0")
+    training = preview_options("+experiment=finetune_folder", "weights=x", "data.source.train=x", "videos=0")
+    validation = preview_options("+experiment=finetune_folder", "weights=x", "data.source.val=x", "clips=0")
+    assert (training.videos, validation.clips) == (0, 0)
 
 
 def test_errors_are_one_line(tmp_path) -> None:

@@ -24,12 +24,14 @@ class CastTogether(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors in a dtype, each of its own shape."""
         ctx.dtypes = [tensor.dtype for tensor in tensors]
         ctx.set_materialize_grads(False)
         return tuple(_cast(tensors, [dtype] * len(tensors)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients in the dtypes that the tensors had; None for what nothing has read."""
         given = [(number, grad) for number, grad in enumerate(grads) if grad is not None]
         cast = _cast([grad for _, grad in given], [ctx.dtypes[number] for number, _ in given])
         found: list[Tensor | None] = [None] * len(grads)

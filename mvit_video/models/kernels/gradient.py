@@ -1,5 +1,8 @@
 """Which way the functions with a backward pass of their own are called."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +28,24 @@ def runs_now(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
         return False
     return all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+
+
+def run(
+    inputs: tuple[Any, ...], *, operator: Callable[..., Any], function: type[torch.autograd.Function],
+    launch: Callable[..., Any],
+) -> Any:  # fmt: skip
+    """Kernels with a gradient on inputs, by the cheapest of three ways that give the same.
+
+    Args:
+        inputs: tensors and whatever else the kernels take.
+        operator: where something records or counts operations.
+        function: its gradient and itself, called directly.
+        launch: itself alone, where no gradient is wanted.
+    """
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    if not runs_now(*tensors):
+        return operator(*inputs)
+    return function.apply(*inputs) if wants_gradient(*tensors) else launch(*inputs)
 
 
 def is_fake() -> bool:

@@ -43,12 +43,14 @@ class PositionRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, index: Tensor, pairs: Tensor, scale: float, dtype: torch.dtype, *tables: Tensor) -> Tensor:
+        """(pairs, c) of tables (rows, c); see :func:`position_rows`."""
         ctx.save_for_backward(pairs)
         ctx.scale, ctx.rows, ctx.dtype = scale, [len(table) for table in tables], tables[0].dtype
         return _gather(tables, index, scale, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The sum of (pairs, c) over the pairs of each row, in the dtype of the tables."""
         (pairs,) = ctx.saved_tensors
         padded = grad.new_zeros(grad.shape[0] + 1, grad.shape[1], dtype=ctx.dtype)
         padded[:-1] = grad

@@ -106,6 +106,7 @@ class NormLinears(torch.autograd.Function):
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, picked: Tensor | None, fused: bool,
         *layers: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
+        """One (B, N or len(picked), width) for each layer; see :func:`norm_linears`."""
         assert layers[0] is not None
         normed, mean, rstd = _normalised(x, gamma, beta, eps, layers[0].dtype, fused)
         ctx.save_for_backward(x, gamma, beta, mean, rstd, picked, *layers[0::2])
@@ -114,6 +115,7 @@ class NormLinears(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x (B, N, C), of the norm and of every layer, as far as they are needed."""
         x, gamma, beta, mean, rstd, picked, *weights = ctx.saved_tensors
         normed, _, _ = _normalised(x, gamma, beta, ctx.eps, weights[0].dtype, fused=mean is None)
         needs = ctx.needs_input_grad
@@ -210,6 +212,7 @@ class NormMlp(torch.autograd.Function):
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, fused: bool, w1: Tensor, b1: Tensor, w2: Tensor,
         b2: Tensor,
     ) -> Tensor:  # fmt: skip
+        """(..., width) of x (..., C); see :func:`norm_mlp`."""
         normed, mean, rstd = _normalised(x, gamma, beta, eps, w1.dtype, fused)
         rows = _rows(normed)
         out, hidden = _mlp(rows, w1, b1, w2, b2, keep=True)
@@ -219,6 +222,7 @@ class NormMlp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x (..., C), of the norm and of both layers, as far as they are needed."""
         x, gamma, beta, mean, rstd, hidden, w1, w2 = ctx.saved_tensors
         needs = ctx.needs_input_grad
         normed = _rows(_normalised(x, gamma, beta, ctx.eps, w1.dtype, fused=mean is None)[0])
@@ -278,6 +282,7 @@ class MergeHeads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of out (B, heads, N, c + e), q (B, N, heads, c) and the projection."""
         out, extended, weight = ctx.saved_tensors
         rows = _rows(grad)
         grad_weight = grad_bias = grad_out = grad_q = None

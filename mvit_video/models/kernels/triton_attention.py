@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels import triton_terms
-from mvit_video.models.kernels.gradient import runs_now, wants_gradient
+from mvit_video.models.kernels.gradient import run, runs_now
 from mvit_video.models.kernels.triton_pool import _jit, tl
 from mvit_video.models.kernels.triton_terms import _inner, _read, _weighted, _write, dense, split_width
 
@@ -375,11 +375,7 @@ def attention(
     triton_terms.check(q, sum(table.shape[1] for table in tables))
     rows = torch.cat([table.flatten(0, 1) for table in tables])
     inputs = q, k, v, rows, grid_q, grid_kv, len(tables) == 3, cls, scale
-    output: tuple[Tensor, Tensor, Tensor]
-    if not runs_now(q, k, v, rows):
-        output = torch.ops.mvit_video.attention(*inputs)
-    elif wants_gradient(q, k, v, rows):
-        output = AttentionWithTerms.apply(*inputs)
-    else:
-        output = _launch(*inputs)
-    return output[0]
+    out: Tensor = run(
+        inputs, operator=torch.ops.mvit_video.attention, function=AttentionWithTerms, launch=_launch
+    )[0]  # fmt: skip
+    return out

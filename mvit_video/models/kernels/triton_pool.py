@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple, conv_grid, half_kernel
-from mvit_video.models.kernels.gradient import runs_now, wants_gradient
+from mvit_video.models.kernels.gradient import run, runs_now
 
 try:
     import triton  # type: ignore[import-untyped]
@@ -546,11 +546,5 @@ def pool_norm(
     taps = weight.flatten(1).t().contiguous()
     kernel: Triple = (weight.shape[2], weight.shape[3], weight.shape[4])
     inputs = tokens, taps, norm_weight, norm_bias, grid, kernel, stride, cls, heads, eps
-    normed: Tensor
-    if not runs_now(tokens, weight):
-        normed = torch.ops.mvit_video.pool_norm(*inputs)
-    elif wants_gradient(tokens, taps, norm_weight, norm_bias):
-        normed = PoolNorm.apply(*inputs)
-    else:
-        normed = _launch(*inputs)
+    normed: Tensor = run(inputs, operator=torch.ops.mvit_video.pool_norm, function=PoolNorm, launch=_launch)
     return normed

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple
-from mvit_video.models.kernels.gradient import runs_now, wants_gradient
+from mvit_video.models.kernels.gradient import run, runs_now
 from mvit_video.models.kernels.triton_pool import DTYPES, INTERPRETED, _can_run, _jit, tl, triton
 
 MAX_CHANNELS, MAX_TERMS = 128, 128
@@ -428,11 +428,7 @@ def extended_queries(q: Tensor, tables: Sequence[Tensor], grid: Triple, *, cls: 
     rows = torch.cat([table.flatten(0, 1) for table in tables])
     wide = q.shape[-1] + sum(counts) + fill
     inputs = q, rows, grid, keys, cls, wide
-    extended: Tensor
-    if not runs_now(q, rows):
-        extended = torch.ops.mvit_video.extended_queries(*inputs)
-    elif wants_gradient(q, rows):
-        extended = ExtendedQueries.apply(*inputs)
-    else:
-        extended = _launch(*inputs)
+    extended: Tensor = run(
+        inputs, operator=torch.ops.mvit_video.extended_queries, function=ExtendedQueries, launch=_launch
+    )
     return extended

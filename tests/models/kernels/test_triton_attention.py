@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mvit_video.models.config import Triple
-from mvit_video.models.kernels import triton_attention, triton_terms
+from mvit_video.models.kernels import gradient, triton_attention, triton_terms
 from mvit_video.models.kernels.position_columns import queries_with_terms
 from mvit_video.models.kernels.triton_attention import Tiles, attention
 from mvit_video.models.kernels.triton_pool import INTERPRETED
@@ -153,7 +153,7 @@ if INTERPRETED:
         inputs = operands(case, torch.float32)
         results = []
         for direct in (True, False):
-            for module in (triton_attention, triton_terms):
+            for module in (triton_attention, triton_terms, gradient):
                 monkeypatch.setattr(module, "runs_now", lambda *_, d=direct: d)
             extended = triton_terms.extended_queries(inputs[0], inputs[3:], (1, 1, 2), cls=1, fill=2)
             out = fused(inputs, case)

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mvit_video.models.config import Triple
-from mvit_video.models.kernels import triton_pool
+from mvit_video.models.kernels import gradient, triton_pool
 from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
 from mvit_video.models.kernels.triton_pool import INTERPRETED, pool_norm, supports
 from mvit_video.models.mvit.presets import create_model
@@ -126,14 +126,15 @@ if INTERPRETED:
         operator = torch.ops.mvit_video.pool_norm
         monkeypatch.setattr(torch.ops.mvit_video, "pool_norm", lambda *a: called.append(1) or operator(*a))
         for direct in (True, False):
-            monkeypatch.setattr(triton_pool, "runs_now", lambda *_, d=direct: d)
+            for module in (triton_pool, gradient):
+                monkeypatch.setattr(module, "runs_now", lambda *_, d=direct: d)
             tokens = inputs[0].chunk(3, dim=-1)[1]
             normed = pool_norm(tokens, *inputs[1:], (1, 2, 3), (1, 1, 1), cls=1, heads=2, eps=EPS)
             results.append([normed, *torch.autograd.grad(normed.pow(3).sum(), inputs)])
         assert called == [1]
         assert all(torch.equal(a, b) for a, b in zip(*results))
         with torch.no_grad():
-            monkeypatch.setattr(triton_pool, "runs_now", lambda *_: True)
+            monkeypatch.setattr(gradient, "runs_now", lambda *_: True)
             tokens = inputs[0].chunk(3, dim=-1)[1]
             alone = pool_norm(tokens, *inputs[1:], (1, 2, 3), (1, 1, 1), cls=1, heads=2, eps=EPS)
         assert torch.equal(alone, results[0][0]) and called == [1]
