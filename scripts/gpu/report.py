@@ -9,6 +9,7 @@ NULL_GPU = (
     "counts it, with convolutions that do without cuDNN; launches, with each matrix product as one; and times of the "
     "host, which are those of {host}."
 )
+FLAGS = {"card": "", "rehearsal": " --rehearse", "null GPU": " --null-gpu"}
 VERDICT = "within the bound"
 SHOWN = 6
 """Lines of a table with a verdict that are shown, besides those that are not within their bounds."""
@@ -43,7 +44,8 @@ def section(
     elif where == "null GPU":
         lines = ["## Without a card, on the null GPU", "", NULL_GPU.format(host=host), "", *_cases(steps), ""]
     versions = ", ".join(f"{name} {facts[name]}" for name in facts.get("versions", ()) if name in facts)
-    lines += [f"{day}. {versions or 'Versions unknown'}. `python scripts/bench_gpu.py --minutes {minutes:g}`.", ""]
+    command = f"python scripts/bench_gpu.py{FLAGS[where]} --minutes {minutes:g}"
+    lines += [f"{day}. {versions or 'Versions unknown'}. `{command}`.", ""]
     for step in steps:
         lines += step_lines(step)
     lines += ["### How the steps went", "", *table_lines([_went(step) for step in steps]), ""]

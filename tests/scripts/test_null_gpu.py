@@ -283,6 +283,7 @@ def test_the_kit_says_that_nothing_was_measured(
     shown = capsys.readouterr().out
     assert "timed on nothing: 1\n" in shown
     assert "nothing below is a measurement of a card, and no result was compared" in shown
+    assert "`python scripts/bench_gpu.py --null-gpu --minutes 240`" in shown
     assert "5 cases ran, 1 did not:\n\n- fake, numbers: case 2, remark error: ValueError: three is too many" in shown
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["null_gpu"] and not results["rehearsal"]
