@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvit_video.models import MViT, MViTConfig, get_config
 from mvit_video.models.config import Triple
+from mvit_video.runtime.compilation import COMPILE_OPTIONS
 
 OURS = "ours"
 KINDS = {
@@ -180,6 +181,14 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(clock(lambda: a @ a) for _ in range(5))
 
 
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """As the trainer compiles ours, and by default the other library's."""
+    found: Callable[[Tensor], Tensor] = torch.compile(
+        model, options=COMPILE_OPTIONS if isinstance(model, MViT) else None
+    )
+    return found
+
+
 class Pair:
     """Our model and the other library's, and one training step of either."""
 
@@ -193,7 +202,7 @@ class Pair:
         self.models: dict[str, Callable[[Tensor], Tensor]] = {}
         for name, model in self.plain.items():
             model.to(self.device).train()
-            self.models[name] = torch.compile(model) if options.compile else model
+            self.models[name] = compiled(model) if options.compile else model
         frames = () if config.is_image else (config.num_frames,)
         size = (options.batch, config.in_channels, *frames, config.crop_size, config.crop_size)
         self.clips = torch.randn(size, device=self.device)

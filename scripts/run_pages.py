@@ -4,6 +4,7 @@
     python scripts/run_pages.py README.md docs/data.md
     python scripts/run_pages.py --only "mvit_video.predict" docs/predict.md
     python scripts/run_pages.py --list                the commands, and why some are not run
+    python scripts/run_pages.py --null-gpu            on a GPU that computes nothing (gpu/null_gpu): CUDA paths
 
 The text of a command is never changed: it goes to bash (a block of Python to Python) in a folder that has files under
 all the names of the pages. Each page begins with a fresh folder and with the runs that it takes for granted, made
@@ -29,6 +30,7 @@ or it prints a traceback; then its output is shown, and this script ends with 1.
 
 import argparse
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -42,6 +44,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
+from gpu import null_gpu  # noqa: E402
 from pages import execute, stage, weights  # noqa: E402
 from pages.commands import Command, commands_of, pages  # noqa: E402
 from pages.execute import Outcome  # noqa: E402
@@ -108,7 +111,7 @@ def trained_run(command: Command) -> str | None:
     return None if found is None else found[1]
 
 
-def outcomes(chosen: Sequence[Command], folder: Path) -> Iterator[Outcome]:
+def outcomes(chosen: Sequence[Command], folder: Path, *, null_gpu: bool = False) -> Iterator[Outcome]:
     """Run the commands, page by page; what is not run is given too."""
     every = [command for page in pages() for command in commands_of(page)]
     with hub_server() as hub:
@@ -117,9 +120,9 @@ def outcomes(chosen: Sequence[Command], folder: Path) -> Iterator[Outcome]:
         for command in chosen:
             if command.page != page:
                 page = command.page
-                if any(reason(one) is None for one in chosen if one.page == page):
+                if any(reason(one, null_gpu=null_gpu) is None for one in chosen if one.page == page):
                     yield from place.begin(page)
-            why = reason(command)
+            why = reason(command, null_gpu=null_gpu)
             yield place.run(command) if why is None else Outcome(command, "not run", why)
 
 
@@ -151,6 +154,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the commands of README and docs as they are written.")
     parser.add_argument("page", nargs="*", help="README.md, docs/data.md, ...; all by default")
     parser.add_argument("--only", metavar="TEXT", help="only commands with this text")
+    parser.add_argument("--null-gpu", action="store_true", help="on a GPU that computes nothing; needs no card")
     parser.add_argument("--list", action="store_true", help="list the commands and run none")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the folders here, and use those that are there")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all output to a file")
@@ -180,12 +184,18 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if options.list:
         for command in chosen:
-            why = reason(command)
+            why = reason(command, null_gpu=options.null_gpu)
             print(f"{command.page}:{command.line}  {command.title}{f'  [not run: {why}]' if why else ''}")
         return 0
+    if options.null_gpu:
+        try:
+            os.environ.update(null_gpu.environment())  # of the processes to come: this one has loaded its libraries
+        except null_gpu.NullGPUError as error:
+            print(error, file=sys.stderr)
+            return 2
     started, done = time.monotonic(), []
     with _folder(options.keep) as folder:
-        for outcome in outcomes(chosen, folder):
+        for outcome in outcomes(chosen, folder, null_gpu=options.null_gpu):
             done.append(outcome)
             print(line_of(outcome), flush=True)
             if outcome.ended == "failed":

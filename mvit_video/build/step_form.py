@@ -23,6 +23,7 @@ from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.graphs import GraphedModel
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.models import MViT
+from mvit_video.runtime.compilation import COMPILE_OPTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class Runners:
     def compiled(self, first_step: Callable[[nn.Module], None]) -> nn.Module:
         """The compiled model, after its first step."""
         if self._compiled is None:
-            compiled: nn.Module = torch.compile(self.model)  # type: ignore[assignment]
+            compiled: nn.Module = torch.compile(self.model, options=COMPILE_OPTIONS)  # type: ignore[assignment]
             start = time.perf_counter()
             first_step(compiled)
             self.compiling_s = time.perf_counter() - start

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mvit_video.distributed.process_group import World
+from mvit_video.runtime.compilation import COMPILE_OPTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class Sharding:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(blocks))
         for block in blocks:
             if compile:
-                block.compile(dynamic=False)  # blocks differ in shape, a block does not change its own
+                # Blocks differ in shape; a block does not change its own.
+                block.compile(dynamic=False, options=COMPILE_OPTIONS)
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh, mp_policy=policy)
 

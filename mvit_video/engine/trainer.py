@@ -35,6 +35,7 @@ from mvit_video.engine.window import Window
 from mvit_video.models.lora import adapter_state, load_with_adapters, plain_state_dict
 from mvit_video.optim import frozen_to_eval
 from mvit_video.runtime import interruption
+from mvit_video.runtime.compilation import COMPILE_OPTIONS
 from mvit_video.runtime.env import step_seed
 from mvit_video.runtime.interruption import Interrupted, StallWatchdog
 from mvit_video.runtime.journal import append_event
@@ -146,7 +147,7 @@ class Trainer:
         snapshot = Snapshot() if sharding is None else Snapshot(sharding.host_copy)
         self.writer = CheckpointWriter(self._write, snapshot=snapshot, background=options.checkpoint_async)
         if options.compile and sharding is None:
-            model.compile()
+            model.compile(options=COMPILE_OPTIONS)
         self.forward: nn.Module = model
 
     def fit(self) -> dict[str, float]:

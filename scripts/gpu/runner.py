@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from gpu import caches, null_gpu
 from gpu.context import CLAIMS, read_records
+from gpu.null_gpu.builder import CUDNN_ATTENTION
 from gpu.report import failed_cases, section
 from gpu.steps import STEPS, Step, chosen_steps
 
@@ -109,7 +110,7 @@ class Part:
         paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
         if self.where == "null GPU":
-            environment = null_gpu.environment(environment)
+            environment = null_gpu.environment({**environment, CUDNN_ATTENTION: "1"})
         if self.where == "rehearsal":  # tiny models: several threads wait for each other for most of the time
             environment.setdefault("OMP_NUM_THREADS", "1")
         with open(self.folder / "log.txt", "ab") as log:

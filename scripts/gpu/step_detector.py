@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gpu.context import Context, free_memory
-from gpu.workbench import autocast, launches_of, median_seconds, once, peak_gb, reset_peak
+from gpu.workbench import autocast, compile_arguments, launches_of, median_seconds, once, peak_gb, reset_peak
 from mvit_video.models.detection import Detector, DetectorConfig, get_detector_config
 from mvit_video.models.mvit.attention import MultiscaleAttention
 
@@ -141,7 +141,7 @@ def step_of(
             if isinstance(module, MultiscaleAttention):
                 module.form = "triton" if form == FUSED else "auto"
         if form == COMPILED:
-            model.backbone.compile(dynamic=False, backend="eager" if context.rehearse else "inductor")
+            model.backbone.compile(dynamic=False, **compile_arguments(ours=True, rehearse=context.rehearse))
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ from gpu.workbench import (
     COMPILED,
     COMPILED_ATTENTION,
     COMPILED_GRAPH,
+    COMPILED_TERMS,
     COMPILES,
     EAGER,
     FUSED,
@@ -64,6 +65,7 @@ PLAN: tuple[tuple[int, str, str], ...] = (
     (32, OURS, EAGER),
     (32, OURS, GRAPH),
     (32, THEIRS, EAGER),
+    (16, OURS, COMPILED_TERMS),
     (8, OURS, COMPILED),
     (8, OURS, COMPILED_GRAPH),
     (32, OURS, COMPILED),
@@ -159,6 +161,7 @@ def ratios(rows: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
         (FUSED_TERMS, EAGER, "eager with Triton terms against eager"),
         (TRAINER_GRAPHS, EAGER, "ours as the trainer's graphs against torchvision's eager"),
         (COMPILED, COMPILED, "compiled against compiled"),
+        (COMPILED_TERMS, COMPILED, "compiled with Triton terms against compiled"),
         (COMPILED, EAGER, "ours compiled against torchvision's eager"),
         (COMPILED_GRAPH, COMPILED, "ours compiled, as a CUDA graph, against torchvision's compiled"),
     )

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +21,13 @@ from mvit_video.models import MViT, MViTConfig, get_config, save_as
 from mvit_video.models.config import AttentionForm
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.blocks import Block
+from mvit_video.runtime.compilation import COMPILE_OPTIONS
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "compiled", "compiled, CUDA graph"
 TRAINER_GRAPHS = "as the trainer's graphs"
 FUSED, FUSED_GRAPH = "eager, fused norms", "CUDA graph, fused norms"
-FUSED_ATTENTION, FUSED_TERMS, COMPILED_ATTENTION = (
-    "eager, Triton attention",
-    "eager, Triton terms",
-    "compiled, Triton attention",
-)
+FUSED_ATTENTION, FUSED_TERMS = "eager, Triton attention", "eager, Triton terms"
+COMPILED_ATTENTION, COMPILED_TERMS = "compiled, Triton attention", "compiled, Triton terms"
 GRAPH_ATTENTION, GRAPH_TERMS = "CUDA graph, fused norms, Triton attention", "CUDA graph, fused norms, Triton terms"
 WITH_NORMS = (FUSED, FUSED_GRAPH, GRAPH_ATTENTION, GRAPH_TERMS)
 ATTENTION_OF: dict[str, AttentionForm] = {
@@ -36,11 +35,12 @@ ATTENTION_OF: dict[str, AttentionForm] = {
     COMPILED_ATTENTION: "triton",
     GRAPH_ATTENTION: "triton",
     FUSED_TERMS: "triton_terms",
+    COMPILED_TERMS: "triton_terms",
     GRAPH_TERMS: "triton_terms",
 }
 FORMS = (EAGER, GRAPH, TRAINER_GRAPHS, COMPILED, COMPILED_GRAPH, FUSED, FUSED_GRAPH, *ATTENTION_OF)
 GRAPHS = (GRAPH, COMPILED_GRAPH, FUSED_GRAPH, GRAPH_ATTENTION, GRAPH_TERMS)
-COMPILES = (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION)
+COMPILES = (COMPILED, COMPILED_GRAPH, COMPILED_ATTENTION, COMPILED_TERMS)
 """A CUDA graph holds the whole step; the trainer's graphs (`trainer.cuda_graphs`) forward and backward pass of our
 model, beside which loss and optimizer run as they are. Fused norms are `norm_form="triton"`; Triton attention and terms
 are `attention_form`, of our models alone."""
@@ -142,6 +142,13 @@ def autocast(device: str, enabled: bool = True) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
 
+def compile_arguments(*, ours: bool, rehearse: bool) -> dict[str, Any]:
+    """For `torch.compile`: ours is compiled as the trainer does, others as the library's defaults have it."""
+    if rehearse:
+        return {"backend": "eager"}
+    return {"options": COMPILE_OPTIONS} if ours else {}
+
+
 class TrainStep:
     """Forward, loss, backward and AdamW of a model in bf16 autocast, on the same batch every time."""
 
@@ -166,8 +173,9 @@ class TrainStep:
         return loss.detach()
 
     def compile(self) -> None:
-        """Compile the model; in a rehearsal with a back end that takes no minutes."""
-        self.forward = torch.compile(self.model, dynamic=False, backend="eager" if self.rehearse else "inductor")
+        """Compile the model, ours as the trainer does; in a rehearsal with a back end that takes no minutes."""
+        how = compile_arguments(ours=isinstance(self.model, MViT), rehearse=self.rehearse)
+        self.forward = torch.compile(self.model, dynamic=False, **how)
 
     def as_form(self, form: str) -> Callable[[], object]:
         """The step as it is timed; the first call of a compiled one compiles."""

@@ -11,7 +11,7 @@ NOT_RUN: dict[str, str] = {
     r": bash scripts/test\.sh": "runs all tests, this one too",
     r"launcher=slurm": "needs a SLURM; tests/cluster/slurm submits, requeues and ends such jobs on one",
     r": python -m mvit_video\.predict /dev/video\d": "needs a camera; tests/commands/test_predict_live.py reads pipes",
-    r": python scripts/bench_gpu\.py": "needs a GPU; tests/scripts/test_bench_gpu.py rehearses it",
+    r": (NULL_GPU_NAME=.* )?python scripts/bench_gpu\.py": "needs a GPU; tests/scripts/test_bench_gpu.py rehearses it",
     r": python scripts/quickstart\.py": "takes minutes; tests/scripts/test_quickstart.py runs its parts",
     r"--device cuda": "needs a GPU",
     r": python scripts/bench_detection\.py --(markdown|evaluator)": "takes minutes, also with a small model",
@@ -20,9 +20,16 @@ NOT_RUN: dict[str, str] = {
     r"^docs/extending\.md: python: ": "a piece of a file of examples/, which tests run",
     r"^docs/python\.md: python: (run = train|val_set =|loss =)": "a piece of a file of examples/, which tests run",
 }
+NOT_ON_THE_NULL_GPU: dict[str, str] = {
+    r"audit/groups\.csv": "needs the table of an audit, which finds groups where features mean something",
+    r"explain=true": "draws what was computed, and nothing is",
+    r"launcher\.processes=2": "two ranks need two GPUs",
+}
+"""Besides, where a GPU that computes nothing is played."""
 
 
-def reason(command: Command) -> str | None:
+def reason(command: Command, *, null_gpu: bool = False) -> str | None:
     """Why a command is not run; None if it is."""
     text = f"{command.page}: {command.title}"
-    return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, text)), None)
+    known = NOT_RUN | NOT_ON_THE_NULL_GPU if null_gpu else NOT_RUN
+    return next((why for pattern, why in known.items() if re.search(pattern, text)), None)

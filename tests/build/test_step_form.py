@@ -69,7 +69,7 @@ def test_a_run_keeps_what_it_began_with(
 ) -> None:
     caplog.set_level(logging.INFO)
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda model: compiled.append(model))
+    monkeypatch.setattr(nn.Module, "compile", lambda model, *, options: compiled.append(model))
     monkeypatch.setattr(step_form, "why_no_graphs", lambda *_: None)
     as_on_a_gpu = Choice(form=COMPILED_GRAPHS, reason="because it is faster")
     short = few_videos(motion_root, tmp_path, *SMALL_CLIPS, "trainer.compile=auto", "trainer.cuda_graphs=auto")
@@ -161,7 +161,7 @@ def test_the_fastest_form_is_chosen_and_nothing_else_changes(
         return next(given)
 
     monkeypatch.setattr(step_form, "median_s", clock)
-    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(torch, "compile", lambda model, *, options: model)
     choice = fastest(model, (2, 4), bf16=True, forms=EACH)
     assert choice.form == EACH[seconds.index(min(seconds))] and seen == [True] * 4 and not model.training
     for form, taken in zip(EACH, seconds):
@@ -173,7 +173,7 @@ def test_the_fastest_form_is_chosen_and_nothing_else_changes(
 
 
 def test_what_fails_is_named_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(model: nn.Module) -> nn.Module:
+    def broken(model: nn.Module, *, options: object) -> nn.Module:
         raise RuntimeError("\nno C compiler was found\nand more")
 
     monkeypatch.setattr(torch, "compile", broken)

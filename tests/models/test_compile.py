@@ -1,8 +1,14 @@
 """One graph without breaks, in training and evaluation, for a fixed batch and for any batch."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch._dynamo.testing
+from functorch.compile import default_partition, make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._inductor.fx_passes.joint_graph import joint_graph_passes
 
 from mvit_video.models import create_model
 from mvit_video.models.mvit.attention import MultiscaleAttention
@@ -69,3 +75,21 @@ def test_autocast_compiles_into_one_graph():
     torch.testing.assert_close(out, plain, rtol=0.02, atol=0.02)
     out.float().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_compilers_do_not_take_the_second_gelu_for_the_first() -> None:
+    """They would keep its result for the backward pass: of all that a compiled model keeps, a sixth."""
+    torch.compiler.reset()
+    counts: list[int] = []
+
+    def partition(joint: torch.fx.GraphModule, *arguments: Any, **options: Any) -> Any:
+        joint_graph_passes(joint)
+        nodes = fx_graph_cse(joint.graph).nodes
+        counts.append(sum(node.target is torch.ops.aten.gelu.default for node in nodes))
+        return default_partition(joint, *arguments, **options)
+
+    model = randomised(small_config(depth=2, stage_starts=(1,), attention_form="flash")).train()
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph), partition_fn=partition)
+    x = torch.randn(2, 3, 4, 32, 32, dtype=torch.float64)
+    torch.compile(model, backend=backend, fullgraph=True, dynamic=False)(x).sum().backward()
+    assert counts == [2 * model.config.depth]

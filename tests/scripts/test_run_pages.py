@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import run_pages
 import torch
+from gpu import null_gpu
 from pages import execute, small
 from pages.commands import Command, commands_of, pages
-from pages.reasons import NOT_RUN, reason
+from pages.reasons import NOT_ON_THE_NULL_GPU, NOT_RUN, reason
 from pages.runs import MADE_BY, NEEDS
 from pages.stage import copy_of, flat_validation, write_stage
 from pages.weights import published_names, write_weights
@@ -92,6 +93,23 @@ def test_every_reason_is_of_a_command(pattern: str) -> None:
     """Of one that no pattern before it matches."""
     assert any(reason(command) == NOT_RUN[pattern] for command in COMMANDS)
     assert any(re.search(pattern, f"{command.page}: {command.title}") for command in COMMANDS)
+
+
+@pytest.mark.parametrize("pattern", NOT_ON_THE_NULL_GPU)
+def test_what_the_null_gpu_cannot_run_runs_elsewhere(pattern: str) -> None:
+    named = [one for one in COMMANDS if re.search(pattern, one.title) and reason(one) is None]
+    assert named and all(reason(one, null_gpu=True) == NOT_ON_THE_NULL_GPU[pattern] for one in named)
+
+
+def test_where_there_is_no_null_gpu_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> dict[str, str]:
+        raise null_gpu.NullGPUError("the null GPU needs gcc")
+
+    monkeypatch.setattr(null_gpu, "environment", missing)
+    assert run_pages.main(["--null-gpu", "--only", "mvit_video.runs"]) == 2
+    assert capsys.readouterr().err == "the null GPU needs gcc\n"
 
 
 def test_runs_are_made_for_pages_that_name_them() -> None:

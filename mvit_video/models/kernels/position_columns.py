@@ -45,7 +45,7 @@ def _append_terms(
     """The values of :func:`queries_with_terms`, written into one buffer."""
     batch, length, heads, width = q.shape
     body = q[:, cls:].reshape(batch, *grid, heads, width)
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return _joined_terms(q, body, cls, fill, axes, tables)
     total = width + sum(table.shape[1] for table in tables) + fill
     extended = q.new_empty(batch, heads, length, total)

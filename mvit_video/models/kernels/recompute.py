@@ -235,7 +235,7 @@ class NormMlp(torch.autograd.Function):
             terms = (
                 (of_hidden.t(), normed[part]) if needs[5] else None,
                 of_hidden.sum(0) if needs[6] else None,
-                (rows[part].t(), F.gelu(hidden[part])) if needs[7] else None,
+                (rows[part].t(), _gelu_again(hidden[part])) if needs[7] else None,
             )
             sums = [_accumulate(total, term) for total, term in zip(sums, terms)]
             if any(needs[:3]):
@@ -245,6 +245,15 @@ class NormMlp(torch.autograd.Function):
             grad_normed = (torch.cat(of_normed) if len(of_normed) > 1 else of_normed[0]).view_as(x)
             of_norm = _norm_gradient(grad_normed, x, gamma, beta, mean, rstd, ctx.eps, needs[:3])
         return *of_norm, None, None, *sums, rows.sum(0) if needs[8] else None
+
+
+def _gelu_again(hidden: Tensor) -> Tensor:
+    """GELU of (rows, width), computed a second time.
+
+    A compiler that saw the operation of the forward pass again would keep its result beside `hidden`, a sixth of all
+    that a compiled model keeps; on another shape it is another operation.
+    """
+    return F.gelu(hidden.unsqueeze(0)).squeeze(0) if torch.compiler.is_compiling() else F.gelu(hidden)
 
 
 def _accumulate(total: Tensor | None, term: Tensor | tuple[Tensor, Tensor] | None) -> Tensor | None:
@@ -302,9 +311,11 @@ class MergeHeads(torch.autograd.Function):
 
 def _merge(out: Tensor, extended: Tensor, cls: int, width: int) -> Tensor:
     """(B, heads, N, width + e) twice -> (B, N, heads * width): their sum, without the queries for the class token."""
-    if torch.compiler.is_exporting():  # a graph has no buffers that are written into
-        added = F.pad(extended[:, :, cls:, :width], (0, 0, cls, 0)) if cls else extended[..., :width]
-        return (out[..., :width] + added).transpose(1, 2).flatten(2)
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():  # a graph has no buffers that are written into
+        added = extended[:, :, cls:, :width].transpose(1, 2)
+        if cls:
+            added = F.pad(added, (0, 0, 0, 0, cls, 0))
+        return (out[..., :width].transpose(1, 2) + added).flatten(2)  # added in the order of the result: one pass
     merged = out[..., :width].transpose(1, 2).clone(memory_format=torch.contiguous_format)
     merged[:, cls:] += extended[:, :, cls:, :width].transpose(1, 2)
     return merged.flatten(2)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.models.config import AttentionForm, BlockGeometry, Initialisation, MViTConfig, Triple
+from mvit_video.models.kernels.library_attention import library_attention
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.kernels.position_columns import Widths, operand_padding, queries_with_terms
 from mvit_video.models.kernels.position_rows import join_indices, pairs_of_rows, position_rows
@@ -132,8 +133,17 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cls
     return logits.softmax(dim=-1).to(v.dtype) @ v
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool, padding: int = 0) -> Tensor:
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool, padding: int = 0, steady: bool = True
+) -> Tensor:
     """Attention on extended queries (B, heads, N, c + e) and keys (B, heads, M, c + e), values (B, heads, M, c).
+
+    Args:
+        q: extended queries; k and v are extended keys, and values.
+        scale: of the products.
+        small: by plain products and a softmax.
+        padding: columns of zeros to add to the values.
+        steady: see :func:`library_attention`.
 
     Returns:
         (B, heads, N, c + padding), zeros in the last `padding` columns, or none of them if small.
@@ -141,7 +151,7 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: boo
     if small:
         logits = (q * scale) @ k.transpose(-2, -1)
         return logits.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, padding)) if padding else v, scale=scale)
+    return library_attention(q, k, F.pad(v, (0, padding)) if padding else v, scale=scale, steady=steady)
 
 
 class MultiscaleAttention(nn.Module):
@@ -181,6 +191,10 @@ class MultiscaleAttention(nn.Module):
         """Grids of queries and keys that attend to each other in images of the nominal size: of a window, or of all."""
         geometry = self.geometry
         return geometry.window_q or geometry.grid_q, geometry.window_kv or geometry.grid_kv
+
+    def _is_steady(self, grid_q: Triple, grid_kv: Triple) -> bool:
+        """Whether operands have the shapes of the nominal size; the number of windows goes with the size of images."""
+        return self.geometry.window_q is None and (grid_q, grid_kv) == self.nominal_grids
 
     def _sizes(self, grid_q: Triple, grid_kv: Triple) -> list[tuple[int, int]]:
         """Coordinates of queries and keys on each axis that has a table."""
@@ -369,7 +383,9 @@ class MultiscaleAttention(nn.Module):
             extended = queries_with_terms(q, tables, self.axes, grid_q, cls=self.cls, fill=fill)
         one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, fill))
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
-        return fused_attention(extended, keys, v, scale, small=small, padding=padding.values), extended
+        steady = self._is_steady(grid_q, grid_kv)
+        out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values, steady=steady)
+        return out, extended
 
     def _attend_in_kernels(
         self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple
@@ -402,7 +418,9 @@ class MultiscaleAttention(nn.Module):
     def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, form: str) -> Tensor:
         """Without relative positions, or with their bias written out: (B, heads, N, c) and twice (B, heads, M, c)."""
         if not self.axes:
-            return F.scaled_dot_product_attention(q, k, v) if form == "flash" else explicit_attention(q, k, v, None, 0)
+            if form != "flash":
+                return explicit_attention(q, k, v, None, 0)
+            return library_attention(q, k, v, steady=self._is_steady(grid_q, grid_kv))
         tables = self._tables(grid_q, grid_kv, q.dtype)
         terms = position_terms(q[:, :, self.cls :], tables, self.axes, grid_q)
         one_hot = self._one_hot(grid_kv).to(k.dtype)

@@ -39,6 +39,9 @@ QUIET = re.compile(
 WANTED = ("cudaMalloc", "cudaLaunchKernel", "cublasCreate_v2")
 """Without these a library is no CUDA build of PyTorch."""
 
+CUDNN_ATTENTION = "NULL_GPU_CUDNN_ATTENTION"
+"""With this variable set, PyTorch may choose attention by cuDNN (cudnn_attention.py)."""
+
 
 class NullGPUError(RuntimeError):
     """The null GPU cannot be had here."""
