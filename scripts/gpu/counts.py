@@ -2,8 +2,9 @@
 
 Two counts of bytes stand side by side. "Least" is what a kind must move if each of its kernels reads its inputs once
 and writes its results once. "As written" follows the eager code pass by pass: casts, copies and sums of its own
-included. Under autocast the stream between the blocks is float32 (F bytes), what enters and leaves matrix products bf16
-(E bytes).
+included. Under autocast what enters and leaves matrix products is bf16 (E bytes), and so is the stream between the
+blocks from the first one on whose skip connection passes a linear layer; before that it is float32 (F bytes), because
+the class token is.
 """
 
 from collections.abc import Iterator
@@ -91,6 +92,25 @@ class Sizes:
 
 def _product(grid: tuple[int, int, int]) -> int:
     return grid[0] * grid[1] * grid[2]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Bytes of a value of the stream between the blocks, under autocast."""
+
+    entering: int
+    between: int
+    """The attention and the MLP of the block."""
+    leaving: int
+
+    @classmethod
+    def of(cls, config: MViTConfig, block: BlockGeometry) -> "Stream":
+        wide = F if config.cls_token or config.abs_pos != "none" else E
+        for earlier in config.blocks[: block.index]:
+            wide = E if earlier.dim_out != earlier.dim_in else wide
+        narrowed = block.dim_out != block.dim_in
+        between = E if narrowed and block.dim_attn != block.dim_in else wide
+        return cls(entering=wide, between=between, leaving=E if narrowed else between)
 
 
 def linears(config: MViTConfig, block: BlockGeometry) -> Iterator[tuple[int, int, int]]:
@@ -192,12 +212,17 @@ def pooling(config: MViTConfig, block: BlockGeometry) -> Work:
 
 
 def norms(config: MViTConfig, block: BlockGeometry) -> Work:
-    """Both norms of a block. As written: float32 out and a cast, done again backward, gradients cast, x read twice."""
-    size = Sizes.of(config, block)
-    values = size.tokens * block.dim_in + size.queries * block.dim_attn
-    least = (F + E) + (F + E) + (F + E + F)
-    written = 2 * (F + F + F + E) + (E + F) + 3 * F + 2 * F
-    return Work(vector=20.0 * values, least=values * least, written=values * written)
+    """Both norms of a block. As written: in float32, out in float32 and cast; done again backward, gradients cast.
+
+    Backward x is read twice. A bf16 stream is cast before the norm, and its gradient after it.
+    """
+    size, stream = Sizes.of(config, block), Stream.of(config, block)
+    total = Work()
+    for values, x in ((size.tokens * block.dim_in, stream.entering), (size.queries * block.dim_attn, stream.between)):
+        least = (x + E) + (x + E) + (x + E + x)
+        written = 2 * (F + F + F + E) + (E + F) + 3 * F + 2 * F + (2 * (E + F) if x == E else 0)
+        total += Work(vector=20.0 * values, least=values * least, written=values * written)
+    return total
 
 
 def gelu(config: MViTConfig, block: BlockGeometry) -> Work:
@@ -208,12 +233,16 @@ def gelu(config: MViTConfig, block: BlockGeometry) -> Work:
 
 def sums(config: MViTConfig, block: BlockGeometry) -> Work:
     """Two residuals, residual pooling with the merge of heads, and the bias gradients of all linear layers."""
-    size = Sizes.of(config, block)
-    residual = (F + E + F) + (F + E) + 3 * F
-    values = size.queries * (block.dim_attn + block.dim_out)
+    size, stream = Sizes.of(config, block), Stream.of(config, block)
+
+    def residual(x: int) -> int:
+        """Forward; backward the gradient for the branch, cast where the stream is float32, and the sum of two."""
+        return (x + E + x) + (x + E if x == F else 0) + 3 * x
+
+    values = size.queries * (block.dim_attn * residual(stream.between) + block.dim_out * residual(stream.leaving))
     merged = 8 * E * size.queries * block.dim_attn if config.residual_pooling and size.queries > 1 else 0
     biases = sum(E * rows * outputs for rows, _, outputs in linears(config, block))
-    moved = residual * values + merged + biases
+    moved = values + merged + biases
     return Work(least=moved, written=moved)
 
 
@@ -223,7 +252,8 @@ def maximum(config: MViTConfig, block: BlockGeometry) -> Work:
     if max(block.stride_q) == 1 or size.queries == 1:
         return Work()
     width = block.dim_out if block.dim_attn != block.dim_in else block.dim_in
-    moved = width * (2 * F * size.tokens + 2 * (F + 8) * size.queries)
+    x = Stream.of(config, block).between
+    moved = width * (2 * x * size.tokens + 2 * (x + 8) * size.queries)
     return Work(least=moved, written=moved)
 
 
@@ -325,17 +355,18 @@ def pieces(config: MViTConfig, batch: int, card: Card) -> list[tuple[str, float]
     work = step_work(config, batch)
     copy = card.copy * REACHED_COPY
     gain = {kind: expected_s(kind, work[kind], card) - expected_s(kind, work[kind], card, fused=True) for kind in KINDS}
-    values = query_values = key_values = 0.0
+    stream_bytes = query_values = key_values = 0.0
     for block in config.blocks:
-        size = Sizes.of(config, block)
-        values += batch * (size.tokens * block.dim_in + size.queries * block.dim_attn)
+        size, stream = Sizes.of(config, block), Stream.of(config, block)
+        stream_bytes += batch * size.tokens * block.dim_in * stream.entering
+        stream_bytes += batch * size.queries * block.dim_attn * stream.between
         if size.terms:
             query_values += batch * size.heads * size.queries * size.head
             key_values += batch * size.heads * size.keys * size.head
     blocks = attention_by_block(config, batch, card)
     return [
         ("LayerNorm in one pass: bf16 out, one pass backward", gain[NORM]),
-        ("the residual in the same pass, besides", 3 * F * values / copy),
+        ("the residual in the same pass, besides", 3 * stream_bytes / copy),
         # The tables' gradients are a kernel for each axis, so that queries are read twice more than at least.
         ("queries, terms and zeros written by one kernel, and its backward", gain[TERMS] - 2 * E * query_values / copy),
         ("instead: attention that adds the terms in its kernels", sum(b.saved_s * b.count for b in blocks)),

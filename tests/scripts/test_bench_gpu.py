@@ -30,7 +30,7 @@ from gpu import (
 from gpu.context import Context, FatalError, read_records
 from gpu.steps import STEPS, Step, chosen_steps
 
-from mvit_video.models import get_config, list_models
+from mvit_video.models import MViT, get_config, list_models
 from tests import interpreters
 from tests.paths import ROOT
 
@@ -505,6 +505,30 @@ def test_counted_operations_are_those_of_the_model() -> None:
     seen = sum(flops for kind, flops in by_kind.items() if "convolution" not in str(kind))
     stem = 2 * 4 * 12 * 12 * 3 * 3 * 7 * 7 * 48
     assert counts.train_flops(config) / 3 - stem == pytest.approx(seen, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("mvitv2_s_16x4", {}),
+        ("mvitv2_s_16x4", {"expand_in": "mlp"}),
+        ("mvitv1_b_16x4", {}),
+        ("mvitv2_t_image", {}),
+    ],
+)
+def test_the_stream_has_the_counted_width_under_autocast(preset: str, changes: dict[str, Any]) -> None:
+    frames = {} if "image" in preset else {"num_frames": 4}
+    config = get_config(preset, crop_size=32, depth=4, stage_starts=(1, 3), **frames, **changes)
+    model, seen = MViT(config), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, given, gives: seen.append((given[0].dtype, gives[0].dtype)))
+    size = (32, 32) if config.is_image else (4, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(1, 3, *size))
+    counted = [counts.Stream.of(config, block) for block in config.blocks]
+    assert [(one.entering, one.leaving) for one in counted] == [
+        (given.itemsize, gives.itemsize) for given, gives in seen
+    ]
 
 
 def test_a_step_of_s_is_counted_by_kind() -> None:

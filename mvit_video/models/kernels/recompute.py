@@ -53,17 +53,26 @@ def is_plain(*modules: nn.Module | None) -> bool:
 def _normalised(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, dtype: torch.dtype, fused: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """LayerNorm of tokens (..., C) in `dtype`, and mean and deviation, which the fused form does not give.
+    """LayerNorm of tokens (..., C) in `dtype`, and mean and deviation, which the fused form does not give."""
+    if fused:
+        from mvit_video.models.kernels import triton_norm
 
-    While compiling the library's form is taken: compilers fuse norm and cast themselves, and cannot see into ours.
+        return triton_norm.layer_norm(x, gamma, beta, eps, dtype), None, None
+    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
+    return normed.to(dtype), mean, rstd
+
+
+def _for_norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype, fused: bool) -> tuple[Tensor, bool]:
+    """What a norm reads, and whether by the fused form: x itself then, else x in the dtype of the norm's parameters.
+
+    While compiling the library's form is taken: compilers fuse norm and casts themselves, and cannot see into ours.
     """
     if fused and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
         from mvit_video.models.kernels import triton_norm  # imported where it is used: importing Triton takes seconds
 
         if triton_norm.supports(x, dtype):
-            return triton_norm.layer_norm(x, gamma, beta, eps, dtype), None, None
-    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gamma, beta, eps)
-    return normed.to(dtype), mean, rstd
+            return x, True
+    return x.to(norm.weight.dtype), False
 
 
 def _norm_gradient(
@@ -164,7 +173,7 @@ def norm_linears(
     flat: list[Tensor | None] = []
     for weight, bias in layers:
         flat += [weight.to(dtype), None if bias is None else bias.to(dtype)]
-    x = x.to(norm.weight.dtype)
+    x, fused = _for_norm(x, norm, dtype, fused)
     if not wants_gradient(x, norm.weight, norm.bias, *flat):
         assert flat[0] is not None
         normed, _, _ = _normalised(x, norm.weight, norm.bias, norm.eps, flat[0].dtype, fused)
@@ -270,7 +279,7 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: Linear, fc2: Linear, *, fused: 
     dtype = compute_dtype(x)
     assert fc1.bias is not None and fc2.bias is not None
     parameters = [p.to(dtype) for p in (fc1.weight, fc1.bias, fc2.weight, fc2.bias)]
-    x = x.to(norm.weight.dtype)
+    x, fused = _for_norm(x, norm, dtype, fused)
     if not wants_gradient(x, norm.weight, norm.bias, *parameters):
         rows = _rows(_normalised(x, norm.weight, norm.bias, norm.eps, dtype, fused)[0])
         return _mlp(rows, *parameters, keep=False)[0].view(*x.shape[:-1], -1)

@@ -1,8 +1,10 @@
-"""LayerNorm from float32 to half precision in one Triton kernel, and its gradient in another, for CUDA devices.
+"""LayerNorm to half precision in one Triton kernel, and its gradient in another, for CUDA devices.
 
-Under autocast the stream between the blocks is float32 and products are in half precision. PyTorch's LayerNorm then
-writes float32, a cast reads it and writes it again, and backward all of this is repeated: 54 bytes a value, where
-reading the input and writing what the products read takes 22. These kernels do the latter; sums are taken in float32.
+Under autocast products are in half precision, and the stream between the blocks is float32 up to the first block whose
+skip connection passes a linear layer, and half precision behind it. PyTorch's LayerNorm under autocast reads and writes
+float32, casts go before and behind it, and backward all of this is repeated: 54 bytes a value of a float32 stream, 66
+of another, where reading the input and writing what the products read takes 22 and 14. These kernels do the latter;
+sums are taken in float32. A half precision input is kept as it is for the backward pass, not as a float32 copy.
 
 The gradient keeps nothing but the input, whose mean and deviation it takes again. Sums over tokens (the gradients of
 gain and shift) are partial sums per program and one reduction, without atomics: the same bits in every run.
@@ -146,12 +148,14 @@ def _(grad: Tensor, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor
 
 
 def supports(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the kernels take tokens x (..., C) to a dtype: float32 to half precision, on CUDA from Ampere on.
+    """Whether the kernels take tokens x (..., C) to a dtype: to half precision, on CUDA devices from Ampere on.
+
+    x is float32, or of the dtype itself.
 
     On the CPU they need Triton's interpreter.
     """
     on_device = triton is not None and x.device.type == ("cpu" if INTERPRETED else "cuda")
-    fits = x.dtype == torch.float32 and dtype in DTYPES and 0 < x.shape[-1] <= MAX_CHANNELS and x.numel() > 0
+    fits = dtype in DTYPES and x.dtype in (torch.float32, dtype) and 0 < x.shape[-1] <= MAX_CHANNELS and x.numel() > 0
     return on_device and fits and (INTERPRETED or _can_run(x.device.index))
 
 

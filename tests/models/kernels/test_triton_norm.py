@@ -11,7 +11,7 @@ from mvit_video.models.kernels.triton_pool import INTERPRETED
 from mvit_video.models.mvit.presets import create_model
 from tests.models.helpers import HopperWithoutDevice
 
-INTERPRETED_TESTS = 8
+INTERPRETED_TESTS = 9
 EPS = 1e-6
 
 
@@ -27,7 +27,7 @@ def errors(x: Tensor, gain: Tensor, shift: Tensor, dtype: torch.dtype) -> list[f
     exact = [tensor.double().requires_grad_() for tensor in (x, gain, shift)]
     result = F.layer_norm(exact[0], gain.shape, exact[1], exact[2], EPS)
     theirs = [result.detach(), *torch.autograd.grad(result, exact, grad.double())]
-    assert ours[0].dtype == dtype and [tensor.dtype for tensor in ours[1:]] == [torch.float32] * 3
+    assert [tensor.dtype for tensor in ours] == [dtype, x.dtype, torch.float32, torch.float32]
     return [float((a.double() - b).norm() / b.norm()) for a, b in zip(ours, theirs)]
 
 
@@ -41,6 +41,11 @@ if INTERPRETED:
     def test_bf16_differs_by_its_rounding():
         found = errors(*operands(2, 5, 24), torch.bfloat16)
         assert found[0] < 5e-3 and max(found[1:]) < 1e-6
+
+    def test_what_is_in_half_precision_already_is_read_as_it_is():
+        x, gain, shift = operands(3, 5, 24)
+        found = errors(x.half(), gain, shift, torch.float16)
+        assert max(found[:2]) < 1e-3 and max(found[2:]) < 1e-6
 
     def test_several_tiles_of_one_program_equal_the_plain_form(monkeypatch):
         monkeypatch.setattr(triton_norm, "TILE", 32)
@@ -93,7 +98,9 @@ else:
             (torch.float32, torch.bfloat16, 96, True),
             (torch.float32, torch.float16, 4096, True),
             (torch.float32, torch.float32, 96, False),
-            (torch.bfloat16, torch.bfloat16, 96, False),
+            (torch.bfloat16, torch.bfloat16, 96, True),
+            (torch.float16, torch.bfloat16, 96, False),
+            (torch.bfloat16, torch.float32, 96, False),
             (torch.float32, torch.bfloat16, 4097, False),
         ],
     )
@@ -119,11 +126,19 @@ else:
             assert both() == []
             monkeypatch.setattr(recompute, "compute_dtype", lambda x: torch.bfloat16)
             assert both() == [torch.bfloat16] * 2
+            kept: list[torch.dtype] = []
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor: kept.append(tensor.dtype) or tensor, lambda t: t
+            ):
+                x = x.bfloat16()
+                assert both() == [torch.bfloat16] * 2
+            assert kept.count(torch.float32) == 4  # gain and shift, twice: no copy of x
+            assert x.dtype == torch.bfloat16
             monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
             assert both() == []
 
-    @pytest.mark.parametrize("channels", [96, 768, 2304])
-    def test_kernels_compile_for_hopper_as_they_are_launched(channels, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(("channels", "given"), [(96, torch.float32), (768, torch.bfloat16), (2304, torch.float32)])
+    def test_kernels_compile_for_hopper_as_they_are_launched(channels, given, tmp_path, monkeypatch):
         """The interpreter accepts more than the compiler does, which needs no GPU."""
         pytest.importorskip("triton")
         from triton.runtime import driver
@@ -138,7 +153,7 @@ else:
 
         monkeypatch.setattr(JITFunction, "run", compile_only)
         monkeypatch.setattr(driver, "_active", HopperWithoutDevice())
-        x, gain = torch.zeros(2, 197, channels), torch.zeros(channels)
+        x, gain = torch.zeros(2, 197, channels, dtype=given), torch.zeros(channels)
         normed = torch.ops.mvit_video.layer_norm(x, gain, gain, EPS, torch.bfloat16)
         torch.ops.mvit_video.layer_norm_backward(normed, x, gain, EPS)
         assert compiled == dict.fromkeys(("_forward_kernel", "_backward_kernel"), (True, True))
