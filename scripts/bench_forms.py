@@ -23,8 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mvit_video.models import create_model, get_config
 from mvit_video.models.config import BlockGeometry, Triple
+from mvit_video.models.kernels.library_attention import asks_cudnn
 from mvit_video.models.kernels.pooling import depthwise_pool, on_grid
-from mvit_video.models.kernels.position_columns import operand_padding, queries_with_terms
+from mvit_video.models.kernels.position_columns import columns_to_fill, queries_with_terms, values_padding
 from mvit_video.models.mvit.attention import (
     MultiscaleAttention,
     choose_form,
@@ -77,9 +78,12 @@ class AttentionCore:
         terms = position_terms(self.q[:, :, self.cls :], self.tables(), self.attention.axes, self.geometry.grid_q)
         return explicit_attention(self.q, self.k, self.v, terms @ self.one_hot()[self.cls :].t(), self.cls)
 
-    def extended(self, width: int, padding: int, *, small: bool = False, kernel: bool = False) -> Tensor:
+    def extended(
+        self, width: int, padding: int, *, small: bool = False, kernel: bool = False, cudnn: bool = True
+    ) -> Tensor:
         """Extended operands, queries and keys filled up to a multiple of `width`, values by `padding` columns (or, if
-        negative, to the width of the queries); `kernel`: queries are written by one Triton kernel."""
+        negative, to the width of the queries); `kernel`: queries are written by one Triton kernel; `cudnn`: the choice
+        of the kernel is left to PyTorch."""
         scale = self.width**-0.5
         tables = self.tables(scale)
         fill = -(self.width + sum(rows.shape[1] for rows in tables)) % width
@@ -93,7 +97,7 @@ class AttentionCore:
         one_hot = F.pad(self.one_hot(), (0, fill))
         k = torch.cat([self.k, one_hot.expand(*self.k.shape[:2], -1, -1)], dim=-1)
         values = q.shape[-1] - self.width if padding < 0 else padding
-        return fused_attention(q, k, self.v, scale, small=small, padding=values)[..., : self.width]
+        return fused_attention(q, k, self.v, scale, small=small, padding=values, cudnn=cudnn)[..., : self.width]
 
     def on(self, backend: SDPBackend, padding: int) -> Tensor:
         with sdpa_kernel(backend):
@@ -129,8 +133,11 @@ class AttentionCore:
     def default(self, *, kernel: bool = False) -> Tensor:
         small = choose_form("auto", self.q.shape[2], self.k) == "matmul" and not kernel
         terms = sum(rows.shape[1] for rows in self.tables())
-        padding = operand_padding(self.width, terms, self.q.device.type, self.q.dtype)
-        return self.extended(1, 0, small=True) if small else self.extended(8, padding.values, kernel=kernel)
+        if small:
+            return self.extended(1, 0, small=True)
+        columns = self.width + terms + columns_to_fill(self.width, terms, self.q.dtype)
+        cudnn = asks_cudnn(self.q, self.k, self.v, columns=columns, steady=True)
+        return self.extended(8, values_padding(self.q, columns, cudnn=cudnn), kernel=kernel, cudnn=cudnn)
 
     def forms(self) -> dict[str, Form]:
         """By name; the first is the literal one, the second what the model picks."""

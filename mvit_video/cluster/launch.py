@@ -36,6 +36,7 @@ def launch(job: Job, config: Train) -> Any:
         Interrupted: the run was asked to stop, and saved.
         RunLockedError: another attempt is training the run.
         RuntimeError: a rank failed, or the cluster refused the job.
+        ValueError: more ranks are asked for than there are GPUs.
     """
     launcher = config.launcher
     if isinstance(launcher, SlurmLauncher | SubmititLocalLauncher):
@@ -49,7 +50,7 @@ def launch(job: Job, config: Train) -> Any:
     with _recorded_attempt(config) if recorded else nullcontext():
         if rank is not None:
             return job(config)
-        processes = launcher.processes or _gpus(config)
+        processes = _ranks_here(config, launcher.processes)
         if isinstance(launcher, LocalLauncher) and processes == 1:
             return job(config)
         return _run_processes(job, config, processes)
@@ -82,10 +83,21 @@ def _recorded_attempt(config: Train) -> Iterator[None]:
             config.run_dir.rmdir()
 
 
-def _gpus(config: Train) -> int:
+def _ranks_here(config: Train, asked: int | None) -> int:
+    """How many ranks this machine runs: as many as are asked for, else one for each GPU, or one.
+
+    Raises:
+        ValueError: there are GPUs, but fewer than ranks; NCCL refuses two ranks on one.
+    """
     import torch
 
-    return 1 if config.trainer.device == "cpu" else max(1, torch.cuda.device_count())
+    gpus = 0 if config.trainer.device == "cpu" else torch.cuda.device_count()
+    if asked is not None and 0 < gpus < asked:
+        raise ValueError(
+            f"launcher.processes={asked}, but this machine has {gpus} GPU{'s' * (gpus > 1)}, and each takes one rank: "
+            f"set launcher.processes={gpus}, or trainer.device=cpu for ranks on the CPU"
+        )
+    return asked or max(1, gpus)
 
 
 def _run_local_rank(job: Job, config: Train) -> Any:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gpu import null_gpu
+from gpu.null_gpu import cudnn_attention
 from gpu.workbench import SMALL, autocast, input_shape, synchronise
 from mvit_video.engine.graphs import GraphedModel
 from mvit_video.models import MViT, get_config
@@ -103,6 +104,7 @@ def digest(model: nn.Module) -> str:
 def main(request: str) -> None:
     """Train as asked and write the result beside the checkpoint."""
     asked = json.loads(request)
+    cudnn_attention.install()
     with deterministic(asked["deterministic"]):
         result = train(asked)
     Path(asked["result"]).write_text(json.dumps(result))

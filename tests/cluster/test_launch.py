@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mvit_video import train
 from mvit_video.cluster import launch
@@ -119,6 +120,23 @@ def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         launch.launch(refuse, config)
     assert len(read_events(config.run_dir)) == 4  # a run that was there stays
+
+
+def test_more_ranks_than_gpus_are_refused_before_any_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL would refuse them when all have started."""
+    monkeypatch.setattr(launch, "_run_processes", lambda job, config, processes: processes)
+
+    def ranks(gpus: int, *asked: str) -> Any:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        return launch.launch(job, options("+experiment=motion_mvitv2", f"output_dir={tmp_path}", *asked))
+
+    refusal = "launcher.processes=2, but this machine has 1 GPU, and each takes one rank: set launcher.processes=1, or"
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        ranks(1, "launcher.processes=2")
+    assert not any(tmp_path.iterdir())
+    assert ranks(1, "launcher.processes=2", "trainer.device=cpu") == 2
+    assert ranks(0, "launcher.processes=2") == ranks(2, "launcher.processes=2") == ranks(2) == 2
+    assert ranks(1) == "ran motion_mvitv2"
 
 
 def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ See :mod:`mvit_video.models.mvit.attention` for why these products make plain at
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,31 +12,34 @@ from torch import Tensor
 
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels.gradient import wants_gradient
+from mvit_video.models.kernels.library_attention import takes_one_width
 
 
-class Widths(NamedTuple):
-    """Columns of zeros behind the queries and keys, and behind the values."""
+def columns_to_fill(width: int, terms: int, dtype: torch.dtype) -> int:
+    """Columns of zeros behind queries and keys of `width` + `terms` columns, up to a multiple of 8.
 
-    queries_keys: int
-    values: int
-
-
-def operand_padding(width: int, terms: int, device_type: str, dtype: torch.dtype) -> Widths:
-    """Columns to add so that a fast attention kernel takes heads of `width` + `terms` columns and values of `width`.
-
-    - CPU: the flash kernel takes one width for queries, keys and values; a multiple of 8 fills its vectors.
-    - CUDA in float16 or bfloat16: the kernels of cuDNN and the memory-efficient ones want multiples of 8 and take
-      narrower values, which saves a quarter of the second product. Flash-attention 2 would need equal widths.
-      Chosen from PyTorch's sources (sdp_utils.cpp), not measured.
-    - CUDA in float32: only the memory-efficient kernels apply (multiples of 4; 8 serves as well). Not measured.
-    - Other devices: as the CPU, which every kernel accepts.
+    On the CPU that fills vectors, and CUDA's kernels in half precision want it (in float32 multiples of 4).
     """
-    fill = -(width + terms) % 8
-    if dtype == torch.float64:
-        fill = 0
-    if device_type == "cuda":
-        return Widths(fill, -width % 8)
-    return Widths(fill, terms + fill)
+    return 0 if dtype == torch.float64 else -(width + terms) % 8
+
+
+def values_padding(q: Tensor, columns: int, *, cudnn: bool) -> int:
+    """Columns of zeros behind values as wide as q (..., c), so that a fast attention kernel takes them.
+
+    - CPU, other devices: the flash kernel takes one width for queries, keys and values.
+    - CUDA in half precision: so does flash-attention 2; cuDNN's kernels take narrower values, which saves a quarter of
+      the second product.
+    - CUDA in float32: the memory-efficient kernels, the only ones there, take narrower values.
+
+    Args:
+        q: queries, before they are widened.
+        columns: of the widened queries and keys.
+        cudnn: see :func:`mvit_video.models.kernels.library_attention.asks_cudnn`.
+    """
+    width = q.shape[-1]
+    if not q.is_cuda or takes_one_width(q, columns=columns, cudnn=cudnn):
+        return columns - width
+    return -width % 8
 
 
 def _append_terms(

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.models.config import AttentionForm, BlockGeometry, Initialisation, MViTConfig, Triple
-from mvit_video.models.kernels.library_attention import library_attention
+from mvit_video.models.kernels.library_attention import asks_cudnn, library_attention
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
-from mvit_video.models.kernels.position_columns import Widths, operand_padding, queries_with_terms
+from mvit_video.models.kernels.position_columns import columns_to_fill, queries_with_terms, values_padding
 from mvit_video.models.kernels.position_rows import join_indices, pairs_of_rows, position_rows
 from mvit_video.models.kernels.recompute import Linear, LinearWeights, is_plain, merge_heads, with_zero_gradients
 from mvit_video.models.mvit.windows import cut_windows, join_windows
@@ -134,7 +134,7 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cls
 
 
 def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool, padding: int = 0, steady: bool = True
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, small: bool, padding: int = 0, cudnn: bool = True
 ) -> Tensor:
     """Attention on extended queries (B, heads, N, c + e) and keys (B, heads, M, c + e), values (B, heads, M, c).
 
@@ -143,7 +143,7 @@ def fused_attention(
         scale: of the products.
         small: by plain products and a softmax.
         padding: columns of zeros to add to the values.
-        steady: see :func:`library_attention`.
+        cudnn: see :func:`library_attention`.
 
     Returns:
         (B, heads, N, c + padding), zeros in the last `padding` columns, or none of them if small.
@@ -151,7 +151,7 @@ def fused_attention(
     if small:
         logits = (q * scale) @ k.transpose(-2, -1)
         return logits.softmax(dim=-1).to(v.dtype) @ v
-    return library_attention(q, k, F.pad(v, (0, padding)) if padding else v, scale=scale, steady=steady)
+    return library_attention(q, k, F.pad(v, (0, padding)) if padding else v, scale=scale, cudnn=cudnn)
 
 
 class MultiscaleAttention(nn.Module):
@@ -373,8 +373,9 @@ class MultiscaleAttention(nn.Module):
         # The bias takes the unscaled query, so the terms are divided by the scale that the kernel multiplies with.
         tables = self._tables(grid_q, grid_kv, q.dtype, scale)
         terms = sum(table.shape[1] for table in tables)
-        padding = Widths(0, 0) if small else operand_padding(width, terms, q.device.type, q.dtype)
-        fill = padding.queries_keys
+        fill = 0 if small else columns_to_fill(width, terms, q.dtype)
+        columns = width + terms + fill
+        cudnn = asks_cudnn(q, k, v, columns=columns, steady=self._is_steady(grid_q, grid_kv))
         if form == "triton_terms":
             from mvit_video.models.kernels import triton_terms
 
@@ -383,9 +384,8 @@ class MultiscaleAttention(nn.Module):
             extended = queries_with_terms(q, tables, self.axes, grid_q, cls=self.cls, fill=fill)
         one_hot = F.pad(self._one_hot(grid_kv).to(k.dtype), (0, fill))
         keys = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
-        steady = self._is_steady(grid_q, grid_kv)
-        out = fused_attention(extended, keys, v, scale, small=small, padding=padding.values, steady=steady)
-        return out, extended
+        padding = 0 if small else values_padding(q, columns, cudnn=cudnn)
+        return fused_attention(extended, keys, v, scale, small=small, padding=padding, cudnn=cudnn), extended
 
     def _attend_in_kernels(
         self, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple
@@ -420,7 +420,8 @@ class MultiscaleAttention(nn.Module):
         if not self.axes:
             if form != "flash":
                 return explicit_attention(q, k, v, None, 0)
-            return library_attention(q, k, v, steady=self._is_steady(grid_q, grid_kv))
+            cudnn = asks_cudnn(q, k, v, columns=q.shape[-1], steady=self._is_steady(grid_q, grid_kv))
+            return library_attention(q, k, v, cudnn=cudnn)
         tables = self._tables(grid_q, grid_kv, q.dtype)
         terms = position_terms(q[:, :, self.cls :], tables, self.axes, grid_q)
         one_hot = self._one_hot(grid_kv).to(k.dtype)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from gpu.null_gpu import present
 from gpu.null_gpu.builder import CUDNN_ATTENTION
 
 _OPERATORS = ("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_cudnn_attention_backward")
@@ -19,8 +20,12 @@ _INSTALLED: list[torch.library.Library] = []
 
 
 def install() -> bool:
-    """Put operators that compute nothing in the place of cuDNN's if the environment asks for it; whether it does."""
-    if not os.environ.get(CUDNN_ATTENTION):
+    """Put operators that compute nothing in the place of cuDNN's, on the null GPU and if the environment asks for it.
+
+    Returns:
+        Whether they are there.
+    """
+    if not os.environ.get(CUDNN_ATTENTION) or not present():
         return False
     if not _INSTALLED:
         library = torch.library.Library("aten", "IMPL")

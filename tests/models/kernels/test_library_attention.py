@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mvit_video.models.kernels import library_attention as module
 from mvit_video.models.kernels.library_attention import asks_cudnn, library_attention
 from tests.null_gpu import NullGPU
 
@@ -19,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from gpu.null_gpu import cudnn_attention
 from mvit_video.models import create_model
-from mvit_video.models.kernels.library_attention import library_attention
+from mvit_video.models.kernels.library_attention import asks_cudnn, library_attention
+from mvit_video.models.kernels.position_columns import values_padding
 
 assert cudnn_attention.install() and cudnn_attention.install()
 
@@ -37,13 +40,17 @@ def operands(width, values, grad=True, dtype=torch.bfloat16):
     made = [torch.randn(2, 4, 200, c, device="cuda", dtype=dtype) for c in (width, width, values)]
     return [tensor.requires_grad_(grad) for tensor in made]
 
-def chosen(width, values, grad=True, dtype=torch.bfloat16, attend=library_attention, **options):
+def attend(q, k, v, steady=True):
+    cudnn = asks_cudnn(q, k, v, columns=q.shape[-1], steady=steady)
+    v = F.pad(v, (0, values_padding(v, q.shape[-1], cudnn=cudnn)))
+    return library_attention(q, k, v, cudnn=cudnn)
+
+def chosen(width, values, grad=True, dtype=torch.bfloat16, attend=attend, **options):
     made = operands(width, values, grad, dtype)
     with Seen() as seen:
         out = attend(*made, **options)
         if grad:
             out.sum().backward()
-    assert out.shape == (2, 4, 200, values)
     return seen.names
 
 found = {
@@ -54,11 +61,17 @@ found = {
     "other sizes, one width": chosen(96, 96, steady=False),
     "no gradient": chosen(120, 96, grad=False),
     "float32": chosen(120, 96, dtype=torch.float32),
+    "beyond flash-attention": chosen(264, 96),
 }
+torch.use_deterministic_algorithms(True)
+found["deterministic"] = chosen(120, 96)
+torch.use_deterministic_algorithms(False)
 with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
     found["cuDNN alone"] = chosen(120, 96, steady=False)
 with sdpa_kernel([SDPBackend.MATH, SDPBackend.CUDNN_ATTENTION]):
-    found["no other but the literal"] = chosen(120, 96, grad=False)[:1]
+    found["no other but the literal"] = chosen(120, 96, grad=False)
+with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+    found["no cuDNN"] = chosen(120, 96)
 found["switched on again"] = torch.backends.cuda.cudnn_sdp_enabled()
 
 def compiled(**options):
@@ -68,8 +81,8 @@ def compiled(**options):
         targets = [str(node.target) for node in graph.graph.nodes if "scaled_dot_product" in str(node.target)]
         names.extend(name.split("product_")[-1].removesuffix(".default") for name in targets)
         return graph
-    attend = torch.compile(library_attention, backend=aot_autograd(fw_compiler=read), fullgraph=True)
-    attend(*operands(120, 96), **options).sum().backward()
+    compiled = torch.compile(attend, backend=aot_autograd(fw_compiler=read), fullgraph=True)
+    compiled(*operands(120, 96), **options).sum().backward()
     return names
 
 found["compiled, steady"] = compiled()
@@ -106,25 +119,48 @@ def test_training_on_one_shape_asks_cudnn(chosen: dict[str, Any]) -> None:
 
 def test_widths_that_cudnn_may_refuse_are_kept_from_it(chosen: dict[str, Any]) -> None:
     assert chosen["PyTorch, wide"] in (both("cudnn"), both("efficient"))  # as PyTorch's release has it
-    assert chosen["wide"] == both("efficient")
+    assert chosen["wide"] == both("flash")
+    assert chosen["beyond flash-attention"] == both("efficient")
 
 
 def test_shapes_that_change_build_no_plans(chosen: dict[str, Any]) -> None:
-    assert chosen["other sizes"] == chosen["compiled, other sizes"] == both("efficient")
-    assert chosen["other sizes, one width"] == both("flash")
-    assert chosen["no gradient"] == ["efficient_attention"]
-    assert chosen["model, other size"] == chosen["model, evaluated"] == ["efficient_attention"] * 2
+    assert chosen["other sizes"] == chosen["other sizes, one width"] == chosen["compiled, other sizes"] == both("flash")
+    assert chosen["no gradient"] == ["flash_attention"]
+    assert chosen["model, other size"] == chosen["model, evaluated"] == ["flash_attention"] * 2
 
 
-def test_the_callers_choice_of_kernels_is_kept(chosen: dict[str, Any]) -> None:
+def test_what_the_process_allows_is_kept(chosen: dict[str, Any]) -> None:
     assert chosen["cuDNN alone"] == both("cudnn")
-    assert chosen["no other but the literal"] != ["cudnn_attention"]
+    assert "cudnn_attention" not in chosen["no other but the literal"]
+    assert chosen["no cuDNN"] == both("efficient")
+    assert chosen["deterministic"] == both("flash")
     assert chosen["switched on again"] is True
     assert chosen["float32"] == both("efficient")
 
 
 def test_other_devices_are_left_to_pytorch() -> None:
     q, k, v = (torch.randn(1, 2, 5, 8, requires_grad=True) for _ in range(3))
-    assert asks_cudnn(q, k, v, steady=False)
-    given = library_attention(q, k, v, scale=0.3, steady=False)
+    assert not asks_cudnn(q, k, v, columns=8, steady=True)
+    given = library_attention(q, k, v, scale=0.3, cudnn=False)
     assert torch.equal(given, F.scaled_dot_product_attention(q, k, v, scale=0.3))
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "first"),
+    [
+        ((9, 0), 91_900, True),
+        ((9, 0), 91_500, False),
+        ((9, 0), None, False),
+        ((10, 3), 92_600, True),
+        ((8, 0), 92_600, False),
+    ],
+)
+def test_which_devices_ask_cudnn_first(
+    capability: tuple[int, int], version: int | None, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_capability", lambda index: capability)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
+    monkeypatch.setattr(torch.backends.cuda, "cudnn_sdp_enabled", lambda: True)
+    with FakeTensorMode():
+        q = torch.empty(1, 2, 5, 96, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+        assert asks_cudnn(q, q, q, columns=120, steady=True) is first

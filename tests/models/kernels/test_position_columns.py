@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mvit_video.models.kernels.position_columns import operand_padding, queries_with_terms
+from mvit_video.models.kernels import library_attention
+from mvit_video.models.kernels.position_columns import columns_to_fill, queries_with_terms, values_padding
 from mvit_video.models.mvit.attention import position_terms
 
 GRID, KEYS = (2, 3, 5), (2, 4, 3)
@@ -34,18 +36,32 @@ def test_keeps_its_result_and_the_tables_only():
 
 
 @pytest.mark.parametrize(
-    ("width", "terms", "device", "dtype", "padding"),
+    ("width", "terms", "device", "dtype", "cudnn", "padding"),
     [
-        (96, 22, "cpu", torch.float32, (2, 24)),  # S, most blocks: 120 wide
-        (96, 36, "cpu", torch.bfloat16, (4, 40)),  # S, first blocks of a stage: 136 wide
-        (96, 22, "cpu", torch.float64, (0, 22)),
-        (96, 22, "cuda", torch.bfloat16, (2, 0)),  # values stay 96 wide
-        (96, 36, "cuda", torch.float16, (4, 0)),
-        (96, 22, "cuda", torch.float32, (2, 0)),
-        (72, 40, "cuda", torch.bfloat16, (0, 0)),  # L
-        (12, 5, "cuda", torch.bfloat16, (7, 4)),
-        (96, 22, "mps", torch.float16, (2, 24)),
+        (96, 22, "cpu", torch.float32, False, (2, 24)),  # S, most blocks: 120 wide
+        (96, 36, "cpu", torch.bfloat16, False, (4, 40)),  # S, first blocks of a stage: 136 wide
+        (96, 22, "cpu", torch.float64, False, (0, 22)),
+        (96, 22, "cuda", torch.bfloat16, True, (2, 0)),  # values stay 96 wide
+        (96, 22, "cuda", torch.bfloat16, False, (2, 24)),
+        (96, 36, "cuda", torch.float16, False, (4, 40)),
+        (96, 22, "cuda", torch.float32, False, (2, 0)),
+        (72, 40, "cuda", torch.bfloat16, True, (0, 0)),  # L
+        (12, 5, "cuda", torch.bfloat16, True, (7, 4)),
+        (200, 60, "cuda", torch.bfloat16, False, (4, 0)),  # wider than flash-attention takes
+        (96, 22, "mps", torch.float16, False, (2, 24)),
     ],
 )
-def test_operand_padding(width, terms, device, dtype, padding):
-    assert operand_padding(width, terms, device, dtype) == padding
+def test_columns_of_zeros(width, terms, device, dtype, cudnn, padding):
+    """On CUDA as on an Ampere or later, which a machine without a device is taken for."""
+    with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library_attention, "_capability", lambda index: (8, 0))
+        q = torch.empty(1, 2, 1, width, dtype=dtype, device=device)
+        fill = columns_to_fill(width, terms, dtype)
+        assert (fill, values_padding(q, width + terms + fill, cudnn=cudnn)) == padding
+
+
+def test_before_ampere_values_stay_narrow(monkeypatch):
+    monkeypatch.setattr(library_attention, "_capability", lambda index: (7, 5))
+    with FakeTensorMode():
+        q = torch.empty(1, 2, 1, 96, dtype=torch.float16, device="cuda")
+        assert values_padding(q, 120, cudnn=False) == 0
