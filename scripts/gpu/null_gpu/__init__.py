@@ -8,7 +8,8 @@ code show, peak memory is what the allocator says, and launches can be counted. 
     python -m gpu.null_gpu python train.py ...    # from scripts/: any command, on the null GPU
 
 Not replaced: cuDNN, which is switched off (convolutions go another way, with other memory; attention is chosen as on a
-card where `cudnn_attention.py` is installed, as the kit does), NCCL, cuFFT, cuSOLVER and cuSPARSE, which fail. Not seen: what kernels read and write, how many registers they need, how far a stream has got.
+card where `cudnn_attention.py` is installed, as the kit does), NCCL, cuFFT, cuSOLVER and cuSPARSE, which fail. Not
+seen: what kernels read and write, how many registers they need, how far a stream has got.
 """
 
 import ctypes
