@@ -12,6 +12,7 @@ compiled. Nothing is taken from Inductor's caches of graphs, so this compiles fo
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ import torch
 from gpu import null_gpu
 from gpu.context import Context
 from gpu.null_gpu import cudnn_attention
+from gpu.null_gpu.builder import CUDNN_ATTENTION
 from gpu.workbench import COMPILED, TrainStep, config_of, pair, peak_gb, reset_peak
 from mvit_video.models import MViT
 from mvit_video.models.mvit.attention import MultiscaleAttention
@@ -150,6 +152,7 @@ def main(arguments: Sequence[str]) -> int:
             "this compiles for CUDA: start it as python -m gpu.null_gpu python -m gpu.compiled_bytes", file=sys.stderr
         )
         return 2
+    os.environ[CUDNN_ATTENTION] = "1"
     cudnn_attention.install()
     never = time.monotonic() + 86_400
     context = Context(

@@ -12,6 +12,7 @@ NOT_RUN: dict[str, str] = {
     r"launcher=slurm": "needs a SLURM; tests/cluster/slurm submits, requeues and ends such jobs on one",
     r": python -m mvit_video\.predict /dev/video\d": "needs a camera; tests/commands/test_predict_live.py reads pipes",
     r": (NULL_GPU_NAME=.* )?python scripts/bench_gpu\.py": "needs a GPU; tests/scripts/test_bench_gpu.py rehearses it",
+    r"gpu\.compiled_bytes": "compiles for minutes; tests/scripts/test_compiled_bytes.py compiles a small function",
     r": python scripts/quickstart\.py": "takes minutes; tests/scripts/test_quickstart.py runs its parts",
     r"--device cuda": "needs a GPU",
     r": python scripts/bench_detection\.py --(markdown|evaluator)": "takes minutes, also with a small model",
