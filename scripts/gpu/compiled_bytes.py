@@ -75,11 +75,10 @@ def _operator(name: str) -> str:
 
 
 def _bytes_of(buffer: Any) -> int:
-    """Of a tensor; 0 of what has no size, such as the list of an operator's results."""
-    try:
-        return math.prod(int(size) for size in buffer.get_size()) * buffer.get_dtype().itemsize
-    except (AttributeError, NotImplementedError):
+    """Of a tensor; 0 of what holds none: the state of a generator, the list of an operator's results."""
+    if not buffer.has_tensor_output():
         return 0
+    return math.prod(int(size) for size in buffer.get_size()) * buffer.get_dtype().itemsize
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """scripts/run_pages.py: which commands it finds, what their stage holds, how it judges their ends; two of them run."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -99,6 +100,17 @@ def test_every_reason_is_of_a_command(pattern: str) -> None:
 def test_what_the_null_gpu_cannot_run_runs_elsewhere(pattern: str) -> None:
     named = [one for one in COMMANDS if re.search(pattern, one.title) and reason(one) is None]
     assert named and all(reason(one, null_gpu=True) == NOT_ON_THE_NULL_GPU[pattern] for one in named)
+
+
+def test_commands_run_in_the_surroundings_of_the_null_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(chosen: list[Command], folder: Path, *, null_gpu: bool) -> Iterator[execute.Outcome]:
+        assert os.environ["LD_PRELOAD"] == "null" and null_gpu
+        yield execute.Outcome(chosen[0], "ran")
+
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setattr(null_gpu, "environment", lambda: {"LD_PRELOAD": "null"})
+    monkeypatch.setattr(run_pages, "outcomes", seen)
+    assert run_pages.main(["--null-gpu", "--only", "mvit_video.runs"]) == 0
 
 
 def test_where_there_is_no_null_gpu_it_is_said(

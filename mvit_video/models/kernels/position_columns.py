@@ -48,7 +48,7 @@ def _append_terms(
     """The values of :func:`queries_with_terms`, written into one buffer."""
     batch, length, heads, width = q.shape
     body = q[:, cls:].reshape(batch, *grid, heads, width)
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if torch.compiler.is_compiling():  # exporting is compiling, too
         return _joined_terms(q, body, cls, fill, axes, tables)
     total = width + sum(table.shape[1] for table in tables) + fill
     extended = q.new_empty(batch, heads, length, total)
@@ -84,6 +84,7 @@ class AppendTerms(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, grid: Triple, cls: int, fill: int, axes: tuple[int, ...], *tables: Tensor
     ) -> Tensor:
+        """(B, heads, N, c + terms + fill) of q (B, N, heads, c); see :func:`queries_with_terms`."""
         extended = _append_terms(q, grid, cls, fill, axes, tables)
         ctx.save_for_backward(extended, *tables)
         ctx.grid, ctx.cls, ctx.axes = grid, cls, axes
@@ -91,6 +92,7 @@ class AppendTerms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q and of each axis's table (coordinates, K, c), as far as they are needed."""
         extended, *tables = ctx.saved_tensors
         cls, grid, needs = ctx.cls, ctx.grid, ctx.needs_input_grad
         batch, heads, _length, _total = extended.shape

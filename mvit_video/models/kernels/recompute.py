@@ -320,7 +320,7 @@ class MergeHeads(torch.autograd.Function):
 
 def _merge(out: Tensor, extended: Tensor, cls: int, width: int) -> Tensor:
     """(B, heads, N, width + e) twice -> (B, N, heads * width): their sum, without the queries for the class token."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():  # a graph has no buffers that are written into
+    if torch.compiler.is_compiling():  # exporting, too: a graph has no buffers that are written into
         added = extended[:, :, cls:, :width].transpose(1, 2)
         if cls:
             added = F.pad(added, (0, 0, 0, 0, cls, 0))

@@ -55,7 +55,6 @@ def chosen(width, values, grad=True, dtype=torch.bfloat16, attend=attend, **opti
 
 found = {
     "steady": chosen(120, 96),
-    "PyTorch, wide": chosen(136, 96, attend=F.scaled_dot_product_attention),
     "wide": chosen(136, 96),
     "other sizes": chosen(120, 96, steady=False),
     "other sizes, one width": chosen(96, 96, steady=False),
@@ -118,7 +117,6 @@ def test_training_on_one_shape_asks_cudnn(chosen: dict[str, Any]) -> None:
 
 
 def test_widths_that_cudnn_may_refuse_are_kept_from_it(chosen: dict[str, Any]) -> None:
-    assert chosen["PyTorch, wide"] in (both("cudnn"), both("efficient"))  # as PyTorch's release has it
     assert chosen["wide"] == both("flash")
     assert chosen["beyond flash-attention"] == both("efficient")
 
