@@ -75,8 +75,10 @@ def _operator(name: str) -> str:
 
 
 def _bytes_of(buffer: Any) -> int:
-    """Of a tensor; 0 of what is none: an argument left out, the state of a generator, the list of several results."""
-    if buffer is None or not buffer.has_tensor_output():
+    """Of a tensor; 0 of what is none: numbers, an argument left out, the list of several results."""
+    from torch._inductor.ir import IRNode
+
+    if not isinstance(buffer, IRNode) or not buffer.has_tensor_output():
         return 0
     return math.prod(int(size) for size in buffer.get_size()) * buffer.get_dtype().itemsize
 
