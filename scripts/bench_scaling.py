@@ -260,7 +260,7 @@ def describe_work(model: MViT, batch: int) -> Workload:
         epochs=1.0,
         moments=2,
         ema=False,
-        bf16=False,
+        gathers_bf16=False,
         compiled=True,
     )
 

@@ -18,6 +18,7 @@ from mvit_video.build.run_identity import recorded_options
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Train
 from mvit_video.distributed.process_group import World, from_main, gather_to_all
+from mvit_video.distributed.sharding import gathers_bf16
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.models.mvit.activation_checkpointing import (
     BlockModel,
@@ -156,7 +157,7 @@ def training_state(config: Train, model: BlockModel, *, accumulate: int, bf16: b
         accumulate=accumulate,
         moments=2 if config.optim.name == "adamw" else int(config.optim.momentum > 0),
         ema=config.trainer.ema_decay is not None,
-        bf16=bf16,
+        gathers_bf16=gathers_bf16(model, bf16=bf16),
         cuda_graphs=config.trainer.cuda_graphs in (True, AUTO) and config.trainer.strategy == "ddp",
     )
 

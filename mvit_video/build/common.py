@@ -21,7 +21,7 @@ from mvit_video.data.datasets.sources import Source
 from mvit_video.data.datasets.splits import SplitOptions, SplitSource
 from mvit_video.distributed import process_group
 from mvit_video.distributed.process_group import World
-from mvit_video.distributed.sharding import Sharding
+from mvit_video.distributed.sharding import Sharding, gathers_bf16
 from mvit_video.engine.average import WeightAverage
 from mvit_video.engine.checkpoints import find_checkpoint, is_folder_of_shards, whole_weights_in
 from mvit_video.engine.precision import autocast, uses_bf16
@@ -213,7 +213,7 @@ def build_sharding(config: Train, model: nn.Module, average: WeightAverage | Non
     trainer = config.trainer
     if trainer.strategy != "fsdp" or world.size == 1:
         return None
-    bf16 = uses_bf16(trainer.precision, world.device)  # type: ignore[arg-type]
+    bf16 = gathers_bf16(model, bf16=uses_bf16(trainer.precision, world.device))  # type: ignore[arg-type]
     sharding = Sharding(world, bf16=bf16, timeout_s=trainer.collective_timeout_s)
     sharding.apply(model, compile=trainer.compile)
     if average is not None:

@@ -81,7 +81,9 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
     if device.type == "cuda":
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # With both, tensors on a GPU take NCCL, and objects and barriers gloo: they need no memory of the GPU, do not wait
+    # for it, and a rank that is gone is an error at once, where NCCL would wait for the timeout and end the process.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
@@ -143,14 +145,14 @@ def from_main(value: Any, world: World) -> Any:
     """The value of rank 0 on every rank."""
     box = [value]
     if world.size > 1:
-        dist.broadcast_object_list(box, device=world.device if world.device.type == "cuda" else None)
+        dist.broadcast_object_list(box)
     return box[0]
 
 
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
     if world.size > 1:
-        dist.barrier()
+        dist.all_reduce(torch.zeros(1))  # on the host; `dist.barrier` may take the GPU, with its own way to fail
 
 
 @contextmanager

@@ -116,6 +116,11 @@ class Sharding:
         return [value for value, _ in gathered]
 
 
+def gathers_bf16(model: object, *, bf16: bool) -> bool:
+    """Whether sharded ranks that compute in bf16 gather this model's weights in bf16; else in float32."""
+    return bf16 and not getattr(model, "needs_float32_weights", False)
+
+
 def is_sharded(tensor: object) -> bool:
     """Whether the ranks hold different parts of this tensor."""
     # Importing DTensor takes a second; where nobody has, there is none.

@@ -96,7 +96,7 @@ class TrainingState:
         accumulate: forward passes per step.
         moments: tensors the optimizer keeps for each parameter: two for AdamW, one for SGD with momentum.
         ema: an averaged copy of the weights is kept.
-        bf16: computed in bf16.
+        gathers_bf16: FSDP gathers weights in bf16, which is what is computed in.
         cuda_graphs: passes are replayed from CUDA graphs, which keep the memory of their gradients.
     """
 
@@ -105,7 +105,7 @@ class TrainingState:
     accumulate: int
     moments: int
     ema: bool
-    bf16: bool
+    gathers_bf16: bool
     cuda_graphs: bool = False
 
 
@@ -262,9 +262,9 @@ def phases(work: Workload, machine: Machine, strategy: Strategy) -> list[Phase]:
     """A step of several ranks.
 
     DDP sums float32 gradients beside the last backward pass; only the last bucket is not full before that pass ends.
-    FSDP gathers the weights of a block beside the block before it, in the forward pass and again in the backward pass,
-    in bf16 where that is computed in; stem and head come first and stay until they are used last. Beside the last
-    backward pass it scatters the sums of float32 gradients. With accumulation earlier passes keep their gradients.
+    FSDP gathers the weights of a block beside the block before it, in bf16 or float32, in the forward pass and again in
+    the backward pass; stem and head come first and stay until they are used last. Beside the last backward pass it
+    scatters the sums of float32 gradients. With accumulation earlier passes keep their gradients.
     """
     passes = work.accumulate
     whole = compute_s(work, machine) / passes
@@ -278,7 +278,7 @@ def phases(work: Workload, machine: Machine, strategy: Strategy) -> list[Phase]:
         ]
     stem_and_head = work.parameters - sum(work.blocks)
     sizes = [stem_and_head, *work.blocks]
-    gathers = _exchanges("all_gather", [(BF16 if work.bf16 else FP32) * size for size in sizes])
+    gathers = _exchanges("all_gather", [(BF16 if work.gathers_bf16 else FP32) * size for size in sizes])
     sums = _exchanges("all_reduce" if machine.gloo else "reduce_scatter", [FP32 * size for size in sizes])
     ahead = Phase(compute_s=forward, before=gathers[:2], beside=gathers[2:])
     back = Phase(compute_s=backward, before=gathers[-1:], beside=gathers[1:-1])
@@ -312,7 +312,7 @@ def state_bytes(work: TrainingState, ranks: int, strategy: Strategy) -> float:
     whole = float((2 + work.moments + work.ema + beside) * FP32 * work.parameters)
     if strategy == "ddp" or ranks == 1:
         return whole
-    item = BF16 if work.bf16 else FP32
+    item = BF16 if work.gathers_bf16 else FP32
     rest = work.parameters - sum(work.blocks)
     transient = item * rest + (3 * item + FP32) * max(work.blocks)
     kept = FP32 * work.parameters if work.accumulate > 1 else 0

@@ -85,7 +85,7 @@ def test_a_model_divided_among_the_gpus(capsys: pytest.CaptureFixture[str]) -> N
     work = build_workload(config, model, measured, videos=2400)
     plan = forecast(work, build_machine(config), ranks=8, strategy="fsdp")
     rest = work.parameters - sum(work.blocks)
-    assert work.parameters == 165_416 and len(work.blocks) == 2 and work.bf16
+    assert work.parameters == 165_416 and len(work.blocks) == 2 and work.gathers_bf16
     assert plan.sent_bytes == 7 / 8 * (8 * work.parameters - 2 * rest)  # stem and head are gathered once
     assert plan.state_bytes == 2 * work.parameters + 2 * rest + 10 * max(work.blocks)
     assert rows(shown)["sent"] == f"{plan.sent_bytes / 1e6:.1f} MB per GPU"

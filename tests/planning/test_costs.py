@@ -52,7 +52,7 @@ WORK = Workload(
     epochs=10.0,
     moments=2,
     ema=False,
-    bf16=True,
+    gathers_bf16=True,
 )
 # All ranks on one node, and nothing but the bandwidth of its links counts.
 ONE_NODE = replace(MACHINE, ranks_per_node=64, link=1e9, link_latency_s=0.0)
@@ -74,10 +74,10 @@ def test_a_ring_sends_each_part_to_all_but_its_owner() -> None:
     ("strategy", "changes", "expected"),
     [
         ("ddp", {}, 70e6),  # 2 * 7/8 * 40 MB of gradients
-        ("ddp", {"bf16": False}, 70e6),
+        ("ddp", {"gathers_bf16": False}, 70e6),
         ("ddp", {"accumulate": 3}, 70e6),
         ("fsdp", {}, 68.25e6),  # 7/8 * (2 + 18 + 18 MB of weights in bf16, 40 MB of gradients)
-        ("fsdp", {"bf16": False}, 101.5e6),  # 7/8 * (4 + 36 + 36 + 40 MB)
+        ("fsdp", {"gathers_bf16": False}, 101.5e6),  # 7/8 * (4 + 36 + 36 + 40 MB)
         ("fsdp", {"accumulate": 3}, 134.75e6),  # 7/8 * (3 * 38 + 40 MB)
     ],
 )
@@ -86,7 +86,7 @@ def test_bytes_of_a_step(strategy, changes, expected) -> None:
 
 
 def test_gloo_sums_whole_where_fsdp_asks_for_a_scatter() -> None:
-    work, machine = replace(WORK, bf16=False), replace(MACHINE, gloo=True)
+    work, machine = replace(WORK, gathers_bf16=False), replace(MACHINE, gloo=True)
     assert forecast(work, machine, ranks=8, strategy="fsdp").sent_bytes == 136.5e6  # 7/8 * (76 + 2 * 40 MB)
     assert forecast(work, machine, ranks=8, strategy="ddp").sent_bytes == 70e6
 
@@ -165,7 +165,7 @@ def test_nothing_is_hidden_where_messages_take_the_cores() -> None:
         ("ddp", {"moments": 1}, 120e6),
         ("ddp", {"accumulate": 2}, 160e6),
         ("fsdp", {}, 20e6 + 2e6 + 60e6),  # an eighth, stem and head, and ten bytes for each weight of a block
-        ("fsdp", {"bf16": False}, 20e6 + 4e6 + 96e6),
+        ("fsdp", {"gathers_bf16": False}, 20e6 + 4e6 + 96e6),
         ("fsdp", {"accumulate": 2}, 82e6 + 40e6),
     ],
 )

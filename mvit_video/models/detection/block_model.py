@@ -23,6 +23,9 @@ class DetectorBlocks:
         backbone, proposals, heads: its parts.
     """
 
+    needs_float32_weights = True
+    """As the detector's."""
+
     def __init__(
         self, detector: nn.Module, *, backbone: Backbone, proposals: ProposalGenerator, heads: RoIHeads
     ) -> None:

@@ -48,6 +48,8 @@ class Detector(nn.Module):
 
     mean: Tensor
     std: Tensor
+    needs_float32_weights = True
+    """Sharded ranks must gather them as they are, and not in bf16: detection has no autocast that would cast inputs."""
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class Counts:
         products: calls of cuBLAS; on a card some take more than one kernel.
         copies, fills: asynchronous or not.
         graphs: launches of whole CUDA graphs.
+        collectives: calls of NCCL, those of a group as one.
     """
 
     kernels: int
@@ -37,11 +38,12 @@ class Counts:
     copies: int
     fills: int
     graphs: int
+    collectives: int
 
     @property
     def launches(self) -> int:
         """All of them: each costs the host its time."""
-        return self.kernels + self.products + self.copies + self.fills + self.graphs
+        return self.kernels + self.products + self.copies + self.fills + self.graphs + self.collectives
 
     def __sub__(self, earlier: "Counts") -> "Counts":
         return Counts(*(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self)))

@@ -21,12 +21,13 @@ LIBRARY = "libcuda.so.1"
 """The name under which programs open the driver: they find the library that is already loaded."""
 CUDA = "13"
 """The release whose functions the C files have; some of another one have other arguments."""
-IMPORTED = re.compile(r"\bU ((?:__cuda|cuda|cublas|cu[A-Z])\w+)(?:@(\S+))?")
+IMPORTED = re.compile(r"\bU ((?:__cuda|cuda|cublas|cu[A-Z]|nccl[A-Z])\w+)(?:@(\S+))?")
 DEFINED = re.compile(r"^EXPORTED [^=;]*?\b(\w+)\(", re.MULTILINE)
 LOOKED_UP = re.compile(r"_\((cu[A-Z]\w+), \d+\)")
 """Functions of the driver that PyTorch looks up by name, as its header lists them."""
-OTHER_LIBRARIES = re.compile(r"cuFile")
-"""Functions that look like the driver's and are not."""
+KEPT = re.compile(r"cuFile\w+|nccl(GetVersion|GetErrorString)")
+"""Functions of the libraries that are installed: those of cuFile, and those of NCCL that touch no card."""
+NCCL_INTERNAL_ERROR = 3
 QUIET = re.compile(
     r"__cuda(Register\w+|UnregisterFatBinary)"
     r"|cuda(Profiler(Start|Stop)|Host(Register|Unregister)|GraphDebugDotPrint|DeviceSetGraphMemAttribute"
@@ -122,7 +123,7 @@ def package(name: str, *, required: bool = True) -> Path | None:
 
 
 def imported_functions(libraries: Sequence[Path], nm: str, torch: Path) -> set[str]:
-    """Functions of the runtime, the driver and cuBLAS that the libraries call.
+    """Functions of the runtime, the driver, cuBLAS and NCCL that the libraries call.
 
     Raises:
         NullGPUError: they are no CUDA build, or of another CUDA.
@@ -138,7 +139,7 @@ def imported_functions(libraries: Sequence[Path], nm: str, torch: Path) -> set[s
         raise NullGPUError(f"the null GPU knows CUDA {CUDA}, and {torch} was built for {runtime or 'an unnamed one'}")
     header = torch / "include" / "c10" / "cuda" / "driver_api.h"
     looked_up = LOOKED_UP.findall(header.read_text(encoding="utf-8")) if header.exists() else []
-    return {name for name in (*found, *looked_up) if not OTHER_LIBRARIES.match(name)}
+    return {name for name in (*found, *looked_up) if not KEPT.fullmatch(name)}
 
 
 def header_folders(site: Path) -> list[Path]:
@@ -181,6 +182,8 @@ def generated(imported: set[str], written: set[str]) -> str:
             lines.append(f"EXPORTED int {name}(void *handle) {{ return started_product(handle); }}")
         elif name.startswith(("cuda", "__cuda", "cublas")):
             lines.append(f"EXPORTED int {name}(void) {{ return not_replaced(__func__); }}")
+        elif name.startswith("nccl"):
+            lines.append(f"EXPORTED int {name}(void) {{ return not_replaced(__func__) ? {NCCL_INTERNAL_ERROR} : 0; }}")
         else:
             lines.append(f"EXPORTED int {name}(void) {{ return driver(not_replaced(__func__)); }}")
     return "\n".join(lines) + "\n"
@@ -201,7 +204,7 @@ def compile_to(target: Path, texts: Mapping[str, str], includes: Sequence[Path],
         files = [file for file in texts if file.endswith(".c")]
         command = [gcc, "-std=gnu11", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
         command += [f"-I{folder}" for folder in includes]
-        command += [f"-Wl,-soname,{LIBRARY}", "-o", LIBRARY, *files, "-ldl"]
+        command += [f"-Wl,-soname,{LIBRARY}", "-o", LIBRARY, *files, "-ldl", "-lrt"]
         done = subprocess.run(command, cwd=beside, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NullGPUError(f"{gcc} does not compile the null GPU: {done.stderr.strip()[:2000]}")

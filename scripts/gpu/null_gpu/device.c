@@ -1,4 +1,4 @@
-/* The card: one device with the figures of an H100, its context, and the driver's own functions.
+/* The cards: devices with the figures of an H100, their contexts, and the driver's own functions.
 
    The driver is asked by Triton, by Inductor's launcher and, for a few functions, by PyTorch. A function of the driver
    that neither needs is not here. */
@@ -7,6 +7,7 @@
 #include "null_gpu.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,18 +54,56 @@ int blocks_at_once(int threads, size_t shared) {
     return blocks < by_shared ? blocks : by_shared;
 }
 
+/* ---- devices: NULL_GPU_COUNT of them, of which a process sees those that CUDA_VISIBLE_DEVICES numbers */
+
+static int visible[MOST_DEVICES], devices;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static __thread int current;
+
+/* As in CUDA, the list ends before the first entry that is no device. */
+static void find_devices(void) {
+    const char *count = getenv("NULL_GPU_COUNT"), *list = getenv("CUDA_VISIBLE_DEVICES");
+    int all = count && *count ? atoi(count) : 1;
+    if (all < 1 || all > MOST_DEVICES) {
+        fprintf(stderr, "null GPU: NULL_GPU_COUNT must be 1 to %d, not %s\n", MOST_DEVICES, count);
+        abort();
+    }
+    for (int device = 0; !list && device < all; device++)
+        visible[devices++] = device;
+    while (list && *list && devices < MOST_DEVICES) {
+        char *end;
+        long device = strtol(list, &end, 10);
+        if (end == list || device < 0 || device >= all)
+            break;
+        visible[devices++] = (int)device;
+        list = *end == ',' ? end + 1 : "";
+    }
+}
+
+static bool exists(int device) {
+    pthread_once(&once, find_devices);
+    return device >= 0 && device < devices;
+}
+
+int current_device(void) { return current; }
+int physical_device(void) { return exists(current) ? visible[current] : 0; }
+
 EXPORTED cudaError_t cudaGetDeviceCount(int *count) {
-    *count = 1;
-    return cudaSuccess;
+    exists(0);
+    *count = devices;
+    return devices ? cudaSuccess : failed(cudaErrorNoDevice, __func__);
 }
 
 EXPORTED cudaError_t cudaGetDevice(int *device) {
-    *device = 0;
+    *device = current;
     return cudaSuccess;
 }
 
 EXPORTED cudaError_t cudaSetDevice(int device) {
-    return device ? failed(cudaErrorInvalidDevice, __func__) : cudaSuccess;
+    if (!exists(device))
+        return failed(cudaErrorInvalidDevice, __func__);
+    current = device;
+    return cudaSuccess;
 }
 
 EXPORTED cudaError_t cudaDriverGetVersion(int *version) {
@@ -82,10 +121,12 @@ static const char *card_name(void) {
 
 EXPORTED cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *found, int device) {
     size_t left, whole;
-    if (device)
+    if (!exists(device))
         return failed(cudaErrorInvalidDevice, __func__);
     cudaMemGetInfo(&left, &whole);
     memset(found, 0, sizeof *found);
+    snprintf(found->uuid.bytes, sizeof found->uuid.bytes, "null GPU %d", visible[device]);
+    found->pciBusID = visible[device];
     snprintf(found->name, sizeof found->name, "%s", card_name());
     found->totalGlobalMem = whole;
     found->sharedMemPerBlock = CARD_SHARED;
@@ -120,8 +161,7 @@ EXPORTED cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr whic
 }
 
 EXPORTED cudaError_t cudaDeviceGetPCIBusId(char *text, int room, int device) {
-    (void)device;
-    snprintf(text, room, "0000:00:00.0");
+    snprintf(text, room, "0000:%02x:00.0", exists(device) ? visible[device] : 0);
     return cudaSuccess;
 }
 
@@ -157,7 +197,7 @@ EXPORTED cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **f
 
 /* ---- the driver: device and context */
 
-static char context; /* its address is the handle of the one context */
+static char contexts[MOST_DEVICES]; /* their addresses are the handles of the devices' contexts */
 
 EXPORTED CUresult cuInit(unsigned flags) { return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS; }
 EXPORTED CUresult cuDriverGetVersion(int *version) { return driver(cudaDriverGetVersion(version)); }
@@ -165,7 +205,7 @@ EXPORTED CUresult cuDeviceGetCount(int *count) { return driver(cudaGetDeviceCoun
 
 EXPORTED CUresult cuDeviceGet(CUdevice *device, int number) {
     *device = number;
-    return number ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS;
+    return exists(number) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 EXPORTED CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice device) {
@@ -178,20 +218,16 @@ EXPORTED CUresult cuDeviceGetName(char *name, int room, CUdevice device) {
     return CUDA_SUCCESS;
 }
 
-EXPORTED CUresult cuCtxGetCurrent(CUcontext *current) {
-    *current = (CUcontext)&context;
+EXPORTED CUresult cuCtxGetCurrent(CUcontext *found) {
+    *found = (CUcontext)&contexts[current];
     return CUDA_SUCCESS;
 }
 
-EXPORTED CUresult cuCtxSetCurrent(CUcontext current) {
-    (void)current;
-    return CUDA_SUCCESS;
+EXPORTED CUresult cuCtxSetCurrent(CUcontext context) {
+    return context ? driver(cudaSetDevice((int)((char *)context - contexts))) : CUDA_SUCCESS;
 }
 
-EXPORTED CUresult cuCtxGetDevice(CUdevice *device) {
-    *device = 0;
-    return CUDA_SUCCESS;
-}
+EXPORTED CUresult cuCtxGetDevice(CUdevice *device) { return driver(cudaGetDevice(device)); }
 
 EXPORTED CUresult cuCtxGetLimit(size_t *value, CUlimit limit) {
     (void)limit;
@@ -205,8 +241,8 @@ EXPORTED CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
 }
 
 EXPORTED CUresult cuDevicePrimaryCtxRetain(CUcontext *found, CUdevice device) {
-    (void)device;
-    return cuCtxGetCurrent(found);
+    *found = (CUcontext)&contexts[device];
+    return exists(device) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 EXPORTED CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned *flags, int *active) {

@@ -1,6 +1,6 @@
-/* Memory of the card and pinned memory of the host.
+/* Memory of the cards and pinned memory of the host.
 
-   Both are ranges of addresses that are reserved once and given out from their start to their end, never twice. So
+   All are ranges of addresses that are reserved once and given out from their start to their end, never twice. So
    whether an address is on the card is one comparison, which needs no lock, and memory that was given back is no longer
    mapped: whoever reads or writes it dies of a segmentation fault. Pages exist when they are first touched, and kernels
    touch none. What a kernel would read or write outside of its tensors is not seen. */
@@ -30,12 +30,18 @@ struct range {
     size_t count, room;
 };
 
-static struct range device = {.whole = (size_t)16 << 40}, pinned = {.whole = (size_t)2 << 40};
+#define WHOLE ((size_t)8 << 40)
+
+static struct range devices[MOST_DEVICES], pinned;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static size_t total, used; /* bytes of the card */
+static size_t total, used[MOST_DEVICES]; /* bytes of a card */
 
+/* The lock is held. */
 static void reserve(struct range *range) {
+    if (range->start)
+        return;
+    range->whole = WHOLE;
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void *start = mmap(NULL, range->whole, PROT_NONE, flags, -1, 0);
     if (start == MAP_FAILED) {
@@ -48,8 +54,6 @@ static void reserve(struct range *range) {
 static void prepare(void) {
     const char *asked = getenv("NULL_GPU_MEMORY_GB");
     total = (size_t)((asked ? atof(asked) : CARD_MEMORY_GB) * 1e9);
-    reserve(&pinned);
-    reserve(&device);
 }
 
 /* Map further pages of a range; NULL where there are none. The lock is held. */
@@ -93,7 +97,15 @@ static bool within(const struct range *range, const void *address) {
     return range->start && place >= range->start && place < range->start + range->whole;
 }
 
-bool on_device(const void *address) { return within(&device, address); }
+/* The device that an address belongs to; -1: none. */
+static int device_at(const void *address) {
+    for (int device = 0; device < MOST_DEVICES; device++)
+        if (within(&devices[device], address))
+            return device;
+    return -1;
+}
+
+bool on_device(const void *address) { return device_at(address) >= 0; }
 
 /* ---- results: what the host reads back of what a kernel should have written
 
@@ -148,51 +160,59 @@ void fill(void *to, int value, size_t bytes) {
         remember(to, bytes, true);
 }
 
-static cudaError_t allocate(void **address, size_t bytes, struct range *range, const char *function) {
+/* ---- allocations; `device` is -1 for pinned memory */
+
+static cudaError_t allocate(void **address, size_t bytes, int device, const char *function) {
     cudaError_t error = refused_in_capture();
     if (error)
         return failed(error, function);
     pthread_once(&once, prepare);
     pthread_mutex_lock(&lock);
-    bool of_device = range == &device;
-    *address = of_device && bytes > total - used ? NULL : take(range, bytes);
-    if (*address && of_device)
-        used += bytes;
+    struct range *range = device < 0 ? &pinned : &devices[device];
+    reserve(range);
+    *address = device >= 0 && bytes > total - used[device] ? NULL : take(range, bytes);
+    if (*address && device >= 0)
+        used[device] += bytes;
     pthread_mutex_unlock(&lock);
     return *address ? cudaSuccess : failed(cudaErrorMemoryAllocation, function);
 }
 
-static cudaError_t release(void *address, struct range *range, const char *function) {
+/* As on a card this waits for all that is not over. */
+static cudaError_t release(void *address, int device, const char *function) {
     if (!address)
         return cudaSuccess;
     cudaError_t error = refused_in_capture();
     if (error)
         return failed(error, function);
+    wait_for_everything();
     pthread_mutex_lock(&lock);
-    size_t bytes = give_back(range, address);
-    if (bytes != SIZE_MAX && range == &device)
-        used -= bytes;
+    size_t bytes = give_back(device < 0 ? &pinned : &devices[device], address);
+    if (bytes != SIZE_MAX && device >= 0)
+        used[device] -= bytes;
     pthread_mutex_unlock(&lock);
     return bytes == SIZE_MAX ? failed(cudaErrorInvalidValue, function) : cudaSuccess;
 }
 
-EXPORTED cudaError_t cudaMalloc(void **address, size_t bytes) { return allocate(address, bytes, &device, __func__); }
-EXPORTED cudaError_t cudaFree(void *address) { return release(address, &device, __func__); }
-EXPORTED cudaError_t cudaFreeHost(void *address) { return release(address, &pinned, __func__); }
+EXPORTED cudaError_t cudaMalloc(void **address, size_t bytes) {
+    return allocate(address, bytes, current_device(), __func__);
+}
+
+EXPORTED cudaError_t cudaFree(void *address) { return release(address, device_at(address), __func__); }
+EXPORTED cudaError_t cudaFreeHost(void *address) { return release(address, -1, __func__); }
 
 EXPORTED cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
     (void)flags;
-    return allocate(address, bytes, &pinned, __func__);
+    return allocate(address, bytes, -1, __func__);
 }
 
 EXPORTED cudaError_t cudaMallocHost(void **address, size_t bytes) {
-    return allocate(address, bytes, &pinned, __func__);
+    return allocate(address, bytes, -1, __func__);
 }
 
 EXPORTED cudaError_t cudaMemGetInfo(size_t *left, size_t *whole) {
     pthread_once(&once, prepare);
     pthread_mutex_lock(&lock);
-    *left = total - used;
+    *left = total - used[current_device()];
     *whole = total;
     pthread_mutex_unlock(&lock);
     return cudaSuccess;
@@ -200,11 +220,12 @@ EXPORTED cudaError_t cudaMemGetInfo(size_t *left, size_t *whole) {
 
 EXPORTED cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *found, const void *address) {
     memset(found, 0, sizeof *found);
-    bool of_device = on_device(address), of_pinned = within(&pinned, address);
+    int device = device_at(address);
+    bool of_device = device >= 0, of_pinned = within(&pinned, address);
     found->type = of_device   ? cudaMemoryTypeDevice
                   : of_pinned ? cudaMemoryTypeHost
                               : cudaMemoryTypeUnregistered;
-    found->device = of_device || of_pinned ? 0 : -2; /* -2: no device, as CUDA has it */
+    found->device = of_device ? device : of_pinned ? current_device() : -2; /* -2: no device, as CUDA has it */
     found->devicePointer = of_device || of_pinned ? (void *)address : NULL;
     found->hostPointer = of_device ? NULL : (void *)address;
     return cudaSuccess;

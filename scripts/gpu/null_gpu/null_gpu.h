@@ -12,6 +12,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 
 /* An H100 as `cudaGetDeviceProperties` describes it. */
+#define MOST_DEVICES 8
 #define CARD_NAME "Null GPU (as H100)"
 #define CARD_MEMORY_GB 79.1
 #define CARD_MAJOR 9
@@ -41,7 +42,7 @@
 #define RESULT_BYTES 256u
 
 /* Calls that start work, since the process began. */
-enum kind { KERNELS, PRODUCTS, COPIES, FILLS, GRAPHS, KINDS };
+enum kind { KERNELS, PRODUCTS, COPIES, FILLS, GRAPHS, COLLECTIVES, KINDS };
 
 /* errors.c: every error passes through `failed`, which keeps it for `cudaGetLastError` and shows it if
    NULL_GPU_TRACE is set. An error of the driver passes on through `driver`: the runtime does not keep those. */
@@ -54,6 +55,8 @@ int not_replaced(const char *function); /* for the functions that builder.py gen
 /* device.c */
 int attribute(int which); /* of cudaDeviceAttr and CUdevice_attribute, whose numbers are the same */
 int blocks_at_once(int threads, size_t shared);
+int current_device(void);  /* of this thread */
+int physical_device(void); /* the same, as the host counts them */
 
 /* memory.c */
 bool on_device(const void *address);
@@ -66,6 +69,30 @@ cudaError_t refused_if_any_captures(void); /* for calls that wait for the whole 
 cudaError_t refused_on(cudaStream_t stream); /* for calls that wait for a stream or ask about it */
 /* Work of a kind on a stream; `captured` says that it was put into a graph, so that it must not happen now. */
 cudaError_t started(enum kind kind, cudaStream_t stream, bool *captured);
+
+struct pending *pending_of(cudaStream_t stream); /* what its next work waits for */
+
+/* pending.c: work that takes its time. A place is that of a communicator; its work is numbered. */
+#define MOST_COMMUNICATORS 32
+struct pending {
+    unsigned long upto[MOST_COMMUNICATORS];
+};
+int take_place(void); /* -1: all are taken */
+void leave_place(int place);
+unsigned long next_number(int place);
+void is_over(int place, unsigned long number);
+void join_pending(struct pending *own, const struct pending *other);
+bool all_over(const struct pending *pending);
+void wait_until_over(const struct pending *pending);
+void wait_for_everything(void);
+
+/* nccl.c and streams.c: collectives in graphs. */
+struct batch;
+void keep_in_graph(cudaStream_t stream, struct batch *batch);
+struct batch *copy_batches(const struct batch *batches);
+void free_batches(struct batch *batches);
+void launch_batches(const struct batch *batches, struct pending *stream);
+void append_batch(struct batch **all, struct batch *batch);
 
 /* launches.c */
 cudaError_t launched(const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream);

@@ -1,6 +1,6 @@
 /* Streams, events, captures and graphs.
 
-   Work is over as soon as it is started, so a stream is never busy, and events hold the host's time. What is kept
+   Work is over as soon as it is started, but for collectives (pending.c), and events hold the host's time. What is kept
    exactly is what a capture allows: which streams take part in it, what depends on what, and which calls are refused.
 
    The dependencies are kept as clocks. Each stream of a capture counts the work that it was given; a row of a clock
@@ -35,6 +35,7 @@ struct CUstream_st {
     struct capture *capture; /* or NULL */
     int place;               /* among its members */
     int priority;
+    struct pending pending;
 };
 
 struct CUevent_st {
@@ -42,20 +43,24 @@ struct CUevent_st {
     double ms;                   /* of the host's clock */
     unsigned long long captured; /* id of the capture that it was recorded in, or 0 */
     clocks before;
+    struct pending pending;
 };
 
 struct CUgraph_st {
     size_t nodes;
+    struct batch *collectives;
 };
 
 struct CUgraphExec_st {
     size_t nodes;
+    struct batch *collectives;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct capture *captures; /* all that have begun and not ended */
 static unsigned long long last_id;
 static struct CUstream_st per_thread; /* for cudaStreamPerThread, which PyTorch does not use */
+static struct pending of_legacy;      /* of the streams of all devices that have no handle */
 static __thread enum cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
 static unsigned long long counts[KINDS];
 
@@ -69,6 +74,11 @@ static struct CUstream_st *behind(cudaStream_t stream) {
 static struct capture *capture_of(cudaStream_t stream) {
     struct CUstream_st *found = behind(stream);
     return found ? found->capture : NULL;
+}
+
+struct pending *pending_of(cudaStream_t stream) {
+    struct CUstream_st *found = behind(stream);
+    return found ? &found->pending : &of_legacy;
 }
 
 static double now_ms(void) {
@@ -126,6 +136,8 @@ cudaError_t started(enum kind kind, cudaStream_t stream, bool *captured) {
     }
     pthread_mutex_unlock(&lock);
     *captured = capture != NULL;
+    if (!capture && (kind == COPIES || kind == FILLS)) /* they happen now */
+        wait_until_over(pending_of(stream));
     return error;
 }
 
@@ -166,17 +178,26 @@ EXPORTED cudaError_t cudaStreamGetPriority(cudaStream_t stream, int *priority) {
 
 EXPORTED cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     cudaError_t error = refused_on(stream);
-    return error ? failed(error, __func__) : cudaSuccess;
+    if (error)
+        return failed(error, __func__);
+    wait_until_over(pending_of(stream));
+    return cudaSuccess;
 }
 
+/* That something is not ready is no error, and not kept as one. */
 EXPORTED cudaError_t cudaStreamQuery(cudaStream_t stream) {
     cudaError_t error = refused_on(stream);
-    return error ? failed(error, __func__) : cudaSuccess;
+    if (error)
+        return failed(error, __func__);
+    return all_over(pending_of(stream)) ? cudaSuccess : cudaErrorNotReady;
 }
 
 EXPORTED cudaError_t cudaDeviceSynchronize(void) {
     cudaError_t error = refused_if_any_captures();
-    return error ? failed(error, __func__) : cudaSuccess;
+    if (error)
+        return failed(error, __func__);
+    wait_for_everything();
+    return cudaSuccess;
 }
 
 EXPORTED CUresult cuStreamSynchronize(CUstream stream) { return driver(cudaStreamSynchronize(stream)); }
@@ -187,8 +208,10 @@ EXPORTED cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t functi
     cudaError_t error = started(KERNELS, stream, &captured);
     if (error)
         return failed(error, __func__);
-    if (!captured)
-        function(given);
+    if (captured)
+        return cudaSuccess;
+    wait_until_over(pending_of(stream));
+    function(given);
     return cudaSuccess;
 }
 
@@ -198,6 +221,7 @@ EXPORTED cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallba
     cudaError_t error = capture_of(stream) ? refused_on(stream) : cudaSuccess;
     if (error)
         return failed(error, __func__);
+    wait_until_over(pending_of(stream));
     function(stream, cudaSuccess, given);
     return cudaSuccess;
 }
@@ -232,6 +256,8 @@ EXPORTED cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t st
         event->captured = inside ? capture->id : 0;
         if (inside)
             memcpy(event->before, capture->before[behind(stream)->place], sizeof event->before);
+        else
+            event->pending = *pending_of(stream);
     }
     pthread_mutex_unlock(&lock);
     return error ? failed(error, __func__) : cudaSuccess;
@@ -243,12 +269,17 @@ EXPORTED cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 EXPORTED cudaError_t cudaEventQuery(cudaEvent_t event) {
     cudaError_t error = event->captured ? cudaErrorCapturedEvent : refused_in_capture();
-    return error ? failed(error, __func__) : cudaSuccess;
+    if (error)
+        return failed(error, __func__);
+    return all_over(&event->pending) ? cudaSuccess : cudaErrorNotReady;
 }
 
 EXPORTED cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     cudaError_t error = event->captured ? cudaErrorCapturedEvent : refused_in_capture();
-    return error ? failed(error, __func__) : cudaSuccess;
+    if (error)
+        return failed(error, __func__);
+    wait_until_over(&event->pending);
+    return cudaSuccess;
 }
 
 EXPORTED cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t first, cudaEvent_t second) {
@@ -256,6 +287,8 @@ EXPORTED cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t first, cudaEven
         return failed(cudaErrorCapturedEvent, __func__);
     if (!first->recorded || !second->recorded)
         return failed(cudaErrorInvalidResourceHandle, __func__);
+    if (!all_over(&first->pending) || !all_over(&second->pending))
+        return cudaErrorNotReady;
     double passed = second->ms - first->ms;
     *ms = passed > 1e-3 ? passed : 1e-3; /* never zero: programs divide by it */
     return cudaSuccess;
@@ -311,6 +344,8 @@ static cudaError_t wait_for(struct CUstream_st *stream, cudaEvent_t event, unsig
 EXPORTED cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
     pthread_mutex_lock(&lock);
     cudaError_t error = wait_for(behind(stream), event, flags);
+    if (!error && !event->captured && !capture_of(stream))
+        join_pending(pending_of(stream), &event->pending);
     pthread_mutex_unlock(&lock);
     return error ? failed(error, __func__) : cudaSuccess;
 }
@@ -423,7 +458,15 @@ EXPORTED CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *st
     return driver(cudaStreamIsCapturing(stream, (enum cudaStreamCaptureStatus *)status));
 }
 
-/* ---- graphs: what is kept of them is how many nodes they have */
+/* ---- graphs: what is kept of them is how many nodes they have, and their collectives */
+
+void keep_in_graph(cudaStream_t stream, struct batch *batch) {
+    pthread_mutex_lock(&lock);
+    struct capture *capture = capture_of(stream);
+    if (capture)
+        append_batch(&capture->graph->collectives, batch);
+    pthread_mutex_unlock(&lock);
+}
 
 EXPORTED cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count) {
     if (nodes) /* their handles: PyTorch asks for the count alone */
@@ -437,6 +480,7 @@ EXPORTED cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *ready, cudaG
     (void)flags;
     *ready = calloc(1, sizeof **ready);
     (*ready)->nodes = graph->nodes;
+    (*ready)->collectives = copy_batches(graph->collectives);
     return cudaSuccess;
 }
 
@@ -445,18 +489,22 @@ EXPORTED cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ready, cudaGraph_t gr
 }
 
 EXPORTED cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
-    (void)ready;
     bool captured;
     cudaError_t error = capture_of(stream) ? refused_on(stream) : started(GRAPHS, stream, &captured);
-    return error ? failed(error, __func__) : cudaSuccess;
+    if (error)
+        return failed(error, __func__);
+    launch_batches(ready->collectives, pending_of(stream));
+    return cudaSuccess;
 }
 
 EXPORTED cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    free_batches(graph->collectives);
     free(graph);
     return cudaSuccess;
 }
 
 EXPORTED cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) {
+    free_batches(ready->collectives);
     free(ready);
     return cudaSuccess;
 }
