@@ -5,6 +5,7 @@
     python scripts/run_pages.py --only "mvit_video.predict" docs/predict.md
     python scripts/run_pages.py --list                the commands, and why some are not run
     python scripts/run_pages.py --null-gpu            on a GPU that computes nothing (gpu/null_gpu): CUDA paths
+    python scripts/run_pages.py --null-gpus 2         on two of them, with a rank on each
 
 The text of a command is never changed: it goes to bash (a block of Python to Python) in a folder that has files under
 all the names of the pages. Each page begins with a fresh folder and with the runs that it takes for granted, made
@@ -111,7 +112,7 @@ def trained_run(command: Command) -> str | None:
     return None if found is None else found[1]
 
 
-def outcomes(chosen: Sequence[Command], folder: Path, *, null_gpu: bool = False) -> Iterator[Outcome]:
+def outcomes(chosen: Sequence[Command], folder: Path, *, null_gpus: int = 0) -> Iterator[Outcome]:
     """Run the commands, page by page; what is not run is given too."""
     every = [command for page in pages() for command in commands_of(page)]
     with hub_server() as hub:
@@ -120,9 +121,9 @@ def outcomes(chosen: Sequence[Command], folder: Path, *, null_gpu: bool = False)
         for command in chosen:
             if command.page != page:
                 page = command.page
-                if any(reason(one, null_gpu=null_gpu) is None for one in chosen if one.page == page):
+                if any(reason(one, null_gpus=null_gpus) is None for one in chosen if one.page == page):
                     yield from place.begin(page)
-            why = reason(command, null_gpu=null_gpu)
+            why = reason(command, null_gpus=null_gpus)
             yield place.run(command) if why is None else Outcome(command, "not run", why)
 
 
@@ -154,7 +155,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the commands of README and docs as they are written.")
     parser.add_argument("page", nargs="*", help="README.md, docs/data.md, ...; all by default")
     parser.add_argument("--only", metavar="TEXT", help="only commands with this text")
-    parser.add_argument("--null-gpu", action="store_true", help="on a GPU that computes nothing; needs no card")
+    parser.add_argument(
+        "--null-gpus", type=int, default=0, metavar="N", help="on so many GPUs that compute nothing; needs no card"
+    )
+    parser.add_argument("--null-gpu", action="store_const", const=1, dest="null_gpus", help="on one")
     parser.add_argument("--list", action="store_true", help="list the commands and run none")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the folders here, and use those that are there")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all output to a file")
@@ -184,18 +188,19 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if options.list:
         for command in chosen:
-            why = reason(command, null_gpu=options.null_gpu)
+            why = reason(command, null_gpus=options.null_gpus)
             print(f"{command.page}:{command.line}  {command.title}{f'  [not run: {why}]' if why else ''}")
         return 0
-    if options.null_gpu:
+    if options.null_gpus:
         try:
-            os.environ.update(null_gpu.environment())  # of the processes to come: this one has loaded its libraries
+            # Of the processes to come: this one has loaded its libraries.
+            os.environ.update(null_gpu.environment({"NULL_GPU_COUNT": str(options.null_gpus)}))
         except null_gpu.NullGPUError as error:
             print(error, file=sys.stderr)
             return 2
     started, done = time.monotonic(), []
     with _folder(options.keep) as folder:
-        for outcome in outcomes(chosen, folder, null_gpu=options.null_gpu):
+        for outcome in outcomes(chosen, folder, null_gpus=options.null_gpus):
             done.append(outcome)
             print(line_of(outcome), flush=True)
             if outcome.ended == "failed":

@@ -17,9 +17,11 @@ from mvit_video.cluster.rank_status import RankStatus, read_statuses
 from mvit_video.runtime.journal import Ending, append_event, read_events
 from mvit_video.runtime.slurm import current_job, current_restart
 
-# What ranks say whose partner has gone: they are not the ones that failed.
+# What ranks say whose partner has gone: they are not the ones that failed. PyTorch ends a process by SIGABRT that has
+# waited too long in NCCL.
 _SECONDARY = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|peer|another rank|timed? ?out|nccl|gloo|socket", re.IGNORECASE
+    r"connection (closed|reset|refused)|broken pipe|peer|another rank|timed? ?out|nccl|gloo|socket|killed by SIGABRT",
+    re.IGNORECASE,
 )
 
 

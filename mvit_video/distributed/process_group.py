@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mvit_video.runtime.interruption import vote_span
+from mvit_video.runtime.interruption import Interrupted, vote_span
 
 logger = logging.getLogger(__name__)
 
@@ -71,30 +71,81 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
         timeout_s: seconds after which a collective that some rank did not join ends the run.
 
     Raises:
-        RuntimeError: when the group cannot be formed; the message says what was tried.
+        RuntimeError: when the group cannot be formed, or two ranks have the same GPU; the message says what was tried.
     """
     size = launched_size()
     if size == 1 and "RANK" not in os.environ:
         yield World(rank=0, size=1, device=device)
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
     if device.type == "cuda":
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        device = _own_gpu()
         torch.cuda.set_device(device)
     # With both, tensors on a GPU take NCCL, and objects and barriers gloo: they need no memory of the GPU, do not wait
     # for it, and a rank that is gone is an error at once, where NCCL would wait for the timeout and end the process.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    timeout = timedelta(seconds=timeout_s)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+        shared = _shared_gpu(device, store, rank) if device.type == "cuda" else None
+        if shared is None:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except Exception as error:
         raise RuntimeError(
             f"rank {os.environ['RANK']} of {size} could not join the {backend} group at {where} "
             f"within {timeout_s:g} s: {error}"
         ) from error
+    if shared is not None:
+        raise RuntimeError(shared)
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
-    finally:
+    except Interrupted:
+        dist.destroy_process_group()  # as its last step was done by all
+        raise
+    except BaseException:
+        _leave_at_once(device)
+        raise
+    dist.destroy_process_group()
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this rank: that of its number on the node, or the only one that it sees.
+
+    Raises:
+        RuntimeError: it sees none.
+    """
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise RuntimeError(f"rank {os.environ['RANK']} sees no GPU: trainer.device=cpu trains without")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % count)
+
+
+def _shared_gpu(device: torch.device, store: dist.Store, rank: int) -> str | None:
+    """What to tell the user if another rank has this GPU, which NCCL would refuse in words of its own; else None.
+
+    A GPU's UUID is its own in all the world, so each rank claims that of its GPU. A rank may do so again: a process can
+    join more than once.
+    """
+    claim = f"gpu/{torch.cuda.get_device_properties(device).uuid}"
+    holder = store.compare_set(claim, "", str(rank)).decode()  # the first one's
+    if holder == str(rank):
+        return None
+    count = torch.cuda.device_count()
+    return (
+        f"ranks {holder} and {rank} have the same GPU ({device}; {count} to be seen here), and each needs its own: "
+        f"start as many ranks on a node as it has GPUs (torchrun --nproc-per-node {count}), or set trainer.device=cpu"
+    )
+
+
+def _leave_at_once(device: torch.device) -> None:
+    """Leave the group after a failure, of which the others do not know yet.
+
+    NCCL would first wait, up to its timeout, for work that this rank has begun and another may never join.
+    """
+    if device.type == "cuda":
+        dist.distributed_c10d._abort_process_group()
+    else:
         dist.destroy_process_group()
 
 

@@ -24,13 +24,13 @@ NOT_RUN: dict[str, str] = {
 NOT_ON_THE_NULL_GPU: dict[str, str] = {
     r"audit/groups\.csv": "needs the table of an audit, which finds groups where features mean something",
     r"explain=true": "draws what was computed, and nothing is",
-    r"launcher\.processes=2": "two ranks need two GPUs",
 }
-"""Besides, where a GPU that computes nothing is played."""
+"""Besides, where GPUs that compute nothing are played."""
+NOT_ON_ONE_NULL_GPU: dict[str, str] = {r"launcher\.processes=2": "two ranks need two GPUs: --null-gpus 2"}
 
 
-def reason(command: Command, *, null_gpu: bool = False) -> str | None:
-    """Why a command is not run; None if it is."""
+def reason(command: Command, *, null_gpus: int = 0) -> str | None:
+    """Why a command is not run, where so many GPUs that compute nothing are played; None if it is."""
     text = f"{command.page}: {command.title}"
-    known = NOT_RUN | NOT_ON_THE_NULL_GPU if null_gpu else NOT_RUN
+    known = NOT_RUN | (NOT_ON_THE_NULL_GPU if null_gpus else {}) | (NOT_ON_ONE_NULL_GPU if null_gpus == 1 else {})
     return next((why for pattern, why in known.items() if re.search(pattern, text)), None)

@@ -51,11 +51,15 @@ def test_the_rank_that_failed_first_is_named_not_those_that_lost_it() -> None:
     assert result.cause == "rank 3 of 4 on node1: killed by SIGKILL"
 
 
-def test_a_rank_lost_with_its_supervisor_is_named() -> None:
-    ranks = [rank(0, "failed", "Connection reset by peer"), rank(1, "running")]
+@pytest.mark.parametrize("secondary", ["Connection reset by peer", "killed by SIGABRT"])
+def test_a_rank_lost_with_its_supervisor_is_named(secondary: str) -> None:
+    """Of the ranks that lost it, those on a CPU get gloo's error, and those on a GPU are ended by PyTorch."""
+    ranks = [rank(0, "failed", secondary), rank(1, "running")]
     assert outcome(ranks, 137).cause == (
         "the process of rank 1 on node0 was killed together with its supervisor (exit code 137)"
     )
+    alone = outcome([rank(0, "failed", secondary), rank(1, "cancelled")], 134)
+    assert alone.cause == f"rank 0 of 4 on node0: {secondary}"
 
 
 def test_failures_are_limited() -> None:

@@ -15,7 +15,7 @@ import torch
 from gpu import null_gpu
 from pages import execute, small
 from pages.commands import Command, commands_of, pages
-from pages.reasons import NOT_ON_THE_NULL_GPU, NOT_RUN, reason
+from pages.reasons import NOT_ON_ONE_NULL_GPU, NOT_ON_THE_NULL_GPU, NOT_RUN, reason
 from pages.runs import MADE_BY, NEEDS
 from pages.stage import copy_of, flat_validation, write_stage
 from pages.weights import published_names, write_weights
@@ -96,27 +96,33 @@ def test_every_reason_is_of_a_command(pattern: str) -> None:
     assert any(re.search(pattern, f"{command.page}: {command.title}") for command in COMMANDS)
 
 
-@pytest.mark.parametrize("pattern", NOT_ON_THE_NULL_GPU)
+@pytest.mark.parametrize("pattern", NOT_ON_THE_NULL_GPU | NOT_ON_ONE_NULL_GPU)
 def test_what_the_null_gpu_cannot_run_runs_elsewhere(pattern: str) -> None:
     named = [one for one in COMMANDS if re.search(pattern, one.title) and reason(one) is None]
-    assert named and all(reason(one, null_gpu=True) == NOT_ON_THE_NULL_GPU[pattern] for one in named)
+    everywhere = NOT_ON_THE_NULL_GPU.get(pattern)
+    assert named and all(reason(one, null_gpus=2) == everywhere for one in named)
+    assert all(reason(one, null_gpus=1) == (everywhere or NOT_ON_ONE_NULL_GPU[pattern]) for one in named)
 
 
-def test_commands_run_in_the_surroundings_of_the_null_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seen(chosen: list[Command], folder: Path, *, null_gpu: bool) -> Iterator[execute.Outcome]:
-        assert os.environ["LD_PRELOAD"] == "null" and null_gpu
+@pytest.mark.parametrize(("arguments", "count"), [(["--null-gpu"], 1), (["--null-gpus", "2"], 2)])
+def test_commands_run_in_the_surroundings_of_the_null_gpu(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], count: int
+) -> None:
+    def seen(chosen: list[Command], folder: Path, *, null_gpus: int) -> Iterator[execute.Outcome]:
+        assert os.environ["LD_PRELOAD"] == "null" and os.environ["NULL_GPU_COUNT"] == str(count) == str(null_gpus)
         yield execute.Outcome(chosen[0], "ran")
 
-    monkeypatch.setenv("LD_PRELOAD", "")
-    monkeypatch.setattr(null_gpu, "environment", lambda: {"LD_PRELOAD": "null"})
+    for name in ("LD_PRELOAD", "NULL_GPU_COUNT"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(null_gpu, "environment", lambda changes: {"LD_PRELOAD": "null", **changes})
     monkeypatch.setattr(run_pages, "outcomes", seen)
-    assert run_pages.main(["--null-gpu", "--only", "mvit_video.runs"]) == 0
+    assert run_pages.main([*arguments, "--only", "mvit_video.runs"]) == 0
 
 
 def test_where_there_is_no_null_gpu_it_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing() -> dict[str, str]:
+    def missing(changes: dict[str, str]) -> dict[str, str]:
         raise null_gpu.NullGPUError("the null GPU needs gcc")
 
     monkeypatch.setattr(null_gpu, "environment", missing)
