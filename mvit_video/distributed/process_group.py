@@ -219,8 +219,8 @@ def main_first(world: World) -> Iterator[None]:
 class StopVote:
     """The ranks' common answer to "was any of us asked to stop?".
 
-    The flags travel over a group of their own on the CPU while the ranks compute, for as many steps as `span` says, so
-    that asking costs no time.
+    The flags travel over gloo while the ranks compute, for as many steps as `span` says, so that asking costs no time.
+    Where gradients take gloo as well, that is in a group of their own.
 
     Args:
         world: this process among the others.
@@ -233,7 +233,9 @@ class StopVote:
         self.timeout_s = timeout_s
         self._group: dist.ProcessGroup | None = None
         if world.size > 1:
-            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            # Each group of gloo connects every rank with every other, so there are no more of them than needed.
+            own = world.device.type != "cuda"
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if own else dist.group.WORLD
             assert isinstance(group, dist.ProcessGroup)
             self._group = group
 

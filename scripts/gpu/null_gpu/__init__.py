@@ -1,15 +1,16 @@
 """A GPU that computes nothing: PyTorch's CUDA build runs on a machine without a card, kernels and all.
 
-One library takes the place of CUDA's runtime, of cuBLAS and of the driver. Memory of the "card" is memory of the host
-that is reserved and not filled; kernels and matrix products are checked, counted and do nothing. All else is real:
-PyTorch's allocator and autograd, Triton's compiler for sm_90, Inductor, the capture of CUDA graphs. So errors of host
-code show, peak memory is what the allocator says, and launches can be counted. No time and no value means anything.
+One library takes the place of CUDA's runtime, of cuBLAS, of NCCL and of the driver. Memory of the "card" is memory of
+the host that is reserved and not filled; kernels and matrix products are checked, counted and do nothing. All else is
+real: PyTorch's allocator and autograd, Triton's compiler for sm_90, Inductor, the capture of CUDA graphs. So errors of
+host code show, peak memory is what the allocator says, and launches can be counted. No time and no value means
+anything. Ranks are processes of one host with a device each, and collectives move and add up what lies in their memory.
 
     python -m gpu.null_gpu python train.py ...    # from scripts/: any command, on the null GPU
 
 Not replaced: cuDNN, which is switched off (convolutions go another way, with other memory; attention is chosen as on a
-card where `cudnn_attention.py` is installed, as the kit does), NCCL, cuFFT, cuSOLVER and cuSPARSE, which fail. Not
-seen: what kernels read and write, how many registers they need, how far a stream has got.
+card where `cudnn_attention.py` is installed, as the kit does), cuFFT, cuSOLVER and cuSPARSE, which fail. Not seen:
+what kernels read and write, how many registers they need, how far a stream has got with its kernels.
 """
 
 import ctypes

@@ -2,7 +2,8 @@
 
 The C files beside this one replace what has a meaning without a card. Which other functions of CUDA the installed
 libraries call is read from their symbols, and a function is generated for each: products count as launches, what only
-prepares or releases something does nothing, and everything else says that it has no replacement and fails.
+prepares or releases something does nothing, and everything else says that it has no replacement and fails (so do
+functions of NCCL that nobody has needed yet).
 """
 
 import functools
