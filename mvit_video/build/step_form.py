@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mvit_video.build.run_identity import recorded_options
@@ -69,7 +70,8 @@ def resolve_form(config: Train, builder: TaskBuilder, model: nn.Module, world: W
     asked = [name for name in OPTIONS if getattr(trainer, name) == AUTO]
     recorded = from_main(_recorded(config.run_dir) if asked and world.is_main else None, world)
     if asked and recorded is None:
-        choice = from_main(_choose(config, builder, model, world) if world.is_main else None, world)
+        exchange_s = _exchange_s(config, model, world)
+        choice = from_main(_choose(config, builder, model, world, exchange_s) if world.is_main else None, world)
         recorded = choice.form
         logger.info("%s, %s", _answers(asked, recorded), choice.reason)
     elif asked:
@@ -104,7 +106,20 @@ def why_no_graphs(config: Train, model: nn.Module, world: World) -> str | None:
     return None
 
 
-def _choose(config: Train, builder: TaskBuilder, model: nn.Module, world: World) -> Choice:
+def _exchange_s(config: Train, model: nn.Module, world: World) -> float:
+    """Seconds in which the ranks sum all gradients, measured by all of them; 0 where no form has to wait for it."""
+    if world.size == 1 or config.trainer.cuda_graphs != AUTO or why_no_graphs(config, model, world) is not None:
+        return 0.0
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    gradients = torch.zeros(count, device=world.device)
+
+    def exchange() -> None:
+        dist.all_reduce(gradients)
+
+    return median_s(exchange, world.device)
+
+
+def _choose(config: Train, builder: TaskBuilder, model: nn.Module, world: World, exchange_s: float = 0.0) -> Choice:
     forms = [
         Form(compile=compile, cuda_graphs=cuda_graphs)
         for compile in _values(config.trainer.compile)
@@ -123,7 +138,8 @@ def _choose(config: Train, builder: TaskBuilder, model: nn.Module, world: World)
         return Choice(form=forms[0], reason=str(about_graphs))
     assert isinstance(model, MViT)
     bf16 = uses_bf16(config.trainer.precision, world.device)  # type: ignore[arg-type]
-    choice = fastest(model, builder.input_shape(config, model.config), bf16=bf16, forms=forms)
+    shape = builder.input_shape(config, model.config)
+    choice = fastest(model, shape, bf16=bf16, forms=forms, exchange_s=exchange_s)
     return Choice(form=choice.form, reason="; ".join(filter(None, (choice.reason, about_graphs))))
 
 
@@ -144,14 +160,20 @@ def _values(option: bool | str) -> tuple[bool, ...]:
     return (False, True) if option == AUTO else (bool(option),)
 
 
-def fastest(model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: Sequence[Form]) -> Choice:
+def fastest(
+    model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: Sequence[Form], exchange_s: float = 0.0
+) -> Choice:
     """Time forward and backward passes of a batch of noise in several forms.
+
+    Among several ranks, gradients travel beside the backward pass, as far as it is long enough; those of a CUDA graph
+    after it.
 
     Args:
         model: on its device; takes one tensor and gives one.
         shape: of the batch.
         bf16: computed in bf16.
         forms: of which the first is taken where none can be measured.
+        exchange_s: seconds in which the ranks sum all gradients.
 
     Raises:
         RuntimeError: the GPU cannot be used any more after a form that failed.
@@ -173,7 +195,8 @@ def fastest(model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: Sequ
             gc.collect()  # what the form before has left, also where it failed
             try:
                 with runners.of(form, first_step=step) as forward:
-                    times[form] = median_s(lambda: step(forward), device)
+                    passes = median_s(lambda: step(forward), device)
+                    times[form] = passes + waited_s(form, passes, exchange_s)
             except Exception as error:  # compilers, captures and memory fail in many ways; the run can go on without
                 model.zero_grad(set_to_none=True)
                 failures.append(f"{form.words} it failed: {_first_line(error)}")
@@ -182,9 +205,16 @@ def fastest(model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: Sequ
         return Choice(form=forms[0], reason=f"because the measurement failed: {'; '.join(failures)}")
     said = [f"{1e3 * times[form]:.1f} ms {form.words}" for form in sorted(times, key=lambda form: times[form])]
     texts = [f"forward and backward pass take {', '.join(said)}", *failures]
+    if exchange_s:
+        texts.append(f"of that the ranks wait for their gradients, whose sum takes {1e3 * exchange_s:.1f} ms")
     if runners.compiling_s is not None:
         texts.append(f"compiling took {runners.compiling_s:.0f} s")
     return Choice(form=min(times, key=lambda form: times[form]), reason=f"because {'; '.join(texts)}")
+
+
+def waited_s(form: Form, passes_s: float, exchange_s: float) -> float:
+    """Seconds of a step that go by while gradients travel and nothing is computed; a backward pass is two thirds."""
+    return exchange_s if form.cuda_graphs else max(0.0, exchange_s - passes_s * 2 / 3)
 
 
 class Runners:

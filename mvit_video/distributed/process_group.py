@@ -150,11 +150,22 @@ def _leave_at_once(device: torch.device) -> None:
 
 
 def data_parallel(model: nn.Module, world: World) -> nn.Module:
-    """The model with its gradients averaged over the ranks; the model itself in a world of one."""
+    """The model with its gradients averaged over the ranks; the model itself in a world of one.
+
+    Buffers are those of rank 0 from the beginning on; before each pass, too, where there are running statistics. Others
+    are constants, and sending them would let every forward pass wait for rank 0.
+    """
     if world.size == 1:
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=bool(running_statistics(model))
+    )
+
+
+def running_statistics(model: nn.Module) -> list[str]:
+    """Names of the buffers that a model keeps with its weights, because passes change them."""
+    return sorted(model.state_dict().keys() - dict(model.named_parameters()).keys())
 
 
 def mean_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mvit_video.distributed.process_group import World
+from mvit_video.distributed.process_group import World, running_statistics
 from mvit_video.runtime.compilation import COMPILE_OPTIONS
 
 logger = logging.getLogger(__name__)
@@ -64,10 +64,10 @@ class Sharding:
         """
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        persistent = model.state_dict().keys() - dict(model.named_parameters()).keys()
-        if persistent:
+        statistics = running_statistics(model)
+        if statistics:
             raise ValueError(
-                f"{type(model).__name__} keeps running statistics ({min(persistent)}, ...), which sharded ranks do not "
+                f"{type(model).__name__} keeps running statistics ({statistics[0]}, ...), which sharded ranks do not "
                 "exchange: set trainer.strategy=ddp"
             )
         policy = MixedPrecisionPolicy()

@@ -48,7 +48,8 @@ class GraphedModel(nn.Module):
     backward pass of any but the latest forward pass is refused.
 
     Args:
-        model: takes one tensor and gives one; in training mode, on a GPU. Wrap in DistributedDataParallel afterwards.
+        model: takes one tensor and gives one; in training mode, on a GPU. Wrap in `AveragedAtOnce`
+            (distributed/gradients.py) or DistributedDataParallel afterwards.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from mvit_video.distributed.gradients import AveragedAtOnce
 from mvit_video.distributed.process_group import StopVote, World, data_parallel, mean_over_ranks
 from mvit_video.distributed.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
 from mvit_video.engine.average import WeightAverage
@@ -170,7 +172,7 @@ class Trainer:
     def _connected(self) -> nn.Module:
         """What the steps call: the model with its gradients averaged over the ranks, its passes as CUDA graphs or not.
 
-        The graphs are captured before the first batch, since threads then prepare batches; and before DDP's hooks.
+        The graphs are captured before the first batch, since threads then prepare batches.
         """
         shape = self.options.graphed_shape
         if self.sharding:
@@ -182,7 +184,7 @@ class Trainer:
         graphed = GraphedModel(self.model)
         graphed.capture(shape, bf16=self.options.bf16)
         logger.info("forward and backward pass captured as CUDA graphs in %.1f s", time.perf_counter() - start)
-        return data_parallel(graphed, self.world)
+        return graphed if self.world.size == 1 else AveragedAtOnce(graphed, self.world)
 
     @property
     def complete(self) -> bool:
@@ -275,7 +277,7 @@ class Trainer:
         would differ in the last bit from the same step of a run that was not interrupted.
         """
         self._buckets_arranged = True
-        if self.world.size <= 2 or self.sharding is not None:
+        if self.world.size <= 2 or not isinstance(self.forward, DistributedDataParallel):
             return
         before = [buffer.clone() for buffer in self.model.buffers()]
         self.forward_loss(batch).loss.backward()

@@ -261,7 +261,8 @@ def compute_s(work: Workload, machine: Machine) -> float:
 def phases(work: Workload, machine: Machine, strategy: Strategy) -> list[Phase]:
     """A step of several ranks.
 
-    DDP sums float32 gradients beside the last backward pass; only the last bucket is not full before that pass ends.
+    DDP sums float32 gradients beside the last backward pass; only the last bucket is not full before that pass ends. A
+    backward pass that is a CUDA graph gives all gradients at its end, and they are summed at once.
     FSDP gathers the weights of a block beside the block before it, in bf16 or float32, in the forward pass and again in
     the backward pass; stem and head come first and stay until they are used last. Beside the last backward pass it
     scatters the sums of float32 gradients. With accumulation earlier passes keep their gradients.
@@ -271,7 +272,8 @@ def phases(work: Workload, machine: Machine, strategy: Strategy) -> list[Phase]:
     forward = whole / (3 + work.recomputed)
     backward = whole - forward
     if strategy == "ddp":
-        *early, last = _exchanges("all_reduce", buckets(work.parameters))
+        sizes = [FP32 * work.parameters] if work.cuda_graphs else buckets(work.parameters)
+        *early, last = _exchanges("all_reduce", sizes)
         return [
             Phase(compute_s=passes * forward + (passes - 1) * backward),
             Phase(compute_s=backward, beside=early, after=[last]),

@@ -129,7 +129,7 @@ def test_what_is_not_measured_stays_as_it_is(config: Train, model: MViT, monkeyp
     config.trainer.strategy = "ddp"
     asked = []
 
-    def first(model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: list[Form]) -> Choice:
+    def first(model: nn.Module, shape: tuple[int, ...], *, bf16: bool, forms: list[Form], exchange_s: float) -> Choice:
         asked.append((shape, bf16, tuple(forms)))
         return Choice(form=forms[0], reason="because it is first")
 
@@ -170,6 +170,32 @@ def test_the_fastest_form_is_chosen_and_nothing_else_changes(
     assert graphs_on_a_cpu == [(2, 4)] * 2
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(p, q) and p.grad is None for p, q in zip(model.parameters(), before))
+
+
+def test_among_ranks_graphs_wait_for_the_gradients(
+    config: Train, model: MViT, monkeypatch: pytest.MonkeyPatch, graphs_on_a_cpu: list[tuple[int, ...]]
+) -> None:
+    """Eager passes of 30 ms hide 20 ms of 25: the other 5 are waited for, as all 25 by the graphs."""
+    given = iter((0.03, 0.02, 0.03, 0.02))
+    monkeypatch.setattr(step_form, "median_s", lambda *_: next(given))
+    forms = (PLAIN, GRAPHS)
+    choice = fastest(nn.Linear(4, 4), (2, 4), bf16=True, forms=forms, exchange_s=0.025)
+    assert choice.form == PLAIN
+    assert "take 35.0 ms as it is, 45.0 ms as CUDA graphs; of that the ranks wait for their gr" in choice.reason
+    assert "gradients, whose sum takes 25.0 ms" in choice.reason
+    assert fastest(nn.Linear(4, 4), (2, 4), bf16=True, forms=forms).form == GRAPHS
+    # It is measured by all ranks where graphs are in question, and by none elsewhere.
+    summed: list[int] = []
+    monkeypatch.setattr(step_form, "median_s", lambda step, device: step() or 0.025)
+    monkeypatch.setattr(step_form.dist, "all_reduce", lambda gradients: summed.append(gradients.numel()))
+    monkeypatch.setattr(step_form.torch, "zeros", lambda count, device: torch.ones(count))
+    assert step_form._exchange_s(config, model, GPUS) == 0.025
+    assert summed == [sum(parameter.numel() for parameter in model.parameters())]
+    assert step_form._exchange_s(config, model, GPU) == 0.0
+    config.trainer.strategy = "fsdp"
+    assert step_form._exchange_s(config, model, GPUS) == 0.0
+    config.trainer.cuda_graphs, config.trainer.strategy = False, "ddp"
+    assert step_form._exchange_s(config, model, GPUS) == 0.0
 
 
 def test_what_fails_is_named_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,10 @@ def test_ddp_adds_what_does_not_fit_beside_the_backward_pass() -> None:
     assert step_s(replace(WORK, accumulate=2), slow, "ddp") == pytest.approx(0.04 + 0.08 + 0.04 + 0.24)
 
 
+def test_gradients_of_graphs_travel_after_the_backward_pass() -> None:
+    assert step_s(replace(WORK, cuda_graphs=True), ONE_NODE, "ddp") == pytest.approx(0.12 + 1.5 * 40e6 / 1e9)
+
+
 def test_fsdp_waits_for_the_first_and_the_last() -> None:
     # Gathers of stem and head and of the blocks: 1.5, 4.5 and 9 ms; sums: 3, 9 and 18 ms; forward pass 40 ms.
     assert step_s(WORK, ONE_NODE, "fsdp") == pytest.approx(0.006 + 0.04 + 0.009 + 0.08 + 0.003)

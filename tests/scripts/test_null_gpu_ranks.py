@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 from gpu import null_gpu
 from mvit_video.distributed import process_group
+from mvit_video.distributed.gradients import AveragedAtOnce
+from mvit_video.engine.graphs import GraphedModel
+from mvit_video.models import create_model
 from tests import forked_ranks
 
 FOLDER = Path(sys.argv[1])
@@ -82,6 +85,21 @@ def gradients(world):
     model(torch.ones(2, 4, device="cuda")).sum().backward()
     return (null_gpu.counts() - before).collectives
 
+def graphed_step(world):
+    shape = (1, 3, 2, 16, 16)
+    small = {"depth": 2, "stage_starts": (1,), "num_frames": 2, "crop_size": 16, "pooling_form": "library"}
+    model = create_model("mvitv2_motion", **small).cuda().train()
+    graphed = GraphedModel(model)
+    graphed.capture(shape, bf16=True)
+    ranks = AveragedAtOnce(graphed, world)
+    inputs = torch.zeros(shape, device="cuda")
+    before = null_gpu.counts()
+    with torch.autocast("cuda", torch.bfloat16):
+        ranks(inputs).sum().backward()
+    done = null_gpu.counts() - before
+    gradients = sum(parameter.grad is not None for parameter in model.parameters())
+    return {"launches": done.launches, "collectives": done.collectives, "gradients": gradients}
+
 def waiting(world):
     # Collectives take their time: the host goes on, and the stream waits for rank 1, which joins after the barrier.
     if world.rank == 1:
@@ -98,7 +116,7 @@ def well():
     with process_group.world(CUDA, timeout_s=60) as world:
         found = {"device": str(world.device), "reductions": reductions(world.rank), **moves(world.rank)}
         found["graph"] = graphed()
-        found["gradients"] = gradients(world)
+        found["gradients"], found["graphed step"] = gradients(world), graphed_step(world)
         before = null_gpu.counts()
         found["objects"] = process_group.gather_to_all({"rank": world.rank, "text": "x" * world.rank}, world)
         found["from main"] = process_group.from_main(["main"] * 3 if world.rank == 0 else None, world)
@@ -171,6 +189,9 @@ def test_collectives_in_graphs_and_of_gradients_are_done_and_counted(found: dict
     own = found[f"well{rank}"]
     assert own["graph"] == {"captured": 1, "after two": 4, "counted": 1}
     assert own["gradients"] == 1
+    # Fewer launches than the model has parameters: DistributedDataParallel copies each gradient.
+    step = own["graphed step"]
+    assert step["collectives"] == 1 and step["launches"] < 20 < step["gradients"]
 
 
 def test_a_collective_takes_its_time(found: dict[str, Any]) -> None:
