@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,10 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
     dist.destroy_process_group()
 
 
+_left: list[Any] = []
+"""Groups that were left at once: PyTorch would warn, before the user reads why, that each one ends unfinished."""
+
+
 def _own_gpu() -> torch.device:
     """The GPU of this rank: that of its number on the node, or the only one that it sees.
 
@@ -144,6 +149,7 @@ def _leave_at_once(device: torch.device) -> None:
     NCCL would first wait, up to its timeout, for work that this rank has begun and another may never join.
     """
     if device.type == "cuda":
+        _left.append(dist.group.WORLD)
         dist.distributed_c10d._abort_process_group()
     else:
         dist.destroy_process_group()
@@ -185,12 +191,30 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+@contextmanager
+def _partners_named(world: World) -> Iterator[None]:
+    """Say of a message that failed that another rank is at fault, in words for those who read this rank's."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"rank {world.rank}: another rank is gone or did not come ({_cause(error)}); its own message says why"
+        ) from error
+
+
+def _cause(error: RuntimeError) -> str:
+    """The first sentence of gloo's message, without its place in gloo's code."""
+    first = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[\S+:\d+\] ", "", first[0]).split(". ")[0]
+
+
 def gather_to_main(value: Any, world: World) -> list[Any]:
     """The value of every rank, in rank order, on rank 0; an empty list on the others. Values are pickled."""
     if world.size == 1:
         return [value]
     gathered: list[Any] = [None] * world.size if world.is_main else []
-    dist.gather_object(value, gathered if world.is_main else None)
+    with _partners_named(world):
+        dist.gather_object(value, gathered if world.is_main else None)
     return gathered
 
 
@@ -199,7 +223,8 @@ def gather_to_all(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     gathered: list[Any] = [None] * world.size
-    dist.all_gather_object(gathered, value)
+    with _partners_named(world):
+        dist.all_gather_object(gathered, value)
     return gathered
 
 
@@ -207,13 +232,16 @@ def from_main(value: Any, world: World) -> Any:
     """The value of rank 0 on every rank."""
     box = [value]
     if world.size > 1:
-        dist.broadcast_object_list(box)
+        with _partners_named(world):
+            dist.broadcast_object_list(box)
     return box[0]
 
 
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
-    if world.size > 1:
+    if world.size == 1:
+        return
+    with _partners_named(world):
         dist.all_reduce(torch.zeros(1))  # on the host; `dist.barrier` may take the GPU, with its own way to fail
 
 
@@ -267,7 +295,7 @@ class StopVote:
             except RuntimeError as error:
                 raise RuntimeError(
                     f"rank {self.rank}: another rank did not finish its step within {self.timeout_s:g} s, or is gone "
-                    f"({str(error).splitlines()[0]})"
+                    f"({_cause(error)})"
                 ) from error
             return bool(flag.item())
 

@@ -210,7 +210,9 @@ def test_objects_and_barriers_of_ranks_on_gpus_do_not_touch_them(found: dict[str
 def test_a_rank_that_fails_leaves_at_once_and_the_others_hear_of_it(found: dict[str, Any]) -> None:
     """Without leaving at once both would sit through the timeout of 300 s, in NCCL and in gloo."""
     assert found["fails1"] == "ValueError: a fault"
-    assert found["fails0"].startswith("RuntimeError: ") and "imed out" not in found["fails0"]
+    assert found["fails0"].startswith("RuntimeError: rank 0: another rank is gone or did not come (")
+    assert found["fails0"].endswith("); its own message says why") and ".cc:" not in found["fails0"]
+    assert "imed out" not in found["fails0"]
 
 
 def test_two_ranks_on_one_gpu_are_told_apart_from_two_that_see_one_each(found: dict[str, Any]) -> None:
