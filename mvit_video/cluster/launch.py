@@ -121,6 +121,9 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Else ranks that start again find the addresses of those that have ended, in the store that they share with them,
+    # and wait for ever, or are refused.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     # Its reports repeat in twenty lines what is said here in one.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     launcher = config.launcher

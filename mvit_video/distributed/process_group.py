@@ -1,5 +1,6 @@
 """The ranks of a run: started by torchrun, by submitit, or alone, from the same code."""
 
+import inspect
 import logging
 import os
 import re
@@ -73,6 +74,7 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
 
     Raises:
         RuntimeError: when the group cannot be formed, or two ranks have the same GPU; the message says what was tried.
+            Or when a message of gloo's fails in the block, because another rank is gone.
     """
     size = launched_size()
     if size == 1 and "RANK" not in os.environ:
@@ -89,6 +91,7 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
+        store = dist.PrefixStore(_attempt(), store)
         shared = _shared_gpu(device, store, rank) if device.type == "cuda" else None
         if shared is None:
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
@@ -104,12 +107,29 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
     except Interrupted:
         dist.destroy_process_group()  # as its last step was done by all
         raise
-    except BaseException:
+    except BaseException as error:
         _leave_at_once(device)
+        if isinstance(error, RuntimeError) and _OF_GLOO.match(str(error)):
+            raise RuntimeError(
+                f"rank {rank}: another rank is gone or did not come ({_cause(error)}); its own message says why"
+            ) from error
         raise
     dist.destroy_process_group()
 
 
+def _attempt() -> str:
+    """A name that the ranks of one start have in common, and those of the start before had not.
+
+    torchrun starts ranks again with the same store, where the addresses of the ended ones still are: whoever is first
+    would connect to those. It counts its starts for each node by itself, so of several nodes nothing is known here;
+    launchers give them a store for each start (cluster/launch.py).
+    """
+    one_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if one_node else "start"
+
+
+_OF_GLOO = re.compile(r"^\[\S*\bgloo/\S+:\d+\] ")
+"""Where in gloo's code an error comes from, as its messages begin."""
 _left: list[Any] = []
 """Groups that were left at once: PyTorch would warn, before the user reads why, that each one ends unfinished."""
 
@@ -164,9 +184,11 @@ def data_parallel(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=bool(running_statistics(model))
-    )
+    # Until PyTorch 2.14 or so it has another name.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    before_each_pass: Any = {name: bool(running_statistics(model))}
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **before_each_pass)
 
 
 def running_statistics(model: nn.Module) -> list[str]:
@@ -191,21 +213,10 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
-@contextmanager
-def _partners_named(world: World) -> Iterator[None]:
-    """Say of a message that failed that another rank is at fault, in words for those who read this rank's."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"rank {world.rank}: another rank is gone or did not come ({_cause(error)}); its own message says why"
-        ) from error
-
-
 def _cause(error: RuntimeError) -> str:
     """The first sentence of gloo's message, without its place in gloo's code."""
     first = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[\S+:\d+\] ", "", first[0]).split(". ")[0]
+    return _OF_GLOO.sub("", first[0]).split(". ")[0]
 
 
 def gather_to_main(value: Any, world: World) -> list[Any]:
@@ -213,8 +224,7 @@ def gather_to_main(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     gathered: list[Any] = [None] * world.size if world.is_main else []
-    with _partners_named(world):
-        dist.gather_object(value, gathered if world.is_main else None)
+    dist.gather_object(value, gathered if world.is_main else None)
     return gathered
 
 
@@ -223,8 +233,7 @@ def gather_to_all(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     gathered: list[Any] = [None] * world.size
-    with _partners_named(world):
-        dist.all_gather_object(gathered, value)
+    dist.all_gather_object(gathered, value)
     return gathered
 
 
@@ -232,16 +241,13 @@ def from_main(value: Any, world: World) -> Any:
     """The value of rank 0 on every rank."""
     box = [value]
     if world.size > 1:
-        with _partners_named(world):
-            dist.broadcast_object_list(box)
+        dist.broadcast_object_list(box)
     return box[0]
 
 
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
-    if world.size == 1:
-        return
-    with _partners_named(world):
+    if world.size > 1:
         dist.all_reduce(torch.zeros(1))  # on the host; `dist.barrier` may take the GPU, with its own way to fail
 
 

@@ -38,6 +38,22 @@ def failing_on_rank_1(config: Any) -> str:
     return "not reached"
 
 
+def killed_the_first_time(config: Any) -> list[int]:
+    """Rank 1 is killed while rank 0 waits for it; started again, all ranks meet."""
+    from mvit_video.distributed.process_group import gather_to_all, world
+
+    start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    try:
+        with world(torch.device("cpu"), timeout_s=60) as here:
+            gather_to_all(start, here)
+            if here.rank == 1 and start == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return gather_to_all(start, here)
+    except RuntimeError as error:
+        Path(config.output_dir, "said").write_text(str(error))
+        raise
+
+
 def interrupted(config: Any) -> None:
     raise Interrupted("saved at step 3")
 
@@ -162,6 +178,21 @@ def test_a_failing_rank_ends_the_others_within_seconds(quick_ranks: None, tmp_pa
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     with pytest.raises(RuntimeError, match="rank 1 of 2 ended first, with exit code 1"):
         launch.launch(failing_on_rank_1, config)  # the other rank sleeps for a minute: the test would take that long
+
+
+@pytest.mark.parametrize("one_store", ["0", "1"])
+def test_ranks_start_again_and_meet(
+    quick_ranks: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_store: str,
+) -> None:
+    """Also with one store for all starts, as of torchrun by itself, in which the addresses of the first one are."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", one_store)
+    more = ["launcher.processes=2", "launcher.max_restarts=1", f"output_dir={tmp_path}"]
+    assert launch.launch(killed_the_first_time, options("+experiment=motion_mvitv2", *more)) == [1, 1]
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("rank 0: another rank is gone or did not come (") and ".cc:" not in said
 
 
 def test_an_interrupted_rank_is_no_failure(quick_ranks: None, tmp_path: Path) -> None:
