@@ -11,8 +11,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mvit_video.cli import run_command
-from mvit_video.config import Predict, SlurmLauncher
-from mvit_video.data.datasets.extensions import IMAGES
+from mvit_video.config import LocalLauncher, Predict, SlurmLauncher
+from mvit_video.data.datasets.extensions import IMAGES, VIDEOS
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,23 @@ def run(config: Predict) -> None:
 
     if config.parts is not None and config.part is None and isinstance(config.launcher, SlurmLauncher):
         submit_parts(config)
-    else:
-        launch(predict, config)
+        return
+    if isinstance(config.launcher, LocalLauncher) and config.launcher.processes is None and is_for_one_process(config):
+        config.launcher.processes = 1
+    launch(predict, config)
+
+
+def is_for_one_process(config: Predict) -> bool:
+    """Whether there is nothing to share out among GPUs: one stream, or one file.
+
+    Raises:
+        ValueError: several sources, one of which is a stream.
+    """
+    from mvit_video.build.live import wants_live
+
+    (first, *more) = config.sources
+    one_file = not more and (VIDEOS.has(first) or IMAGES.has(first)) and not os.path.isdir(first)
+    return wants_live(config.sources, live=config.live) or one_file
 
 
 def submit_parts(config: Predict) -> list[str]:

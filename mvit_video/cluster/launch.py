@@ -5,6 +5,7 @@ checkpoint. So a preempted or requeued job needs nothing but to be started once 
 """
 
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -115,8 +116,14 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
     Raises:
         Interrupted: asked to stop, and saved.
         RunLockedError: another attempt is training the run.
-        RuntimeError: when a rank fails; the others are ended.
+        RuntimeError: when a rank fails; the others are ended. Or when this is one of the ranks already.
     """
+    # A process that Python has started first runs the program's file again, and with it a call that is not guarded there.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            f"there are {processes} processes to start, for each of which Python runs this program's file again: put "
+            'the call under `if __name__ == "__main__":`, or give launcher.processes=1'
+        )
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

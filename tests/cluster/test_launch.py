@@ -1,6 +1,7 @@
 """Running jobs here: in this process and in several."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -153,6 +154,15 @@ def test_more_ranks_than_gpus_are_refused_before_any_starts(tmp_path: Path, monk
     assert ranks(1, "launcher.processes=2", "trainer.device=cpu") == 2
     assert ranks(0, "launcher.processes=2") == ranks(2, "launcher.processes=2") == ranks(2) == 2
     assert ranks(1) == "ran motion_mvitv2"
+
+
+def test_a_program_that_is_run_again_for_a_rank_is_told_to_guard_its_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with pytest.raises(RuntimeError, match=r'the call under `if __name__ == "__main__":`, or give launcher\.pro'):
+        launch.launch(rank_job, config)
 
 
 def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:

@@ -143,6 +143,30 @@ def test_words_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
+@pytest.mark.parametrize(
+    ("sources", "more", "processes"),
+    [
+        (["rtsp://camera.example/stream"], {}, 1),
+        (["https://example.org/growing.ts"], {"live": True}, 1),
+        (["a.MP4"], {}, 1),
+        (["a.jpg"], {}, 1),
+        (["a.mp4", "b.mp4"], {}, None),
+        (["folder.mp4"], {}, None),
+        (["list.csv"], {}, None),
+        (["a.mp4"], {"launcher": LocalLauncher(processes=2)}, 2),
+    ],
+)
+def test_one_file_and_one_stream_take_one_process_on_a_machine_with_several_gpus(
+    sources: list[str], more: dict[str, Any], processes: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mp4").mkdir()
+    launched: list[Predict] = []
+    monkeypatch.setattr("mvit_video.cluster.launch.launch", lambda job, config: launched.append(config))
+    predict.run(dataclasses.replace(Predict(), **{"sources": sources, "launcher": LocalLauncher()} | more))
+    assert isinstance(launched[0].launcher, LocalLauncher) and launched[0].launcher.processes == processes
+
+
 def test_the_command_itself(
     runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
