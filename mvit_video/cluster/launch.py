@@ -118,7 +118,7 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         RunLockedError: another attempt is training the run.
         RuntimeError: when a rank fails; the others are ended. Or when this is one of the ranks already.
     """
-    # A process that Python has started first runs the program's file again, and with it a call that is not guarded there.
+    # A process that Python has started first runs the file of the program again, with a call in it that is not guarded.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             f"there are {processes} processes to start, for each of which Python runs this program's file again: put "
