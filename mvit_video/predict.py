@@ -57,8 +57,8 @@ def is_for_one_process(config: Predict) -> bool:
     """
     from mvit_video.build.live import wants_live
 
-    (first, *more) = config.sources
-    one_file = not more and (VIDEOS.has(first) or IMAGES.has(first)) and not os.path.isdir(first)
+    files = [source for source in config.sources if VIDEOS.has(source) or IMAGES.has(source)]
+    one_file = len(config.sources) == len(files) == 1 and not os.path.isdir(files[0])
     return wants_live(config.sources, live=config.live) or one_file
 
 

@@ -18,6 +18,14 @@ ALIGNED = 32
 """Elements at whose multiples gradients begin, so that kernels may read four at once."""
 
 
+def _take_from_main(tensor: Tensor) -> None:
+    """Write rank 0's values into a tensor; NCCL sends no other layout than the plain one."""
+    plain = tensor.contiguous()
+    dist.broadcast(plain, 0)
+    if plain is not tensor:
+        tensor.copy_(plain)
+
+
 class AveragedAtOnce(nn.Module):
     """A model whose backward pass ends with the gradients' mean over the ranks in `.grad`.
 
@@ -50,7 +58,7 @@ class AveragedAtOnce(nn.Module):
         ]
         self._sends = True
         for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor.detach(), 0)
+            _take_from_main(tensor.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """What the model gives."""

@@ -168,11 +168,14 @@ def _leave_at_once(device: torch.device) -> None:
 
     NCCL would first wait, up to its timeout, for work that this rank has begun and another may never join.
     """
-    if device.type == "cuda":
-        _left.append(dist.group.WORLD)
-        dist.distributed_c10d._abort_process_group()
-    else:
+    if device.type != "cuda":
         dist.destroy_process_group()
+        return
+    _left.append(dist.group.WORLD)
+    try:
+        dist.distributed_c10d._abort_process_group()
+    except RuntimeError as error:  # as after an error of the GPU, which is what the user must see
+        logger.warning("the group of the ranks could not be left: %s", error)
 
 
 def data_parallel(model: nn.Module, world: World) -> nn.Module:
@@ -184,7 +187,7 @@ def data_parallel(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
-    # Until PyTorch 2.14 or so it has another name.
+    # PyTorch 2.11 and 2.15 have different names for it.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     before_each_pass: Any = {name: bool(running_statistics(model))}

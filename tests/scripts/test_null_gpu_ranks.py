@@ -85,6 +85,12 @@ def gradients(world):
     model(torch.ones(2, 4, device="cuda")).sum().backward()
     return (null_gpu.counts() - before).collectives
 
+def by_columns(world):
+    model = torch.nn.Linear(4, 3).cuda()
+    model.weight = torch.nn.Parameter(torch.full((4, 3), world.rank + 1.0).cuda().t())
+    AveragedAtOnce(model, world)  # NCCL refuses such a layout
+    return model.weight.is_contiguous()
+
 def graphed_step(world):
     shape = (1, 3, 2, 16, 16)
     small = {"depth": 2, "stage_starts": (1,), "num_frames": 2, "crop_size": 16, "pooling_form": "library"}
@@ -117,6 +123,7 @@ def well():
         found = {"device": str(world.device), "reductions": reductions(world.rank), **moves(world.rank)}
         found["graph"] = graphed()
         found["gradients"], found["graphed step"] = gradients(world), graphed_step(world)
+        found["contiguous"] = by_columns(world)
         before = null_gpu.counts()
         found["objects"] = process_group.gather_to_all({"rank": world.rank, "text": "x" * world.rank}, world)
         found["from main"] = process_group.from_main(["main"] * 3 if world.rank == 0 else None, world)
@@ -192,6 +199,7 @@ def test_collectives_in_graphs_and_of_gradients_are_done_and_counted(found: dict
     # Fewer launches than the model has parameters: DistributedDataParallel copies each gradient.
     step = own["graphed step"]
     assert step["collectives"] == 1 and step["launches"] < 20 < step["gradients"]
+    assert own["contiguous"] is False
 
 
 def test_a_collective_takes_its_time(found: dict[str, Any]) -> None:
