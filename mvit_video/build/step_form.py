@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mvit_video.build.run_identity import recorded_options
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Train
-from mvit_video.distributed.process_group import World, from_main
+from mvit_video.distributed.process_group import World, from_main, mean_over_ranks
 from mvit_video.engine.graphs import GraphedModel
 from mvit_video.engine.precision import autocast, uses_bf16
 from mvit_video.models import MViT
@@ -114,7 +113,7 @@ def _exchange_s(config: Train, model: nn.Module, world: World) -> float:
     gradients = torch.zeros(count, device=world.device)
 
     def exchange() -> None:
-        dist.all_reduce(gradients)
+        mean_over_ranks(gradients, world)
 
     return median_s(exchange, world.device)
 

@@ -116,7 +116,7 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
     Raises:
         Interrupted: asked to stop, and saved.
         RunLockedError: another attempt is training the run.
-        RuntimeError: when a rank fails; the others are ended. Or when this is one of the ranks already.
+        RuntimeError: when a rank fails; the others are ended. Or when Python runs the program again for one.
     """
     # A process that Python has started first runs the file of the program again, with a call in it that is not guarded.
     if getattr(multiprocessing.current_process(), "_inheriting", False):

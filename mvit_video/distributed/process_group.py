@@ -268,11 +268,11 @@ class StopVote:
     """The ranks' common answer to "was any of us asked to stop?".
 
     The flags travel over gloo while the ranks compute, for as many steps as `span` says, so that asking costs no time.
-    Where gradients take gloo as well, that is in a group of their own.
+    Where gradients take gloo as well, that is in a group of their own; on GPUs in that of the world.
 
     Args:
         world: this process among the others.
-        timeout_s: seconds after which a rank that has not answered counts as lost.
+        timeout_s: seconds after which a rank that has not answered counts as lost; those of the world.
     """
 
     def __init__(self, world: World, *, timeout_s: float) -> None:
@@ -298,6 +298,7 @@ class StopVote:
         work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
 
         def answer() -> bool:
+            """Whether any rank's flag was set; waits for all of them."""
             assert work is not None
             try:
                 work.wait()

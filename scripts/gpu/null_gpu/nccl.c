@@ -328,19 +328,23 @@ EXPORTED int ncclCommInitRankConfig(communicator *made, int ranks, unique_id id,
     (void)how;
     if (ranks < 1 || ranks > MOST_RANKS || rank < 0 || rank >= ranks)
         return refused(INVALID_ARGUMENT, "a communicator has up to 16 ranks here, not %d", ranks);
+    int place = take_place();
+    if (place < 0)
+        return refused(SYSTEM_FAILED, "a process has up to %d communicators here", MOST_COMMUNICATORS);
     communicator own = calloc(1, sizeof *own);
     own->id = id;
     own->rank = rank;
     own->ranks = ranks;
+    own->place = place;
     own->last = &own->first;
     pthread_mutex_init(&own->lock, NULL);
     pthread_cond_init(&own->more, NULL);
-    own->place = take_place();
-    if (own->place < 0)
-        return refused(SYSTEM_FAILED, "a process has up to %d communicators here", MOST_COMMUNICATORS);
     own->exchange = open_exchange(id.name, rank, ranks, physical_device(), &own->aborted);
-    if (!own->exchange)
+    if (!own->exchange) {
+        leave_place(place);
+        free(own);
         return refused(SYSTEM_FAILED, "no shared memory for %d ranks", ranks);
+    }
     pthread_create(&own->thread, NULL, work_off, own);
     int device = shared_device(own->exchange, ranks);
     if (device >= 0) {
