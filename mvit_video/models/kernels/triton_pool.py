@@ -169,17 +169,29 @@ def _read_leading(
 
 
 @_jit
+def _which(area: tl.tensor, heads: tl.tensor, N: tl.constexpr) -> tl.tuple:
+    """Tile of N of the positions, clip and head of a program, the tiles first.
+
+    All are on the first axis of a launch: CUDA starts no more than 65,535 programs on another, and a large batch of
+    images has more heads.
+    """
+    tiles = tl.cdiv(area, N)
+    pair = tl.program_id(0) // tiles
+    return tl.program_id(0) % tiles, (pair // heads).to(tl.int64), pair % heads
+
+
+@_jit
 def _forward_kernel(
     tokens: tl.tensor, taps: tl.tensor, gain: tl.tensor, shift: tl.tensor, out: tl.tensor, batch_stride: tl.tensor,
     token_stride: tl.tensor, grid: tl.tuple, plane: tl.tuple, heads: tl.tensor, chunk: tl.tensor, eps: tl.tensor,
     CLS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, C: tl.constexpr, N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program (tile of pooled positions, chunk of frames, batch x head): convolve, normalise, write."""
+    """Program (tile of pooled positions and batch x head, chunk of frames): convolve, normalise, write."""
     start = tl.program_id(1) * chunk
-    batch, head = (tl.program_id(2) // heads).to(tl.int64), tl.program_id(2) % heads
+    tile, batch, head = _which(plane[0] * plane[1], heads, N)
     channel = tl.arange(0, BLOCK_C)
-    place = tl.program_id(0) * N + tl.arange(0, N)
+    place = tile * N + tl.arange(0, N)
     inside = place < plane[0] * plane[1]
     y, x = place // plane[1], place % plane[1]
     scale = tl.load(gain + channel, mask=channel < C, other=0.0).to(tl.float32)
@@ -187,7 +199,7 @@ def _forward_kernel(
     source = tokens + batch * batch_stride + head * C
     target = out + (batch * (CLS + grid[0] * plane[0] * plane[1]) * heads + head) * C
     if CLS > 0:  # noqa: SIM102 - decided when compiling
-        if (tl.program_id(0) == 0) & (start == 0):
+        if (tile == 0) & (start == 0):
             values, leading, valid = _read_leading(source, channel, token_stride, CLS, C, N)
             _store_normed(values, target + leading * heads * C, valid, channel, scale, offset, eps, C)
     zeros = tl.zeros((N, BLOCK_C), tl.float32)
@@ -220,10 +232,10 @@ def _norm_backward_kernel(
     program's share of the gradients of the norm's gain and shift.
     """
     start = tl.program_id(1) * chunk
-    batch, head = (tl.program_id(2) // heads).to(tl.int64), tl.program_id(2) % heads
-    channel = tl.arange(0, BLOCK_C)
-    place = tl.program_id(0) * N + tl.arange(0, N)
     area = plane[0] * plane[1]
+    tile, batch, head = _which(area, heads, N)
+    channel = tl.arange(0, BLOCK_C)
+    place = tile * N + tl.arange(0, N)
     inside = place < area
     y, x = place // plane[1], place % plane[1]
     scale = tl.load(gain + channel, mask=channel < C, other=0.0).to(tl.float32)
@@ -233,7 +245,7 @@ def _norm_backward_kernel(
     zeros = tl.zeros((N, BLOCK_C), tl.float32)
     gain_sum, shift_sum = zeros, zeros
     if CLS > 0:  # noqa: SIM102 - decided when compiling
-        if (tl.program_id(0) == 0) & (start == 0):
+        if (tile == 0) & (start == 0):
             values, leading, valid = _read_leading(source, channel, token_stride, CLS, C, N)
             row = grad_tokens + (batch * (CLS + grid[0] * grid[1] * grid[2]) * heads + head) * C + leading * heads * C
             gain_sum, shift_sum = _norm_gradient(
@@ -257,7 +269,7 @@ def _norm_backward_kernel(
             gain_sum += of_gain
             shift_sum += of_shift
         sums = (sums[1], sums[2], zeros)
-    program = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+    program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     tl.store(partial + program * 2 * C + channel, tl.sum(gain_sum, axis=0), mask=channel < C)
     tl.store(partial + (program * 2 + 1) * C + channel, tl.sum(shift_sum, axis=0), mask=channel < C)
 
@@ -268,11 +280,11 @@ def _input_gradient_kernel(
     heads: tl.tensor, chunk: tl.tensor, CLS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
     C: tl.constexpr, N: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program (tile of token positions, chunk of frames, batch x head): the transposed convolution, as a gather."""
+    """Program (tile of token positions and batch x head, chunk of frames): the transposed convolution, as a gather."""
     start = tl.program_id(1) * chunk
-    batch, head = (tl.program_id(2) // heads).to(tl.int64), tl.program_id(2) % heads
+    tile, batch, head = _which(grid[1] * grid[2], heads, N)
     channel = tl.arange(0, BLOCK_C)
-    place = tl.program_id(0) * N + tl.arange(0, N)
+    place = tile * N + tl.arange(0, N)
     inside = place < grid[1] * grid[2]
     y, x = place // grid[2], place % grid[2]
     mask = inside[:, None] & (channel < C)[None, :]
@@ -299,12 +311,12 @@ def _weight_gradient_kernel(
     grid: tl.tuple, plane: tl.tuple, heads: tl.tensor, CLS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
     C: tl.constexpr, N: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program (every n-th tile of pooled positions, batch x head): its share of the kernels' gradient.
+    """Program (batch x head, every n-th tile of pooled positions): its share of the kernels' gradient.
 
     A frame of tokens is read once for each spatial tap and meets the gradients of the pooled frames around it, which
     stay in registers, as do the sums of all taps. `partial` is (programs, taps, C).
     """
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), tl.program_id(1) % heads
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     channel = tl.arange(0, BLOCK_C)
     area = plane[0] * plane[1]
     source = tokens + batch * batch_stride + head * C
@@ -317,7 +329,7 @@ def _weight_gradient_kernel(
     sums: tl.tuple = ()  # ordered (kh, kw, kt): what one read serves lies together
     for _ in tl.static_range(taps):
         sums = sums + (zeros,)
-    for tile in range(tl.program_id(0), tl.cdiv(area, N), tl.num_programs(0)):
+    for tile in range(tl.program_id(1), tl.cdiv(area, N), tl.num_programs(1)):
         place = tile * N + tl.arange(0, N)
         inside = place < area
         y, x = place // plane[1], place % plane[1]
@@ -341,7 +353,7 @@ def _weight_gradient_kernel(
                         old = sums[(kh * KERNEL[2] + kw) * KERNEL[0] + kt]
                         grown = grown + (old + values * around[1 + KERNEL[0] // 2 - kt],)
             sums = grown
-    program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     for tap in tl.static_range(taps):
         row = (tap % KERNEL[0]) * KERNEL[1] * KERNEL[2] + tap // KERNEL[0]
         at = partial + (program * KERNEL[0] * KERNEL[1] * KERNEL[2] + row) * C
@@ -359,12 +371,12 @@ def _warps(block: int) -> int:
     return 8 if block <= 128 else 16
 
 
-def _programs(positions: int, tile: int, frames: int, batch_heads: int) -> tuple[tuple[int, int, int], int]:
-    """Launch grid (tiles, chunks, batch x heads) and the frames of a chunk."""
+def _programs(positions: int, tile: int, frames: int, batch_heads: int) -> tuple[tuple[int, int], int]:
+    """Launch grid (tiles x batch x heads, chunks) and the frames of a chunk."""
     tiles = -(-positions // tile)
     chunks = min(frames, -(-PROGRAMS // (tiles * batch_heads)))
     chunk = -(-frames // chunks)
-    return (tiles, -(-frames // chunk), batch_heads), chunk
+    return (tiles * batch_heads, -(-frames // chunk)), chunk
 
 
 def _out_grid(grid: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> Triple:
@@ -426,7 +438,7 @@ def _launch_backward(
     shared |= {"num_warps": _warps(block), "enable_fp_fusion": True}
     with torch.cuda.device_of(tokens):
         launch, chunk = _programs(h * w, tile, t, batch * heads)
-        of_norm = taps.new_empty(launch[0] * launch[1] * launch[2], 2, channels, dtype=torch.float32)
+        of_norm = taps.new_empty(launch[0] * launch[1], 2, channels, dtype=torch.float32)
         _norm_backward_kernel[launch](
             tokens, taps, gain, grad, grad_pooled, grad_tokens, of_norm, *strides, grad.stride()[:3], *sizes, chunk,
             eps, N=tile, **shared,
@@ -436,7 +448,7 @@ def _launch_backward(
         tile, _ = _tile(WEIGHT_TILE, channels)
         tiles = min(-(-h * w // tile), -(-2 * PROGRAMS // (batch * heads)))
         of_taps = taps.new_empty(tiles * batch * heads, taps.shape[0], channels, dtype=torch.float32)
-        _weight_gradient_kernel[tiles, batch * heads](tokens, grad_pooled, of_taps, *strides, *sizes, N=tile, **shared)
+        _weight_gradient_kernel[batch * heads, tiles](tokens, grad_pooled, of_taps, *strides, *sizes, N=tile, **shared)
     return grad_tokens, _sum_of_taps(of_taps), of_norm.sum(0)
 
 

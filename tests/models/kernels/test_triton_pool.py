@@ -99,7 +99,7 @@ if INTERPRETED:
     def test_frames_dealt_out_to_several_programs_equal_the_plain_form(monkeypatch):
         monkeypatch.setattr(triton_pool, "PROGRAMS", 4)
         launch, chunk = triton_pool._programs(6, 4096, 5, 2)
-        assert launch == (1, 2, 2) and chunk == 3  # frames 0-2 and 3-4
+        assert launch == (2, 2) and chunk == 3  # frames 0-2 and 3-4
         assert max(errors(((3, 1, 1), (1, 2, 2), (5, 3, 4), 2, 1, 8, 1), torch.float32)) < 1e-5
 
     def test_several_tiles_equal_the_plain_form(monkeypatch):
@@ -305,9 +305,22 @@ else:
         monkeypatch.setattr(driver, "_active", HopperWithoutDevice())
         out = torch.ops.mvit_video.pool_norm(tokens, taps, gain, gain, *geometry)
         torch.ops.mvit_video.pool_norm_backward(out, tokens, taps, gain, *geometry)
-        assert compiled == {  # tiles, chunks of frames, batch x heads
-            "_forward_kernel": ((2, 1, 2), True, True),
-            "_norm_backward_kernel": ((2, 1, 2), True, True),
-            "_input_gradient_kernel": ((7, 1, 2), True, True),
-            "_weight_gradient_kernel": ((7, 2), True, True),
+        assert compiled == {  # tiles x batch x heads, chunks of frames; the last: batch x heads, tiles
+            "_forward_kernel": ((4, 1), True, True),
+            "_norm_backward_kernel": ((4, 1), True, True),
+            "_input_gradient_kernel": ((14, 1), True, True),
+            "_weight_gradient_kernel": ((2, 7), True, True),
         }
+
+    def test_more_heads_than_an_axis_of_a_launch_takes(monkeypatch):
+        """65,536 images with one head: CUDA starts at most 65,535 programs on every axis but the first."""
+        pytest.importorskip("triton")
+        from triton.runtime.jit import JITFunction
+
+        grids = []
+        monkeypatch.setattr(JITFunction, "run", lambda *args, grid, **options: grids.append(grid))
+        tokens = torch.zeros(1, 1 + 2 * 2, 8).expand(65536, -1, -1)
+        taps, gain, geometry = torch.zeros(9, 8), torch.zeros(8), ([1, 2, 2], [1, 3, 3], [1, 1, 1], 1, 1, EPS)
+        out = torch.ops.mvit_video.pool_norm(tokens, taps, gain, gain, *geometry)
+        torch.ops.mvit_video.pool_norm_backward(out, tokens, taps, gain, *geometry)
+        assert [max((*grid, 1)[1:]) for grid in grids] == [1, 1, 1, 1] and all(grid[0] >= 65536 for grid in grids)
