@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import multiprocessing
+import os
 import random
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -29,6 +30,8 @@ from tests.video_library import Library
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
+# What tests compile is small: each process of the compiler would take longer to start than to compile its share.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 sys.path.insert(0, str(ROOT / "scripts"))  # benchmarks and fuzzing are tested, too
 read_once()
 
