@@ -1,10 +1,12 @@
 """Which way the functions with a backward pass of their own are called."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
@@ -46,6 +48,15 @@ def run(
     if not runs_now(*tensors):
         return operator(*inputs)
     return function.apply(*inputs) if wants_gradient(*tensors) else launch(*inputs)
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """A function whose results a compiler takes for constants, as torch.compiler.assume_constant_result makes it.
+
+    That one imports the compiler, which takes as long as importing torch, in every process of every command.
+    """
+    vars(function)["_dynamo_marked_constant"] = True
+    return function
 
 
 def is_fake() -> bool:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mvit_video.models.kernels.gradient import wants_gradient
+from mvit_video.models.kernels.gradient import constant_in_graphs, wants_gradient
 
 CUDNN_COLUMNS = 128
 """Up to this width of a head cuDNN has forward and backward kernels for all pairs of widths."""
@@ -84,7 +84,7 @@ def _is_half_on_cuda(q: Tensor) -> bool:
     return q.is_cuda and torch.version.hip is None and q.dtype in (torch.float16, torch.bfloat16)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _is_first(index: int | None) -> bool:
     """Whether PyTorch asks cuDNN before its own kernels on a device, as it is set up now."""
     if not torch.backends.cuda.cudnn_sdp_enabled() or torch.are_deterministic_algorithms_enabled():
@@ -92,7 +92,7 @@ def _is_first(index: int | None) -> bool:
     return _capability(index)[0] in (9, 10) and (torch.backends.cudnn.version() or 0) > CUDNN_VERSION
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _has_flash(index: int | None) -> bool:
     return _capability(index) >= (8, 0)
 

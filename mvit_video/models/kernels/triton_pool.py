@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple, conv_grid, half_kernel
-from mvit_video.models.kernels.gradient import run, runs_now
+from mvit_video.models.kernels.gradient import constant_in_graphs, run, runs_now
 
 try:
     import triton  # type: ignore[import-untyped]
@@ -499,7 +499,7 @@ class PoolNorm(torch.autograd.Function):
     backward = staticmethod(_backward)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _can_run(index: int | None) -> bool:
     """Whether a CUDA device is an Ampere or later, and the C compiler is there that Triton builds its launchers with.
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mvit_video.models.kernels import library_attention as module
+from mvit_video.models.kernels.gradient import constant_in_graphs
 from mvit_video.models.kernels.library_attention import asks_cudnn, library_attention
 from tests.null_gpu import NullGPU
 
@@ -162,3 +163,11 @@ def test_which_devices_ask_cudnn_first(
     with FakeTensorMode():
         q = torch.empty(1, 2, 5, 96, dtype=torch.bfloat16, device="cuda", requires_grad=True)
         assert asks_cudnn(q, q, q, columns=120, steady=True) is first
+
+
+def test_constants_of_graphs_are_marked_as_torch_marks_them() -> None:
+    def ours() -> None: ...
+    def theirs() -> None: ...
+
+    assert constant_in_graphs(ours) is ours
+    assert vars(ours) == vars(torch.compiler.assume_constant_result(theirs)) != {}
