@@ -73,7 +73,7 @@ class AnnotationColumns:
 
     Attributes:
         starts: int64 (images + 1): where each image's instances begin.
-        boxes: float64 (instances, 4): x1, y1, x2, y2 in pixels.
+        boxes: float64 (instances, 4): x1, y1, x2, y2 in pixels, as stated: some reach over the border of the image.
         labels: int32 (instances).
         crowds: bool (instances).
         ids: int64 (instances).
@@ -153,11 +153,12 @@ class DetectionManifest(Manifest):
         return int(self.sizes[index, 0]), int(self.sizes[index, 1])
 
     def instances(self, index: int) -> Instances:
-        """What is annotated in an image, crowds too."""
-        columns, size = self.annotations, self.size(index)
+        """What is annotated in an image, crowds too; boxes are cut at its border."""
+        columns, (height, width) = self.annotations, self.size(index)
         begin, end = int(columns.starts[index]), int(columns.starts[index + 1])
+        size = height, width
         return Instances(
-            boxes=columns.boxes[begin:end].astype(np.float32),
+            boxes=np.clip(columns.boxes[begin:end], 0, (width, height, width, height)).astype(np.float32),
             labels=columns.labels[begin:end].astype(np.int64),
             crowds=columns.crowds[begin:end],
             ids=columns.ids[begin:end],

@@ -10,13 +10,14 @@ _BITS = 22
 def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
     """Height and width with that short side, or with the long side at its limit; halves are rounded up.
 
-    480 x 640 becomes 800 x 1067 (detectron2 data/transforms/augmentation_impl.py, ResizeShortestEdge).
+    480 x 640 becomes 800 x 1067 (detectron2 data/transforms/augmentation_impl.py, ResizeShortestEdge). A strip keeps a
+    pixel where rounding would leave none.
     """
     height, width = size
     scale = short_side / min(height, width)
     high, wide = (short_side, scale * width) if height < width else (scale * height, short_side)
     shrink = min(long_side / max(high, wide), 1.0)
-    return int(high * shrink + 0.5), int(wide * shrink + 0.5)
+    return max(int(high * shrink + 0.5), 1), max(int(wide * shrink + 0.5), 1)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

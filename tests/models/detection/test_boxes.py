@@ -163,7 +163,13 @@ def test_targets_may_come_from_other_forms_of_masks():
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((500, 1000), (667, 1333)), ((800, 800), (800, 800))],
+    [
+        ((480, 640), (800, 1067)),
+        ((640, 480), (1067, 800)),
+        ((500, 1000), (667, 1333)),
+        ((800, 800), (800, 800)),
+        ((1, 4000), (1, 1333)),
+    ],
 )
 def test_sizes_are_rounded_as_published(size, expected):
     assert resized_size(size, 800, 1333) == expected
