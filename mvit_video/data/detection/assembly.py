@@ -214,6 +214,7 @@ def manifest_of(
         sizes=images.sizes[rows],
         image_ids=IntArrayView(images.ids[rows]),
         category_ids=category_ids,
+        free_category_id=max(category_ids, default=0) + 1,
         annotations=kept,
         repaired=findings.repaired,
         **label_columns(kept.labels, kept.starts),

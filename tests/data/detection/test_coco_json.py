@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from mvit_video.data.datasets.fingerprint import fingerprint
 from mvit_video.data.detection.assembly import CUT, EMPTY_IMAGE, NO_AREA, NO_MASK
 from mvit_video.data.detection.coco_json import POINTS, coco_class_names, from_coco
-from mvit_video.data.detection.ground_truth import ground_truth
+from mvit_video.data.detection.ground_truth import category_numbers, ground_truth
 from mvit_video.data.detection.masks import RunLengths
 from tests.data.detection.coco_files import HEIGHT, SQUARE, WIDTH, content, disc, write_set
 
@@ -66,6 +67,15 @@ def test_some_images_and_other_classes_take_their_instances_along(tmp_path):
     assert mapped.category_ids == (90, -1, 2)
     with pytest.raises(ValueError, match="1 of its 2 classes is not among the 1 known ones: 'dog'"):
         manifest.with_classes(["cat"])
+
+
+def test_classes_keep_their_numbers_however_accents_are_written_and_new_ones_take_no_number_of_the_file(tmp_path):
+    """Numbers of predictions.json are those of the split's file, also of classes that the training did not know."""
+    made = changed(lambda made: made["categories"][0].update(name=unicodedata.normalize("NFD", "café")))
+    made["categories"].append({"id": 91, "name": "zebra"})
+    mapped = from_coco(write_set(tmp_path, made), empty_images="keep").with_classes(["café", "cow", "dog"])
+    assert category_numbers(mapped) == (90, 92, 2)
+    assert category_numbers(mapped.with_classes(["owl", "café", "dog"])) == (92, 90, 2)
 
 
 def test_the_fingerprint_knows_boxes_and_masks(tmp_path):
