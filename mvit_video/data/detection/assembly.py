@@ -26,6 +26,10 @@ EmptyImages = Literal["leave_out", "keep"]
 CUT = "boxes cut at the border of their image"
 NO_AREA = "boxes without area"
 NO_MASK = "instances without a mask, which training leaves out and scores of masks ignore"
+_KEEP_THEM = (
+    "a training takes what it leaves out for background. To train on these instances, too: "
+    "data.source.boxes_as_masks=true takes their boxes for masks, data.source.masks=false trains boxes alone"
+)
 EMPTY_IMAGE = "images without instances, or with crowds alone"
 _TOLERANCE = 1.0  # pixels: boxes are rounded by those who annotate
 
@@ -238,3 +242,5 @@ def say_instances(manifest: DetectionManifest) -> None:
     )
     if manifest.repaired:
         logger.warning("%s: changed in reading. %s", manifest.source, describe_left_out(manifest.repaired))
+    if NO_MASK in manifest.repaired:
+        logger.warning("%s: %s", manifest.source, _KEEP_THEM)

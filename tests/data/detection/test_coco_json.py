@@ -225,7 +225,7 @@ def test_boxes_without_area_are_left_out_and_those_over_the_border_are_cut(tmp_p
     assert manifest.instances(1).boxes.tolist() == [[0, 2, 40, 30]]
 
 
-def test_masks_that_are_not_there_and_polygons_of_two_corners_are_counted(tmp_path):
+def test_masks_that_are_not_there_and_polygons_of_two_corners_are_counted(tmp_path, caplog):
     def change(made):
         made["annotations"][0].update(segmentation=[])
         made["annotations"][2]["segmentation"].append([1, 2, 3, 4])
@@ -233,6 +233,7 @@ def test_masks_that_are_not_there_and_polygons_of_two_corners_are_counted(tmp_pa
     path = write_set(tmp_path, changed(change))
     manifest = from_coco(path)
     assert manifest.repaired == {NO_MASK: ("11 (3.png)",), POINTS: ("13 (3.png)",)}
+    assert "for background. To train on these instances, too: data.source.boxes_as_masks=true" in caplog.text
     assert [len(shape) for shape in manifest.instances(1).masks.shapes] == [0, 2]
     whole = from_coco(path, boxes_as_masks=True)
     assert NO_MASK not in whole.repaired
