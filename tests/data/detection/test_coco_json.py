@@ -152,6 +152,14 @@ MISTAKES = {
         lambda made: made["annotations"][0].update(segmentation=[SQUARE, [1, 2, 3, 4, 5, NAN]]),
         "a polygon with a corner that is not finite",
     ),
+    "a polygon that would end the process": (
+        lambda made: made["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 1e300]]),
+        "a polygon with a corner that is not finite, or over 1,000,000 pixels away",
+    ),
+    "run lengths in a list": (
+        lambda made: made["annotations"][0].update(segmentation=[{"size": [30, 40], "counts": [0, 1200]}]),
+        "a list of run lengths where a list of polygons is expected",
+    ),
     "text as a mask": (
         lambda made: made["annotations"][0].update(segmentation="abc"),
         "str where polygons or run lengths are expected",
@@ -332,6 +340,10 @@ FILES = {
     "image id twice": (lambda text: text.replace('"id": 100', '"id": 7'), r"images 7\.png and 100\.png share the id 7"),
     "class id twice": (lambda text: text.replace('"id": 13', '"id": 2'), "categories 'dog' and 'bird' share the id 2"),
     "class name twice": (lambda text: text.replace('"bird"', '"cat"'), "class name 'cat' occurs more than once"),
+    "class far out": (
+        lambda text: text.replace('"id": 13,', f'"id": {2**70},'),
+        "an id that is a whole number from 0 on",
+    ),
     "class without name": (lambda text: text.replace('"name": "bird"', '"nom": "bird"'), "'nom': 'bird'} lacks a name"),
     "nothing annotated": (
         lambda text: re.sub(r'"annotations": \[.*\], "categories"', '"annotations": [], "categories"', text),
