@@ -33,6 +33,7 @@ from mvit_video.data.detection.masks import encode_bitmap
 from mvit_video.data.detection.transforms import LargeScaleJitter, MultiScale, ShortestEdge
 from mvit_video.models.config import Triple
 from mvit_video.models.detection.config import detection_backbone
+from mvit_video.models.kernels.recompute import Linear
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.network import MViT
 
@@ -42,7 +43,7 @@ VAL2017_INSTANCES = 7.36
 
 
 def published_attention(
-    self: MultiscaleAttention, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple
+    self: MultiscaleAttention, q: Tensor, k: Tensor, v: Tensor, grid_q: Triple, grid_kv: Triple, proj: Linear | None
 ) -> Tensor:
     """Logits, their biases, the map: q (B, N, heads, c), k and v (B, heads, M, c) -> (B, N, dim)."""
     q = q.transpose(1, 2)
@@ -54,7 +55,7 @@ def published_attention(
     maps = logits.unflatten(-1, grid_kv[1:]).unflatten(2, grid_q[1:])
     biased = (maps + bias_h[..., :, None] + bias_w[..., None, :]).flatten(-2).flatten(2, 3)
     out = (biased.softmax(dim=-1) @ v + q).transpose(1, 2)
-    return self.proj(out.flatten(2))
+    return self._project(out, proj)
 
 
 def backbones(size: str, windows: str) -> dict[str, MViT]:

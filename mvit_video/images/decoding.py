@@ -12,7 +12,7 @@ The content decides about the format, never the extension. What becomes of what 
 | a colour profile, a gamma value | not applied, as in the pipelines of the published models |
 | an EXIF orientation | applied or ignored, as asked; that of TIFF, where it belongs to the format, is always applied |
 | 32 bits a channel, floats | refused: there is no agreed range |
-| Lab | refused: it needs a colour profile |
+| Lab | Pillow's conversion from the standard Lab to sRGB |
 
 Damage that leaves a valid stream behind (flipped bits in a JPEG) is beyond the decoder's notice.
 """

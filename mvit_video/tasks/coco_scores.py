@@ -31,7 +31,7 @@ class CocoScores:
     Args:
         images: `id`, `height` and `width` of each.
         categories: `id` and `name` of each, in the order of the classes.
-        annotations: the instances, in COCO's format.
+        annotations: the instances, in COCO's format. Scores of masks ignore those without a mask.
         detections: `image_id`, `category_id`, `score`, `bbox` and, for masks, `segmentation`.
         kinds: what is measured.
     """
@@ -72,7 +72,8 @@ def _evaluated(truth: Mapping[str, Any], detections: Sequence[Annotation], kind:
         ours = coco()
         # pycocotools writes into what it is given.
         # An id of 0 would stand for "not found" in it.
-        ours.dataset = {**truth, "annotations": [{**e, "id": i} for i, e in enumerate(truth["annotations"], start=1)]}
+        known = [_with_mask(entry) if kind == "mask" else entry for entry in truth["annotations"]]
+        ours.dataset = {**truth, "annotations": [{**entry, "id": i} for i, entry in enumerate(known, start=1)]}
         ours.createIndex()
         found = ours.loadRes(_results(detections, kind)) if detections else _without_results(coco, truth)
         scored = evaluation(ours, found, KINDS[kind])
@@ -80,6 +81,18 @@ def _evaluated(truth: Mapping[str, Any], detections: Sequence[Annotation], kind:
         scored.accumulate()
         scored.summarize()
     return scored
+
+
+def _with_mask(entry: Annotation) -> Annotation:
+    """An instance; one without a mask as a crowd in its box.
+
+    Its mask is not known: it can neither be found nor missed, and what lies in its box is no error.
+    """
+    if entry.get("segmentation"):
+        return entry
+    x, y, width, height = entry["bbox"]
+    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return {**entry, "segmentation": [corners], "iscrowd": 1}
 
 
 def _results(detections: Sequence[Annotation], kind: Kind) -> list[Annotation]:

@@ -118,6 +118,20 @@ def test_the_numbers_are_those_of_pycocotools_on_the_files(manifest: DetectionMa
     assert "box AP" in scorer.summary(results)
 
 
+def test_boxes_are_scored_as_stated_and_masks_that_are_not_there_are_ignored(manifest: DetectionManifest) -> None:
+    made = content()
+    dog, cat = (entry for entry in made["annotations"] if entry["id"] in (12, 14))
+    dog.update(segmentation=[])
+    cat.update(bbox=[17, 4, 16, 100])  # over the border: what is inside overlaps what is found by .6, the whole by .16
+    folder = Path(manifest.source).parent
+    (folder / "changed.json").write_text(json.dumps(made))
+    changed = from_coco(folder / "changed.json", root=folder, empty_images="keep")
+    numbers = scored(changed, {row: truth_of(manifest, row) for row in range(len(manifest))}).metrics()
+    assert numbers["mask_ap"] == pytest.approx(100), "what is found of an instance without a mask is no error"
+    assert numbers["box_ap50"] < 100
+    assert changed.instances(0).boxes.max() == 33, "a training sees what is inside of the image"
+
+
 def test_ranks_merge_to_the_same_numbers_and_no_image_may_lack(manifest: DetectionManifest) -> None:
     outputs = noisy(manifest)
     whole = scored(manifest, outputs)

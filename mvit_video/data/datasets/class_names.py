@@ -57,18 +57,18 @@ def label_table(
         ValueError: a class that is used is not in `new`; the text has both lists and the nearest names.
     """
     names = checked_names(new, "class names")
-    place = {_identity(name): index for index, name in enumerate(names)}
+    place = {identity(name): index for index, name in enumerate(names)}
     used = np.unique(labels).tolist()
-    unknown = [old[label] for label in used if _identity(old[label]) not in place]
+    unknown = [old[label] for label in used if identity(old[label]) not in place]
     if unknown:
         raise ValueError(unknown_classes(source, unknown, [old[label] for label in used], names))
     table = np.full(len(old), -1, np.int64)
     for label in used:
-        table[label] = place[_identity(old[label])]
+        table[label] = place[identity(old[label])]
     return table
 
 
-def _identity(name: str) -> str:
+def identity(name: str) -> str:
     """What two names of one class have in common: of ImageNet's the wnid, of others all of it."""
     return wnid_of(name) or _composed(name)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from mvit_video.data.datasets.array_views import IntArrayView
-from mvit_video.data.datasets.class_names import label_table
+from mvit_video.data.datasets.class_names import identity, label_table
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.left_out import LeftOut
 from mvit_video.data.datasets.manifest import Manifest
@@ -73,7 +73,7 @@ class AnnotationColumns:
 
     Attributes:
         starts: int64 (images + 1): where each image's instances begin.
-        boxes: float64 (instances, 4): x1, y1, x2, y2 in pixels.
+        boxes: float64 (instances, 4): x1, y1, x2, y2 in pixels, as stated: some reach over the border of the image.
         labels: int32 (instances).
         crowds: bool (instances).
         ids: int64 (instances).
@@ -118,7 +118,8 @@ class DetectionManifest(Manifest):
     Attributes:
         sizes: int32 (images, 2): height and width of each image, as a person sees it.
         image_ids: the file's own, or running numbers from 1 where it has none.
-        category_ids: number of each class in its file; COCO's have gaps, those of YOLO run from 0.
+        category_ids: number of each class in its file; COCO's have gaps, those of YOLO run from 0; -1: not listed.
+        free_category_id: above the numbers of all classes of the file, also of those that `with_classes` has dropped.
         annotations: all instances.
         repaired: what was changed in reading, by reason: boxes cut at the border of their image and so on.
     """
@@ -126,6 +127,7 @@ class DetectionManifest(Manifest):
     sizes: npt.NDArray[np.int32] = field(kw_only=True, repr=False, compare=False)
     image_ids: IntArrayView = field(kw_only=True, repr=False)
     category_ids: tuple[int, ...] = field(kw_only=True, repr=False)
+    free_category_id: int = field(kw_only=True, repr=False)
     annotations: AnnotationColumns = field(kw_only=True, repr=False, compare=False)
     repaired: LeftOut = field(default_factory=dict, kw_only=True, repr=False)
 
@@ -153,11 +155,12 @@ class DetectionManifest(Manifest):
         return int(self.sizes[index, 0]), int(self.sizes[index, 1])
 
     def instances(self, index: int) -> Instances:
-        """What is annotated in an image, crowds too."""
-        columns, size = self.annotations, self.size(index)
+        """What is annotated in an image, crowds too; boxes are cut at its border."""
+        columns, (height, width) = self.annotations, self.size(index)
         begin, end = int(columns.starts[index]), int(columns.starts[index + 1])
+        size = height, width
         return Instances(
-            boxes=columns.boxes[begin:end].astype(np.float32),
+            boxes=np.clip(columns.boxes[begin:end], 0, (width, height, width, height)).astype(np.float32),
             labels=columns.labels[begin:end].astype(np.int64),
             crowds=columns.crowds[begin:end],
             ids=columns.ids[begin:end],
@@ -172,16 +175,16 @@ class DetectionManifest(Manifest):
         return tuple(np.bincount(labels, minlength=self.num_classes).tolist())
 
     def with_classes(self, names: Sequence[str]) -> "DetectionManifest":
-        """See Manifest. Classes without an instance here have no number in the file: -1."""
+        """See Manifest. Classes that the file does not list have no number in it: -1."""
         if tuple(names) == self.class_names:
             return self
         table = label_table(self.annotations.labels, self.class_names, names, source=self.source)
-        numbers = dict(zip(self.class_names, self.category_ids))
+        numbers = dict(zip(map(identity, self.class_names), self.category_ids))
         labels = table[self.annotations.labels].astype(np.int32)
         return replace(
             self,
             class_names=tuple(names),
-            category_ids=tuple(numbers.get(name, -1) for name in names),
+            category_ids=tuple(numbers.get(identity(name), -1) for name in names),
             annotations=replace(self.annotations, labels=labels),
             **label_columns(labels, self.annotations.starts),
         )

@@ -25,7 +25,11 @@ EmptyImages = Literal["leave_out", "keep"]
 
 CUT = "boxes cut at the border of their image"
 NO_AREA = "boxes without area"
-NO_MASK = "instances without a mask, which training leaves out"
+NO_MASK = "instances without a mask, which training leaves out and scores of masks ignore"
+_KEEP_THEM = (
+    "a training takes what it leaves out for background. To train on these instances, too: "
+    "data.source.boxes_as_masks=true takes their boxes for masks, data.source.masks=false trains boxes alone"
+)
 EMPTY_IMAGE = "images without instances, or with crowds alone"
 _TOLERANCE = 1.0  # pixels: boxes are rounded by those who annotate
 
@@ -70,7 +74,9 @@ class Stated:
 
 
 def checked(stated: Stated, sizes: npt.NDArray[np.int32], findings: Findings) -> Stated:
-    """The instances that can be used, boxes cut at the border of their image; what is not used is noted.
+    """The instances that can be used; what is not used, and boxes that a training cuts at the border, are noted.
+
+    Boxes stay as stated, as evaluators of the file score them; `DetectionManifest.instances` cuts them.
 
     Args:
         stated: all instances.
@@ -85,10 +91,11 @@ def checked(stated: Stated, sizes: npt.NDArray[np.int32], findings: Findings) ->
     findings.wrong(OUTSIDE, (f"{stated.name(place)}, {_box_text(stated, sizes, place)}" for place in _places(outside)))
     cut = ~flat & ~outside & (np.abs(boxes - stated.boxes) > _TOLERANCE).any(axis=1)
     findings.repair(CUT, map(stated.name, _places(cut)))
-    kept = replace(stated, boxes=boxes).select(np.flatnonzero(~flat & ~outside))
+    used = np.flatnonzero(~flat & ~outside)
+    kept = stated.select(used)
     if kept.shapes is not None:
         findings.repair(NO_MASK, map(kept.name, _places(kept.shapes.absent & ~kept.crowds)))
-    return _with_areas(kept)
+    return _with_areas(kept, boxes[used])
 
 
 def _places(which: npt.NDArray[np.bool_] | np.bool_) -> list[int]:
@@ -101,12 +108,12 @@ def _box_text(stated: Stated, sizes: npt.NDArray[np.int32], place: int) -> str:
     return f"{x1:g}, {y1:g} to {x2:g}, {y2:g} in {width}x{height}"
 
 
-def _with_areas(stated: Stated) -> Stated:
-    """Areas that a file does not state: those of the masks, or of the boxes."""
+def _with_areas(stated: Stated, boxes: npt.NDArray[np.float64]) -> Stated:
+    """Areas that a file does not state: those of the masks, or of the boxes (instances, 4) inside of the image."""
     areas = stated.areas.copy()
     for place in _places(~(areas >= 0)):
         shape = None if stated.shapes is None else stated.shapes.shape(place)
-        areas[place] = np.prod(stated.boxes[place, 2:] - stated.boxes[place, :2]) if not shape else _area(shape)
+        areas[place] = np.prod(boxes[place, 2:] - boxes[place, :2]) if not shape else _area(shape)
     return replace(stated, areas=areas)
 
 
@@ -211,6 +218,7 @@ def manifest_of(
         sizes=images.sizes[rows],
         image_ids=IntArrayView(images.ids[rows]),
         category_ids=category_ids,
+        free_category_id=max(category_ids, default=0) + 1,
         annotations=kept,
         repaired=findings.repaired,
         **label_columns(kept.labels, kept.starts),
@@ -234,3 +242,5 @@ def say_instances(manifest: DetectionManifest) -> None:
     )
     if manifest.repaired:
         logger.warning("%s: changed in reading. %s", manifest.source, describe_left_out(manifest.repaired))
+    if NO_MASK in manifest.repaired:
+        logger.warning("%s: %s", manifest.source, _KEEP_THEM)

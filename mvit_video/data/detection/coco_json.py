@@ -159,8 +159,10 @@ def _no_collection() -> Iterator[None]:
 def categories_of(source: str, categories: Sequence[Mapping[str, Any]]) -> Categories:
     """The classes in the order of their ids. ValueError for ids or names that are not there, or there twice."""
     for entry in categories:
-        if not isinstance(entry.get("name"), str) or not isinstance(entry.get("id"), int):
-            raise ValueError(f"{source}: category {entry} lacks a name, or an id that is a whole number; give it both")
+        if not isinstance(entry.get("name"), str) or _number(entry.get("id")) < 0:
+            raise ValueError(
+                f"{source}: category {entry} lacks a name, or an id that is a whole number from 0 on; give it both"
+            )
     twice = [number for number, count in Counter(entry["id"] for entry in categories).items() if count > 1]
     if twice:
         names = " and ".join(repr(entry["name"]) for entry in categories if entry["id"] == twice[0])

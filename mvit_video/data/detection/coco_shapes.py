@@ -13,6 +13,7 @@ from mvit_video.data.detection.run_lengths import lengths_problem, runs_problem
 from mvit_video.data.detection.shape_columns import ShapeColumns, compact
 
 _NO_TEXT = b""
+_FARTHEST = 1e6  # pixels; COCO's code walks along edges in whole numbers of 32 bits, and ends the process beyond them
 
 
 class ReadShapes(NamedTuple):
@@ -76,7 +77,7 @@ def read_shapes(
         runs=np.frombuffer(b"".join(runs), np.uint8),
         run_sizes=run_sizes,
     )
-    return ReadShapes(columns, {**problems, **_not_finite(columns, corners)}, points)
+    return ReadShapes(columns, {**problems, **_too_far(columns, corners)}, points)
 
 
 def _append_rings(stated: Any, numbers: "array[float]", corner_counts: "array[int]") -> tuple[str, bool]:
@@ -84,7 +85,8 @@ def _append_rings(stated: Any, numbers: "array[float]", corner_counts: "array[in
     if not isinstance(stated, list):
         return f"{type(stated).__name__} where polygons or run lengths are expected", True
     if not isinstance(stated[0], list):
-        return "a list of numbers where a list of polygons is expected", True
+        held = "run lengths" if isinstance(stated[0], dict) else "numbers"
+        return f"a list of {held} where a list of polygons is expected", True
     complete = True
     for ring in stated:
         if not isinstance(ring, list) or len(ring) % 2:
@@ -121,9 +123,11 @@ def _run_text(stated: Mapping[str, Any], size: tuple[int, int] | None) -> tuple[
     return packed, ""
 
 
-def _not_finite(columns: ShapeColumns, corners: npt.NDArray[np.float64]) -> dict[int, str]:
-    """Instances with a corner that is infinite or NaN."""
-    odd = np.flatnonzero(~np.isfinite(corners).all(axis=1)) if len(corners) else np.zeros(0, np.int64)
+def _too_far(columns: ShapeColumns, corners: npt.NDArray[np.float64]) -> dict[int, str]:
+    """Instances with a corner that is NaN, infinite, or farther away than masks are drawn."""
+    odd = np.flatnonzero(~(np.abs(corners) <= _FARTHEST).all(axis=1)) if len(corners) else np.zeros(0, np.int64)
     rings = np.searchsorted(columns.corner_starts, odd, side="right") - 1
     places = np.searchsorted(columns.ring_starts, rings, side="right") - 1
-    return dict.fromkeys(np.unique(places).tolist(), "a polygon with a corner that is not finite")
+    return dict.fromkeys(
+        np.unique(places).tolist(), f"a polygon with a corner that is not finite, or over {_FARTHEST:,.0f} pixels away"
+    )

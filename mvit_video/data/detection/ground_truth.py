@@ -9,7 +9,7 @@ from mvit_video.data.detection.annotations import DetectionManifest
 def ground_truth(manifest: DetectionManifest, *, root: str | None = None) -> dict[str, Any]:
     """`images`, `annotations` and `categories` as COCO's JSON has them, with the ids of the manifest.
 
-    Classes without a number in the file, which have no instance either, are numbered behind the others.
+    Classes without a number in the file, which have no instance either, are numbered behind all that it lists.
 
     Args:
         manifest: the set.
@@ -43,7 +43,7 @@ def ground_truth(manifest: DetectionManifest, *, root: str | None = None) -> dic
 
 def category_numbers(manifest: DetectionManifest) -> tuple[int, ...]:
     """The number of each class, in the order of the classes; each once."""
-    free = max((*manifest.category_ids, 0)) + 1
+    free = manifest.free_category_id
     numbers = []
     for number in manifest.category_ids:
         numbers.append(number if number >= 0 else free)

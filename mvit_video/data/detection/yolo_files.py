@@ -53,7 +53,7 @@ def read_data_yaml(path: PathLike) -> YoloData:
         raise ValueError(f"{source}: labels of key points (kpt_shape) are not read; give labels of boxes or polygons")
     names = _names(source, content.get("names"))
     number = content.get("nc", len(names))
-    if number != len(names):
+    if str(number) != str(len(names)):
         raise ValueError(f"{source}: nc is {number}, but there are {len(names)} names; correct one of them")
     beside, stated = os.path.dirname(source), re.sub(r"^\.(/|$)", "", str(content.get("path") or ""))
     base = os.path.join(beside, stated)
@@ -70,6 +70,7 @@ def read_data_yaml(path: PathLike) -> YoloData:
 
 def _names(source: str, names: Any) -> tuple[str, ...]:
     if isinstance(names, dict):
+        names = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             raise ValueError(f"{source}: `names` has the numbers {list(names)}; number the classes from 0 without gaps")
         names = [names[number] for number in range(len(names))]

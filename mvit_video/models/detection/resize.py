@@ -10,30 +10,33 @@ _BITS = 22
 def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
     """Height and width with that short side, or with the long side at its limit; halves are rounded up.
 
-    480 x 640 becomes 800 x 1067 (detectron2 data/transforms/augmentation_impl.py, ResizeShortestEdge).
+    480 x 640 becomes 800 x 1067 (detectron2 data/transforms/augmentation_impl.py, ResizeShortestEdge). A strip keeps a
+    pixel where rounding would leave none.
     """
     height, width = size
     scale = short_side / min(height, width)
     high, wide = (short_side, scale * width) if height < width else (scale * height, short_side)
     shrink = min(long_side / max(high, wide), 1.0)
-    return int(high * shrink + 0.5), int(wide * shrink + 0.5)
+    return max(int(high * shrink + 0.5), 1), max(int(wide * shrink + 0.5), 1)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image (3, H, W) of values 0 to 255 at another size, float32, to the bit as Pillow's bilinear filter has it.
+    """An image (3, H, W) of values 0 to 255 at another size, float32, to the bit as Pillow 13's bilinear filter has it.
 
     Pillow averages over the pixels that a new pixel covers, along rows and then along columns, in fixed-point numbers,
     and rounds to whole values after each. Published detectors see images made so; torch's own antialiased filter is up
-    to 2 off. An image that has the size is left as it is.
+    to 2 off. Since version 13 columns come first where rather rows than columns are lost, as in images over twice as
+    high as wide that shrink. An image that has the size is left as it is.
     """
     if tuple(image.shape[-2:]) == size:
         return image.to(torch.float32)
     pixels = image if image.dtype == torch.uint8 else image.round().clamp(0, 255)
     pixels = pixels.to(torch.int32)
-    if pixels.shape[-1] != size[1]:
-        pixels = _filtered(pixels, size[1])
-    if pixels.shape[-2] != size[0]:
-        pixels = _filtered(pixels.transpose(-1, -2), size[0]).transpose(-1, -2)
+    lost_rows, lost_columns = pixels.shape[-2] - size[0], pixels.shape[-1] - size[1]
+    columns_first = lost_rows > max(0, 2 * lost_columns)
+    for axis in (-2, -1) if columns_first else (-1, -2):
+        if pixels.shape[axis] != size[axis]:
+            pixels = _filtered(pixels.transpose(axis, -1), size[axis]).transpose(axis, -1)
     return pixels.to(torch.float32)
 
 

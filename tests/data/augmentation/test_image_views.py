@@ -197,7 +197,7 @@ def test_colour_jitter_is_torchvisions() -> None:
 @pytest.mark.parametrize("ratio", [0.875, 0.9, 0.95, 1.0, 0.0])
 def test_the_test_view_is_torchvisions(ratio: float) -> None:
     mode, pct = ("center", ratio) if ratio else ("squash", 1.0)
-    for height, width in ((75, 101), (101, 75), (48, 48), (31, 200), (64, 65), (36, 80)):
+    for height, width in ((75, 101), (101, 75), (48, 48), (31, 200), (64, 65), (36, 80), (150, 60)):
         for size in (32, 37):
             reference = transforms_imagenet_eval(
                 size, crop_pct=pct, crop_mode=mode, interpolation="bicubic", mean=MEAN, std=STD

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from mvit_video.data.datasets.fingerprint import fingerprint
 from mvit_video.data.detection.assembly import CUT, EMPTY_IMAGE, NO_AREA, NO_MASK
 from mvit_video.data.detection.coco_json import POINTS, coco_class_names, from_coco
-from mvit_video.data.detection.ground_truth import ground_truth
+from mvit_video.data.detection.ground_truth import category_numbers, ground_truth
 from mvit_video.data.detection.masks import RunLengths
 from tests.data.detection.coco_files import HEIGHT, SQUARE, WIDTH, content, disc, write_set
 
@@ -66,6 +67,15 @@ def test_some_images_and_other_classes_take_their_instances_along(tmp_path):
     assert mapped.category_ids == (90, -1, 2)
     with pytest.raises(ValueError, match="1 of its 2 classes is not among the 1 known ones: 'dog'"):
         manifest.with_classes(["cat"])
+
+
+def test_classes_keep_their_numbers_however_accents_are_written_and_new_ones_take_no_number_of_the_file(tmp_path):
+    """Numbers of predictions.json are those of the split's file, also of classes that the training did not know."""
+    made = changed(lambda made: made["categories"][0].update(name=unicodedata.normalize("NFD", "café")))
+    made["categories"].append({"id": 91, "name": "zebra"})
+    mapped = from_coco(write_set(tmp_path, made), empty_images="keep").with_classes(["café", "cow", "dog"])
+    assert category_numbers(mapped) == (90, 92, 2)
+    assert category_numbers(mapped.with_classes(["owl", "café", "dog"])) == (92, 90, 2)
 
 
 def test_the_fingerprint_knows_boxes_and_masks(tmp_path):
@@ -142,6 +152,14 @@ MISTAKES = {
         lambda made: made["annotations"][0].update(segmentation=[SQUARE, [1, 2, 3, 4, 5, NAN]]),
         "a polygon with a corner that is not finite",
     ),
+    "a polygon that would end the process": (
+        lambda made: made["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 1e300]]),
+        "a polygon with a corner that is not finite, or over 1,000,000 pixels away",
+    ),
+    "run lengths in a list": (
+        lambda made: made["annotations"][0].update(segmentation=[{"size": [30, 40], "counts": [0, 1200]}]),
+        "a list of run lengths where a list of polygons is expected",
+    ),
     "text as a mask": (
         lambda made: made["annotations"][0].update(segmentation="abc"),
         "str where polygons or run lengths are expected",
@@ -215,7 +233,7 @@ def test_boxes_without_area_are_left_out_and_those_over_the_border_are_cut(tmp_p
     assert manifest.instances(1).boxes.tolist() == [[0, 2, 40, 30]]
 
 
-def test_masks_that_are_not_there_and_polygons_of_two_corners_are_counted(tmp_path):
+def test_masks_that_are_not_there_and_polygons_of_two_corners_are_counted(tmp_path, caplog):
     def change(made):
         made["annotations"][0].update(segmentation=[])
         made["annotations"][2]["segmentation"].append([1, 2, 3, 4])
@@ -223,6 +241,7 @@ def test_masks_that_are_not_there_and_polygons_of_two_corners_are_counted(tmp_pa
     path = write_set(tmp_path, changed(change))
     manifest = from_coco(path)
     assert manifest.repaired == {NO_MASK: ("11 (3.png)",), POINTS: ("13 (3.png)",)}
+    assert "for background. To train on these instances, too: data.source.boxes_as_masks=true" in caplog.text
     assert [len(shape) for shape in manifest.instances(1).masks.shapes] == [0, 2]
     whole = from_coco(path, boxes_as_masks=True)
     assert NO_MASK not in whole.repaired
@@ -321,6 +340,10 @@ FILES = {
     "image id twice": (lambda text: text.replace('"id": 100', '"id": 7'), r"images 7\.png and 100\.png share the id 7"),
     "class id twice": (lambda text: text.replace('"id": 13', '"id": 2'), "categories 'dog' and 'bird' share the id 2"),
     "class name twice": (lambda text: text.replace('"bird"', '"cat"'), "class name 'cat' occurs more than once"),
+    "class far out": (
+        lambda text: text.replace('"id": 13,', f'"id": {2**70},'),
+        "an id that is a whole number from 0 on",
+    ),
     "class without name": (lambda text: text.replace('"name": "bird"', '"nom": "bird"'), "'nom': 'bird'} lacks a name"),
     "nothing annotated": (
         lambda text: re.sub(r'"annotations": \[.*\], "categories"', '"annotations": [], "categories"', text),

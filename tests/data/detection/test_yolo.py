@@ -137,6 +137,8 @@ def test_a_data_yaml_has_names_and_splits(tmp_path):
     # As exports write it: places that only fit a folder further down.
     exported = write(tmp_path / "data.yaml", "train: ../images/train\nvalid: ../images/val\nnames: [cat, dog]\n")
     assert len(YoloSource(data=str(exported)).manifest("val")) == 2
+    quoted = write(tmp_path / "data.yaml", "nc: '2'\nnames: {'1': dog, '0': cat}\n")
+    assert read_data_yaml(quoted).names == NAMES
     names = write(tmp_path / "classes.txt", "cat\ndog\n")
     given = YoloSource(train=str(tmp_path / "images" / "train"), class_names_file=str(names))
     assert given.manifest("train").instances(0).labels.tolist() == [0] and not given.has("val")

@@ -163,16 +163,28 @@ def test_targets_may_come_from_other_forms_of_masks():
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((500, 1000), (667, 1333)), ((800, 800), (800, 800))],
+    [
+        ((480, 640), (800, 1067)),
+        ((640, 480), (1067, 800)),
+        ((500, 1000), (667, 1333)),
+        ((800, 800), (800, 800)),
+        ((1, 4000), (1, 1333)),
+    ],
 )
 def test_sizes_are_rounded_as_published(size, expected):
     assert resized_size(size, 800, 1333) == expected
 
 
-@pytest.mark.parametrize("size", [(37, 53), (90, 61), (48, 120), (48, 64)])
-def test_resizing_is_pillows(size):
+@pytest.mark.parametrize(
+    ("before", "size"),
+    [
+        *(((48, 64), size) for size in ((37, 53), (90, 61), (48, 120), (48, 64), (20, 50), (19, 50))),
+        *(((121, 50), size) for size in ((97, 40), (51, 21), (130, 54), (30, 90))),
+    ],
+)
+def test_resizing_is_pillows(before, size):
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (*before, 3), dtype=np.uint8)
     theirs = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
     ours = resize_image(torch.from_numpy(pixels).permute(2, 0, 1), size).permute(1, 2, 0).numpy()
     assert np.array_equal(ours, theirs)
