@@ -114,6 +114,17 @@ def test_index_and_report(videos):
     assert "horter than a clip of 4 frames, one in 2 at 10 frames/s: 0.8 s: 1 video" in text
 
 
+def test_one_root_says_where_the_videos_of_all_splits_are_now(videos):
+    prepare(videos)
+    moved, out = videos.parent / "moved" / "videos", videos.parent / "out"
+    moved.parent.mkdir()
+    videos.rename(moved)
+    source = IndexSource(train=str(out / "train.index"), val=str(out / "val.index"), root=str(moved))
+    for split in ("train", "val"):
+        paths = source.manifest(split).paths
+        assert all(Path(path).is_file() and Path(path).is_relative_to(moved / split) for path in paths)
+
+
 def test_a_second_run_reads_what_changed_and_nothing_else(videos):
     first = prepare(videos)
     assert (first["read"], first["known"]) == (14, 0)
