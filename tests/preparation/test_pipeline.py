@@ -188,6 +188,24 @@ def test_reencoded_and_packed(videos):
     assert "a.mp4" in changed
 
 
+def test_splits_prepared_one_after_the_other_do_not_share_files(tmp_path):
+    for split, frames in (("train", 5), ("val", 7)):
+        write_video(tmp_path / split / "cat" / "a.mp4", seed=frames, frames=frames)
+
+    def prepared(split: str, out: str) -> Manifest:
+        options = PreparePlan(out=tmp_path / out, encode_folder=str(tmp_path / "new"), encoding=ENCODING)
+        found = {split: from_folder(tmp_path / split)}
+        assert prepare_data_set(found, options, content=VideoContent(SAMPLER)) is not None
+        return IndexSource(train=str(tmp_path / out / f"{split}.index")).manifest("train")
+
+    manifests = [prepared(split, "out") for split in ("train", "val")]
+    for manifest, frames in zip(manifests, (5, 7)):
+        with VideoReader(manifest.paths[0]) as video:
+            assert video.info.num_frames == frames
+    with pytest.raises(ValueError, match=r"reencode\.folder=.*new: 1 of the files to be written are there already"):
+        prepared("train", "other")
+
+
 def test_shards_of_an_index_are_indexed_in_place(videos):
     shards = ShardOptions(folder=str(videos.parent / "out" / "shards"), max_bytes=10**6)
     prepare(videos, shards=shards)
