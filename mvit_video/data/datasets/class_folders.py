@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import (
     BESIDE,
+    BESIDE_PICTURES,
     EMPTY_FOLDER,
     HIDDEN,
     LeftOut,
@@ -157,6 +158,7 @@ def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind,
         elif entry.is_dir(follow_symlinks=False):
             if frames and _holds_pictures(entry.path):
                 paths.append(entry.path)
+                _note_others(entry.path, root, left_out)
             else:
                 paths += _files_below(entry.path, root, left_out, kind, frames=frames)
         elif kind.has(entry.name):
@@ -168,6 +170,14 @@ def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind,
 
 def _holds_pictures(folder: str) -> bool:
     return any(entry.name.lower().endswith(PICTURE_EXTENSIONS) for entry in scan(folder))
+
+
+def _note_others(folder: str, root: str, left_out: LeftOutFiles) -> None:
+    """Note what lies beside the pictures of a video: other videos, say, that are not looked for there."""
+    for entry in scan(folder):
+        if not entry.name.lower().endswith(PICTURE_EXTENSIONS):
+            hidden = entry.name.startswith(".")
+            left_out.add(HIDDEN if hidden else BESIDE_PICTURES, os.path.relpath(entry.path, root))
 
 
 def _no_file(folder: str, rest: LeftOut, kind: FileKind) -> str:
