@@ -14,6 +14,7 @@ from mvit_video.data.datasets.left_out import (
     BESIDE_PICTURES,
     EMPTY_FOLDER,
     HIDDEN,
+    LINK,
     LeftOut,
     LeftOutFiles,
     describe_left_out,
@@ -146,7 +147,7 @@ def _check_folders(source: str, folders: Sequence[str], kind: FileKind) -> None:
 
 
 def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind, *, frames: bool) -> list[str]:
-    """Paths of the files of a folder and its sub-folders, sorted; links to folders are not followed.
+    """Paths of the files of a folder and its sub-folders, sorted; no link is followed to a folder of files.
 
     Args:
         frames: whether a sub-folder that holds pictures is a video.
@@ -155,12 +156,13 @@ def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind,
     for entry in scan(folder, kind.plural):
         if entry.name.startswith("."):
             left_out.add(HIDDEN, os.path.relpath(entry.path, root))
+        elif frames and entry.is_dir() and _holds_pictures(entry.path):
+            paths.append(entry.path)
+            _note_others(entry.path, root, left_out)
         elif entry.is_dir(follow_symlinks=False):
-            if frames and _holds_pictures(entry.path):
-                paths.append(entry.path)
-                _note_others(entry.path, root, left_out)
-            else:
-                paths += _files_below(entry.path, root, left_out, kind, frames=frames)
+            paths += _files_below(entry.path, root, left_out, kind, frames=frames)
+        elif entry.is_dir():
+            left_out.add(LINK, os.path.relpath(entry.path, root))
         elif kind.has(entry.name):
             paths.append(entry.path)
         else:

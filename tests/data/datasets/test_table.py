@@ -26,8 +26,8 @@ EVERY_FORM = {
     "spaces.csv": 'Label , Path\nriding a bike, a.mp4\nzumba,  b.mp4\nzumba, "my, c.mp4"\n',
     "excel.csv": "path;label\na.mp4;riding a bike\nb.mp4;zumba\nmy, c.mp4;zumba\n",
     "tabs.tsv": "path\tlabel\na.mp4\triding a bike\nb.mp4\tzumba\nmy, c.mp4\tzumba\n",
-    "lines.jsonl": '{"path": "a.mp4", "label": "riding a bike"}\n\n{"label": "zumba", "path": "b.mp4"}\n'
-    '{"path": "my, c.mp4", "label": "zumba", "note": null}\n',
+    "lines.jsonl": '{"path": "a.mp4", "label": "riding a bike"}\n\n{"label": "zumba", "path": "b.mp4", "note": null}\n'
+    '{"path": "my, c.mp4", "label": "zumba", "note": "two\u2028lines"}\n',
     "list.json": json.dumps([{"path": p, "label": v} for p, v in
                              [("a.mp4", "riding a bike"), ("b.mp4", "zumba"), ("my, c.mp4", "zumba")]]),
 }  # fmt: skip
