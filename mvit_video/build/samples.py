@@ -23,6 +23,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.planning.costs import VIDEO_FILES, FileCosts
 from mvit_video.runtime.formatting import count_text
 from mvit_video.tasks.classification import Normalization
+from mvit_video.video.location import same_place
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class ManifestSplits:
 
     def shared(self, train: Manifest, other: Manifest) -> Sequence[str]:
         """The files, or segments of files, that both splits list."""
-        trained = {(path, train.segment(index)) for index, path in enumerate(train.paths)}
-        return [path for index, path in enumerate(other.paths) if (path, other.segment(index)) in trained]
+        trained = {(same_place(path), train.segment(index)) for index, path in enumerate(train.paths)}
+        return [path for index, path in enumerate(other.paths) if (same_place(path), other.segment(index)) in trained]
 
     def file_bytes(self, split: Manifest) -> float | None:
         """Mean size of the files, of some of them; None where it is not at hand."""

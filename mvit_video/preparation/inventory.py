@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import WHOLE, Segment
 from mvit_video.preparation.journal import FileState
-from mvit_video.video.location import PICTURE_EXTENSIONS, VideoLocation
+from mvit_video.video.location import PICTURE_EXTENSIONS, VideoLocation, same_place
 
 _THREADS = 32  # a network file system answers many at a time
 
@@ -92,7 +92,7 @@ def take_inventory(manifests: Mapping[str, Manifest], *, limit: int | None = Non
         listed = []
         for index in evenly_spaced(len(manifest), limit):
             location = manifest.location(index)
-            key = (location.url, location.start)
+            key = (same_place(location.url), location.start)
             if key not in places:
                 places[key] = len(locations)
                 whole = location.start == 0 and (location.size is None or location.mtime_ns is not None)

@@ -178,6 +178,10 @@ class Journal:
         record = self._records.get((state.name, state.start))
         return record if record is not None and record.state == state else None
 
+    def written(self) -> dict[tuple[str, int], str]:
+        """By (name, first byte) of each source, the file made of it, also where the source has changed since."""
+        return {key: record.written.name for key, record in self._records.items() if record.written is not None}
+
     def _keep(self, record: Record) -> None:
         self._records[record.state.name, record.state.start] = record
 

@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +15,24 @@ from mvit_video.preparation.content import Content
 from mvit_video.preparation.cost import Cost
 from mvit_video.preparation.inventory import Inventory, take_inventory
 from mvit_video.preparation.journal import Journal, Status, Verify
-from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
+from mvit_video.preparation.output_paths import (
+    OutputLedger,
+    check_apart,
+    common_folder,
+    is_within,
+    mirrored,
+    own_targets,
+)
 from mvit_video.preparation.reencode import Encoding
 from mvit_video.preparation.results import Effort, write_results
 from mvit_video.preparation.resumable_stages import ReencodeStage, ScanStage, WorkerOptions
-from mvit_video.preparation.split_packing import ShardOptions, pack_splits, shard_bytes_there
+from mvit_video.preparation.split_packing import ShardOptions, pack_splits, plan_splits, shard_bytes_there, shards_there
 from mvit_video.preparation.statistics import Statistics
 from mvit_video.runtime.formatting import count_text
 from mvit_video.video.location import is_remote
 
 logger = logging.getLogger(__name__)
-JOURNAL, ENCODED_JOURNAL, LOCK = "journal.jsonl", "reencoded.jsonl", ".lock"
+JOURNAL, ENCODED_JOURNAL, LOCK, LEDGER = "journal.jsonl", "reencoded.jsonl", ".lock", "written.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +99,9 @@ def prepare_data_set(
     with ExitStack() as stack:
         stack.enter_context(_only_run(plan.out))
         options = WorkerOptions(workers=plan.workers, time_limit_s=plan.time_limit_s, retry_broken=plan.retry_broken)
+        if plan.shards is not None:  # before anything long begins
+            there = shards_there(plan.shards.folder, list(data.entries))
+            _claim(there, plan, option="shards.folder", folder=plan.shards.folder)
         journal = stack.enter_context(Journal(plan.out / JOURNAL))
         reading = ScanStage(data.items, journal, verify=plan.verify, options=options, content=content)
         effort = Effort(read=len(reading.todo), known=len(data.items) - len(reading.todo))
@@ -109,7 +119,9 @@ def prepare_data_set(
             records = records | reencoding.records
         packed = None
         if plan.shards is not None:
-            packed = pack_splits(data, records, plan.shards, keep=plan.keep, workers=plan.workers, out=plan.out)
+            shards = plan_splits(data, records, plan.shards, keep=plan.keep)
+            _claim(map(str, shards.plans), plan, option="shards.folder", folder=plan.shards.folder)
+            packed = pack_splits(shards, workers=plan.workers, out=plan.out)
         effort = replace(effort, seconds=time.monotonic() - start)
         return write_results(data, records, packed, out=plan.out, keep=plan.keep, content=content, effort=effort)
 
@@ -162,12 +174,30 @@ def _reencoding(data: Inventory, plan: PreparePlan, stack: ExitStack) -> Reencod
     if plan.encoding is None:
         return None
     journal = stack.enter_context(Journal(plan.out / ENCODED_JOURNAL))
-    paths = [item.location.name for item in data.items]
-    targets = mirrored(paths, root=common_folder(paths), folder=plan.encode_folder)
+    targets = _encoded_files(data, journal, plan)
     options = WorkerOptions(workers=plan.workers, time_limit_s=plan.encode_limit_s, retry_broken=plan.retry_broken)
     return ReencodeStage(
         data.items, targets, journal, encoding=plan.encoding, options=options, keep=plan.keep, folder=plan.encode_folder
     )
+
+
+def _encoded_files(data: Inventory, journal: Journal, plan: PreparePlan) -> list[str]:
+    """The file to write for each item. ValueError where that would replace a file that is not this preparation's."""
+    paths = [item.location.name for item in data.items]
+    written = journal.written()
+    sources = [
+        (item.location.name if item.state is None else item.state.name, item.location.start) for item in data.items
+    ]
+    wanted = mirrored(paths, root=common_folder(paths), folder=plan.encode_folder)
+    targets = own_targets(wanted, sources, folder=plan.encode_folder, written=written)
+    _claim(targets, plan, option="reencode.folder", folder=plan.encode_folder, known=written.values())
+    return targets
+
+
+def _claim(files: Iterable[str], plan: PreparePlan, *, option: str, folder: str, known: Iterable[str] = ()) -> None:
+    """Note files that will be written. ValueError where they would replace what is not this preparation's."""
+    if not is_remote(folder) and not is_within(folder, plan.out):
+        OutputLedger(plan.out / LEDGER).claim(files, option=option, folder=folder, known=known)
 
 
 def _check_kinds(data: Inventory, plan: PreparePlan) -> None:

@@ -3,7 +3,7 @@
 import datetime
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -62,14 +62,15 @@ def write_results(
     records = content.judged(data, records)
     usable = {split: split_frames(entries, records, keep=keep) for split, entries in data.entries.items()}
     indexes = {}
+    root = _shared_root(records, usable.values())
     for split, frames in usable.items():
         if frames.usable:
             own = content.write_split(out, split, data.manifests[split], frames.usable)
             path = out / f"{split}.index"
             if own is None:
-                _write_split(path, split, data, records, frames, None if packed is None else packed[split])
+                _write_split(path, split, data, records, frames, None if packed is None else packed[split], root)
             indexes[split] = own or str(path)
-    report = _report(data, records, usable, packed, indexes, content=content, effort=effort)
+    report = _report(data, records, usable, packed, indexes, root=root, content=content, effort=effort)
     write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "report.md", markdown(report))
     if not indexes:
@@ -84,19 +85,18 @@ def _write_split(
     records: Mapping[int, Record],
     frames: SplitFrames,
     packed: PackedSplit | None,
+    shared: str,
 ) -> None:
     manifest, entries = data.manifests[split], frames.usable
-    kept = {entry.item for entry in entries}
-    if packed is None and any(_is_stretch(data, records, item) for item in kept):
+    if packed is None and any(_is_stretch(data, records, entry.item) for entry in entries):
         packed = _in_place(data, entries)
     root: str | None = None
     if packed is not None:
         videos = _members(manifest, entries, records, packed)
     else:
-        root = common_folder([records[item].file.name for item in kept])
-        inside = is_within(root, path.parent)
+        inside = is_within(shared, path.parent)
         videos = _files(manifest, entries, records, base=str(path.parent.absolute()) if inside else None)
-        root = None if inside else root
+        root = None if inside else shared
     write_index(
         path,
         videos,
@@ -107,6 +107,11 @@ def _write_split(
         frame_rate=manifest.frame_rate,
         kind=manifest.kind,
     )
+
+
+def _shared_root(records: Mapping[int, Record], splits: Iterable[SplitFrames]) -> str:
+    """The folder that the files of all splits lie under: data.source.root, one option, says where it is later."""
+    return common_folder([records[entry.item].file.name for frames in splits for entry in frames.usable])
 
 
 def _left_out(split: str, data: Inventory, records: Mapping[int, Record], frames: SplitFrames) -> list[tuple[str, str]]:
@@ -215,13 +220,15 @@ def _report(
     packed: Mapping[str, PackedSplit] | None,
     indexes: Mapping[str, str],
     *,
+    root: str,
     content: Content,
     effort: Effort,
 ) -> Statistics:
     written = [record for record in records.values() if record.written is not None]
-    layout = f"The {content.kind.plural} stay where they are; the index refers to them."
+    below = "" if all(is_remote(record.file.name) for record in records.values()) else f" below {root}"
+    layout = f"The {content.kind.plural} stay where they are{below}; the index refers to them."
     if written:
-        layout = "It refers to the re-encoded files."
+        layout = f"It refers to the re-encoded files{below}."
     if packed is not None:
         layout = "It refers to the tar shards."
     return {

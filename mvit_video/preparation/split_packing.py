@@ -54,25 +54,31 @@ class PackedSplit:
     places: Mapping[int, tuple[int, int, str]]
 
 
-def pack_splits(
-    data: Inventory,
-    records: Mapping[int, Record],
-    options: ShardOptions,
-    *,
-    keep: frozenset[Status],
-    workers: int,
-    out: Path,
-) -> dict[str, PackedSplit]:
-    """Write the shards of every split.
+@dataclass(frozen=True)
+class PlannedSplits:
+    """What is packed, and into which shards.
+
+    Attributes:
+        folder: of the shards.
+        items: of each split, those that are packed.
+        names: theirs in the shards, likewise.
+        plans: the shards of all splits.
+    """
+
+    folder: str
+    items: Mapping[str, Sequence[int]]
+    names: Mapping[str, Sequence[str]]
+    plans: Sequence[PlannedShard]
+
+
+def plan_splits(
+    data: Inventory, records: Mapping[int, Record], options: ShardOptions, *, keep: frozenset[Status]
+) -> PlannedSplits:
+    """Plan the shards of every split.
 
     Args:
         records: by item.
         keep: statuses of the videos that are packed.
-        workers: processes.
-        out: folder of the journal.
-
-    Raises:
-        RuntimeError: a shard cannot be written; the others are kept, and the next run goes on from them.
     """
     items = {
         split: sorted({entry.item for entry in entries if records[entry.item].status in keep})
@@ -84,14 +90,40 @@ def pack_splits(
     for split, listed in items.items():
         members = [member_of(data.items[i].location, records[i], name) for i, name in zip(listed, names[split])]
         plans += plan_shards(split, members, folder=options.folder, max_bytes=options.max_bytes)
-    done = _write(plans, workers=workers, journal=out / JOURNAL)
-    _tell_of_strangers(plans, options.folder, list(data.entries))
-    return {split: _located(split, listed, names[split], plans, done) for split, listed in items.items()}
+    return PlannedSplits(options.folder, items, names, plans)
+
+
+def pack_splits(shards: PlannedSplits, *, workers: int, out: Path) -> dict[str, PackedSplit]:
+    """Write the shards of every split.
+
+    Args:
+        workers: processes.
+        out: folder of the journal.
+
+    Raises:
+        RuntimeError: a shard cannot be written; the others are kept, and the next run goes on from them.
+    """
+    done = _write(shards.plans, workers=workers, journal=out / JOURNAL)
+    _tell_of_strangers(shards.plans, shards.folder, list(shards.items))
+    return {
+        split: _located(split, listed, shards.names[split], shards.plans, done)
+        for split, listed in shards.items.items()
+    }
 
 
 def shard_bytes_there(folder: str, splits: Sequence[str]) -> int:
     """Bytes of the splits' shards in a local folder."""
-    return sum(os.stat(path).st_size for path in _shards_in(folder, splits))
+    return sum(os.stat(path).st_size for path in shards_there(folder, splits))
+
+
+def shards_there(folder: str, splits: Sequence[str]) -> list[str]:
+    """The splits' shards in a local folder."""
+    if is_remote(folder) or not os.path.isdir(folder):
+        return []
+    prefixes = tuple(f"{split}-" for split in splits)
+    return [
+        os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n.startswith(prefixes) and n.endswith(".tar")
+    ]
 
 
 def _names(data: Inventory, records: Mapping[int, Record], items: Sequence[int], root: str) -> list[str]:
@@ -152,15 +184,6 @@ def _located(
 def _tell_of_strangers(plans: Sequence[PlannedShard], folder: str, splits: Sequence[str]) -> None:
     """Warn of shards in the folder that are not this data set's: left by a run with other options."""
     wanted = {plan.file_name for plan in plans}
-    strangers = [path for path in _shards_in(folder, splits) if os.path.basename(path) not in wanted]
+    strangers = [path for path in shards_there(folder, splits) if os.path.basename(path) not in wanted]
     if strangers:
         logger.warning("%d shards are an earlier run's and may be deleted: %s, ...", len(strangers), strangers[0])
-
-
-def _shards_in(folder: str, splits: Sequence[str]) -> list[str]:
-    if is_remote(folder) or not os.path.isdir(folder):
-        return []
-    prefixes = tuple(f"{split}-" for split in splits)
-    return [
-        os.path.join(folder, n) for n in sorted(os.listdir(folder)) if n.startswith(prefixes) and n.endswith(".tar")
-    ]

@@ -13,6 +13,11 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
+def same_place(location: str) -> str:
+    """What all ways of writing one path have in common (`a.mp4`, `./a.mp4`, `/here/a.mp4`); links are not followed."""
+    return location if is_remote(location) else os.path.abspath(location)
+
+
 def join_location(base: str, location: str) -> str:
     """A path or URL that starts from the folder or URL `base` unless it is absolute."""
     if not base or is_remote(location):

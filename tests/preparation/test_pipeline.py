@@ -114,6 +114,17 @@ def test_index_and_report(videos):
     assert "horter than a clip of 4 frames, one in 2 at 10 frames/s: 0.8 s: 1 video" in text
 
 
+def test_one_root_says_where_the_videos_of_all_splits_are_now(videos):
+    prepare(videos)
+    moved, out = videos.parent / "moved" / "videos", videos.parent / "out"
+    moved.parent.mkdir()
+    videos.rename(moved)
+    source = IndexSource(train=str(out / "train.index"), val=str(out / "val.index"), root=str(moved))
+    for split in ("train", "val"):
+        paths = source.manifest(split).paths
+        assert all(Path(path).is_file() and Path(path).is_relative_to(moved / split) for path in paths)
+
+
 def test_a_second_run_reads_what_changed_and_nothing_else(videos):
     first = prepare(videos)
     assert (first["read"], first["known"]) == (14, 0)
@@ -175,6 +186,24 @@ def test_reencoded_and_packed(videos):
     changed = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
     assert changed <= {"a.mp4", *(path.name for path in times if path.name.startswith("val-"))}
     assert "a.mp4" in changed
+
+
+def test_splits_prepared_one_after_the_other_do_not_share_files(tmp_path):
+    for split, frames in (("train", 5), ("val", 7)):
+        write_video(tmp_path / split / "cat" / "a.mp4", seed=frames, frames=frames)
+
+    def prepared(split: str, out: str) -> Manifest:
+        options = PreparePlan(out=tmp_path / out, encode_folder=str(tmp_path / "new"), encoding=ENCODING)
+        found = {split: from_folder(tmp_path / split)}
+        assert prepare_data_set(found, options, content=VideoContent(SAMPLER)) is not None
+        return IndexSource(train=str(tmp_path / out / f"{split}.index")).manifest("train")
+
+    manifests = [prepared(split, "out") for split in ("train", "val")]
+    for manifest, frames in zip(manifests, (5, 7)):
+        with VideoReader(manifest.paths[0]) as video:
+            assert video.info.num_frames == frames
+    with pytest.raises(ValueError, match=r"reencode\.folder=.*new: 1 of the files to be written are there already"):
+        prepared("train", "other")
 
 
 def test_shards_of_an_index_are_indexed_in_place(videos):

@@ -1,6 +1,7 @@
 """Small arithmetic and words: costs, folders, histograms, tables."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from mvit_video.data.sampling import ClipSampler
 from mvit_video.preparation import cost as costs
 from mvit_video.preparation.cost import Cost, check_disk, extrapolate, free_bytes, sample_evenly
 from mvit_video.preparation.inventory import evenly_spaced
-from mvit_video.preparation.output_paths import check_apart, common_folder, mirrored
+from mvit_video.preparation.output_paths import OutputLedger, check_apart, common_folder, mirrored, own_targets
 from mvit_video.preparation.progress import FileProgress, progress_line
 from mvit_video.preparation.quantities import histogram, most_common, quantiles
 from mvit_video.preparation.report import aligned
@@ -82,6 +83,35 @@ def test_mirrored_paths():
         "/o/val/b.mp4",
     ]
     assert common_folder(["s3://bucket/a.mp4"]) == os.getcwd()
+
+
+def test_no_two_sources_are_written_to_one_file():
+    sources = ["/d/a.avi", "/d/a.mkv", "/d/a.avi.mp4", "/e/x.mp4"]
+    keys = [(path, 0) for path in sources]
+    wanted = mirrored(sources[:3], root="/d", folder="/o")
+    assert own_targets(wanted, keys[:3], folder="/o", written={}) == ["/o/a.avi.mp4", "/o/a.mkv.mp4", "/o/a.avi~2.mp4"]
+    # A source keeps its file, whatever else is prepared beside it; one elsewhere does not count.
+    written = {("/d/x.mp4", 0): "/o/x.mp4", ("/e/x.mp4", 0): "/elsewhere/x.mp4", ("/d/a.avi", 0): "/o/d/a.mp4"}
+    assert own_targets(["/o/x.mp4"], [("/e/x.mp4", 0)], folder="/o", written=written) == ["/o/x~2.mp4"]
+    assert own_targets(["/o/a.mp4"], [("/d/a.avi", 0)], folder="/o/", written=written) == ["/o/d/a.mp4"]
+
+
+def test_only_what_a_preparation_wrote_is_replaced(tmp_path):
+    files = [str(tmp_path / "new" / name) for name in ("a\udce9.mp4", "b.mp4")]
+    ledger = tmp_path / "written.jsonl"
+    OutputLedger(ledger).claim(files, option="o", folder="new")
+    (tmp_path / "new").mkdir()
+    for path in files:
+        Path(path).touch()
+    with ledger.open("a") as stream:
+        stream.write('"torn')
+    OutputLedger(ledger).claim(files, option="o", folder="new")
+    other = OutputLedger(tmp_path / "other.jsonl")
+    with pytest.raises(
+        ValueError, match=r"o=new: 2 of the files to be written are there already, .*b\.mp4\. Choose ano"
+    ):
+        other.claim(files, option="o", folder="new")
+    other.claim(files, option="o", folder="new", known=files)
 
 
 @pytest.mark.parametrize("folder", ["train", "train/cat", "train/new", ".", "link"])

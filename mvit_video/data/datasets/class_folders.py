@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import (
     BESIDE,
+    BESIDE_PICTURES,
     EMPTY_FOLDER,
     HIDDEN,
+    LINK,
     LeftOut,
     LeftOutFiles,
     describe_left_out,
@@ -145,7 +147,7 @@ def _check_folders(source: str, folders: Sequence[str], kind: FileKind) -> None:
 
 
 def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind, *, frames: bool) -> list[str]:
-    """Paths of the files of a folder and its sub-folders, sorted; links to folders are not followed.
+    """Paths of the files of a folder and its sub-folders, sorted; no link is followed to a folder of files.
 
     Args:
         frames: whether a sub-folder that holds pictures is a video.
@@ -154,11 +156,13 @@ def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind,
     for entry in scan(folder, kind.plural):
         if entry.name.startswith("."):
             left_out.add(HIDDEN, os.path.relpath(entry.path, root))
+        elif frames and entry.is_dir() and _holds_pictures(entry.path):
+            paths.append(entry.path)
+            _note_others(entry.path, root, left_out)
         elif entry.is_dir(follow_symlinks=False):
-            if frames and _holds_pictures(entry.path):
-                paths.append(entry.path)
-            else:
-                paths += _files_below(entry.path, root, left_out, kind, frames=frames)
+            paths += _files_below(entry.path, root, left_out, kind, frames=frames)
+        elif entry.is_dir():
+            left_out.add(LINK, os.path.relpath(entry.path, root))
         elif kind.has(entry.name):
             paths.append(entry.path)
         else:
@@ -168,6 +172,14 @@ def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind,
 
 def _holds_pictures(folder: str) -> bool:
     return any(entry.name.lower().endswith(PICTURE_EXTENSIONS) for entry in scan(folder))
+
+
+def _note_others(folder: str, root: str, left_out: LeftOutFiles) -> None:
+    """Note what lies beside the pictures of a video: other videos, say, that are not looked for there."""
+    for entry in scan(folder):
+        if not entry.name.lower().endswith(PICTURE_EXTENSIONS):
+            hidden = entry.name.startswith(".")
+            left_out.add(HIDDEN if hidden else BESIDE_PICTURES, os.path.relpath(entry.path, root))
 
 
 def _no_file(folder: str, rest: LeftOut, kind: FileKind) -> str:

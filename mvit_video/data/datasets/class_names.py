@@ -102,9 +102,12 @@ def listed(names: Sequence[str]) -> str:
 
 
 def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
-    """The index of a class. ValueError, with the nearest name, for one that is not known."""
+    """The index of a class, however its accents are written. ValueError, with the nearest name, for an unknown one."""
     if name in indices:
         return indices[name]
+    composed = [index for known, index in indices.items() if _composed(known) == _composed(name)]
+    if len(composed) == 1:
+        return composed[0]
     near = difflib.get_close_matches(name, indices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(

@@ -37,7 +37,7 @@ from mvit_video.data.datasets.segments import Segment, Segments
 from mvit_video.runtime.files import replacing
 from mvit_video.video.index import FrameIndex, VideoInfo
 from mvit_video.video.index_encoding import decode_frame_index, encode_frame_index
-from mvit_video.video.location import VideoLocation, join_location
+from mvit_video.video.location import VideoLocation, is_remote, join_location
 
 PLAIN_VERSION: Final = 1  # whole files with one label each
 VERSION: Final = 2
@@ -319,6 +319,7 @@ class IndexFile:
         path: as given.
         class_names: name of each class.
         kind: of the files.
+        root: folder or URL that the videos, or the shards, lay under when the index was written.
         labels: int32 (videos,), class index of each video.
         shard_of: int32 (videos,), number of each video's shard; None if the videos are files of their own.
         shards: places of the shards.
@@ -344,8 +345,10 @@ class IndexFile:
         self.class_names = tuple(header["class_names"])
         self.kind = IMAGES if header.get("kind") == IMAGES.noun else VIDEOS
         folder = os.path.dirname(self.path)
+        self.root = _first_folder(header, os.path.abspath(folder))
         self._base = join_location(folder, header["root"] or "") if root is None else root
-        self.shards = tuple(join_location(folder if root is None else root, shard) for shard in header["shards"])
+        moved = header["shards"] if root is None else [_below(self.root, shard) for shard in header["shards"]]
+        self.shards = tuple(join_location(folder if root is None else root, shard) for shard in moved)
         self.labels: npt.NDArray[np.int32] = self._columns["label"]
         self.shard_of: npt.NDArray[np.int32] | None = self._columns["shard"] if self.shards else None
         self.paths: ArrayView[str] = _Names(self)
@@ -483,6 +486,22 @@ class IndexFile:
 
     def _refuse(self, problem: str, way_out: str = "prepare the data set again") -> NoReturn:
         raise ValueError(f"{self.path}: {problem}; {way_out}")
+
+
+def _first_folder(header: _Header, folder: str) -> str:
+    """What `root` takes the place of: the folder of the index, or that of videos or shards that lie elsewhere."""
+    shards = header["shards"]
+    if not shards:
+        return folder if header["root"] is None else header["root"]
+    if not all(is_remote(shard) or os.path.isabs(shard) for shard in shards):
+        return folder
+    shared = os.path.commonprefix([os.path.join(os.path.dirname(shard), "") for shard in shards])  # noqa: RUF071
+    return shared.rpartition("/")[0] or "/"  # cut at a slash, for names may begin alike
+
+
+def _below(folder: str, place: str) -> str:
+    """A place relative to a folder that it lies below."""
+    return place.removeprefix(os.path.join(folder, ""))
 
 
 def _reopen(path: str, root: str | None, checksum: int) -> IndexFile:

@@ -7,6 +7,8 @@ LeftOut = Mapping[str, tuple[str, ...]]  # reason -> names
 
 HIDDEN = "hidden"
 BESIDE = "beside the class folders"
+BESIDE_PICTURES = "beside the pictures of a video"
+LINK = "link to a folder, not followed"
 EMPTY_FOLDER = "class folder without a file"
 _SHOWN = 3
 

@@ -17,7 +17,7 @@ def parse_list(source: str, separator: str, kind: FileKind = VIDEOS) -> list[tup
     """(line number, path, label) of every line; labels all numbers or all names, 0 throughout if the list has none."""
     rows: list[tuple[int, str, str]] = []
     unlabelled: list[tuple[int, str]] = []
-    for number, line in enumerate(read_text(source, "list").splitlines(), start=1):
+    for number, line in enumerate(read_text(source, "list").split("\n"), start=1):
         text = line.strip()
         if not text:
             continue

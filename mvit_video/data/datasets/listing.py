@@ -6,6 +6,7 @@ Everything that is not as it should be is a ValueError with the path, the rule a
 import json
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from mvit_video.video.location import is_remote, join_location
@@ -68,10 +69,10 @@ def listed_files(
         folders: see `existing`.
     """
     wanted = [join_location(root or "", path) for path in paths]
-    found = existing(wanted, folders=folders)
+    found = _however_written(wanted, source=source, folders=folders)
     if root is None and not any(found):
         beside = [join_location(os.path.dirname(source), path) for path in paths]
-        found_beside = existing(beside, folders=folders)
+        found_beside = _however_written(beside, source=source, folders=folders)
         if any(found_beside):
             logger.info(
                 "%s: its paths are taken from its own folder, for none of them leads anywhere from the current one, %s",
@@ -80,6 +81,48 @@ def listed_files(
             )
             return beside, found_beside
     return wanted, found
+
+
+def _however_written(paths: Sequence[str], *, source: str, folders: bool) -> list[str | None]:
+    """The files that exist, and those whose letters with accents the list composes otherwise than the folder does.
+
+    A copy from a Mac may have the accents of names apart from their letters (NFD), where a table has them together.
+    """
+    found = existing(paths, folders=folders)
+    names_in: dict[str, dict[str, str | None]] = {}
+    absent = [at for at, there in enumerate(found) if there is None and not paths[at].isascii()]
+    for at in absent:
+        alike = _composed_alike(paths[at], names_in)
+        found[at] = None if alike is None else existing([alike], folders=folders)[0]
+    count = sum(1 for at in absent if found[at] is not None)
+    if count:
+        logger.info("%s: %d of its paths write letters with accents otherwise than the folders do", source, count)
+    return found
+
+
+def _composed_alike(path: str, names_in: dict[str, dict[str, str | None]]) -> str | None:
+    """The path as its folders spell it; None where there is no such file, or several.
+
+    Args:
+        path: a local one.
+        names_in: of folders that were looked at, entries by their composed names; it grows.
+    """
+    place = "/" if path.startswith("/") else ""
+    for part in filter(None, path.split("/")):
+        if not os.path.lexists(os.path.join(place, part)):
+            folder = place or os.curdir
+            if folder not in names_in:
+                names: dict[str, str | None] = {}
+                for entry in scan(folder) if os.path.isdir(folder) else ():
+                    composed = unicodedata.normalize("NFC", entry.name)
+                    names[composed] = None if composed in names else entry.name
+                names_in[folder] = names
+            alike = names_in[folder].get(unicodedata.normalize("NFC", part))
+            if alike is None:
+                return None
+            part = alike
+        place = os.path.join(place, part)
+    return place
 
 
 def absent_text(root: str | None, *, all_of_them: bool) -> tuple[str, str]:

@@ -34,7 +34,7 @@ from mvit_video.interop.pytorchvideo import import_pytorchvideo
 from mvit_video.runtime.formatting import are, count_text
 from mvit_video.video.byte_source import locate
 from mvit_video.video.index import VideoDecodeError
-from mvit_video.video.location import VideoLocation
+from mvit_video.video.location import VideoLocation, same_place
 
 logger = logging.getLogger(__name__)
 
@@ -199,19 +199,20 @@ class Manifest:
 
     def num_duplicates(self) -> int:
         """Number of entries whose file, or segment of it, an earlier entry has."""
-        entries = set(self.paths) if self.segments is None else set(zip(self.paths, self.segments))
+        places = map(same_place, self.paths)
+        entries = set(places) if self.segments is None else set(zip(places, self.segments))
         return len(self.paths) - len(entries)
 
     def conflicting(self) -> list[tuple[str, tuple[str, ...]]]:
         """(path, class names) of the entries whose file, or segment of it, is there under several classes."""
         if self.label_sets is not None or not self.num_duplicates():
             return []
-        labels: dict[tuple[str, Segment], set[int]] = {}
+        labels: dict[tuple[str, Segment], tuple[str, set[int]]] = {}
         for index, (path, label) in enumerate(zip(self.paths, self.labels, strict=True)):
-            labels.setdefault((path, self.segment(index)), set()).add(label)
+            labels.setdefault((same_place(path), self.segment(index)), (path, set()))[1].add(label)
         return [
             (path, tuple(self.class_names[label] for label in sorted(several)))
-            for (path, _), several in labels.items()
+            for path, several in labels.values()
             if len(several) > 1
         ]
 

@@ -208,7 +208,20 @@ class IndexSource(Splits):
     root: str | None = None
 
     def _read(self, place: str, split: Split) -> Manifest:
+        if self.root is not None and self.train is not None and split != "train":
+            self._check_roots(place, split)
         return from_index(place, root=self.root)
+
+    def _check_roots(self, place: str, split: Split) -> None:
+        """Refuse one root in the place of two: files of one split could be taken for those of another."""
+        assert self.train is not None
+        ours, trained = IndexFile.open(place).root, IndexFile.open(self.train).root
+        if ours != trained:
+            raise ValueError(
+                f"data.source.root={self.root} would stand for two folders: paths of {self.train} start from "
+                f"{trained}, those of {place} from {ours}. Prepare both splits again with one command, which gives "
+                "them one folder, or leave root out and have the videos where they were"
+            )
 
     def _train_classes(self, place: str) -> tuple[str, ...]:
         return IndexFile.open(place).class_names

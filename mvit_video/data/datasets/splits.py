@@ -20,7 +20,7 @@ from mvit_video.data.datasets.class_names import listed
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.sources import Source, Split
 from mvit_video.runtime.formatting import count_text
-from mvit_video.video.location import is_remote
+from mvit_video.video.location import is_remote, same_place
 
 logger = logging.getLogger(__name__)
 _MOST_LINES = 30  # of counts per class in the log
@@ -121,26 +121,37 @@ def split_groups(manifest: Manifest, pattern: str | None) -> list[str]:
     """What each entry belongs to: its group, what `pattern` finds in its path, or its file.
 
     Args:
-        pattern: a regular expression; its first bracket (or all of it) is the group. None takes the manifest's groups.
+        pattern: a regular expression; the first of its brackets that finds something (without brackets all of it) is
+            the group. None takes the manifest's groups.
 
     Raises:
-        ValueError: it is no regular expression, or a path does not match it.
+        ValueError: it is no regular expression, or finds nothing in a path.
     """
     if pattern is None:
         groups = [""] * len(manifest) if manifest.groups is None else list(manifest.groups)
-        return [f"group {group}" if group else f"file {path}" for group, path in zip(groups, manifest.paths)]
+        return [
+            f"group {group}" if group else f"file {same_place(path)}" for group, path in zip(groups, manifest.paths)
+        ]
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"data.group_pattern={pattern!r} is no regular expression ({error}); correct it") from error
-    found = [expression.search(path) for path in manifest.paths]
-    unmatched = [path for path, match in zip(manifest.paths, found) if match is None]
+    found = [_found_group(expression, path) for path in manifest.paths]
+    unmatched = [path for path, group in zip(manifest.paths, found) if not group]
     if unmatched:
         raise ValueError(
-            f"data.group_pattern={pattern!r}: {len(unmatched)} of {len(manifest)} paths do not match it, the first "
+            f"data.group_pattern={pattern!r}: it finds nothing in {len(unmatched)} of {len(manifest)} paths, the first "
             f"{unmatched[0]}; it must find the group in every path"
         )
-    return [match[1] if expression.groups else match[0] for match in found if match is not None]
+    return found
+
+
+def _found_group(expression: re.Pattern[str], path: str) -> str:
+    """The group of a path; empty if nothing is found: the paths without one would be a group of their own."""
+    match = expression.search(path)
+    if match is None:
+        return ""
+    return next(filter(None, match.groups()), "") if expression.groups else match[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +268,12 @@ class SplitSource:
                 "of them out (data.source.val=null, or data.holdout=null data.folds=null)"
             )
         whole = self._source.manifest("train")
+        if self._options.group_pattern is not None and whole.groups is not None:
+            logger.warning(
+                "data.group_pattern=%r takes the place of the groups of %s: its groups are not kept together",
+                self._options.group_pattern,
+                whole.source,
+            )
         train, val = divide(whole, self._options)
         for name, rows in (("train", train), ("val", val)):
             source = f"{whole.source} ({name} part, {self._options}, seed {self._options.seed})"

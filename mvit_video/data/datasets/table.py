@@ -20,6 +20,7 @@ from mvit_video.data.datasets.rows import Beyond, Label, Row, check_groups, mani
 from mvit_video.data.datasets.segments import Segment, parse_seconds
 from mvit_video.data.datasets.sources import Split, logged
 from mvit_video.data.datasets.table_file import Table, TableRow, read_table
+from mvit_video.video.location import join_location, same_place
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +132,8 @@ class TableSource:
 
     def _say_what_is_shared(self, rows: Sequence[Row], split: Split) -> None:
         """Name the videos that the training has, too: segments of one recording may look much the same."""
-        trained = {row.path for row in self._rows("train")}
-        shared = sorted({row.path for row in rows} & trained)
+        trained = {same_place(join_location(self.root or "", row.path)) for row in self._rows("train")}
+        shared = sorted({row.path for row in rows if same_place(join_location(self.root or "", row.path)) in trained})
         if shared:
             texts = (split, len(shared), examples(shared))
             logger.warning(f"%s split: %d of its {self.kind.plural} are in the training split, too: %s", *texts)

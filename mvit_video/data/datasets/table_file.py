@@ -100,7 +100,8 @@ def _from_json(source: str, text: str) -> Table:
         values = _parsed(source, text, 1)
         objects = [(f"{source}: entry {number}", value) for number, value in enumerate(values, start=1)]
     else:
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not splitlines: a text in JSON may hold other characters that end lines, such as U+2028.
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 objects.append((f"{source}:{number}", _parsed(source, line, number)))
     columns: dict[str, None] = {}

@@ -51,6 +51,28 @@ def test_what_is_not_used_is_counted_and_named_in_the_log(tmp_path: Path, caplog
     ) in caplog.text
 
 
+def test_links_to_folders_in_a_class_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "videos/1.mp4", "pictures/1.jpg", "classes/a/2.mp4")
+    for name in ("videos", "pictures"):
+        (tmp_path / "classes" / "a" / f"{name}.avi").symlink_to(tmp_path / name)
+    manifest = from_folder(tmp_path / "classes")
+    assert names_of(manifest, tmp_path / "classes") == ["a/2.mp4"]
+    assert manifest.left_out == {"link to a folder, not followed": ("a/pictures.avi", "a/videos.avi")}
+    pictures = from_folder(tmp_path / "classes", frame_rate=12)
+    assert names_of(pictures, tmp_path / "classes") == ["a/2.mp4", "a/pictures.avi"]
+    assert pictures.left_out == {"link to a folder, not followed": ("a/videos.avi",)}
+
+
+def test_what_lies_beside_the_pictures_of_a_video_is_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x/1.jpg", "a/x/2.JPG", "a/x/clip.mp4", "a/x/more/1.mp4", "a/x/.DS_Store", "a/y.mp4")
+    manifest = from_folder(tmp_path, frame_rate=12)
+    assert names_of(manifest, tmp_path) == ["a/x", "a/y.mp4"]
+    assert manifest.left_out == {
+        "beside the pictures of a video": ("a/x/clip.mp4", "a/x/more"),
+        "hidden": ("a/x/.DS_Store",),
+    }
+
+
 def test_folder_of_validation_uses_the_classes_of_training(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.mp4", "val/c/2.mp4", "val/a/2.mp4")
     source = FolderSource(train=str(tmp_path / "train"), val=str(tmp_path / "val"))

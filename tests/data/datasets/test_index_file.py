@@ -319,6 +319,26 @@ def test_the_source_of_indexes(tmp_path: Path) -> None:
         IndexSource(train=str(train)).manifest("val")
 
 
+@pytest.mark.parametrize("folder", ["/scratch/shards", "s3://bucket/k400", ""])
+def test_shards_elsewhere_may_move_with_a_root(tmp_path: Path, folder: str) -> None:
+    shards = [f"{folder}/train/x.tar", f"{folder}/trailers/x.tar"]
+    videos = [video(0, shard=0, start=512, mtime_ns=None), video(1, shard=1, start=512, mtime_ns=None)]
+    place = written(tmp_path / "train.index", videos=videos, shards=shards, root=None)
+    assert IndexFile.open(place).shards == tuple(shards)
+    assert IndexFile.open(place, root="/fast").shards == ("/fast/train/x.tar", "/fast/trailers/x.tar")
+
+
+def test_one_root_does_not_stand_for_two_folders(tmp_path: Path) -> None:
+    train = written(tmp_path / "train.index", root="/videos/train")
+    val = written(tmp_path / "val.index", root="/videos/val")
+    source = IndexSource(train=str(train), val=str(val), root="/fast")
+    assert len(source.manifest("train")) == 3
+    with pytest.raises(ValueError, match=r"start from /videos/train, those of .*val\.index from /videos/val\. Prepare"):
+        source.manifest("val")
+    assert len(IndexSource(train=str(train), val=str(val)).manifest("val")) == 3
+    assert len(IndexSource(val=str(val), root="/fast").manifest("val")) == 3
+
+
 def test_the_labels_of_another_index_are_mapped_by_name(tmp_path: Path) -> None:
     train = written(tmp_path / "train.index")
     val = written(tmp_path / "val.index", class_names=("zumba", "archery"), videos=[video(0), video(1), video(2)])

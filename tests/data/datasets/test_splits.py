@@ -13,7 +13,7 @@ from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments
 from mvit_video.data.datasets.sources import FolderSource
-from mvit_video.data.datasets.splits import SplitOptions, SplitSource, describe, divide, split_names
+from mvit_video.data.datasets.splits import SplitOptions, SplitSource, describe, divide, split_groups, split_names
 from mvit_video.data.datasets.table import TableSource
 from mvit_video.distributed.process_group import World
 from tests.conftest import evaluate_options, options
@@ -89,10 +89,39 @@ def test_groups_found_in_the_paths() -> None:
     whole = Manifest(paths, [0] * 30, ("Dive",), "t")
     _, val = divide(whole, SplitOptions(holdout=0.2, group_pattern=r"_g(\d\d)_"))
     assert sorted(Counter(paths[row][13:16] for row in val).values()) == [3, 3]
-    with pytest.raises(ValueError, match=r"data\.group_pattern='_x': 30 of 30 paths do not match it, the first /"):
+    with pytest.raises(ValueError, match=r"data\.group_pattern='_x': it finds nothing in 30 of 30 paths, the first /"):
         divide(whole, SplitOptions(holdout=0.2, group_pattern="_x"))
     with pytest.raises(ValueError, match=r"data\.group_pattern='\(' is no regular expression"):
         divide(whole, SplitOptions(holdout=0.2, group_pattern="("))
+
+
+def test_a_pattern_of_several_brackets_takes_the_one_that_finds_something() -> None:
+    paths = [f"/data/x_g{number // 2}_c{number % 2}.avi" for number in range(8)]
+    paths += [f"/data/scene{number // 2}-{number % 2}.avi" for number in range(8)]
+    whole = Manifest(paths, [0] * 16, ("Dive",), "t")
+    groups = split_groups(whole, r"x_(g\d)_|(scene\d)-")
+    assert groups == [f"g{number // 2}" for number in range(8)] + [f"scene{number // 2}" for number in range(8)]
+    with pytest.raises(ValueError, match=r"finds nothing in 1 of 3 paths, the first /data/x_g_c2\.avi"):
+        split_groups(Manifest([*paths[:2], "/data/x_g_c2.avi"], [0] * 3, ("Dive",), "t"), r"_g(\d)?_")
+
+
+def test_a_pattern_in_the_place_of_the_groups_of_a_table_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    whole = manifest({"a": 4}, groups=["x", "x", "y", "y"])
+
+    class Only(FolderSource):
+        def manifest(self, split: str) -> Manifest:
+            return whole
+
+    SplitSource(Only(train="folder"), SplitOptions(holdout=0.5, group_pattern=r"(\d+)\.mp4")).manifest("val")
+    assert "takes the place of the groups of folder: its groups are not kept together" in caplog.text
+
+
+def test_one_file_written_in_several_ways_stays_together() -> None:
+    paths = [f"{prefix}{number}.mp4" for number in range(6) for prefix in ("", "./", f"{Path.cwd()}/", ".//")]
+    whole = Manifest(paths, [0] * 24, ("a",), "t")
+    train, val = divide(whole, SplitOptions(holdout=0.34))
+    assert not {Path(paths[row]).absolute() for row in train} & {Path(paths[row]).absolute() for row in val}
+    assert whole.num_duplicates() == 18
 
 
 def test_several_labels_are_stratified() -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ EVERY_FORM = {
     "spaces.csv": 'Label , Path\nriding a bike, a.mp4\nzumba,  b.mp4\nzumba, "my, c.mp4"\n',
     "excel.csv": "path;label\na.mp4;riding a bike\nb.mp4;zumba\nmy, c.mp4;zumba\n",
     "tabs.tsv": "path\tlabel\na.mp4\triding a bike\nb.mp4\tzumba\nmy, c.mp4\tzumba\n",
-    "lines.jsonl": '{"path": "a.mp4", "label": "riding a bike"}\n\n{"label": "zumba", "path": "b.mp4"}\n'
-    '{"path": "my, c.mp4", "label": "zumba", "note": null}\n',
+    "lines.jsonl": '{"path": "a.mp4", "label": "riding a bike"}\n\n{"label": "zumba", "path": "b.mp4", "note": null}\n'
+    '{"path": "my, c.mp4", "label": "zumba", "note": "two\u2028lines"}\n',
     "list.json": json.dumps([{"path": p, "label": v} for p, v in
                              [("a.mp4", "riding a bike"), ("b.mp4", "zumba"), ("my, c.mp4", "zumba")]]),
 }  # fmt: skip
@@ -52,10 +53,23 @@ def test_splits_groups_and_weights_of_one_table(tmp_path: Path) -> None:
     assert train.source.endswith("table.csv (train)")
 
 
-def test_videos_of_two_splits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    text = "path,label,split\na.mp4,x,train\nb.mp4,x,train\na.mp4,x,val\n"
+@pytest.mark.parametrize("again", ["a.mp4", "./a.mp4"])
+def test_videos_of_two_splits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, again: str) -> None:
+    text = f"path,label,split\na.mp4,x,train\nb.mp4,x,train\n{again},x,val\n"
     table(tmp_path, text).manifest("val")
-    assert "val split: 1 of its videos are in the training split, too: a.mp4" in caplog.text
+    assert f"val split: 1 of its videos are in the training split, too: {again}" in caplog.text
+
+
+def test_accents_may_be_written_otherwise_than_in_the_training_and_on_disk(tmp_path: Path) -> None:
+    together, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{apart}/{apart}.mp4", f"{apart}/folder.mp4/x", "b.mp4")
+    text = f"path,label,split\nb.mp4,{together},train\n{together}/{together}.mp4,{apart},val\n"
+    source = table(tmp_path, text)
+    assert names_of(source.manifest("val"), tmp_path) == [f"{apart}/{apart}.mp4"]
+    assert source.manifest("val").labels == source.manifest("train").labels == (0,)
+    for absent in (f"{together}/other.mp4", f"{together}/folder.mp4"):
+        with pytest.raises(ValueError, match="1 of 1 listed videos do not exist"):
+            table(tmp_path, f"path,label\n{absent},x\n").manifest("train")
 
 
 def test_a_table_per_split(tmp_path: Path) -> None:
