@@ -20,7 +20,7 @@ from mvit_video.prediction.drawings import ANNOTATED, EXPLAINED, TIMELINES
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, Part, ResultsFolder
-from mvit_video.prediction.lines import writing
+from mvit_video.prediction.lines import file_state, writing
 from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.timeline import timeline_names
 from mvit_video.runtime.formatting import count_text
@@ -137,14 +137,16 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     rest = [path for path in own if path not in done]
     if done and world.is_main:
         logger.info("%d of %s: results are in %s already", len(done), count_text(len(own), "file"), folder.folder)
-    drawings = predictor.drawings(folder.folder, timeline_names(files))
+    drawn = from_main(folder.drawn() if world.is_main else None, world)
+    drawings = predictor.drawings(folder.folder, timeline_names(files, drawn))
+    states = {path: file_state(path) for path in rest[world.rank :: world.size]}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
         for one in predictor.predict(rest, begun=folder.begun):
             with writing(folder.folder):
-                drawings.draw(one)
-                folder.add(one)
+                name = drawings.draw(one)
+                folder.add(one, state=states[one.path], drawn=name)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)
             progress.advance(bar)
