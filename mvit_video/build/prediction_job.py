@@ -19,7 +19,7 @@ from mvit_video.distributed.process_group import barrier, from_main
 from mvit_video.prediction.drawings import ANNOTATED, EXPLAINED, TIMELINES
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
-from mvit_video.prediction.folder import LINES, Part, ResultsFolder
+from mvit_video.prediction.folder import LINES, RESULTS, TABLE, Part, ResultsFolder
 from mvit_video.prediction.lines import file_state, writing
 from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.timeline import timeline_names
@@ -121,12 +121,23 @@ def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str], par
                 f"output={config.output}: holds results of other weights or options (see results.json there); give "
                 "another folder, or remove that one"
             )
+        _check_own(place)
     folder = ResultsFolder(from_main(place, world), rank=world.rank, about=about, part=part, table=predictor.table)
     if world.is_main:
         with writing(folder.folder):
             folder.begin()
     barrier(world)
     return folder
+
+
+def _check_own(place: Path) -> None:
+    """Refuse a folder whose files would be written over, with a ValueError: a prediction writes results.json first."""
+    others = [name for name in (LINES, TABLE) if (place / name).exists()]
+    if others and not (place / RESULTS).exists():
+        raise ValueError(
+            f"{place}: holds a {others[0]} that no prediction of this program wrote (there is no {RESULTS} beside it); "
+            "give output=FOLDER elsewhere, or move that file"
+        )
 
 
 def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequence[str]) -> Sequence[FilePrediction]:

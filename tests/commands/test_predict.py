@@ -120,6 +120,36 @@ def test_a_file_that_grew_while_it_was_looked_at_is_looked_at_again(
     assert looked_at == [*map(str, videos), str(videos[0])]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("predictions.jsonl", "mine", r"holds a predictions\.jsonl that no prediction of this program wrote"),
+        ("predictions.csv", "mine", r"holds a predictions\.csv that no prediction of this program wrote"),
+        ("results.json", "mine", "holds results of other weights or options"),
+        ("results.json", "[]", "holds results of other weights or options"),
+    ],
+)
+def test_files_of_others_are_not_written_over(
+    runs: Path, videos: list[Path], tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    place = tmp_path / "out" / name
+    place.parent.mkdir()
+    place.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        predicted(str(videos[0]), "weights=tiny", f"output_dir={runs}", f"output={place.parent}")
+    assert place.read_text(encoding="utf-8") == content and list(place.parent.iterdir()) == [place]
+
+
+def test_what_a_predictor_does_not_take(runs: Path) -> None:
+    with pytest.raises(ValueError, match=r"explain: is for .*, and predictor\.explain\(PATH\) gives the maps"):
+        Predictor("tiny", {"explain": True}, output_dir=runs)
+    with pytest.raises(ValueError, match=r"annotate: is for `python -m mvit_video\.predict`"):
+        Predictor("tiny", {"annotate": True}, output_dir=runs)
+    predictor = Predictor("tiny", output_dir=runs)
+    with pytest.raises(TypeError, match=r"is given a ndarray: predictor\.predict\(\[PATH, \.\.\.\]\) takes several"):
+        predictor(np.zeros((8, 32, 32, 3), np.uint8))  # type: ignore[arg-type]
+
+
 def test_drawings_of_later_files_replace_no_others(runs: Path, videos: list[Path], tmp_path: Path) -> None:
     """Files of one name in two folders, drawn by two commands into one folder of results."""
     other, out = tmp_path / "also" / videos[0].name, tmp_path / "out"
