@@ -3,7 +3,7 @@
     python examples/read_export.py garden.mp4 birds.onnx         # onnx, onnxruntime, NumPy, PyAV, Pillow
     python examples/read_export.py garden.mp4 birds.safetensors  # besides PyTorch, and mvit_video.models for the layers
 
-Scores are those of `python -m mvit_video.predict` but for rounding; sampling by segments may be a frame off.
+Scores are those of `python -m mvit_video.predict` but for rounding; segments may be a frame off, mirrors stay.
 """
 
 import json
@@ -72,8 +72,8 @@ def inputs_of(path, kind, views):
         return frame[None, top : top + size, left : left + size]
     import av
 
-    video, found = av.open(path), []
-    frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    video, found = av.open(path, metadata_errors="replace"), []
+    frames = [np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in video.decode(video=0)]
     for clip in frames_of_views(len(frames), float(video.streams.video[0].average_rate), views):
         pictures = np.stack([resize(frames[number], views["short_side"], views) for number in clip])
         places = np.array([[0.5, 0.5]]) if views["spatial_views"] == 1 else np.array([[0, 0.5], [0.5, 0.5], [1, 0.5]])

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
+_COMMAND = "is for `python -m mvit_video.predict`, which writes files; a Predictor writes none"
+# Options of the command that would do nothing here.
+_OF_THE_COMMAND = {
+    "annotate": _COMMAND,
+    "output": _COMMAND,
+    "parts": _COMMAND,
+    "part": _COMMAND,
+    "explain": f"{_COMMAND}, and predictor.explain(PATH) gives the maps",
+    "live": "predictor.live(SOURCE) looks at a stream",
+    "sources": "predictor.predict([PATH, ...]) takes them",
+}
+
 
 def prediction_options(
     given: Mapping[str, Any], *, experiment: str | None = None, config_dir: PathLike | None = None
@@ -62,7 +74,7 @@ class Predictor:
         config_dir: folder of further YAML files, as --config-dir.
 
     Raises:
-        ValueError: there are no such weights, or an option is unknown or impossible.
+        ValueError: there are no such weights, or an option is unknown, impossible or for the command alone.
         CheckpointError: published weights cannot be fetched.
     """
 
@@ -77,6 +89,9 @@ class Predictor:
         output_dir: PathLike | None = None,
         config_dir: PathLike | None = None,
     ) -> None:
+        idle = sorted(key for key, value in (options or {}).items() if key in _OF_THE_COMMAND and value)
+        for key in idle:
+            raise ValueError(f"{key}: {_OF_THE_COMMAND[key]}; leave it out")
         given = with_arguments(options, weights=weights, class_names=class_names, top_k=top_k, output_dir=output_dir)
         self._config = prediction_options(given, experiment=experiment, config_dir=config_dir)
 
@@ -112,8 +127,12 @@ class Predictor:
         return self._predictor.class_names
 
     def __call__(self, path: PathLike) -> "FilePrediction":
-        """What is in one file; a file that cannot be read gives a result with its `error`."""
-        (found,) = self._predictor.predict([os.fspath(path)])
+        """What is in one file; a file that cannot be read gives a result with its `error`.
+
+        Raises:
+            TypeError: it is no path, but several, or pictures in memory.
+        """
+        (found,) = self._predictor.predict([_path_of(path)])
         return found
 
     def explain(self, path: PathLike, *, name: str | None = None) -> "Iterator[ExplainedClip]":
@@ -165,3 +184,17 @@ class Predictor:
 
         several = [sources] if isinstance(sources, str | os.PathLike) else sources
         return self._predictor.predict(find_files([os.fspath(source) for source in several], self._predictor.kind))
+
+
+def _path_of(path: PathLike) -> str:
+    """The path as text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(path, str | os.PathLike):
+        return os.fsdecode(path)
+    raise TypeError(
+        f"a Predictor takes the path of a file, and is given a {type(path).__name__}: predictor.predict([PATH, ...]) "
+        "takes several; pictures in memory go to the network itself (mvit_video.models.from_checkpoint), or into a file"
+    )

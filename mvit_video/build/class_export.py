@@ -71,7 +71,7 @@ class ClassExport:
         # A tracer takes a batch of one for a constant, so there are at least two.
         return torch.cat([inputs, inputs]) if len(inputs) == 1 else inputs
 
-    def about(self, inputs: Tensor) -> dict[str, Any]:
+    def about(self, inputs: Tensor, model: nn.Module) -> dict[str, Any]:
         """See ExportForm. `mean` and `std` are those of the channels in the order R, G, B, in which the model takes
         them."""
         predictor = self.predictor
@@ -131,6 +131,7 @@ def _reading(config: Predict) -> dict[str, Any]:
     if not isinstance(config.data, VideoData):
         return {}
     return {
+        "reading": {"orientation": "apply"},  # of a phone's pictures: how they are held
         "filter": "bilinear",
         "antialias_above_short_side": getattr(config.augment, "decode_short_side", None),
         "num_views": config.data.test_temporal_views * config.data.test_spatial_views,

@@ -195,7 +195,12 @@ def free_folder(folder: Path, about: Mapping[str, Any]) -> Path:
         results = candidate / "results.json"
         if not results.exists():
             return candidate
-        held = json.loads(results.read_text(encoding="utf-8"))
-        if all(held.get(key) == value for key, value in about.items() if key not in _NOT_PROTOCOL):
+        try:
+            held = json.loads(results.read_text(encoding="utf-8"))
+        except ValueError:
+            held = None  # another program's
+        if isinstance(held, dict) and all(
+            held.get(key) == value for key, value in about.items() if key not in _NOT_PROTOCOL
+        ):
             return candidate
         number += 1

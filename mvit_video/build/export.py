@@ -1,5 +1,6 @@
 """An export, from the options of a model to one file that says all of itself and was compared with the model."""
 
+import json
 import logging
 import math
 import resource
@@ -26,10 +27,11 @@ from mvit_video.build.file_predictor import FilePredictor
 from mvit_video.build.prediction import build_predictor
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Predict, Train
+from mvit_video.config.summary import changes
 from mvit_video.data.datasets.extensions import FileKind
 from mvit_video.engine.evaluator import score
 from mvit_video.exporting import writing
-from mvit_video.exporting.about import FORMAT_VERSION, SUFFIXES, Kind, Precision, is_program
+from mvit_video.exporting.about import FORMAT_VERSION, SUFFIXES, Kind, Precision, is_program, read_about
 from mvit_video.exporting.programs import open_program
 from mvit_video.prediction.files import find_files
 
@@ -117,7 +119,7 @@ def export(config: Predict, wanted: Export) -> Exported:
         inputs = form.inputs(examples)
         expected = form.outputs(predictor.model, inputs)
         before = None if precision == "fp32" else _measure(builder, form, examples, predictor.model)
-        about = {**describe(config, predictor, precision=precision), **form.about(inputs)}
+        about = {**describe(config, predictor, precision=precision), **form.about(inputs, predictor.model)}
         about = {**(about if wanted.keep_paths else without_paths(about)), "kind": kind}
         with writing.new_file(output) as beside:
             rewrite = _write(predictor, inputs, beside, about=about, kind=kind, precision=precision)
@@ -129,6 +131,7 @@ def export(config: Predict, wanted: Export) -> Exported:
                 after = _measure(builder, form, examples, again)
                 about["results"]["precision_cost"] = {"on": examples.words, "fp32": before, precision: after}
             rewrite(about)
+            _check_description(read_about(beside), form.about(inputs, again))
     seconds = time.monotonic() - start
     return Exported(path=output, about=about, parity=same, seconds=seconds, peak_bytes=_peak_bytes())
 
@@ -273,10 +276,24 @@ def _write(
 
 
 def _read_again(predictor: FilePredictor, path: Path, about: Mapping[str, Any]) -> nn.Module:
-    """The file as others will run it."""
+    """The file as others will run it: a model of the options that it holds, or a program."""
     if path.suffix == SUFFIXES["safetensors"]:
-        return load_model(replace(predictor.config, checkpoint=str(path)), HERE)
+        options = read_about(path)["config"]["model"]
+        return load_model(replace(predictor.config, model=options, checkpoint=str(path)), HERE)
     return open_program(path, shape=tuple(about["preprocessing"]["input"]["shape"][1:]), device=HERE.device)
+
+
+def _check_description(said: Mapping[str, Any], true: Mapping[str, Any]) -> None:
+    """Compare what a file says of its inputs and outputs with the model that was read from it.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(true))
+    apart = changes({key: said.get(key) for key in plain}, plain)
+    if apart:
+        differences = "; ".join(f"{key} is {stated}, and the model's {own}" for key, stated, own in apart)
+        raise ValueError(f"the file says of itself what its model is not, and is not written: {differences}")
 
 
 def _peak_bytes() -> int:

@@ -70,8 +70,8 @@ class ExportForm(Protocol):
         """
         ...
 
-    def about(self, inputs: Any) -> dict[str, Any]:
-        """What the file says of inputs and outputs; see exporting/about.py."""
+    def about(self, inputs: Any, model: nn.Module) -> dict[str, Any]:
+        """What the file of a model says of inputs and outputs; see exporting/about.py."""
         ...
 
     def outputs(self, model: nn.Module, inputs: Any, like: Any = None) -> Any:

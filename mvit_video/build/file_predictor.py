@@ -42,8 +42,8 @@ class LoadedModel:
 class Draws(Protocol):
     """Draws results beside their lines."""
 
-    def draw(self, one: FilePrediction, /) -> None:
-        """Draw a file's result, unless the file could not be read."""
+    def draw(self, one: FilePrediction, /) -> str | None:
+        """Draw a file's result, unless the file could not be read; the name of its drawings, None without any."""
         ...
 
 

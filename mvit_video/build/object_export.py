@@ -73,9 +73,9 @@ class ObjectExport:
         loading = build_loading(config, HERE)
         return eval_loader(files, clips_per_batch=1, rank=0, world_size=1, loading=loading)
 
-    def about(self, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    def about(self, inputs: Sequence[Tensor], model: nn.Module) -> dict[str, Any]:
         """See ExportForm: pictures and objects, and all fields of the detector."""
-        options = detector(self.predictor.model).config
+        options = detector(model).config
         preprocessing = {
             "kind": self.kind.noun,
             "task": "detection",

@@ -19,8 +19,8 @@ from mvit_video.distributed.process_group import barrier, from_main
 from mvit_video.prediction.drawings import ANNOTATED, EXPLAINED, TIMELINES
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
-from mvit_video.prediction.folder import LINES, Part, ResultsFolder
-from mvit_video.prediction.lines import writing
+from mvit_video.prediction.folder import LINES, RESULTS, TABLE, Part, ResultsFolder
+from mvit_video.prediction.lines import file_state, writing
 from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.timeline import timeline_names
 from mvit_video.runtime.formatting import count_text
@@ -121,12 +121,23 @@ def _folder(config: Predict, predictor: FilePredictor, files: Sequence[str], par
                 f"output={config.output}: holds results of other weights or options (see results.json there); give "
                 "another folder, or remove that one"
             )
+        _check_own(place)
     folder = ResultsFolder(from_main(place, world), rank=world.rank, about=about, part=part, table=predictor.table)
     if world.is_main:
         with writing(folder.folder):
             folder.begin()
     barrier(world)
     return folder
+
+
+def _check_own(place: Path) -> None:
+    """Refuse a folder whose files would be written over, with a ValueError: a prediction writes results.json first."""
+    others = [name for name in (LINES, TABLE) if (place / name).exists()]
+    if others and not (place / RESULTS).exists():
+        raise ValueError(
+            f"{place}: holds a {others[0]} that no prediction of this program wrote (there is no {RESULTS} beside it); "
+            "give output=FOLDER elsewhere, or move that file"
+        )
 
 
 def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequence[str]) -> Sequence[FilePrediction]:
@@ -137,14 +148,16 @@ def _predict_rest(predictor: FilePredictor, folder: ResultsFolder, files: Sequen
     rest = [path for path in own if path not in done]
     if done and world.is_main:
         logger.info("%d of %s: results are in %s already", len(done), count_text(len(own), "file"), folder.folder)
-    drawings = predictor.drawings(folder.folder, timeline_names(files))
+    drawn = from_main(folder.drawn() if world.is_main else None, world)
+    drawings = predictor.drawings(folder.folder, timeline_names(files, drawn))
+    states = {path: file_state(path) for path in rest[world.rank :: world.size]}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not world.is_main or len(rest) < 2) as progress:
         bar = progress.add_task("predicting", total=len(range(world.rank, len(rest), world.size)))
         for one in predictor.predict(rest, begun=folder.begun):
             with writing(folder.folder):
-                drawings.draw(one)
-                folder.add(one)
+                name = drawings.draw(one)
+                folder.add(one, state=states[one.path], drawn=name)
             if one.error is not None:
                 logger.warning("%s could not be read: %s", one.path, one.error)
             progress.advance(bar)

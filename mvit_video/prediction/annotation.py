@@ -22,6 +22,7 @@ from mvit_video.video.byte_source import locate
 from mvit_video.video.container import orientation_of
 from mvit_video.video.index import VideoDecodeError
 from mvit_video.video.location import VideoLocation
+from mvit_video.video.opening import open_input, video_stream
 from mvit_video.video.pictures import matrix_of
 
 logger = logging.getLogger(__name__)
@@ -71,9 +72,9 @@ def paint_video(source: str, target: Path, paint: PaintPicture) -> None:
     options = {"protocol_whitelist": protocols}
     try:
         with (
-            av.open(opened, options=options) as reader,
+            open_input(opened, options=options) as reader,
             replacing(target) as beside,
-            av.open(str(beside), "w", format="mp4") as writer,
+            av.open(f"file:{beside}", "w", format="mp4") as writer,
         ):
             _copy(reader, writer, paint, source)
     except av.error.FFmpegError as error:
@@ -84,9 +85,9 @@ def paint_video(source: str, target: Path, paint: PaintPicture) -> None:
 
 def _copy(reader: Any, writer: Any, paint: PaintPicture, source: str) -> None:
     """All packets of picture and sound, in the order of the file."""
-    if not reader.streams.video:
+    pictures = video_stream(reader)
+    if pictures is None:
         raise VideoDecodeError(source, "has no pictures")
-    pictures = reader.streams.video[0]
     pictures.thread_type = "AUTO"
     sound = next((stream for stream in reader.streams.audio), None)
     tracks = _Tracks(writer, pictures, sound, paint, source)
@@ -140,7 +141,7 @@ class _Tracks:
         painted = self.paint(planes, float((pts - self.first) * frame.time_base), matrix_of(frame))
         if self.video is None:
             self.size = size
-            self._begin(*painted[0].shape)
+            self._begin(*painted[0].shape, turned=orientation.transpose)
         drawn = joined(painted)
         drawn.pts, drawn.time_base = pts, frame.time_base
         self.writer.mux(self.video.encode(drawn))
@@ -153,10 +154,13 @@ class _Tracks:
         self.last = pts or 0
         return self.last
 
-    def _begin(self, height: int, width: int) -> None:
+    def _begin(self, height: int, width: int, *, turned: bool) -> None:
         context = self.pictures.codec_context
         self.video = self.writer.add_stream("libx264", rate=self.rate, options=dict(QUALITY))
         self.video.height, self.video.width, self.video.pix_fmt = height, width, "yuv420p"
+        shape = self.pictures.sample_aspect_ratio  # of a pixel; without it a picture of wide pixels looks squeezed
+        if shape:
+            self.video.codec_context.sample_aspect_ratio = 1 / shape if turned else shape
         self.video.time_base = self.video.codec_context.time_base = self.pictures.time_base
         for name in ("colorspace", "color_primaries", "color_trc"):
             setattr(self.video.codec_context, name, getattr(context, name))

@@ -41,10 +41,10 @@ class Drawings:
     annotate: bool
     explain: Explain | None
 
-    def draw(self, one: FilePrediction) -> None:
-        """Draw a file's result, unless the file could not be read."""
-        if one.error is not None:
-            return
+    def draw(self, one: FilePrediction) -> str | None:
+        """Draw a file's result, unless the file could not be read; the name of its drawings, None without any."""
+        if one.error is not None or (one.windows is None and not self.annotate and self.explain is None):
+            return None
         name = self.names[one.path]
         segments: list[TimelineSegment] | None = None
         if one.windows is not None:
@@ -58,6 +58,7 @@ class Drawings:
                 write_explanation(self.folder / EXPLAINED, name, clips, path=one.path, count=count)
         except DecodeError as error:
             logger.warning("%s", error)
+        return name
 
     def _annotate(self, one: FilePrediction, name: str, segments: list[TimelineSegment] | None) -> None:
         target = self.folder / ANNOTATED / (f"{name}.png" if self.kind is IMAGES else f"{name}.mp4")

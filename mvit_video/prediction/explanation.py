@@ -146,7 +146,7 @@ def _text(clip: ExplainedClip) -> str:
 def _film(path: Path, height: int, width: int) -> Iterator["_Film"]:
     """An MP4 file for clips of pictures of a size, made whole or not at all."""
     factor = max(1, -(-_MIN_SIDE // min(height, width)))
-    with replacing(path) as beside, av.open(str(beside), "w", format="mp4") as writer:
+    with replacing(path) as beside, av.open(f"file:{beside}", "w", format="mp4") as writer:
         stream = writer.add_stream("libx264", rate=_TICKS, options=dict(QUALITY))
         stream.height, stream.width = height * factor // 2 * 2, 2 * width * factor // 2 * 2
         stream.pix_fmt = "yuv420p"

@@ -27,6 +27,7 @@ _PARTS = "predictions.part*.jsonl"  # of ranks
 _JOBS = "parts"  # folder of what jobs wrote that share the files out
 _BEGUN = "windows.part*.jsonl"  # what ranks noted of videos that they are in the middle of
 _STATE = "state"  # of a line: size and modification time of the file when it was looked at
+_DRAWN = "drawn"  # of a line: the name of its drawings, without extension
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,21 @@ class ResultsFolder:
                     held[line["path"]] = "error" not in line and line.get(_STATE) == file_state(line["path"])
         return {path for path, whole in held.items() if whole}
 
-    def add(self, prediction: FilePrediction) -> None:
-        """Keep a result; it survives whatever happens to this process afterwards."""
-        append_line(self._own, {**prediction.to_json(), _STATE: file_state(prediction.path)})
+    def drawn(self) -> dict[str, str]:
+        """The names of the drawings that are in the folder, by the paths of their files."""
+        lines = (line for place in self._places() for _, line in _read_lines(place))
+        return {line["path"]: line[_DRAWN] for line in lines if _DRAWN in line}
+
+    def add(self, prediction: FilePrediction, *, state: list[int] | None, drawn: str | None = None) -> None:
+        """Keep a result; it survives whatever happens to this process afterwards.
+
+        Args:
+            prediction: the result.
+            state: of the file before it was looked at: it may have grown since.
+            drawn: the name of its drawings.
+        """
+        line = prediction.to_json() if drawn is None else {**prediction.to_json(), _DRAWN: drawn}
+        append_line(self._own, {**line, _STATE: state})
 
     def finish(self, files: Sequence[str]) -> "StoredPredictions":
         """Write predictions.jsonl, predictions.csv and results.json of all lines; rank 0. The results of the files.

@@ -13,6 +13,7 @@ from mvit_video.data.datasets.segments import Segment, SlidingWindows
 from mvit_video.prediction.live_source import LiveSource
 from mvit_video.prediction.live_windows import LiveWindow, WindowCutter
 from mvit_video.runtime.interruption import received
+from mvit_video.video.opening import video_stream
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -99,9 +100,9 @@ class LiveReader(Generic[Made]):
             self._hand_on(error)
 
     def _read(self, container: Any) -> None:
-        if not container.streams.video:
+        stream = video_stream(container)
+        if stream is None:
             raise ValueError(f"{self.source.name}: has no pictures; give a stream of video")
-        stream = container.streams.video[0]
         rate = stream.average_rate or stream.guessed_rate
         cutter = WindowCutter(self.windows, rate=float(rate) if rate else None)
         clock = _Clock(1 / float(rate) if rate else 0.04)

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import av
 
+from mvit_video.video.opening import open_input
+
 STANDARD_INPUT = "-"
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
 _WAITING_SCHEMES = ("http", "https", "tcp")  # the sender waits for whoever reads slowly; others send on regardless
@@ -47,7 +49,7 @@ class LiveSource:
         """
         try:
             timeout = None if self.pipe or self.camera else _SILENCE_S
-            return av.open(self.target, format=self.format, options=dict(self.options), timeout=timeout)
+            return open_input(self.target, format=self.format, options=dict(self.options), timeout=timeout)
         except (av.error.FFmpegError, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ValueError(f"{self.name}: cannot be opened: {reason}; {self._way_out(error)}") from error

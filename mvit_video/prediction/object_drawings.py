@@ -40,11 +40,12 @@ class ObjectDrawings:
     class_names: Sequence[str]
     annotate: bool
 
-    def draw(self, one: FilePrediction) -> None:
-        """Draw a file's objects, unless the file could not be read."""
+    def draw(self, one: FilePrediction) -> str | None:
+        """Draw a file's objects, unless the file could not be read; see `Draws`."""
         if one.error is not None or not self.annotate:
-            return
-        target = self.folder / ANNOTATED / f"{self.names[one.path]}.{'png' if one.windows is None else 'mp4'}"
+            return None
+        name = self.names[one.path]
+        target = self.folder / ANNOTATED / f"{name}.{'png' if one.windows is None else 'mp4'}"
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if one.windows is None:
@@ -54,6 +55,7 @@ class ObjectDrawings:
                 paint_video(one.path, target, object_painter(one.windows, self.class_names))
         except DecodeError as error:
             logger.warning("%s", error)
+        return name
 
 
 def marks_of(found: Sequence[ClassScore], class_names: Sequence[str]) -> list[Mark]:

@@ -56,6 +56,9 @@ def scored_views(
         task: makes inputs of batches, and probabilities of outputs.
         device: of the model.
         bf16: compute in bf16 autocast.
+
+    Raises:
+        ValueError: the model answers for a file with what is no number.
     """
     for batch in batches:
         probabilities = _probabilities(model, batch, task=task, device=device, bf16=bf16)
@@ -66,6 +69,12 @@ def scored_views(
             if failed[first]:
                 reason = reasons.get(batch.paths[first], "could not be read")
                 yield ScoredViews(int(videos[first]), views[first:end], None, reason)
+            elif not np.isfinite(probabilities[first:end]).all():
+                raise ValueError(
+                    f"{batch.paths[first]}: the model's scores for it are not finite: its weights, or the precision "
+                    "that it runs in, are broken; trainer.precision=fp32 computes with more digits, and of an exported "
+                    "file one with --dtype fp32"
+                )
             else:
                 note = notes.get(batch.paths[first], "")
                 yield ScoredViews(int(videos[first]), views[first:end], probabilities[first:end], note=note)

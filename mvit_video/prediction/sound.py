@@ -29,7 +29,7 @@ class SoundTrack:
     def __init__(self, writer: Any, sound: Any, name: str) -> None:
         self._writer, self._sound, self._name = writer, sound, name
         # The decoder of mp3 is called mp3float.
-        self._copies = sound.codec_context.codec.canonical_name in _COPIED
+        self._copies = sound.codec_context is not None and sound.codec_context.codec.canonical_name in _COPIED
         self._left_out = 0  # packets
         self._last: int | None = None  # decoding time of the last copied packet
         self._samples: int | None = None  # where the next encoded frame begins
@@ -41,9 +41,11 @@ class SoundTrack:
             self._give_up(error)
 
     def _begin(self) -> Any:
+        context = self._sound.codec_context
+        if context is None:
+            raise ValueError("no decoder for it is known here")
         if self._copies:
             return self._writer.add_stream_from_template(self._sound)
-        context = self._sound.codec_context
         rate = context.sample_rate if context.sample_rate in _AAC_RATES else _RATE
         layout = "mono" if context.layout.nb_channels == 1 else "stereo"
         stream = self._writer.add_stream("aac", rate=rate)
@@ -118,7 +120,8 @@ class SoundTrack:
             heard = "its sound only up to there"
         self._stream = None
         reason = getattr(error, "strerror", None) or str(error)
-        codec = self._sound.codec_context.name
+        context = self._sound.codec_context
+        codec = "of an unknown codec" if context is None else context.name
         logger.warning(
             "%s: the sound (%s) cannot be written on (%s): %s is in the annotated video",
             *(self._name, codec, reason, heard),

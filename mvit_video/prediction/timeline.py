@@ -1,9 +1,11 @@
 """What happens in a long video from when to when: windows of one class joined, as JSON and as a picture."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mvit_video.prediction.results import FilePrediction, Window
@@ -11,6 +13,7 @@ from mvit_video.runtime.files import replacing, write_text
 
 OTHER = "other"  # where no class reaches the threshold
 _DIGITS = 3  # of seconds and scores in files
+_LONGEST = 200  # bytes of a name that a drawing takes from its file
 _MOST_ROWS = 30  # classes that a picture has room for
 
 
@@ -93,15 +96,37 @@ def _classes(window: Window, *, threshold: float, several: bool) -> dict[str, fl
     return {best.name if best.score >= threshold else OTHER: best.score}
 
 
-def timeline_names(files: Sequence[str]) -> dict[str, str]:
-    """What the files of each video are called: its name without extension, with a number where several have it."""
+def timeline_names(files: Sequence[str], drawn: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """What the files of each video are called: its name without extension, with a number where several have it.
+
+    Whoever knows more of the names that this gives to the same files, as a job that starts later does, gives the rest
+    of the files the same names.
+
+    Args:
+        files: paths and URLs.
+        drawn: names that are given already, by their paths, which may be others: nothing is written over.
+    """
     names: dict[str, str] = {}
-    taken: dict[str, int] = {}
+    taken = set(drawn.values())
+    tried: dict[str, int] = {}
     for path in files:
-        stem = Path(path.split("?")[0]).stem or "video"
-        taken[stem] = taken.get(stem, 0) + 1
-        names[path] = stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"
+        if path in drawn:
+            names[path] = drawn[path]
+            continue
+        stem = _shortened(Path(path.split("?")[0]).stem or "video")
+        name = ""
+        while not name or name in taken:
+            tried[stem] = tried.get(stem, 0) + 1
+            name = stem if tried[stem] == 1 else f"{stem}-{tried[stem]}"
+        names[path] = name
+        taken.add(name)
     return names
+
+
+def _shortened(stem: str) -> str:
+    """A name that leaves room for a number and an extension: file systems take 255 bytes."""
+    name = os.fsencode(stem)
+    return stem if len(name) <= _LONGEST else name[:_LONGEST].decode("utf-8", errors="ignore")
 
 
 def write_timeline(

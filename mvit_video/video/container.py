@@ -9,12 +9,13 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.buffer import Buffer
-from av.stream import Discard, Disposition
+from av.stream import Discard
 
 from mvit_video.video.byte_source import ByteSource, Deadline, locate
 from mvit_video.video.codec_headers import PacketScanner
 from mvit_video.video.index import Orientation, PacketTable, VideoDecodeError, orientation_from_matrix
 from mvit_video.video.location import VideoLocation
+from mvit_video.video.opening import open_input, video_stream
 
 # Opening a file normally decodes about a dozen frames to guess what the decoder will find out anyway; no codec has the
 # name "none", so that this white list skips the guessing (0.3 ms instead of 2 to 40 ms).
@@ -87,7 +88,7 @@ class VideoFile:
         if indexed and indexed == _UNPARSED.get(demuxer or ""):
             options["fflags"] = "noparse"
         try:
-            self._container = av.open(target, "r", format=demuxer, options=options, timeout=deadline.limit_s)
+            self._container = open_input(target, format=demuxer, options=options, timeout=deadline.limit_s)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             deadline.check()
             raise VideoDecodeError(self.name, f"cannot be opened: {explain(error)}") from error
@@ -98,7 +99,7 @@ class VideoFile:
             self._container.close()
             raise
         self.codec = str(self._decoder.name)
-        self.container = str(self._container.format.input.name)  # type: ignore[attr-defined]  # missing in PyAV's stubs
+        self.container = str(self._container.format.input.name)
         self._scanner = PacketScanner(self.codec, self._decoder.extradata)
         self._untouched = True
 
@@ -115,10 +116,8 @@ class VideoFile:
         self._container.close()
 
     def _choose_stream(self) -> av.VideoStream:
-        for stream in self._container.streams.video:
-            if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
-                break
-        else:
+        stream: av.VideoStream | None = video_stream(self._container)
+        if stream is None:
             kinds = ", ".join(sorted({stream.type for stream in self._container.streams})) or "none"
             raise VideoDecodeError(self.name, f"has no video stream that can be decoded (streams: {kinds})")
         for other in self._container.streams:

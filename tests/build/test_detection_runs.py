@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from mvit_video.build import batch_size, object_export, plan
 from mvit_video.build.batch_size import resolve_without_ranks
 from mvit_video.build.common import build_model, build_source, share_statistics, start_from_weights
 from mvit_video.build.detection import Detection
-from mvit_video.build.export import Export, export
+from mvit_video.build.export import Export, export, recipe
+from mvit_video.build.object_export import ObjectExport
 from mvit_video.build.preview import preview
 from mvit_video.build.stored_options import stored_groups
 from mvit_video.config import Predict
@@ -157,6 +159,35 @@ def test_what_an_exported_detector_says_of_itself(
 
     with pytest.raises(SystemExit, match=r"tiny\.safetensors: is a detector, and this reads classifiers"):
         classify("image.jpg", str(exported))
+
+
+@pytest.mark.parametrize("wrong", ["description", "options"])
+def test_a_detector_that_its_file_does_not_describe_is_not_written(
+    config: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """What a file says must give its model: readers of others build on the one, this project on the other."""
+    about = ObjectExport.about
+
+    def described(self: ObjectExport, inputs: Any, model: Any) -> dict[str, Any]:
+        said = about(self, inputs, model)
+        monkeypatch.setattr(ObjectExport, "about", about)
+        said["preprocessing"]["detector"]["nms_threshold"] = 0.9
+        return said
+
+    def optioned(own: Predict) -> dict[str, Any]:
+        made = recipe(own)
+        return {**made, "model": {**made["model"], "nms_threshold": 0.9}}
+
+    monkeypatch.setattr(object_export, "CHECKED", 1)
+    if wrong == "options":
+        monkeypatch.setattr("mvit_video.build.export.recipe", optioned)
+        message = "the file does not find what the model finds, and is not written"
+    else:
+        monkeypatch.setattr(ObjectExport, "about", described)
+        message = r"is not written: preprocessing\.detector\.nms_threshold is 0\.9, and the model's 0\.5$"
+    with pytest.raises(ValueError, match=message):
+        export(config, Export(output=tmp_path / "tiny.safetensors"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_exported_detector_on_a_hub(config: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_objects_of_images_and_videos(
     with VideoReader(tmp_path / "annotated" / "v.mp4") as video:
         assert (video.info.num_frames, video.info.height, video.info.width) == (10, 320, 480)
     looked_at: list[str] = []
-    monkeypatch.setattr(ResultsFolder, "add", lambda self, one: looked_at.append(Path(one.path).name))
+    monkeypatch.setattr(ResultsFolder, "add", lambda self, one, **more: looked_at.append(Path(one.path).name))
     assert {Path(one.path).name: one for one in predicted(*words)}["a.png"].to_json() == found["a.png"].to_json()
     assert looked_at == ["broken.jpg"]
 

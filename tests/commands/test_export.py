@@ -42,6 +42,7 @@ from mvit_video.runtime.files import write_text
 from tests.conftest import SMALL_CLIPS, few_videos, options
 from tests.hub_server import COMMIT, hub_server
 from tests.paths import ROOT, SHARED_CLIPS
+from tests.video_library import Library
 
 CPU = torch.device("cpu")
 # Two blocks: the first attends from all tokens, the last from the class token alone.
@@ -150,6 +151,15 @@ def test_the_reader_of_a_hundred_lines(place: Path, wanted: Any, monkeypatch: py
     assert len((ROOT / "examples" / "read_export.py").read_text(encoding="utf-8").splitlines()) <= 100
     for video, expected in shown_to(name, wanted):
         assert dict(classify(video, str(place / "out" / name))) == pytest.approx(expected, abs=5e-3)
+
+
+def test_the_reader_turns_what_was_held_upright(place: Path, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from examples.read_export import classify
+
+    file, video = place / "out" / "tiny.onnx", str(library.path("rotated.mp4"))
+    assert read_about(file)["preprocessing"]["views"]["reading"] == {"orientation": "apply"}
+    assert dict(classify(video, str(file))) == pytest.approx(scores(Predictor(file, top_k=8), video), abs=1e-4)
 
 
 def test_programs_take_any_batch_of_their_size(place: Path) -> None:

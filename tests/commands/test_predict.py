@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 
 import mvit_video
 from mvit_video import Predictor, predict
+from mvit_video.build.class_prediction import ClassPredictor
 from mvit_video.build.prediction import _class_names as class_names_of
 from mvit_video.build.prediction import build_predictor
 from mvit_video.build.prediction_job import predict as predict_job
@@ -28,7 +30,7 @@ from mvit_video.distributed.process_group import World
 from mvit_video.prediction.begun import BegunVideos, same_times
 from mvit_video.prediction.file_list import shared_file_list
 from mvit_video.prediction.folder import Part, ResultsFolder
-from mvit_video.prediction.results import ClassScore, Window
+from mvit_video.prediction.results import ClassScore, FilePrediction, Window
 from mvit_video.runtime import interruption
 from mvit_video.runtime.interruption import Interrupted
 from mvit_video.video import VideoReader
@@ -87,7 +89,7 @@ def test_a_killed_prediction_goes_on(
     add = ResultsFolder.add
     monkeypatch.setattr(
         "mvit_video.prediction.folder.ResultsFolder.add",
-        lambda self, one: (looked_at.append(one.path), add(self, one)),
+        lambda self, one, **more: (looked_at.append(one.path), add(self, one, **more)),
     )
     again = predicted(*map(str, videos), *words)
     assert looked_at == [str(videos[1]), str(videos[2])]
@@ -95,6 +97,84 @@ def test_a_killed_prediction_goes_on(
     assert not list(out.glob("*part*")) and len((out / "predictions.jsonl").read_text().splitlines()) == 3
     with pytest.raises(ValueError, match="holds results of other weights or options"):
         predicted(str(videos[0]), *words, "data.test_temporal_views=1")
+
+
+def test_a_file_that_grew_while_it_was_looked_at_is_looked_at_again(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that was still on its way: what is known is that of its first part."""
+    predict_files, looked_at = ClassPredictor.predict, []
+
+    def growing(self: ClassPredictor, files: list[str], **more: Any) -> Iterator[FilePrediction]:
+        for one in predict_files(self, files, **more):
+            looked_at.append(one.path)
+            if len(looked_at) == 1:
+                with open(one.path, "ab") as file:
+                    file.write(bytes(100))
+            yield one
+
+    monkeypatch.setattr(ClassPredictor, "predict", growing)
+    words = [*map(str, videos), "weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}"]
+    for _ in range(3):
+        predicted(*words)
+    assert looked_at == [*map(str, videos), str(videos[0])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("predictions.jsonl", "mine", r"holds a predictions\.jsonl that no prediction of this program wrote"),
+        ("predictions.csv", "mine", r"holds a predictions\.csv that no prediction of this program wrote"),
+        ("results.json", "mine", "holds results of other weights or options"),
+        ("results.json", "[]", "holds results of other weights or options"),
+    ],
+)
+def test_files_of_others_are_not_written_over(
+    runs: Path, videos: list[Path], tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    place = tmp_path / "out" / name
+    place.parent.mkdir()
+    place.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        predicted(str(videos[0]), "weights=tiny", f"output_dir={runs}", f"output={place.parent}")
+    assert place.read_text(encoding="utf-8") == content and list(place.parent.iterdir()) == [place]
+
+
+def test_what_a_predictor_does_not_take(runs: Path) -> None:
+    with pytest.raises(ValueError, match=r"explain: is for .*, and predictor\.explain\(PATH\) gives the maps"):
+        Predictor("tiny", {"explain": True}, output_dir=runs)
+    with pytest.raises(ValueError, match=r"annotate: is for `python -m mvit_video\.predict`"):
+        Predictor("tiny", {"annotate": True}, output_dir=runs)
+    predictor = Predictor("tiny", output_dir=runs)
+    with pytest.raises(TypeError, match=r"is given a ndarray: predictor\.predict\(\[PATH, \.\.\.\]\) takes several"):
+        predictor(np.zeros((8, 32, 32, 3), np.uint8))  # type: ignore[arg-type]
+
+
+def test_drawings_of_later_files_replace_no_others(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Files of one name in two folders, drawn by two commands into one folder of results."""
+    other, out = tmp_path / "also" / videos[0].name, tmp_path / "out"
+    other.parent.mkdir()
+    shutil.copy(videos[1], other)
+    words = ["weights=tiny", f"output_dir={runs}", f"output={out}", "annotate=true"]
+    predicted(str(videos[0]), *words)
+    first = (out / "annotated" / "a.mp4").read_bytes()
+    predicted(str(other), str(videos[0]), *words)
+    assert (out / "annotated" / "a.mp4").read_bytes() == first
+    assert sorted(path.name for path in (out / "annotated").iterdir()) == ["a-2.mp4", "a.mp4"]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert {line["path"]: line["drawn"] for line in lines} == {str(videos[0]): "a", str(other): "a-2"}
+
+
+def test_scores_that_are_no_numbers_are_said(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    state = torch.load(runs / "tiny" / "checkpoints" / "best.pt", weights_only=True)
+    weight = state["model"]["head.projection.weight"]
+    state["model"]["head.projection.weight"] = 3e38 * weight.sign()
+    torch.save(state, tmp_path / "broken.pt")
+    words = [str(videos[0]), f"weights={tmp_path / 'broken.pt'}", f"output={tmp_path / 'out'}"]
+    for more in ([], ["windows=true"], ["explain=true"]):
+        with pytest.raises(ValueError, match=r"a\.mp4: the model's scores for it are not finite: its weights, or the"):
+            predicted(*words, *more)
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_what_cannot_be_predicted(
@@ -245,7 +325,7 @@ def test_ranks_share_the_files(runs: Path, videos: list[Path], tmp_path: Path) -
         folder.begin()
         shares.append([one.path for one in predictor.predict(files)])
         for one in predictor.predict(files):
-            folder.add(one)
+            folder.add(one, state=None)
     assert shares == [files[1:2], files[::2]]
     found = folder.finish(files)
     assert [one.path for one in found] == files

@@ -1,6 +1,7 @@
 """Annotated videos: every picture at its time, the words where they belong, the sound as it was."""
 
 import resource
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mvit_video.images import ImageDecodeError
 from mvit_video.prediction.annotation import annotate_image, annotate_video, captions_of
 from mvit_video.prediction.sound import SoundTrack
 from mvit_video.video import VideoDecodeError, VideoReader
+from tests.video.test_opening import cover_first
 from tests.video_library import Library
 
 
@@ -125,6 +127,49 @@ def test_sound_that_cannot_be_written_is_left_out_with_the_reason(
     annotate_video(str(source), target, lambda second: [])
     assert "the sound (pcm_s16le) cannot be written on (Invalid argument): none of its sound is in" in caplog.text
     assert len(packets(target, "video")) == 20
+
+
+def test_sound_of_an_unknown_codec_does_not_cost_the_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = tmp_path / "a.mkv", tmp_path / "out.mp4"
+    with_sound(source)
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    annotate_video(str(source), target, lambda second: [])
+    assert "the sound (of an unknown codec) cannot be written on (no decoder for it is known here)" in caplog.text
+    assert len(packets(target, "video")) == 20
+
+
+@pytest.mark.parametrize("rotation", [0.0, 90.0])
+def test_pixels_keep_their_shape(rotation: float, tmp_path: Path) -> None:
+    """DV and DVD have pixels that are no squares; turned by a quarter, their sides change places."""
+    source, target = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    with av.open(str(source), "w") as file:
+        video = file.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        video.codec_context.sample_aspect_ratio = Fraction(16, 15)
+        if rotation:
+            video.set_display_rotation(rotation)
+        for _ in range(3):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(np.full((64, 96, 3), 90, np.uint8), format="rgb24")))
+        file.mux(video.encode(None))
+    annotate_video(str(source), target, lambda second: [])
+    with av.open(str(target)) as file:
+        assert file.streams.video[0].sample_aspect_ratio == (Fraction(15, 16) if rotation else Fraction(16, 15))
+
+
+def test_a_cover_picture_is_not_what_is_annotated(library: Library, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    cover_first(library.path("cover.mp4"), source)
+    annotate_video(str(source), target, lambda second: [])
+    assert len(packets(target, "video")) == len(packets(library.path("gop12.mp4"), "video"))
+
+
+def test_a_colon_in_the_name_of_the_folder_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = Path("2026-11-28T10:30") / "out.mp4"
+    target.parent.mkdir()
+    with_sound(tmp_path / "a.mp4")
+    annotate_video("a.mp4", target, lambda second: [])
+    assert target.is_file()
 
 
 def test_words_stand_on_an_image(tmp_path: Path) -> None:

@@ -140,3 +140,22 @@ def test_the_timeline_on_disk(tmp_path: Path) -> None:
     assert len(held["windows"]) == 4 and (tmp_path / "a.png").stat().st_size > 1000
     assert FilePrediction.from_json(one.to_json()) == one
     assert timeline_names(["x/a.mp4", "y/a.mkv", "b.mp4"]) == {"x/a.mp4": "a", "y/a.mkv": "a-2", "b.mp4": "b"}
+
+
+def test_no_two_drawings_have_one_name() -> None:
+    assert list(timeline_names(["x/a.mp4", "y/a.mp4", "a-2.mp4"]).values()) == ["a", "a-2", "a-2-2"]
+    files = ["w/a.mp4", "x/a.mp4", "y/a.mp4", "z/b.mp4"]
+    first = timeline_names(files[1:3])
+    later = timeline_names(files, first)
+    assert later == {"w/a.mp4": "a-3", "x/a.mp4": "a", "y/a.mp4": "a-2", "z/b.mp4": "b"}
+    for path, name in later.items():  # a job that starts later knows some of them
+        assert timeline_names(files, {**first, path: name}) == later
+    assert timeline_names(["c/a.mp4"], first) == {"c/a.mp4": "a-3"}
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u6f22"])
+def test_the_name_of_a_drawing_leaves_room_for_more(letter: str, tmp_path: Path) -> None:
+    longest = letter * (250 // len(letter.encode()))
+    names = list(timeline_names([f"a/{longest}.mp4", f"b/{longest}.mp4"]).values())
+    assert names[1] == f"{names[0]}-2" and longest.startswith(names[0]) and len(names[0].encode()) > 190
+    (tmp_path / f".{names[1]}.json.12345.tmp").touch()

@@ -24,6 +24,7 @@ from mvit_video.data.datasets.listing import absent_text, listed_files
 from mvit_video.data.datasets.manifest import Manifest, Missing, PathLike, say_duplicates
 from mvit_video.data.datasets.segments import WHOLE, Segment, Segments
 from mvit_video.video.location import is_remote
+from mvit_video.video.opening import open_input
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ def stated_duration(path: str) -> float | None:
     if is_remote(path) or os.path.isdir(path):
         return None
     try:
-        with av.open("file:" + path) as container:
+        with open_input("file:" + path) as container:
             return None if container.duration is None else container.duration / av.time_base
     except (av.error.FFmpegError, OSError):
         return None  # a broken file is met, and counted, when it is read
