@@ -61,6 +61,7 @@ def place(motion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("export")
     config = options(*few_videos(motion_root, place / "runs", *SMALL_CLIPS, "data.test_temporal_views=2", videos=8))
     config.model, config.data.num_classes = MODEL, len(CLASS_NAMES)
+    torch.manual_seed(0)
     model = create_model("mvitv2_motion", **{key: MODEL[key] for key in MODEL if key not in ("_target_", "name")})
     record = DataRecord(source=str(place / "runs" / "few.csv"), items=8, fingerprint="0123456789abcdef")
     run = RunIdentity.of(class_names=CLASS_NAMES, items_per_step=8, data={"train": record, "val": record})
@@ -159,7 +160,7 @@ def test_the_reader_turns_what_was_held_upright(place: Path, library: Library, m
 
     file, video = place / "out" / "tiny.onnx", str(library.path("rotated.mp4"))
     assert read_about(file)["preprocessing"]["views"]["reading"] == {"orientation": "apply"}
-    assert dict(classify(video, str(file))) == pytest.approx(scores(Predictor(file, top_k=8), video), abs=1e-4)
+    assert dict(classify(video, str(file))) == pytest.approx(scores(Predictor(file, top_k=8), video), abs=1e-3)
 
 
 def test_programs_take_any_batch_of_their_size(place: Path) -> None:

@@ -77,7 +77,8 @@ class Detector(nn.Module):
             detectron2's names, whose sum is minimised.
 
         Raises:
-            ValueError: an image or target has another form, or detection is asked of a model in training mode.
+            ValueError: an image or target has another form, detection is asked of a model in training mode, or what it
+                computes of an image is no number.
         """
         self._check_images(images)
         if targets is None:
@@ -183,6 +184,7 @@ class Detector(nn.Module):
     def _detect_batch(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         levels = self.backbone.pyramid(self.backbone(self.batch(images)))
+        _check_finite(levels[-1])
         proposals = self.proposal_generator.proposals(self.proposal_generator(levels), sizes)
         return self.roi_heads.detect(levels, proposals, sizes)
 
@@ -215,6 +217,20 @@ class Detector(nn.Module):
         elif masks is not None and not isinstance(masks, InstanceMasks):
             raise ValueError(f"masks of type {type(masks).__name__}: bitmaps (n, H, W), or an object with crop().")
         return Target(boxes, labels, masks)
+
+
+def _check_finite(features: Tensor) -> None:
+    """Refuse features (B, C, H, W) of an image that are no numbers throughout.
+
+    Boxes and scores that are not finite are passed over, as published; without this, broken weights would find nothing
+    in any image.
+    """
+    broken = ~features.isfinite().flatten(1).any(dim=1)
+    if broken.any():
+        raise ValueError(
+            f"the detector's features of {int(broken.sum())} of {len(features)} images are not finite: its weights are "
+            "broken, of a training that diverged, say; take an earlier checkpoint"
+        )
 
 
 def _same_padding(images: Sequence[Tensor]) -> list[list[int]]:

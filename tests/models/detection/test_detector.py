@@ -87,6 +87,14 @@ def test_detection_is_in_float32_under_autocast():
     assert torch.equal(plain["boxes"], under["boxes"])
 
 
+def test_broken_weights_are_an_error_and_not_nothing_found():
+    detector = tiny_detector().eval()
+    with torch.no_grad():
+        next(detector.backbone.bottom_up.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"features of 2 of 2 images are not finite: its weights are broken"):
+        detector([torch.zeros(3, 64, 64)] * 2)
+
+
 def test_training_under_autocast():
     images, targets = zip(*two_images())
     with torch.autocast("cpu", torch.bfloat16):
