@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import stat
+import tarfile
 import time
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 SourceKey = tuple[str, int, int, int]
 _warned_of_change = False
+_HEAD = tarfile.BLOCKSIZE  # bytes of a member's head, just before its contents
+_NAME_IN_HEAD = 100  # bytes of a name that it holds; a longer one stands in full before it
 
 
 class Deadline:
@@ -94,8 +97,8 @@ def locate(location: VideoLocation) -> ByteSource:
     """Find a video and, if it is remote, fetch it.
 
     Raises:
-        VideoDecodeError: there is no such file or object, it is a directory, a device or empty, or it ends before the
-            stated stretch does.
+        VideoDecodeError: there is no such file or object, it is a directory, a device or empty, it ends before the
+            stated stretch does, or it is an archive that holds something else there.
         RuntimeError: a package that fsspec needs for the URL is not installed.
     """
     if location.remote:
@@ -113,6 +116,8 @@ def locate(location: VideoLocation) -> ByteSource:
     file_stat = _regular_file(location)
     whole = location.start == 0 and (location.size in (None, file_stat.st_size) or location.mtime_ns is not None)
     size = file_stat.st_size if whole else _checked_stretch(location, file_stat.st_size)
+    if location.member:
+        _check_head(location, _read_head(location))
     key = (location.url, location.start, size, file_stat.st_mtime_ns)
     index = location.index
     if index is not None and whole:
@@ -164,21 +169,51 @@ def _checked_stretch(location: VideoLocation, file_size: int) -> int:
     return size
 
 
+def _read_head(location: VideoLocation) -> bytes:
+    try:
+        with open(location.url, "rb", buffering=0) as file:
+            file.seek(location.start - _HEAD)
+            return file.read(_HEAD)
+    except OSError as error:
+        raise VideoDecodeError(location.name, f"cannot be read: {error.strerror or error}") from error
+
+
+def _check_head(location: VideoLocation, head: bytes) -> None:
+    """Refuse a member whose head is not the one before its first byte: its archive was replaced by another."""
+    wanted = location.member.encode("utf-8", "surrogateescape")
+    try:
+        found = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        found = tarfile.TarInfo()
+    name = found.name.encode("utf-8", "surrogateescape")
+    if name not in (wanted, wanted[:_NAME_IN_HEAD]) or found.size != location.size:
+        there = f"{name.decode('utf-8', 'replace')} of {found.size} bytes" if name else "no member"
+        raise VideoDecodeError(
+            location.name,
+            f"{location.url} has changed since it was indexed: {there} begins at byte {location.start}, and not "
+            f"{location.member} of {location.size} bytes. Prepare the data set again, or bring the archive back",
+        )
+
+
 def _fetch(location: VideoLocation) -> bytes:
     """Exactly the bytes of a remote video."""
     import fsspec  # optional, and slow to import
 
+    first = location.start - (_HEAD if location.member else 0)
     end = None if location.size is None else location.start + location.size
     try:
         system, path = fsspec.core.url_to_fs(location.url)
     except (ImportError, ValueError) as error:
         raise RuntimeError(f"{location.url}: {error}") from error
     try:
-        data = system.cat_file(path, start=location.start or None, end=end)
+        data = system.cat_file(path, start=first or None, end=end)
     except Exception as error:  # every file system raises errors of its own
         raise VideoDecodeError(
             location.name, f"{location.url} cannot be read: {str(error) or type(error).__name__}"
         ) from error
+    if location.member:
+        _check_head(location, data[:_HEAD])
+        data = data[_HEAD:]
     if not data:
         raise VideoDecodeError(location.name, f"is empty: 0 bytes from byte {location.start} of {location.url}")
     if location.size is not None and len(data) != location.size:

@@ -34,6 +34,7 @@ class VideoLocation:
         url: local path, or fsspec URL such as "s3://bucket/shard-000001.tar", of the file that holds it.
         start: its first byte there.
         size: its bytes; None for the whole file.
+        member: its name in a tar archive, whose head before `start` must be that of this file; empty: it is in none.
         mtime_ns: modification time of a local file when it was indexed; None if it was not.
         index: its frames, if they are known already; not used when the file's size or modification time has changed.
         frame_rate: frames per second, if it is a folder of numbered pictures; has no effect on files.
@@ -46,6 +47,7 @@ class VideoLocation:
     mtime_ns: int | None = None
     index: FrameIndex | None = field(default=None, repr=False)
     frame_rate: float | None = None
+    member: str = ""
 
     @classmethod
     def of(cls, location: "str | os.PathLike[str] | VideoLocation") -> "VideoLocation":

@@ -410,15 +410,18 @@ class IndexFile:
         """Where a video's bytes are, and its frames."""
         index = self._row(index)
         row = {key: int(self._columns[key][index]) for key in ("size", "mtime_ns", "shard", "start")}
-        name = self.paths[index]
+        name = url = self.paths[index]
+        if self.shard_of is not None:
+            url = self.shards[row["shard"]]
         return VideoLocation(
             name=name,
-            url=name if self.shard_of is None else self.shards[row["shard"]],
+            url=url,
             start=row["start"],
             size=row["size"],
             mtime_ns=None if row["mtime_ns"] == _NO_MTIME else row["mtime_ns"],
             index=self.frames(index) if self.kind == VIDEOS else None,
             frame_rate=self.frame_rate,
+            member=name[len(url) + 1 :],
         )
 
     def name(self, index: int) -> str:

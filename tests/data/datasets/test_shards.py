@@ -5,13 +5,16 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mvit_video.data.datasets.shards import Member, MemberLocation, ShardWriter, list_members, read_member, shard_order
+from mvit_video.video.byte_source import locate
 from mvit_video.video.index import VideoDecodeError
+from mvit_video.video.location import VideoLocation
 
 LONG = "/".join(["a folder with quite a long name"] * 9) + "/video.mp4"  # beyond what one head holds
 CONTENTS = {
@@ -60,6 +63,27 @@ def test_members_are_where_the_writer_says(folder: str) -> None:
     listed = [list_members(f"{folder}/{shard}") for shard in shards]
     expected = [Member(name, place.start, place.size) for name, place in zip(CONTENTS, places, strict=True)]
     assert listed == [expected[:2], expected[2:4], expected[4:]]
+
+
+def test_a_shard_in_the_place_of_another_is_no_source_of_its_videos(folder: str) -> None:
+    shards, places = packed(folder, max_videos=2)
+    members = [
+        VideoLocation(name, f"{folder}/{shards[place.shard]}", place.start, place.size, member=name)
+        for name, place in zip(CONTENTS, places, strict=True)
+    ]
+    for member in members:
+        if member.size:
+            assert locate(member).read() == CONTENTS[member.name]
+    first, second, *_ = members
+    foreign = replace(first, url=f"{folder}/{shards[2]}", size=len(b"a name"))
+    with pytest.raises(
+        VideoDecodeError, match=r"000002\.tar has changed since it was indexed: caf.+avi of 23 bytes beg"
+    ):
+        locate(foreign)
+    with pytest.raises(VideoDecodeError, match=r"changed .*: abseiling/a.mp4 of 500 bytes begins at byte 512, and not"):
+        locate(replace(first, size=499))
+    with pytest.raises(VideoDecodeError, match=r"changed since it was indexed: no member begins at byte"):
+        locate(replace(second, start=second.start + 1, size=second.size - 1))
 
 
 def test_tarfile_reads_a_shard(tmp_path: Path) -> None:
