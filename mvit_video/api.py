@@ -100,7 +100,8 @@ class EvaluationResult:
     def predictions(self) -> list[dict[str, Any]]:
         """The lines of predictions.jsonl, one for each video."""
         path = self.folder / "predictions.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines: names of files may hold the line separators of Unicode.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def train(

@@ -20,7 +20,7 @@ from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.task import Evaluation
 from mvit_video.runtime.env import describe_environment
-from mvit_video.runtime.run_record import read_validations
+from mvit_video.runtime.run_record import read_object, read_validations
 
 logger = logging.getLogger(__name__)
 _ORDERS: tuple[FrameOrder, ...] = ("single", "shuffled", "reversed")
@@ -162,7 +162,7 @@ def _heading(config: Audit, trained: Trained, entries: Entries, about: dict[str,
 def _command_of(run_dir: Path) -> str:
     """The command that the run was trained with; empty where it is not known."""
     path = run_dir / "environment.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("command", "")) if path.is_file() else ""
+    return str(read_object(path).get("command", "")) if path.is_file() else ""
 
 
 def _say(folder: Path, sections: list[Section]) -> None:

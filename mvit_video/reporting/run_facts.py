@@ -1,6 +1,5 @@
 """What the directory of a run holds, read once: a run may be unfinished, killed or never evaluated."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +16,7 @@ from mvit_video.runtime.run_record import (
     Score,
     best_validation,
     folder_of_start,
+    read_object,
     read_validations,
     summarize_run,
 )
@@ -120,8 +120,7 @@ def read_run(
 
 
 def _json(path: Path) -> dict[str, Any]:
-    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return held
+    return read_object(path) if path.is_file() else {}
 
 
 def _verdicts(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -44,6 +44,21 @@ def test_detectors_and_runs_with_several_labels_have_their_own_score(
     assert "41.25" in rows[0] and "63.50" in rows[1]
 
 
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path, "torn")
+    write_run(tmp_path, "whole")
+    (tmp_path / "torn" / "evaluation").mkdir()
+    (tmp_path / "torn" / "evaluation" / "results.json").touch()
+    assert runs.main([str(folder), "--best", "video_top1"]) == 0
+    shown = capsys.readouterr()
+    assert "whole" in shown.out and "torn" not in shown.out
+    assert shown.err.startswith(f"torn is left out: {folder}/torn/evaluation/results.json is damaged (")
+    (tmp_path / "torn" / "config.yaml").write_text("a: [1,\n b")
+    (tmp_path / "whole" / "config.yaml").write_text("a: 1")
+    assert runs.main([str(folder), "--diff", "torn", "whole"]) == 1
+    assert f"{folder}/torn/config.yaml is damaged (while parsing" in capsys.readouterr().err
+
+
 def test_slurm_that_does_not_answer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
