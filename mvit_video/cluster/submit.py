@@ -92,6 +92,13 @@ def begin_sweep() -> None:
     _sweep = []
 
 
+def drop_sweep() -> int:
+    """Forget what was collected; how many jobs that were."""
+    global _sweep
+    jobs, _sweep = _sweep or [], None
+    return len(jobs)
+
+
 def end_sweep() -> list[str]:
     """Submit what was collected as one job array; its ids.
 
