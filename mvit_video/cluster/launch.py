@@ -81,7 +81,10 @@ def _recorded_attempt(config: Train) -> Iterator[None]:
         mistaken = isinstance(error, ValueError)
         raise
     finally:
-        append_event(config.run_dir, "end", **attempt, status=status, cause=cause)
+        try:
+            append_event(config.run_dir, "end", **attempt, status=status, cause=cause)
+        except OSError as error:  # how it ended is not to be hidden by a full disk
+            logger.warning("the end of the run could not be recorded: %s", error)
         if is_new and mistaken and {path.name for path in config.run_dir.iterdir()} == {JOURNAL}:
             (config.run_dir / JOURNAL).unlink()
             config.run_dir.rmdir()

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mvit_video.runtime.files import named
+
 JOURNAL = "journal.jsonl"
 LEGACY_JOURNAL = "lives.jsonl"  # what version 0.1 wrote; read, never written
 
@@ -37,7 +39,7 @@ def append_event(run_dir: Path, event: str, **values: str | int | float | bool |
     """Append an event to the journal of a run; makes the run directory."""
     run_dir.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"time": time.time(), "event": event, **values}, ensure_ascii=False) + "\n"
-    with open(run_dir / JOURNAL, "ab+", buffering=0) as file:
+    with named(run_dir / JOURNAL), open(run_dir / JOURNAL, "ab+", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a line cut short by a crash must not swallow this one

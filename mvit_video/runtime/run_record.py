@@ -206,8 +206,8 @@ def run_state(
         status = str(last["status"])
         return names.get(status, status), "" if status == "done" else str(last["cause"])
     if job == "local" and "pid" in last and _is_here(last):
-        started = process_start(last["pid"])
-        exists = started is not None and last.get("process_start", started) == started
+        began = process_start(last["pid"])
+        exists = began is not None and last.get("process_start", began) == began
         return ("running", "") if exists else ("failed", f"process {last['pid']} is gone without a word (killed?)")
     if silent_s < _SILENT_S:
         return "running", ""

@@ -120,6 +120,21 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path: Path) -> None:
     assert read_events(config.run_dir)[-1]["cause"] == "no such folder"
 
 
+def test_a_full_disk_hides_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(config: Any) -> None:
+        monkeypatch.setattr(launch, "append_event", append_to_full_disk)
+        raise RuntimeError("the loss is nan")
+
+    def append_to_full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="the loss is nan"):
+        launch.launch(fail, options("+experiment=motion_mvitv2", f"output_dir={tmp_path}"))
+    assert "the end of the run could not be recorded" in caplog.text
+
+
 def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
     def refuse(config: Any) -> None:
         raise ValueError("weights=in1k: there is no such file")
