@@ -35,6 +35,7 @@ from mvit_video.runtime.run_record import (
     Score,
     lower_is_better,
     read_object,
+    record_file,
     run_dirs,
     run_scores,
     summarize_run,
@@ -223,14 +224,14 @@ def find_run(folder: Path, name: str, *, begun: bool = True) -> Path:
 
 
 def options_of(run_dir: Path) -> dict[str, str]:
-    """The options of a run, by dotted names; none where it ended before it wrote them."""
-    path = run_dir / "config.yaml"
+    """The options a run was last recorded with, by dotted names; none where it ended before it wrote them."""
+    path = record_file(run_dir, "config.yaml")
     return _flat(read_options(path)) if path.is_file() else {}
 
 
 def environment_of(run_dir: Path) -> dict[str, str]:
     """Versions, hardware and state of the code of a run, by dotted names; none where it did not write them."""
-    path = run_dir / "environment.json"
+    path = record_file(run_dir, "environment.json")
     return _flat(read_object(path)) if path.is_file() else {}
 
 

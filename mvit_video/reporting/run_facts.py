@@ -12,11 +12,13 @@ from mvit_video.reporting.answers import MAIN, Evaluation, read_evaluations
 from mvit_video.runtime.fold_record import METRICS
 from mvit_video.runtime.journal import read_events
 from mvit_video.runtime.run_record import (
+    RUN_FILE,
     RunSummary,
     Score,
     best_validation,
     folder_of_start,
     read_object,
+    record_file,
     read_validations,
     summarize_run,
 )
@@ -110,7 +112,7 @@ def read_run(
         summary=summarize_run(path, queue),
         options=options,
         environment=environment,
-        data=_json(path / "run.json").get("data", {}),
+        data=_json(record_file(path, RUN_FILE)).get("data", {}),
         records=read_metrics(metrics) if metrics.is_file() else [],
         events=read_events(path),
         evaluations=read_evaluations(path),

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvit_video.runtime.run_record import RUN_FILE, lower_is_better, read_object, read_validations, summarize_run
+from mvit_video.runtime.run_record import (
+    RUN_FILE,
+    lower_is_better,
+    read_object,
+    read_validations,
+    record_file,
+    summarize_run,
+)
 
 METRICS = ("video_top1", "top1", "map", "box_ap")  # of videos, of images, of videos with several classes, of detectors
 _AVERAGES = ("map", "box_ap")  # no shares of the videos
@@ -164,7 +171,7 @@ def wilson_ci95(right: int, total: int) -> tuple[float, float]:
 
 def videos_of_all_folds(run_dir: Path) -> int | None:
     """Videos for training and for validation together, by the record of a run; None where it has none."""
-    path = run_dir / RUN_FILE
+    path = record_file(run_dir, RUN_FILE)
     if not path.is_file():
         return None
     data = read_object(path).get("data", {})

@@ -314,8 +314,7 @@ def validation_data(run_dir: Path) -> Mapping[str, Any] | None:
     Raises:
         ValueError: the record is damaged.
     """
-    number = newest_record(run_dir)
-    path = run_dir / (RUN_FILE if number is None else f"run.{number}.json")
+    path = record_file(run_dir, RUN_FILE)
     data: Mapping[str, Any] | None = read_object(path).get("data", {}).get("val") if path.exists() else None
     return data
 
@@ -328,6 +327,13 @@ def newest_record(run_dir: Path) -> int | None:
     # Copies that people make, such as run.old.json, are none.
     names = (re.fullmatch(r"run\.(\d+)\.json", path.name) for path in run_dir.glob("run.*.json"))
     return max((int(name[1]) for name in names if name), default=None)
+
+
+def record_file(run_dir: Path, name: str) -> Path:
+    """`config.yaml`, `environment.json` or `run.json` as the run was last recorded: `config.2.yaml` of a forced one."""
+    number = newest_record(run_dir)
+    plain = run_dir / name
+    return plain if number is None else plain.with_name(f"{plain.stem}.{number}{plain.suffix}")
 
 
 def read_json(path: Path) -> Any:

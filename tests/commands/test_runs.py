@@ -59,6 +59,16 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, capsys: pytes
     assert f"{folder}/torn/config.yaml is damaged (while parsing" in capsys.readouterr().err
 
 
+def test_the_options_of_a_forced_run_are_those_it_went_on_with(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path, "forced") / "forced"
+    for name, lr in {"config.yaml": 1, "config.2.yaml": 5}.items():
+        (run_dir / name).write_text(f"optim:\n  lr: {lr}\n")
+    for name, gpus in {"environment.json": 1, "environment.2.json": 2, "run.2.json": 0}.items():
+        (run_dir / name).write_text(json.dumps({"gpus": gpus}))
+    assert runs.options_of(run_dir) == {"optim.lr": "5"}
+    assert runs.environment_of(run_dir) == {"gpus": "2"}
+
+
 def test_slurm_that_does_not_answer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
