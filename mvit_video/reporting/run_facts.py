@@ -18,8 +18,8 @@ from mvit_video.runtime.run_record import (
     best_validation,
     folder_of_start,
     read_object,
-    record_file,
     read_validations,
+    record_file,
     summarize_run,
 )
 

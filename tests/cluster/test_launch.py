@@ -1,19 +1,21 @@
 """Running jobs here: in this process and in several."""
 
 import json
+import logging
 import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mvit_video import train
-from mvit_video.cluster import launch
+from mvit_video.cluster import launch, submit
 from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
@@ -317,3 +319,12 @@ def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -
     records = map(json.loads, (run_dir / "metrics.jsonl").open())
     assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2]
     assert read_events(run_dir)[0]["ranks"] == 2
+
+
+def test_commands_that_are_said_can_be_typed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    paths = SimpleNamespace(stderr=tmp_path / "my run" / "7.err")
+    config = options("+experiment=motion_mvitv2", f"output_dir='{tmp_path}/my runs'")
+    submit._say(SimpleNamespace(job_id="7", paths=paths), config)
+    assert f"tail -F '{tmp_path}/my run/7.err'" in caplog.text
+    assert f"mvit_video.runs '{tmp_path}/my runs'" in caplog.text
