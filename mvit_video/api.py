@@ -31,7 +31,7 @@ class TrainedRun:
 
     Attributes:
         name: of the run.
-        run_dir: its folder: config.yaml, metrics.jsonl, curves.png, checkpoints and so on.
+        run_dir: its folder, absolute: config.yaml, metrics.jsonl, curves.png, checkpoints and so on.
         best_metric: by which the best checkpoint is chosen; None for a job that was only submitted.
         best: its best value over all validations; None if there was none.
         best_step: optimizer step of that validation.
@@ -83,7 +83,7 @@ class EvaluationResult:
     """What `evaluate` found.
 
     Attributes:
-        folder: where results.json, predictions.jsonl and confusion.png lie.
+        folder: where results.json, predictions.jsonl and confusion.png lie, absolute.
         results: the content of results.json: accuracies, and how they came about.
     """
 
@@ -100,7 +100,8 @@ class EvaluationResult:
     def predictions(self) -> list[dict[str, Any]]:
         """The lines of predictions.jsonl, one for each video."""
         path = self.folder / "predictions.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines: names of files may hold the line separators of Unicode.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def train(
@@ -147,15 +148,16 @@ def train(
 
     if config.weights is not None:
         fetch_weights(config.weights)
+    run_dir = config.run_dir.absolute()  # the program may go to another folder afterwards
     outcome = launch(train_to_end, config)
     if outcome is None:  # submitted to a cluster
-        return TrainedRun(name=config.name, run_dir=config.run_dir)
-    validations = read_validations(config.run_dir)
+        return TrainedRun(name=config.name, run_dir=run_dir)
+    validations = read_validations(run_dir)
     best = best_validation(validations, outcome.best_metric)
     last = validations[-1] if validations else {}
     return TrainedRun(
         name=config.name,
-        run_dir=config.run_dir,
+        run_dir=run_dir,
         best_metric=outcome.best_metric,
         best=None if best is None else best.value,
         best_step=None if best is None else best.step,
@@ -204,7 +206,7 @@ def evaluate(
             "later, to the folder of the run; launcher=local waits for them"
         )
     folder, results = found
-    return EvaluationResult(folder=folder, results=results)
+    return EvaluationResult(folder=folder.absolute(), results=results)
 
 
 def _evaluation_options(

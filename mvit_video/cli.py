@@ -1,5 +1,6 @@
 """What the commands share: compose the options with Hydra, check them, print them, and say plainly what is wrong."""
 
+import hashlib
 import io
 import logging
 import os
@@ -23,6 +24,7 @@ from mvit_video.config.check import to_object
 from mvit_video.config.help import help_text
 from mvit_video.config.mistakes import explain
 from mvit_video.config.summary import Composed, summary_text
+from mvit_video.runtime.formatting import count_text
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.output import write_out
 
@@ -31,6 +33,7 @@ ALL_OPTIONS = "MVIT_VIDEO_ALL_OPTIONS"  # set in the environment: every option i
 _FULL_ERROR = "HYDRA_FULL_ERROR=1 before the command shows where that came from"
 _HELP = {"--help", "-h"}
 _MULTIRUN = {"--multirun", "-m"}
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and other names are made of it
 
 
 def run_command(
@@ -63,6 +66,7 @@ def run_command(
         sys.argv = [word for word in sys.argv if word not in _HELP | _MULTIRUN]
 
     refusals = _Refusals()
+    failed: list[str] = []  # combinations of a sweep
 
     try:
         implied = [] if groups is None else list(groups(_overrides(sys.argv)))
@@ -99,12 +103,14 @@ def run_command(
                 raise
             logger.error("%s", error)
             logger.info("%s=1 before the command shows where that came from", TRACEBACK_VARIABLE)
-            sys.exit(1)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(1)
+            failed.append(" ".join(word for _, word in _swept()))  # the others of a sweep have their turn
         except KeyboardInterrupt:
             logger.warning("interrupted%s", f"; {interrupted}" if interrupted else "")
             sys.exit(130)
 
-    with _sweep(), refusals:
+    with _sweep(failed), refusals:
         compose()
 
 
@@ -211,11 +217,9 @@ def _in_sweep(config: Train, names: "Counter[str]") -> Train:
     """
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return config
-    parser = OverridesParser.create()
-    swept = {o.key_or_group for o in parser.parse_overrides(_overrides(sys.argv)) if o.is_sweep_override()}
-    chosen = [o for o in parser.parse_overrides(list(HydraConfig.get().overrides.task)) if o.key_or_group in swept]
-    if "name" not in swept:
-        config.name += name_suffix(chosen)
+    chosen = [override for override, _ in _swept()]
+    if all(override.key_or_group != "name" for override in chosen):
+        config.name = fitting(config.name + name_suffix(chosen))
     names[config.name] += 1
     if names[config.name] > 1:
         raise ValueError(
@@ -223,6 +227,21 @@ def _in_sweep(config: Train, names: "Counter[str]") -> Train:
             "leave name=... out of what is swept, or start them one by one with a name each"
         )
     return config
+
+
+def _swept() -> list[tuple[Override, str]]:
+    """What is swept over, with its value in this combination, and the same as a word of the command line."""
+    parser, words = OverridesParser.create(), list(HydraConfig.get().overrides.task)
+    keys = {one.key_or_group for one in parser.parse_overrides(_overrides(sys.argv)) if one.is_sweep_override()}
+    return [(one, word) for one, word in zip(parser.parse_overrides(words), words) if one.key_or_group in keys]
+
+
+def fitting(name: str) -> str:
+    """A name that a folder may have: of a long one, as paths make it, the end is replaced by a checksum."""
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    kept = name.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def name_suffix(chosen: Sequence[Override]) -> str:
@@ -245,8 +264,12 @@ def _overrides(arguments: Sequence[str], *, all: bool = False) -> list[str]:
 
 
 @contextmanager
-def _sweep() -> Iterator[None]:
-    """Submits the SLURM jobs of a `--multirun` as one job array, after Hydra went through all of them."""
+def _sweep(failed: Sequence[str]) -> Iterator[None]:
+    """Submits the SLURM jobs of a `--multirun` as one job array, after Hydra went through all of them.
+
+    Args:
+        failed: the combinations that failed, filled meanwhile; with any the command fails, and submits nothing.
+    """
     if not _MULTIRUN & set(sys.argv):
         yield
         return
@@ -256,6 +279,11 @@ def _sweep() -> Iterator[None]:
     submit.begin_sweep()
     yield
     configure_logging()
+    if failed:
+        rest = "no job is submitted" if submit.drop_sweep() else "the others had their turn"
+        which = count_text(len(failed), "combination")
+        logger.error("%s of the sweep failed, as said above (%s); %s", which, "; ".join(failed), rest)
+        sys.exit(1)
     try:
         submit.end_sweep()
     except (ValueError, RuntimeError) as error:

@@ -8,18 +8,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mvit_video.config.identity import neutral_options
+from mvit_video.config.identity import neutral_options, read_options
 from mvit_video.runtime.fold_record import (
     FoldScore,
     FoldSummary,
@@ -31,12 +30,22 @@ from mvit_video.runtime.fold_record import (
 )
 from mvit_video.runtime.journal import has_journal, read_events
 from mvit_video.runtime.output import write_out
-from mvit_video.runtime.run_record import RunSummary, Score, lower_is_better, run_dirs, run_scores, summarize_run
+from mvit_video.runtime.run_record import (
+    RunSummary,
+    Score,
+    lower_is_better,
+    read_object,
+    record_file,
+    run_dirs,
+    run_scores,
+    summarize_run,
+)
 from mvit_video.runtime.slurm import queue_states
 
 _STATE_COLOURS = {"running": "green", "done": "blue", "failed": "red", "preempted": "yellow", "waiting": "yellow"}
 _NARROWEST = 20  # columns of a name or a reason that is wrapped
 _GAP = 2  # between columns
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def best_runs(folder: Path, metric: str) -> list[tuple[str, Score]]:
     Raises:
         ValueError: no run has it; the message names those that there are.
     """
-    scores = {run_dir.name: run_scores(run_dir) for run_dir in run_dirs(folder)}
+    scores = dict(_read_each(run_dirs(folder), run_scores))
     found = [(name, run[metric]) for name, run in scores.items() if metric in run]
     if not found:
         known = sorted({name for run in scores.values() for name in run})
@@ -158,6 +167,15 @@ def best_runs(folder: Path, metric: str) -> list[tuple[str, Score]]:
         raise ValueError(f"no run in {folder} has the metric {metric!r}{hint}: {listing}")
     sign = 1 if lower_is_better(metric) else -1
     return sorted(found, key=lambda item: (sign * item[1].value, item[0]))
+
+
+def _read_each(folders: Sequence[Path], read: Callable[[Path], _Read]) -> Iterator[tuple[str, _Read]]:
+    """(name, what was read) of each run; one that cannot be read is named on standard error, and the others follow."""
+    for folder in folders:
+        try:
+            yield folder.name, read(folder)
+        except (ValueError, OSError) as error:
+            print(f"{folder.name} is left out: {error}", file=sys.stderr)
 
 
 _BEST_COLUMNS = (
@@ -206,15 +224,15 @@ def find_run(folder: Path, name: str, *, begun: bool = True) -> Path:
 
 
 def options_of(run_dir: Path) -> dict[str, str]:
-    """The options of a run, by dotted names; none where it ended before it wrote them."""
-    path = run_dir / "config.yaml"
-    return _flat(OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
+    """The options a run was last recorded with, by dotted names; none where it ended before it wrote them."""
+    path = record_file(run_dir, "config.yaml")
+    return _flat(read_options(path)) if path.is_file() else {}
 
 
 def environment_of(run_dir: Path) -> dict[str, str]:
     """Versions, hardware and state of the code of a run, by dotted names; none where it did not write them."""
-    path = run_dir / "environment.json"
-    return _flat(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    path = record_file(run_dir, "environment.json")
+    return _flat(read_object(path)) if path.is_file() else {}
 
 
 def option_differences(first: Path, second: Path) -> list[Difference]:
@@ -456,7 +474,7 @@ def _show_best(folder: Path, metric: str, *, as_json: bool, width: int, colours:
 def _show_runs(folder: Path, *, as_json: bool, width: int, colours: bool) -> str:
     directories = run_dirs(folder)
     queue = known_queue(directories)
-    runs: list[RunSummary] = [summarize_run(path, queue) for path in directories]
+    runs: list[RunSummary] = [run for _, run in _read_each(directories, lambda path: summarize_run(path, queue))]
     if as_json:
         return "".join(_json(asdict(run)) + "\n" for run in runs)
     if not runs:

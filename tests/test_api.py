@@ -18,7 +18,9 @@ from torch import nn
 import mvit_video
 import mvit_video.api
 from mvit_video import EvaluationResult, TrainedRun, evaluate, train
+from mvit_video.build import training
 from mvit_video.config.compose import compose_options
+from tests.conftest import options
 from tests.paths import ROOT
 
 SMALL: dict[str, Any] = {
@@ -63,12 +65,16 @@ def small(root: Path, **more: Any) -> dict[str, Any]:
     return {**SMALL, **source, "data.source.test_videos": 16, **more}
 
 
-def test_train_and_evaluate(motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_train_and_evaluate(
+    motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
     before = signal.signal(signal.SIGUSR2, handler := lambda number, frame: None)
     model = {"_target_": TinyNet, "width": 3, "num_classes": "${data.num_classes}"}
     tracked = {"trainer.trackers": ["tests.engine.trackers.own_trackers.Notes"]}
-    run = train("motion_mvitv2", small(motion_root, model=model, **tracked), name="tiny", output_dir=tmp_path)
+    run = train("motion_mvitv2", small(motion_root, model=model, **tracked), name="tiny", output_dir=".")
+    monkeypatch.chdir(ROOT)  # what was trained is found from anywhere
     assert signal.signal(signal.SIGUSR2, before) is handler  # handlers of the program are put back
     assert isinstance(run, TrainedRun)
     assert (run.name, run.run_dir, run.best_metric, run.best_step) == ("tiny", tmp_path / "tiny", "video_top1", 2)
@@ -93,6 +99,13 @@ def test_train_and_evaluate(motion_root: Path, tmp_path: Path, caplog: pytest.Lo
     assert again == run and "is complete at step 2" in caplog.text
     with pytest.raises(ValueError, match=r"model\.width: 3 -> 4"):
         train("motion_mvitv2", small(motion_root, model={**model, "width": 4}), name="tiny", output_dir=tmp_path)
+
+
+def test_two_trainings_never_share_a_process(tmp_path: Path) -> None:
+    config = options("+experiment=motion_mvitv2", f"output_dir={tmp_path}")
+    with training._TRAINING, pytest.raises(ValueError, match="while another training runs in this process"):
+        training.train_to_end(config)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

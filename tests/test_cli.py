@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from mvit_video.cli import name_suffix, run_command
+from mvit_video.cli import fitting, name_suffix, run_command
 from mvit_video.config import Train, config_dir
 
 MOTION = "+experiment=motion_mvitv2"
@@ -27,8 +27,13 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Command
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
 
-    def run(*arguments: str, shown: tuple[str, ...] | None = None, config_name: str = "config") -> list[Train]:
-        jobs: list[Train] = []
+    def run(
+        *arguments: str,
+        shown: tuple[str, ...] | None = None,
+        config_name: str = "config",
+        jobs: list[Train] | None = None,
+    ) -> list[Train]:
+        jobs = [] if jobs is None else jobs
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
         run_command(config_name, jobs.append, shown=shown)
         return jobs
@@ -79,6 +84,23 @@ def test_a_sweep_names_its_runs_by_what_is_swept(command: Command) -> None:
     jobs = command("--multirun", MOTION, "optim.lr=1e-3,2e-3", "seed=7")
     assert [job.name for job in jobs] == ["motion_mvitv2-lr-0.001", "motion_mvitv2-lr-0.002"]
     assert [job.optim.lr for job in jobs] == [1e-3, 2e-3]
+
+
+def test_a_combination_that_fails_takes_no_other_with_it(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs: list[Train] = []
+    with pytest.raises(SystemExit) as ended:
+        command("--multirun", MOTION, "optim.lr=1e-3,-5,2e-3", jobs=jobs)
+    assert ended.value.code == 1
+    assert [job.optim.lr for job in jobs] == [1e-3, 2e-3]
+    last = said(capsys).splitlines()[-1]
+    assert last == "E 1 combination of the sweep failed, as said above (optim.lr=-5); the others had their turn"
+
+
+@pytest.mark.parametrize("value", ["a", "b"])
+def test_long_names_of_a_sweep_fit_a_folder_and_stay_apart(value: str) -> None:
+    name = fitting(f"run-{'ä' * 300}{value}")
+    assert len(name.encode()) <= 200 and name.startswith("run-ää") and name != fitting(f"run-{'ä' * 300}")
+    assert fitting("run-lr-0.1") == "run-lr-0.1"
 
 
 def test_two_runs_of_a_sweep_never_share_a_folder(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """An audit, from its options to the page: how far to trust the number of a run."""
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +12,15 @@ from mvit_video.auditing.report import PAGE, Audited, Scored, write_report
 from mvit_video.auditing.survey import SurveyOptions, survey
 from mvit_video.build.clips import video_data
 from mvit_video.build.common import process_group_of
-from mvit_video.build.evaluation import Trained, load_trained, score_split
+from mvit_video.build.evaluation import ELSEWHERE, Trained, load_trained, score_split
 from mvit_video.config import Audit, VideoData
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import FrameOrder
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.task import Evaluation
 from mvit_video.runtime.env import describe_environment
-from mvit_video.runtime.run_record import read_validations
+from mvit_video.runtime.files import check_writable
+from mvit_video.runtime.run_record import read_object, read_validations
 
 logger = logging.getLogger(__name__)
 _ORDERS: tuple[FrameOrder, ...] = ("single", "shuffled", "reversed")
@@ -33,6 +33,8 @@ def audit(config: Audit) -> dict[str, Any]:
         ValueError: the data of the task are no labelled videos.
     """
     with process_group_of(config) as world:
+        if world.is_main:
+            check_writable(_folder(config), way_out=ELSEWHERE)
         trained = load_trained(config, world, needs_training_split=True)
         names = trained.builder.class_names(trained.split)
         train = trained.builder.read_split(config, trained.source, "train", class_names=names)
@@ -46,6 +48,10 @@ def audit(config: Audit) -> dict[str, Any]:
         if scored is None:
             return {}
         return _report(config, trained, Entries(train, trained.split, config.split), scored, world)
+
+
+def _folder(config: Audit) -> Path:
+    return Path(config.output) if config.output else config.run_dir / "audit"
 
 
 def _score(config: Audit, trained: Trained, world: World) -> Scored | None:
@@ -105,7 +111,11 @@ def _evaluations(config: Audit, trained: Trained, metric: str) -> Iterator[tuple
     """(folder, protocol, value) of the results of `evaluate` in the run for these very videos and weights."""
     about = trained.about(config)
     for path in sorted(config.run_dir.glob("evaluation*/results.json")):
-        held = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            held = read_object(path)
+        except ValueError as error:
+            logger.warning("%s; it is left out", error)
+            continue
         same = held.get("weights_sha256") == about["weights_sha256"] and held.get("frame_order") == "forward"
         if same and held.get("data", {}).get("fingerprint") == about["data"]["fingerprint"] and metric in held:
             yield path.parent.name, _views(held.get("temporal_views", 1), held.get("spatial_views", 1)), held[metric]
@@ -119,7 +129,7 @@ def _report(config: Audit, trained: Trained, entries: Entries, scored: Scored, w
         similarity=config.similarity,
         time_limit_s=video_data(config).video_time_limit_s,
     )
-    folder = Path(config.output) if config.output else config.run_dir / "audit"
+    folder = _folder(config)
     about = {
         **trained.about(config),
         "train_data": trained.builder.record(entries.train).plain(),
@@ -162,7 +172,7 @@ def _heading(config: Audit, trained: Trained, entries: Entries, about: dict[str,
 def _command_of(run_dir: Path) -> str:
     """The command that the run was trained with; empty where it is not known."""
     path = run_dir / "environment.json"
-    return str(json.loads(path.read_text(encoding="utf-8")).get("command", "")) if path.is_file() else ""
+    return str(read_object(path).get("command", "")) if path.is_file() else ""
 
 
 def _say(folder: Path, sections: list[Section]) -> None:

@@ -1,6 +1,5 @@
 """An evaluation, from its options to the files of its results."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,8 +25,12 @@ from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation
 from mvit_video.exporting.about import is_program, read_about
 from mvit_video.runtime.env import describe_environment
+from mvit_video.runtime.files import check_writable
+from mvit_video.runtime.run_record import read_object
 
 logger = logging.getLogger(__name__)
+
+ELSEWHERE = "output=FOLDER puts them elsewhere"
 
 
 def evaluate(config: Evaluate) -> dict[str, Any]:
@@ -116,6 +119,9 @@ def score_split(config: Evaluate | Audit, trained: Trained, evaluation: Evaluati
 
 
 def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
+    default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
+    if world.is_main:
+        check_writable(Path(config.output or config.run_dir / default), way_out=ELSEWHERE)
     trained = load_trained(config, world)
     builder, split = trained.builder, trained.split
     evaluation = builder.evaluation(config, split, world, frame_order=config.frame_order)  # type: ignore[arg-type]
@@ -123,7 +129,6 @@ def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
     scorer = score_split(config, trained, evaluation, world, title=title)
     if scorer is None:
         return config.run_dir, {}
-    default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
     about = {
         **trained.about(config),
         **evaluation.about(),
@@ -132,7 +137,12 @@ def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
         "environment": describe_environment(),
     }
     folder = Path(config.output) if config.output else free_folder(config.run_dir / default, about)
-    results: dict[str, Any] = scorer.write(folder, about)
+    try:
+        results: dict[str, Any] = scorer.write(folder, about)
+    except OSError:
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in scorer.metrics().items())
+        logger.error("the results could not be written to %s; they are: %s", folder, numbers)
+        raise
     logger.info("%s; written to %s", scorer.summary(results), folder)
     return folder, results
 
@@ -196,11 +206,10 @@ def free_folder(folder: Path, about: Mapping[str, Any]) -> Path:
         if not results.exists():
             return candidate
         try:
-            held = json.loads(results.read_text(encoding="utf-8"))
-        except ValueError:
-            held = None  # another program's
-        if isinstance(held, dict) and all(
-            held.get(key) == value for key, value in about.items() if key not in _NOT_PROTOCOL
-        ):
+            held = read_object(results)
+        except ValueError as error:
+            logger.warning("%s; it is left as it is", error)
+            held = {}
+        if all(held.get(key) == value for key, value in about.items() if key not in _NOT_PROTOCOL):
             return candidate
         number += 1

@@ -16,16 +16,18 @@ from omegaconf import OmegaConf
 
 import mvit_video
 from mvit_video.config import Train
-from mvit_video.config.identity import differing_options
+from mvit_video.config.identity import differing_options, read_options
 from mvit_video.data.datasets.class_names import listed
 from mvit_video.distributed.process_group import World, from_main
+from mvit_video.engine.checkpoints import latest_checkpoint, load_checkpoint
+from mvit_video.models.weights.files import CheckpointError
 from mvit_video.runtime import env
 from mvit_video.runtime.files import write_text
 from mvit_video.runtime.journal import append_event
+from mvit_video.runtime.run_record import newest_record, read_object
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
 _FORMAT = 1
 _CLASSES = "classes"
 
@@ -103,11 +105,21 @@ def begin_or_go_on(config: Train, identity: RunIdentity, world: World) -> None:
 def _begin_or_go_on(config: Train, identity: RunIdentity) -> str | None:
     folder = config.run_dir
     if not _has_begun(folder):
+        if (folder / "checkpoints" / "best.pt").exists():
+            return (
+                f"{folder} holds the weights of a run, checkpoints/best.pt, and no checkpoint step_*.pt to go on from; "
+                "starting again would overwrite its weights, curves and options. Ways out: name=ANOTHER_NAME starts "
+                f"another run (with weights={folder} from these weights); or move {folder} away, or remove it"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, config, identity, number=1)
         return None
-    differences = _differences(folder, config, identity)
+    try:
+        differences = _differences(folder, config, identity)
+    except (ValueError, CheckpointError) as error:
+        return str(error)
     if not differences:
+        _write(folder, config, identity, number=1, again=False)
         return None
     if any(name == _CLASSES for name, _, _ in differences):
         return (
@@ -134,37 +146,52 @@ def _begin_or_go_on(config: Train, identity: RunIdentity) -> str | None:
 
 def _has_begun(folder: Path) -> bool:
     """Whether there is anything to go on from; without a checkpoint nothing was computed that could be mixed."""
-    return (folder / "config.yaml").exists() and any((folder / "checkpoints").glob("step_*"))
+    return any((folder / "checkpoints").glob("step_*"))
 
 
 def _differences(folder: Path, config: Train, identity: RunIdentity) -> list[tuple[str, str, str]]:
-    """What the run was last recorded with, and what it would go on with."""
-    last = _last_record(folder)
-    options = _options(folder, last)
+    """What the run was last recorded with, and what it would go on with.
+
+    Raises:
+        ValueError, CheckpointError: the record is damaged, or gone.
+    """
+    options, before = _recorded(folder)
     now: Any = OmegaConf.to_container(OmegaConf.structured(config))
     found = differing_options(config, options, now)
-    path = folder / (f"run.{last}.json" if last else RUN_FILE)
-    if path.exists():  # runs of version 0.1 have none
-        found += _identity_differences(json.loads(path.read_text(encoding="utf-8")), identity)
+    if before is not None:
+        found += _identity_differences(before, identity)
     return found
 
 
 def recorded_options(folder: Path) -> dict[str, Any] | None:
     """The options that the run in `folder` was last recorded with, as nested dictionaries; None if it has not begun."""
-    return _options(folder, _last_record(folder)) if _has_begun(folder) else None
+    return _recorded(folder)[0] if _has_begun(folder) else None
 
 
-def _last_record(folder: Path) -> str | None:
-    """Number of the newest record of an attempt that went on with something else; None if none did."""
-    records = sorted(folder.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
-    return records[-1].name.split(".")[1] if records else None
+def _recorded(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+    """Options and identity that a run was last recorded with; the newest checkpoint tells what has no file any more.
 
+    Runs of version 0.1 have no identity.
 
-def _options(folder: Path, record: str | None) -> dict[str, Any]:
-    options: Any = OmegaConf.to_container(
-        OmegaConf.load(folder / (f"config.{record}.yaml" if record else "config.yaml"))
+    Raises:
+        ValueError, CheckpointError: the record is damaged, or gone.
+    """
+    number = newest_record(folder)
+    middle = "" if number is None else f".{number}"
+    config_file, run_file = folder / f"config{middle}.yaml", folder / f"run{middle}.json"
+    held: Mapping[str, Any] = {}
+    if not (config_file.exists() and run_file.exists()):
+        newest = latest_checkpoint(folder / "checkpoints")
+        held = {} if newest is None else load_checkpoint(newest)
+    if not config_file.exists() and "config" not in held:
+        raise ValueError(
+            f"{folder} has checkpoints, and neither {config_file.name} nor a checkpoint that can be read says what "
+            f"they are of: restore {config_file.name} from a copy, or move {folder} away to start from the beginning"
+        )
+    options: Any = (
+        read_options(config_file) if config_file.exists() else OmegaConf.to_container(OmegaConf.create(held["config"]))
     )
-    return dict(options)
+    return options, read_object(run_file) if run_file.exists() else held.get("run")
 
 
 def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[tuple[str, str, str]]:
@@ -191,7 +218,15 @@ def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[t
     return found
 
 
-def _write(folder: Path, config: Train, identity: RunIdentity, *, number: int) -> None:
+def _write(folder: Path, config: Train, identity: RunIdentity, *, number: int, again: bool = True) -> None:
+    """Write the record of an attempt.
+
+    Args:
+        folder: of the run.
+        config, identity: what is recorded.
+        number: of the attempt; 1: of a run that begins.
+        again: also the files that are there already.
+    """
     middle = "" if number == 1 else f".{number}"
     files = {
         f"config{middle}.yaml": OmegaConf.to_yaml(OmegaConf.structured(config)),
@@ -199,4 +234,5 @@ def _write(folder: Path, config: Train, identity: RunIdentity, *, number: int) -
         f"environment{middle}.json": json.dumps(env.describe_environment(), indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in files.items():
-        write_text(folder / name, text)
+        if again or not (folder / name).exists():
+            write_text(folder / name, text)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mvit_video.config import MViT, Train
 from mvit_video.config.help import SCHEMA_SUFFIX
+from mvit_video.config.identity import read_options
 from mvit_video.config.nearest import did_you_mean
 from mvit_video.config.registry import choices_over, schema_of, source_of, task_of
 from mvit_video.config.summary import changes
@@ -331,8 +332,7 @@ def _stored_by(given: Mapping[str, str]) -> dict[str, Any] | None:
     for place in map(Path, places):
         folder = _run_that_holds(place)
         if folder is not None:
-            options: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-            return options if isinstance(options, dict) else None
+            return read_options(folder / "config.yaml")
     try:
         checkpoint = Path(fetched(given.get("checkpoint", "")))
         return options_of(checkpoint, None) if checkpoint.is_file() else None

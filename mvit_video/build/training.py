@@ -1,6 +1,7 @@
 """A training run, from its options to its end."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,8 @@ from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
 
+_TRAINING = threading.Lock()  # held while a training runs in this process
+
 NOT_DETERMINISTIC = (
     "Ways out: train at the model's nominal frames and crop (tables of positions are then not interpolated), take "
     "another model or augmentation, or trainer.deterministic=false, whose results may differ in the last bits between "
@@ -73,12 +76,19 @@ def train(config: Train) -> dict[str, float]:
 
 def train_to_end(config: Train) -> Outcome:
     """As `train`; how it ended."""
+    if not _TRAINING.acquire(blocking=False):
+        raise ValueError(
+            f"{config.name} cannot be trained while another training runs in this process: both would draw from one "
+            "random state, and neither would compute what it computes alone. Train them one after the other, or each "
+            "in a process of its own"
+        )
     interruption.install()
     try:
         with process_group_of(config) as world, exclusive_run(config.run_dir, world):
             return _train(config, world)
     finally:
         interruption.uninstall()
+        _TRAINING.release()
 
 
 def _train(config: Train, world: World) -> Outcome:

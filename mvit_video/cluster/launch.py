@@ -24,6 +24,7 @@ from mvit_video.config import (
 )
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, EXIT_REFUSED, Interrupted
 from mvit_video.runtime.journal import JOURNAL, Ending, append_event
+from mvit_video.runtime.processes import machine_identity, process_start
 from mvit_video.runtime.run_lock import RunLockedError
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,9 @@ def _recorded_attempt(config: Train) -> Iterator[None]:
     """
     is_new = not config.run_dir.exists()
     attempt: dict[str, str | int] = {"job": "local", "pid": os.getpid(), "nodes": os.uname().nodename, "restart": 0}
-    append_event(config.run_dir, "start", **attempt)
+    # The id alone may be that of another process later, or on the same host in another container.
+    process = {"process_start": process_start(os.getpid()) or "", "machine": machine_identity()[0]}
+    append_event(config.run_dir, "start", **attempt, **process)
     status: Ending = "done"
     cause = "finished"
     mistaken = False
@@ -78,7 +81,10 @@ def _recorded_attempt(config: Train) -> Iterator[None]:
         mistaken = isinstance(error, ValueError)
         raise
     finally:
-        append_event(config.run_dir, "end", **attempt, status=status, cause=cause)
+        try:
+            append_event(config.run_dir, "end", **attempt, status=status, cause=cause)
+        except OSError as error:  # how it ended is not to be hidden by a full disk
+            logger.warning("the end of the run could not be recorded: %s", error)
         if is_new and mistaken and {path.name for path in config.run_dir.iterdir()} == {JOURNAL}:
             (config.run_dir / JOURNAL).unlink()
             config.run_dir.rmdir()

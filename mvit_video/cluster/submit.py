@@ -92,6 +92,13 @@ def begin_sweep() -> None:
     _sweep = []
 
 
+def drop_sweep() -> int:
+    """Forget what was collected; how many jobs that were."""
+    global _sweep
+    jobs, _sweep = _sweep or [], None
+    return len(jobs)
+
+
 def end_sweep() -> list[str]:
     """Submit what was collected as one job array; its ids.
 
@@ -175,8 +182,9 @@ def _last_words(text: str) -> str:
 def _say(submitted: Any, config: Train) -> None:
     append_event(config.job_dir, "submit", job=str(submitted.job_id))
     logger.info("submitted job %s for %s", submitted.job_id, config.run_dir)
-    logger.info("  follow it: tail -F %s", submitted.paths.stderr)
-    logger.info("  cancel it: scancel %s;  all runs: python -m mvit_video.runs %s", submitted.job_id, config.output_dir)
+    logger.info("  follow it: tail -F %s", shlex.quote(str(submitted.paths.stderr)))
+    folder = shlex.quote(config.output_dir)
+    logger.info("  cancel it: scancel %s;  all runs: python -m mvit_video.runs %s", submitted.job_id, folder)
 
 
 def _submit_local(job: Callable[[Any], Any], config: Train, launcher: SubmititLocalLauncher) -> list[str]:
@@ -187,7 +195,7 @@ def _submit_local(job: Callable[[Any], Any], config: Train, launcher: SubmititLo
     executor.update_parameters(nodes=1, tasks_per_node=launcher.processes, timeout_min=launcher.time_min)
     submitted = executor.submit(_task(job, config, folder))
     logger.info("started process %s in the background for %s", submitted.job_id, config.run_dir)
-    logger.info("  follow it: tail -F %s", submitted.paths.stderr)
+    logger.info("  follow it: tail -F %s", shlex.quote(str(submitted.paths.stderr)))
     logger.info("  end it: kill %s", submitted.job_id)
     return [str(submitted.job_id)]
 

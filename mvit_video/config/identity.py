@@ -3,7 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mvit_video.config.rules import rule_of
 from mvit_video.config.summary import changes
@@ -26,6 +31,22 @@ def differing_options(options: Any, before: Mapping[str, Any], now: Mapping[str,
         return {key: _value(values, key, defaults.get(key)) for key in kept}
 
     return changes(chosen(before), chosen(now))
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in the config.yaml of a run, as nested dictionaries.
+
+    Raises:
+        ValueError: the file is damaged; the text names it.
+    """
+    try:
+        options: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}): restore it from a copy, or move it away") from error
+    if not isinstance(options, dict) or not options:
+        raise ValueError(f"{path} is damaged (it holds no options): restore it from a copy, or move it away")
+    return options
 
 
 def neutral_options() -> list[str]:

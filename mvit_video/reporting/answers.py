@@ -91,7 +91,7 @@ class Evaluation:
     @property
     def metric(self) -> str | None:
         """The score by which it is judged; None if it has none that is known here."""
-        return next((name for name in METRICS if self.results.get(name) is not None), None)
+        return next((name for name in METRICS if isinstance(self.results.get(name), int | float)), None)
 
     @property
     def fingerprint(self) -> str | None:
@@ -118,7 +118,7 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
     """The evaluations of a run: the one in the folder `evaluation` first, then the others by name."""
     found = sorted(run_dir.glob(f"*/{RESULTS}"), key=lambda path: (path.parent.name != MAIN, path.parent.name))
     read = (read_evaluation(path.parent) for path in found)
-    # Predictions of files without labels have a results.json, too, and are of no split.
+    # Predictions of files without labels have a results.json, too, and are of no split; people keep others there.
     return [one for one in read if "split" in one.results or one.metric is not None]
 
 
@@ -131,13 +131,13 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         text = (folder / LINES).read_text(encoding="utf-8") if (folder / LINES).is_file() else ""
-        lines = [json.loads(line) for line in text.splitlines()]
+        lines = [json.loads(line) for line in text.split("\n") if line]
     except ValueError as error:
         raise ValueError(f"{folder}: a file of this evaluation is damaged ({error}); evaluate again") from error
     kind = _kind(lines)
     return Evaluation(
         folder=folder.name,
-        results=results,
+        results=results if isinstance(results, dict) else {},
         kind=kind,
         item="image" if (lines and "image" in lines[0]) or "num_images" in results else "video",
         answers=() if kind == "other" else tuple(_answers(lines)),

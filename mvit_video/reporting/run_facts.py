@@ -1,6 +1,5 @@
 """What the directory of a run holds, read once: a run may be unfinished, killed or never evaluated."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,11 +12,14 @@ from mvit_video.reporting.answers import MAIN, Evaluation, read_evaluations
 from mvit_video.runtime.fold_record import METRICS
 from mvit_video.runtime.journal import read_events
 from mvit_video.runtime.run_record import (
+    RUN_FILE,
     RunSummary,
     Score,
     best_validation,
     folder_of_start,
+    read_object,
     read_validations,
+    record_file,
     summarize_run,
 )
 
@@ -110,7 +112,7 @@ def read_run(
         summary=summarize_run(path, queue),
         options=options,
         environment=environment,
-        data=_json(path / "run.json").get("data", {}),
+        data=_json(record_file(path, RUN_FILE)).get("data", {}),
         records=read_metrics(metrics) if metrics.is_file() else [],
         events=read_events(path),
         evaluations=read_evaluations(path),
@@ -120,8 +122,7 @@ def read_run(
 
 
 def _json(path: Path) -> dict[str, Any]:
-    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return held
+    return read_object(path) if path.is_file() else {}
 
 
 def _verdicts(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -19,10 +19,41 @@ def replacing(path: str | os.PathLike[str], *, per_process: bool = False) -> Ite
     number = f".{os.getpid()}" if per_process else ""
     beside = target.with_name(f".{target.name}{number}.tmp")
     try:
-        yield beside
-        os.replace(beside, target)
+        with named(target):
+            yield beside
+            os.replace(beside, target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds the file to an error of the system that names none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def check_writable(folder: Path, *, way_out: str) -> None:
+    """Refuse a folder that results cannot be written to, before they are computed; nothing is made.
+
+    Args:
+        folder: that will be made if it is not there.
+        way_out: what to do instead.
+
+    Raises:
+        ValueError: it is a file, or it and the folders above may not be written to.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"the results cannot be written to {folder}: {place} is no folder; {way_out}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"the results cannot be written to {folder}: {place} may not be written to; {way_out}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """Runs that differ in their fold alone: what each of them measured, and what they come to together."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run
+from mvit_video.runtime.run_record import (
+    RUN_FILE,
+    lower_is_better,
+    read_object,
+    read_validations,
+    record_file,
+    summarize_run,
+)
 
-RUN_FILE = "run.json"
 METRICS = ("video_top1", "top1", "map", "box_ap")  # of videos, of images, of videos with several classes, of detectors
 _AVERAGES = ("map", "box_ap")  # no shares of the videos
 _EVALUATION = "evaluation"
@@ -106,7 +111,7 @@ def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[
 def _evaluation(path: Path, metric: str) -> tuple[float | None, str]:
     if not path.is_file():
         return None, ""
-    results: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    results: Mapping[str, Any] = read_object(path)
     if "detector" in results:
         views = f"short side {results['detector'].get('short_side', '?')}"
     elif item_of(metric) == "image":
@@ -166,8 +171,8 @@ def wilson_ci95(right: int, total: int) -> tuple[float, float]:
 
 def videos_of_all_folds(run_dir: Path) -> int | None:
     """Videos for training and for validation together, by the record of a run; None where it has none."""
-    path = run_dir / RUN_FILE
+    path = record_file(run_dir, RUN_FILE)
     if not path.is_file():
         return None
-    data = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    data = read_object(path).get("data", {})
     return sum(data[split]["items"] for split in ("train", "val") if split in data) or None

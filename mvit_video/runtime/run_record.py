@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 
 from mvit_video.runtime import slurm
 from mvit_video.runtime.journal import has_journal, read_events
+from mvit_video.runtime.processes import machine_identity, process_start
 
+RUN_FILE = "run.json"
 _TAIL_BYTES = 200_000  # of a metrics file: the last thousand steps
 _SILENT_S = 900  # a run elsewhere that has logged nothing for so long is taken for dead
 
@@ -107,7 +110,7 @@ def summarize_run(run_dir: Path, queue: Mapping[str, tuple[str, str]]) -> RunSum
         return max((r[name] for r in validations for name in names if r.get(name) is not None), default=None)
 
     totals = [event["total"] for event in events if event["event"] == "steps"]
-    state, reason = run_state(events, queue, silent_s=time.time() - (trained[-1]["time"] if trained else 0))
+    state, reason = run_state(events, queue, silent_s=time.time() - (trained[-1].get("time", 0) if trained else 0))
     step = trained[-1]["step"] if trained else None
     total = totals[-1] if totals else None
     jobs = [str(event["job"]) for event in events if "job" in event]
@@ -202,12 +205,20 @@ def run_state(
         names = {"saved": "stopped", "refused": "failed"}
         status = str(last["status"])
         return names.get(status, status), "" if status == "done" else str(last["cause"])
-    if job == "local" and last["nodes"] == os.uname().nodename:
-        exists = Path(f"/proc/{last['pid']}").exists()
+    if job == "local" and "pid" in last and _is_here(last):
+        began = process_start(last["pid"])
+        exists = began is not None and last.get("process_start", began) == began
         return ("running", "") if exists else ("failed", f"process {last['pid']} is gone without a word (killed?)")
     if silent_s < _SILENT_S:
         return "running", ""
     return "failed", f"job {job} has left the queue without a word"
+
+
+def _is_here(event: Mapping[str, Any]) -> bool:
+    """Whether the process ids of an attempt are those of this machine. Journals before had the host's name alone."""
+    if "machine" in event:
+        return bool(event["machine"] == machine_identity()[0])
+    return event.get("nodes") == os.uname().nodename
 
 
 # ---- metrics
@@ -236,9 +247,11 @@ def read_validations(run_dir: Path) -> list[dict[str, Any]]:
 def _records(lines: Sequence[bytes] | Iterator[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
-            yield json.loads(line.decode("utf-8", "replace"))
+            record = json.loads(line.decode("utf-8", "replace"))
         except json.JSONDecodeError:  # being written just now
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
 
 
 def time_left(trained: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
@@ -262,7 +275,10 @@ def run_scores(run_dir: Path) -> dict[str, Score]:
     """The scores of a run by metric.
 
     `video_top1` is the best of all validations; `evaluation/video_top1` is that of the folder `evaluation`, or another
-    folder with a results.json in the run directory.
+    folder with a results.json in the run directory. A results.json of other content is nobody's evaluation.
+
+    Raises:
+        ValueError: a file is damaged; the text names it.
     """
     scores: dict[str, Score] = {}
     split = _split_of(validation_data(run_dir), "val")
@@ -272,7 +288,9 @@ def run_scores(run_dir: Path) -> dict[str, Score]:
             if metric not in scores or sign * value > sign * scores[metric].value:
                 scores[metric] = Score(value, record.get("step"), "validation", *split)
     for path in sorted(run_dir.glob("*/results.json")):
-        results = json.loads(path.read_text("utf-8"))
+        results = read_json(path)
+        if not isinstance(results, dict):
+            continue
         split = _split_of(results.get("data"), str(results.get("split", "")))
         for metric, value in _metrics(results):
             scores[f"{path.parent.name}/{metric}"] = Score(value, None, path.parent.name, *split)
@@ -291,12 +309,55 @@ def best_validation(validations: Sequence[Mapping[str, Any]], metric: str) -> Sc
 
 
 def validation_data(run_dir: Path) -> Mapping[str, Any] | None:
-    """What the run was last recorded to validate on; None where there is no record, or no validation."""
-    records = sorted(run_dir.glob("run.*.json"), key=lambda path: int(path.name.split(".")[1]))
-    path = records[-1] if records else run_dir / "run.json"
-    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    data: Mapping[str, Any] | None = record.get("data", {}).get("val")
+    """What the run was last recorded to validate on; None where there is no record, or no validation.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    path = record_file(run_dir, RUN_FILE)
+    data: Mapping[str, Any] | None = read_object(path).get("data", {}).get("val") if path.exists() else None
     return data
+
+
+# ---- records
+
+
+def newest_record(run_dir: Path) -> int | None:
+    """Number of the newest record of an attempt that went on with something else, `run.2.json`; None if none did."""
+    # Copies that people make, such as run.old.json, are none.
+    names = (re.fullmatch(r"run\.(\d+)\.json", path.name) for path in run_dir.glob("run.*.json"))
+    return max((int(name[1]) for name in names if name), default=None)
+
+
+def record_file(run_dir: Path, name: str) -> Path:
+    """`config.yaml`, `environment.json` or `run.json` as the run was last recorded: `config.2.yaml` of a forced one."""
+    number = newest_record(run_dir)
+    plain = run_dir / name
+    return plain if number is None else plain.with_name(f"{plain.stem}.{number}{plain.suffix}")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in a run directory.
+
+    Raises:
+        ValueError: it is damaged; the text names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or remove it") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """As `read_json`, of a file that holds an object.
+
+    Raises:
+        ValueError: it is damaged, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (no JSON object): restore it from a copy, or remove it")
+    return content
 
 
 def _split_of(data: Any, name: str) -> tuple[str | None, str]:

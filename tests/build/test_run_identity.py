@@ -10,6 +10,7 @@ import torch
 
 from mvit_video.build.run_identity import DataRecord, RunIdentity, begin_or_go_on
 from mvit_video.distributed.process_group import World
+from mvit_video.engine.checkpoints import save_checkpoint
 from mvit_video.runtime.journal import read_events
 from tests.conftest import options
 
@@ -117,6 +118,46 @@ def test_an_option_that_changes_the_result_is_refused(begun: Path, more: str, li
 def test_other_data_classes_or_code_are_refused(begun: Path, change: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         start(begun, identity=replace(IDENTITY, **change))
+
+
+def test_weights_without_a_checkpoint_to_go_on_from_are_not_overwritten(begun: Path) -> None:
+    (begun / "r" / "checkpoints" / "step_00000001.pt").rename(begun / "r" / "checkpoints" / "best.pt")
+    before = contents(begun / "r")
+    with pytest.raises(ValueError, match=r"no checkpoint step_\*\.pt to go on from.*Ways out: name=ANOTHER_NAME"):
+        start(begun, "resume=force", "optim.lr=0.5")
+    assert contents(begun / "r") == before
+
+
+def write_checkpoint(folder: Path, config: str) -> None:
+    state = {"step": 2, "epoch": 0.5, "model": {}, "optimizer": {}, "ema": None, "config": config, "metrics": {}}
+    save_checkpoint(folder / "r" / "checkpoints", {**state, "run": IDENTITY.plain()}, step=2)
+
+
+def test_what_has_no_file_any_more_is_taken_from_the_checkpoint(begun: Path) -> None:
+    files = [begun / "r" / name for name in ("config.yaml", "run.json")]
+    write_checkpoint(begun, files[0].read_text())
+    for path in files:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        start(begun, "optim.lr=0.5")
+    with pytest.raises(ValueError, match="a model of other classes"):
+        start(begun, identity=replace(IDENTITY, class_names=["dog", "cat"]))
+    start(begun)
+    assert all(path.exists() for path in files)
+
+
+def test_a_record_that_is_damaged_or_gone_is_named(begun: Path) -> None:
+    (begun / "r" / "run.old.json").write_text("no record")
+    start(begun)
+    (begun / "r" / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"r/run\.json is damaged \("):
+        start(begun)
+    (begun / "r" / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"r/config\.yaml is damaged \(it holds no options\): restore it"):
+        start(begun)
+    (begun / "r" / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"neither config\.yaml nor a checkpoint that can be read says"):
+        start(begun)
 
 
 def test_force_goes_on_and_is_on_record(begun: Path) -> None:

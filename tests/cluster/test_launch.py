@@ -1,19 +1,21 @@
 """Running jobs here: in this process and in several."""
 
 import json
+import logging
 import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mvit_video import train
-from mvit_video.cluster import launch
+from mvit_video.cluster import launch, submit
 from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
@@ -118,6 +120,21 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no such folder"):
         launch.launch(broken, config)
     assert read_events(config.run_dir)[-1]["cause"] == "no such folder"
+
+
+def test_a_full_disk_hides_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(config: Any) -> None:
+        monkeypatch.setattr(launch, "append_event", append_to_full_disk)
+        raise RuntimeError("the loss is nan")
+
+    def append_to_full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="the loss is nan"):
+        launch.launch(fail, options("+experiment=motion_mvitv2", f"output_dir={tmp_path}"))
+    assert "the end of the run could not be recorded" in caplog.text
 
 
 def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
@@ -302,3 +319,12 @@ def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -
     records = map(json.loads, (run_dir / "metrics.jsonl").open())
     assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2]
     assert read_events(run_dir)[0]["ranks"] == 2
+
+
+def test_commands_that_are_said_can_be_typed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    paths = SimpleNamespace(stderr=tmp_path / "my run" / "7.err")
+    config = options("+experiment=motion_mvitv2", f"output_dir='{tmp_path}/my runs'")
+    submit._say(SimpleNamespace(job_id="7", paths=paths), config)
+    assert f"tail -F '{tmp_path}/my run/7.err'" in caplog.text
+    assert f"mvit_video.runs '{tmp_path}/my runs'" in caplog.text

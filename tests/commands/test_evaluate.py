@@ -10,6 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mvit_video import build
+from mvit_video.build.evaluation import free_folder
 from mvit_video.build.stored_options import take_stored_options
 from mvit_video.config import Evaluate
 from mvit_video.config.check import to_object
@@ -102,6 +103,24 @@ def test_results_of_another_protocol_get_a_folder_of_their_own(runs: Path) -> No
     other = json.loads((runs / "own" / "evaluation-2" / "results.json").read_text(encoding="utf-8"))
     assert (kept["temporal_views"], other["temporal_views"]) == (3, 2)
     assert not (runs / "own" / "evaluation-3").exists()
+
+
+def test_a_place_without_writing_is_refused_before_anything_is_scored(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(*_: Any, **__: Any) -> None:
+        raise AssertionError("scored")
+
+    monkeypatch.setattr(build.evaluation, "score_split", score)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is no folder; output=FOLDER puts them elsewhere"):
+        evaluate("run=own", f"output_dir={runs}", f"output={tmp_path}/file")
+
+
+def test_a_damaged_result_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "results.json").touch()
+    assert free_folder(tmp_path / "evaluation", {"step": 3}) == tmp_path / "evaluation-2"
 
 
 def test_a_renamed_class_is_refused_with_both_lists(runs: Path, copy_of: Path) -> None:

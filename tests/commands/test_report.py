@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mvit_video import report
+from mvit_video.api import EvaluationResult
+from mvit_video.reporting.answers import read_evaluation
 from mvit_video.reporting.run_facts import labels_of, names_of
 from tests.reporting.written_runs import evaluate, image_manifest, sure_of, write_run
 
@@ -65,6 +67,14 @@ def test_the_page_needs_a_place(
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     assert report.main(["birds"]) == 1
     assert "the folder runs/birds may not be written to" in capsys.readouterr().err
+
+
+def test_the_line_separators_of_unicode_in_names_end_no_line(runs: Path) -> None:
+    names = ["a\u2028b.png", "c\u0085d.png", "e\u2029f.png"]
+    evaluate(runs / "birds", image_manifest(names), sure_of(0, 1, 2))
+    assert [answer.entry.path for answer in read_evaluation(runs / "birds" / "evaluation").answers] == names
+    found = EvaluationResult(folder=runs / "birds" / "evaluation", results={})
+    assert [line["image"] for line in found.predictions] == names
 
 
 def test_what_is_damaged_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

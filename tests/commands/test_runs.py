@@ -44,6 +44,31 @@ def test_detectors_and_runs_with_several_labels_have_their_own_score(
     assert "41.25" in rows[0] and "63.50" in rows[1]
 
 
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path, "torn")
+    write_run(tmp_path, "whole")
+    (tmp_path / "torn" / "evaluation").mkdir()
+    (tmp_path / "torn" / "evaluation" / "results.json").touch()
+    assert runs.main([str(folder), "--best", "video_top1"]) == 0
+    shown = capsys.readouterr()
+    assert "whole" in shown.out and "torn" not in shown.out
+    assert shown.err.startswith(f"torn is left out: {folder}/torn/evaluation/results.json is damaged (")
+    (tmp_path / "torn" / "config.yaml").write_text("a: [1,\n b")
+    (tmp_path / "whole" / "config.yaml").write_text("a: 1")
+    assert runs.main([str(folder), "--diff", "torn", "whole"]) == 1
+    assert f"{folder}/torn/config.yaml is damaged (while parsing" in capsys.readouterr().err
+
+
+def test_the_options_of_a_forced_run_are_those_it_went_on_with(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path, "forced") / "forced"
+    for name, lr in {"config.yaml": 1, "config.2.yaml": 5}.items():
+        (run_dir / name).write_text(f"optim:\n  lr: {lr}\n")
+    for name, gpus in {"environment.json": 1, "environment.2.json": 2, "run.2.json": 0}.items():
+        (run_dir / name).write_text(json.dumps({"gpus": gpus}))
+    assert runs.options_of(run_dir) == {"optim.lr": "5"}
+    assert runs.environment_of(run_dir) == {"gpus": "2"}
+
+
 def test_slurm_that_does_not_answer_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

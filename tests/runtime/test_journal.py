@@ -18,12 +18,18 @@ def test_events_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_is_left_out_and_swallows_none(tmp_path: Path) -> None:
-    append_event(tmp_path, "start")
+    append_event(tmp_path, "start", job="local")
     with open(tmp_path / JOURNAL, "a") as file:
         file.write(json.dumps({"event": "end"})[:5])
     assert [event["event"] for event in read_events(tmp_path)] == ["start"]
     append_event(tmp_path, "steps", total=8)
     assert [event["event"] for event in read_events(tmp_path)] == ["start", "steps"]
+
+
+def test_lines_without_what_their_event_has_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text('{"event": "start"}\n{"event": "end", "job": "7"}\n3\n{"event": "steps"}\n')
+    append_event(tmp_path, "end", job="7", status="failed", cause="no file a\u2028b\u0085c")
+    assert [event["cause"] for event in read_events(tmp_path)] == ["no file a\u2028b\u0085c"]
 
 
 def test_a_legacy_journal_is_read_first_with_todays_names_and_never_written(tmp_path: Path) -> None:

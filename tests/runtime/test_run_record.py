@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mvit_video.runtime.journal import append_event
+from mvit_video.runtime.processes import machine_identity, process_start
 from mvit_video.runtime.run_record import (
     RunSummary,
     Score,
@@ -17,8 +18,11 @@ from mvit_video.runtime.run_record import (
     run_scores,
     run_state,
     summarize_run,
+    validation_data,
 )
 from tests.run_directories import HOST, write_run
+
+HERE, START_TIME = machine_identity()[0], process_start(os.getpid())
 
 
 def event(kind: str, job: str = "7", **more: Any) -> dict[str, Any]:
@@ -50,6 +54,12 @@ STARTED = event("start", nodes="node[1-2]")
             {},
             ("failed", f"process {2**22 + 1} is gone without a word (killed?)"),
         ),
+        ([event("start", "local", pid=os.getpid(), machine=HERE, process_start=START_TIME)], {}, ("running", "")),
+        (  # another process has the id now
+            [event("start", "local", nodes=HOST, pid=os.getpid(), machine=HERE, process_start="1")],
+            {},
+            ("failed", f"process {os.getpid()} is gone without a word (killed?)"),
+        ),
         ([], {}, ("failed", "it ended before it began")),
         (
             [STARTED, event("end", status="cancelled", cause="ended from outside")],
@@ -65,6 +75,12 @@ def test_states(events: list[dict[str, Any]], queue: dict[str, tuple[str, str]],
 
 def test_a_run_elsewhere_that_still_logs_is_running() -> None:
     assert run_state([STARTED], {}, silent_s=10.0) == ("running", "")
+
+
+def test_a_run_in_another_container_of_this_host_is_judged_by_its_log() -> None:
+    elsewhere = [event("start", "local", nodes=HOST, pid=2**22 + 1, machine="another one", process_start="1")]
+    assert run_state(elsewhere, {}, silent_s=5) == ("running", "")
+    assert run_state(elsewhere, {}, silent_s=1e6)[0] == "failed"
 
 
 def test_a_run_from_its_files(tmp_path: Path) -> None:
@@ -102,6 +118,24 @@ def test_an_old_run_shows_its_history(tmp_path: Path) -> None:
     assert summarize_run(run_dir, {}).restarts == 1
     append_event(run_dir, "end", job="local", status="done", cause="finished")
     assert summarize_run(run_dir, {}).state == "done"
+
+
+def test_lines_that_are_no_records_are_passed_over(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path) / "s"
+    with open(run_dir / "metrics.jsonl", "a") as file:
+        file.write('\n1\n{"kind": "train"}\n["eval"]\n{"kind": "eval"}\n')
+    assert (summarize_run(run_dir, {}).step, summarize_run(run_dir, {}).top1) == (30, 61.5)
+
+
+def test_files_of_people_are_no_records(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path) / "s"
+    (run_dir / "run.old.json").write_text("{}")
+    (run_dir / "run.10.json").write_text('{"data": {"val": {"items": 8}}}')
+    (run_dir / "run.9.json").write_text("{}")
+    (run_dir / "mine").mkdir()
+    (run_dir / "mine" / "results.json").write_text("[1, 2]")
+    assert validation_data(run_dir) == {"items": 8}
+    assert list(run_scores(run_dir)) == ["video_top1"]
 
 
 def test_the_best_validation_is_found_however_long_the_file(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def load_latest(folder: Path, *, world: World = ALONE, layout: Layout | None = N
     if paths:
         raise CheckpointError(
             f"no checkpoint in {folder} can be loaded ({', '.join(path.name for path in paths)} damaged): restore one "
-            "from a copy, or move them away to start from the beginning"
+            f"from a copy, or move {folder.parent} away to start from the beginning"
         )
     return None
 
