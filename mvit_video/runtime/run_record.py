@@ -1,6 +1,7 @@
 """What the files in a run directory tell of the run: its state, progress and scores."""
 
 import json
+import logging
 import math
 import os
 import re
@@ -13,6 +14,8 @@ from typing import Any
 from mvit_video.runtime import slurm
 from mvit_video.runtime.journal import has_journal, read_events
 from mvit_video.runtime.processes import machine_identity, process_start
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 _TAIL_BYTES = 200_000  # of a metrics file: the last thousand steps
@@ -71,14 +74,18 @@ class Score:
 
 
 def run_dirs(folder: Path) -> list[Path]:
-    """The run directories in a folder, by name.
+    """The run directories in a folder, by name; a warning names folders that may not be looked into.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the output_dir of the runs (default: runs)")
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and has_journal(path)]
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    closed = [path.name for path in folders if not os.access(path, os.R_OK | os.X_OK)]
+    if closed:
+        logger.warning("%s: left out, because they may not be looked into: %s", folder, ", ".join(closed))
+    return [path for path in folders if path.name not in closed and has_journal(path)]
 
 
 def folder_of_start(output_dir: str, run_dir: Path) -> Path | None:

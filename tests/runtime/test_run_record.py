@@ -101,6 +101,17 @@ def test_a_run_from_its_files(tmp_path: Path) -> None:
     )
 
 
+def test_folders_of_others_are_named_and_hide_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_run(tmp_path)
+    (folder / "private").mkdir(mode=0)
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "private" and may(path, mode))  # for root
+    assert [path.name for path in run_dirs(folder)] == ["s"]
+    assert caplog.messages == [f"{folder}: left out, because they may not be looked into: private"]
+
+
 def test_an_attempt_that_was_refused_does_not_hide_the_one_that_runs() -> None:
     running = event("start", "local", nodes=HOST, pid=os.getpid(), restart=0)
     second = event("start", "local", nodes=HOST, pid=1, restart=0)
