@@ -15,6 +15,7 @@ FloatArray = npt.NDArray[np.float32]
 RESAMPLES = 1000
 """Resamples of a bootstrap: the ends of a 95 % interval are the 25th value from either side."""
 _DRAWS_AT_ONCE = 2_000_000  # videos drawn before their counts are taken, which bounds the memory
+_COMPARED_AT_ONCE = 50_000_000  # scores compared with those of their labels, which bounds the memory
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # what a probability that is zero in float32 counts as in a loss
 
 
@@ -34,12 +35,16 @@ class ViewScoresState(TypedDict):
 
 
 def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-    """Whether the label is among the k highest scores.
+    """Whether the label is among the k highest scores; of classes with equal scores the first ones are.
+
+    torch.topk takes others of them for every k, so that what it names first may not be among its five. Logits in bf16
+    have so few digits that the two best of a clip are often equal.
 
     Args:
-        scores: (N, C), any order-preserving score (logits or probabilities).
+        scores: (N, C), any order-preserving score (logits or probabilities). A label whose score is NaN is not among
+            them.
         labels: (N,) class indices.
-        k: from 1; more than C counts as C. Ties are resolved as torch.topk does.
+        k: from 1; more than C counts as C.
 
     Returns:
         bool (N,), on the device of `scores`.
@@ -53,8 +58,15 @@ def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Te
         raise ValueError(
             f"scores are {tuple(scores.shape)} and labels {tuple(labels.shape)}: they must be (N, C) and (N,)"
         )
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return (best == labels[:, None]).any(dim=1)
+    rows = max(1, _COMPARED_AT_ONCE // max(1, scores.shape[1]))
+    parts = zip(scores.split(rows), labels.split(rows))
+    return torch.cat([_before(part, those) < min(k, scores.shape[1]) for part, those in parts])
+
+
+def _before(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """int64 (N,): how many classes come before the label; all of them where its score is NaN."""
+    own, places = scores.gather(1, labels[:, None]), torch.arange(scores.shape[1], device=scores.device)
+    return (~(scores <= own) | ((scores == own) & (places < labels[:, None]))).sum(1)
 
 
 def mean_class_accuracy(right: npt.ArrayLike, total: npt.ArrayLike) -> float:
@@ -307,9 +319,8 @@ class ViewScores:
         return _topk(self.video_scores(), self._checked_labels(labels), k) & self._scored.any(axis=1)
 
     def predictions(self) -> IntArray:
-        """(num_videos,): the best class of each video, -1 if no view has scores."""
-        best = torch.from_numpy(self.video_scores()).topk(1, dim=1).indices[:, 0].numpy()
-        return np.where(self._scored.any(axis=1), best, -1)
+        """(num_videos,): the best class of each video, the first of equal ones; -1 if no view has scores."""
+        return np.where(self._scored.any(axis=1), self.video_scores().argmax(axis=1), -1)
 
     def confusion(self, labels: npt.ArrayLike) -> IntArray:
         """(num_classes, num_classes) counts of videos, rows true and columns predicted; failed videos are left out."""

@@ -46,11 +46,24 @@ def test_topk_correct():
     assert topk_correct(scores, torch.tensor([2, 2]), 5).tolist() == [True, True]  # clamped to the 3 classes
 
 
-def test_topk_correct_resolves_ties_as_torch():
-    scores = torch.zeros(1, 4)
-    winner = scores.topk(1).indices[0, 0]
-    right = [topk_correct(scores, torch.tensor([label]), 1).item() for label in range(4)]
-    assert right == [label == winner for label in range(4)]
+def test_of_equal_scores_the_first_classes_are_best():
+    """The best is always among the five best, and the class that `predictions` and the lines of an evaluation name."""
+    labels = torch.arange(64)
+    for k in (1, 5, 64, 70):
+        assert topk_correct(torch.zeros(64, 64), labels, k).tolist() == [label < k for label in range(64)]
+    rng = np.random.default_rng(0)
+    tied = rng.integers(0, 4, (200, 9)).astype(np.float32)
+    best = np.argsort(-tied, axis=1, kind="stable")
+    truth = rng.integers(9, size=200)
+    for k in (1, 3, 9):
+        expected = (best[:, :k] == truth[:, None]).any(1)
+        assert np.array_equal(topk_correct(torch.from_numpy(tied), torch.from_numpy(truth), k).numpy(), expected)
+    scores = ViewScores(num_videos=200, num_views=1, num_classes=9)
+    scores.add(np.arange(200), np.zeros(200, int), tied)
+    assert np.array_equal(scores.predictions(), best[:, 0])
+    assert np.array_equal(scores.predictions() == truth, scores.video_topk(truth, 1))
+    broken = torch.tensor([[0.2, math.nan], [math.nan, 0.2]])
+    assert topk_correct(broken, torch.tensor([1, 1]), 1).tolist() == [False, False]
 
 
 def test_topk_correct_refuses_bad_input():

@@ -26,6 +26,7 @@ from mvit_video.metrics import (
     bootstrap_ci95,
     macro_f1,
     mean_class_accuracy,
+    topk_correct,
 )
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import CROSS_ENTROPY_PANEL, Classification, Normalization, prediction_lines
@@ -147,9 +148,11 @@ class ImageScorer:
         sets = self.manifest.label_sets
         if sets is None:
             return self.scores.video_topk(self.labels, k)
-        best = torch.from_numpy(self.scores.video_scores()).topk(min(k, self.manifest.num_classes), dim=1).indices
-        found = [not set(labels).isdisjoint(row) for labels, row in zip(sets, best.tolist())]
-        return np.array(found, np.bool_) & (self.scores.views_per_video() > 0)
+        images = np.repeat(np.arange(len(sets)), sets.sizes)
+        scores = torch.from_numpy(self.scores.video_scores()[images])
+        found = np.zeros(len(sets), np.bool_)
+        found[images[topk_correct(scores, torch.from_numpy(sets.values), k).numpy()]] = True
+        return found & (self.scores.views_per_video() > 0)
 
     def metrics(self) -> dict[str, float]:
         """Accuracies (per cent) of the images, and their number.
