@@ -175,6 +175,20 @@ def test_unseen_recordings() -> None:
     )
 
 
+def test_few_recordings_are_as_little_as_few_videos() -> None:
+    """Of three recordings with any number of takes, a 95 % interval holds the truth in three of four cases."""
+    three = accuracy_of("x", right(190, 200), protocol="p", recordings=np.arange(200) % 3)
+    verdict = number_verdict(three, None, three, metric="video_top1")
+    assert verdict.level == "look" and "They are takes of 3 recordings. With fewer than 30 recordings" in verdict.text
+    many = accuracy_of("x", right(950, 1000), protocol="p", recordings=np.arange(1000) % 100)
+    assert number_verdict(many, None, many, metric="video_top1").level == "fine"
+    assert "The first is of 3 recordings only, too few to report." in unseen_verdict(many, three).text
+    one = np.zeros(100, np.int64)  # drawn again it is the same: an interval of it would have no width
+    assert accuracy_of("x", right(90, 100), protocol="p", recordings=one).by_recording is None
+    low, high = difference("shuffled", right(90, 100), right(89, 100), one).interval
+    assert low < high
+
+
 def test_what_the_order_of_frames_is_worth() -> None:
     forward = right(90, 100)
     changes = {
