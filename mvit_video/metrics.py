@@ -104,6 +104,13 @@ def macro_f1(labels: npt.ArrayLike, predictions: npt.ArrayLike, *, num_classes: 
     return 100.0 * float((2 * both[known] / sums[known]).mean()) if known.any() else math.nan
 
 
+def confusion_counts(labels: IntArray, predictions: IntArray, *, num_classes: int) -> IntArray:
+    """(num_classes, num_classes) counts, rows true and columns predicted; predictions of -1 are left out."""
+    known = predictions >= 0
+    cells = np.bincount(labels[known] * num_classes + predictions[known], minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes).astype(np.int64)
+
+
 def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     """Average precision of one class: sum over the ranks of (recall gained) * precision; NaN without a positive.
 
@@ -324,11 +331,7 @@ class ViewScores:
 
     def confusion(self, labels: npt.ArrayLike) -> IntArray:
         """(num_classes, num_classes) counts of videos, rows true and columns predicted; failed videos are left out."""
-        labels, predicted = self._checked_labels(labels), self.predictions()
-        known = predicted >= 0
-        cells = labels[known] * self.num_classes + predicted[known]
-        counts = np.bincount(cells, minlength=self.num_classes**2)
-        return counts.reshape(self.num_classes, self.num_classes).astype(np.int64)
+        return confusion_counts(self._checked_labels(labels), self.predictions(), num_classes=self.num_classes)
 
     def log_loss(self, labels: npt.ArrayLike) -> float:
         """Mean over the views with scores of -log p(label), the cross entropy; NaN if no view has scores.
