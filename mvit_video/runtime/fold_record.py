@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run
+from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run, validation_data
 
 RUN_FILE = "run.json"
 METRICS = ("video_top1", "top1", "map", "box_ap")  # of videos, of images, of videos with several classes, of detectors
@@ -114,7 +114,7 @@ def _held_out_results(run_dir: Path) -> tuple[Mapping[str, Any], tuple[str, ...]
     An evaluation of the training split, of a test split that all folds share or of other files says nothing of videos
     that are tested once each. Where a fingerprint is not recorded, the evaluation is taken to be of the fold.
     """
-    held_out = _data_of(run_dir).get("val", {}).get("fingerprint")
+    held_out = (validation_data(run_dir) or {}).get("fingerprint")
     elsewhere: list[str] = []
     for number in count(1):
         folder = run_dir / (_EVALUATION if number == 1 else f"{_EVALUATION}-{number}")
@@ -186,14 +186,8 @@ def wilson_ci95(right: int, total: int) -> tuple[float, float]:
 
 def videos_of_all_folds(run_dir: Path) -> int | None:
     """Videos for training and for validation together, by the record of a run; None where it has none."""
-    data = _data_of(run_dir)
-    return sum(data[split]["items"] for split in ("train", "val") if split in data) or None
-
-
-def _data_of(run_dir: Path) -> Mapping[str, Any]:
-    """The record of the splits of a run; empty where it has none."""
     path = run_dir / RUN_FILE
     if not path.is_file():
-        return {}
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("data", {})
-    return found
+        return None
+    data = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    return sum(data[split]["items"] for split in ("train", "val") if split in data) or None
