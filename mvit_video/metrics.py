@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mvit_video.runtime.intervals import wilson_ci95
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -140,8 +142,9 @@ def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int =
 
     The percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): as many videos
     are drawn from the set with replacement, RESAMPLES times; the interval runs from the 2.5th to the 97.5th percentile
-    of the accuracies. It supposes that videos are independent of one another, which takes of one recording are not. It
-    has no width where all videos are right or all are wrong, and it is too narrow for a few dozen videos.
+    of the accuracies. It supposes that videos are independent of one another, which takes of one recording are not, and
+    it is too narrow for a few dozen videos. Where all videos are right or all are wrong, resampling gives no width: the
+    interval is Wilson's then, of the share of the videos, for both accuracies.
 
     Args:
         correct: bool (N,), whether each video was named rightly.
@@ -153,6 +156,9 @@ def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int =
     """
     right, classes = np.asarray(correct, np.bool_), np.unique(np.asarray(labels), return_inverse=True)[1]
     videos, num_classes = len(right), int(classes.max()) + 1
+    if right.all() or not right.any():
+        ends = wilson_ci95(int(right.sum()), videos)
+        return {name: list(ends) for name in ("video_top1", "mean_class_top1")}
     rng = np.random.default_rng(seed)
     over_videos: list[npt.NDArray[np.float64]] = []
     over_classes: list[npt.NDArray[np.float64]] = []

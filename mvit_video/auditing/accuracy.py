@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from mvit_video.auditing.verdict import Verdict, counted
 from mvit_video.metrics import bootstrap_mean_ci95
+from mvit_video.runtime.intervals import wilson_ci95
 
 _AGREE = 0.005  # points: the same number, but for rounding
 FEW = 30  # videos, or recordings: a bootstrap interval is too narrow for fewer
@@ -58,17 +59,24 @@ def accuracy_of(
     """
     if not len(correct):
         return Measured(name=name, protocol=protocol, value=None, interval=None, videos=0)
-    percent = 100.0 * correct
     apart = None if recordings is None else len(np.unique(recordings))
     return Measured(
         name=name,
         protocol=protocol,
-        value=float(percent.mean()),
-        interval=bootstrap_mean_ci95(percent),
-        by_recording=None if apart in (None, 1, len(correct)) else bootstrap_mean_ci95(percent, recordings),
+        value=100.0 * float(correct.mean()),
+        interval=_interval(correct, None),
+        by_recording=None if apart in (None, 1, len(correct)) else _interval(correct, recordings),
         videos=len(correct),
         recordings=apart,
     )
+
+
+def _interval(correct: npt.NDArray[np.bool_], recordings: npt.NDArray[np.int64] | None) -> tuple[float, float]:
+    """95 %, of resampled videos or recordings, in per cent; Wilson's where all are right, or none."""
+    if correct.all() or not correct.any():
+        drawn = len(correct) if recordings is None else len(np.unique(recordings))
+        return wilson_ci95(drawn if correct.all() else 0, drawn)
+    return bootstrap_mean_ci95(100.0 * correct, recordings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Runs that differ in their fold alone: what each of them measured, and what they come to together."""
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mvit_video.runtime.intervals import wilson_ci95
 from mvit_video.runtime.run_record import lower_is_better, read_validations, summarize_run, validation_data
 
 RUN_FILE = "run.json"
@@ -168,20 +168,6 @@ def _summary(measured: str, found: Sequence[tuple[float | None, int]], metric: s
         interval=None if right is None or not total else wilson_ci95(right, total),
         videos=total,
     )
-
-
-def wilson_ci95(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share in per cent: the score interval of Wilson (1927), also for few videos.
-
-    Args:
-        right, total: videos named rightly, and all of them.
-    """
-    z = statistics.NormalDist().inv_cdf(0.975)
-    share = right / total
-    middle = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 100 / (1 + z * z / total)
-    return max(0.0, (middle - half) * scale), min(100.0, (middle + half) * scale)
 
 
 def videos_of_all_folds(run_dir: Path) -> int | None:

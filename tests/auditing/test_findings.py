@@ -146,6 +146,9 @@ def test_an_accuracy_has_both_intervals() -> None:
     assert one.value == 60 and one.videos == 100 and one.interval is not None and one.by_recording is not None
     assert one.interval[0] > one.by_recording[0] and one.interval[1] < one.by_recording[1]
     assert accuracy_of("x", right(3, 5), protocol="p", recordings=np.arange(5)).by_recording is None
+    every = accuracy_of("x", right(200, 200), protocol="p", recordings=np.arange(200) // 5)
+    assert every.interval == pytest.approx((98.12, 100), abs=0.01)
+    assert every.by_recording == pytest.approx((91.24, 100), abs=0.01)  # 40 of 40
     assert accuracy_of("x", right(0, 0), protocol="p").value is None
 
 
