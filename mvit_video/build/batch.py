@@ -77,7 +77,7 @@ def step_batch(trainer: Trainer, *, processes: int, items: int) -> StepBatch:
 
 
 def mixes_nothing(batch_size: int, *, repeats: int, item: str) -> str:
-    """A warning where mixing is on and a forward pass holds one item alone; empty where there is something to mix.
+    """A warning, for a training with mixing, where a forward pass holds one item alone; else empty.
 
     Args:
         batch_size: items of a forward pass of one process.

@@ -27,7 +27,6 @@ from mvit_video.build.common import (
 )
 from mvit_video.build.out_of_memory import explained
 from mvit_video.build.run_identity import RunIdentity, begin_or_go_on
-from mvit_video.build.samples import build_mixing
 from mvit_video.build.step_form import graphed_shape, resolve_form
 from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
@@ -175,8 +174,11 @@ def _say_batch(config: Train, loader: TrainBatches, world: World, *, item: str) 
     if batch.videos != loader.items_per_step:
         return  # the task cuts its steps in a way of its own
     logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim, item=item))
-    if isinstance(config.augment, ClassificationAugment) and world.is_main and build_mixing(config).enabled:
-        alone = mixes_nothing(batch.batch_size, repeats=config.augment.repeats, item=item)
+    augment = config.augment
+    if not isinstance(augment, ClassificationAugment) or not world.is_main:
+        return
+    if augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
+        alone = mixes_nothing(batch.batch_size, repeats=augment.repeats, item=item)
         if alone:
             logger.warning("%s", alone)
 
