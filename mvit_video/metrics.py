@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mvit_video.runtime.intervals import wilson_ci95
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -15,6 +17,7 @@ FloatArray = npt.NDArray[np.float32]
 RESAMPLES = 1000
 """Resamples of a bootstrap: the ends of a 95 % interval are the 25th value from either side."""
 _DRAWS_AT_ONCE = 2_000_000  # videos drawn before their counts are taken, which bounds the memory
+_COMPARED_AT_ONCE = 50_000_000  # scores compared with those of their labels, which bounds the memory
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # what a probability that is zero in float32 counts as in a loss
 
 
@@ -34,12 +37,16 @@ class ViewScoresState(TypedDict):
 
 
 def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-    """Whether the label is among the k highest scores.
+    """Whether the label is among the k highest scores; of classes with equal scores the first ones are.
+
+    torch.topk takes others of them for every k, so that what it names first may not be among its five. Logits in bf16
+    have so few digits that the two best of a clip are often equal.
 
     Args:
-        scores: (N, C), any order-preserving score (logits or probabilities).
+        scores: (N, C), any order-preserving score (logits or probabilities). A label whose score is NaN is not among
+            them.
         labels: (N,) class indices.
-        k: from 1; more than C counts as C. Ties are resolved as torch.topk does.
+        k: from 1; more than C counts as C.
 
     Returns:
         bool (N,), on the device of `scores`.
@@ -53,8 +60,15 @@ def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Te
         raise ValueError(
             f"scores are {tuple(scores.shape)} and labels {tuple(labels.shape)}: they must be (N, C) and (N,)"
         )
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return (best == labels[:, None]).any(dim=1)
+    rows = max(1, _COMPARED_AT_ONCE // max(1, scores.shape[1]))
+    parts = zip(scores.split(rows), labels.split(rows))
+    return torch.cat([_before(part, those) < min(k, scores.shape[1]) for part, those in parts])
+
+
+def _before(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """int64 (N,): how many classes come before the label; all of them where its score is NaN."""
+    own, places = scores.gather(1, labels[:, None]), torch.arange(scores.shape[1], device=scores.device)
+    return (~(scores <= own) | ((scores == own) & (places < labels[:, None]))).sum(1)
 
 
 def mean_class_accuracy(right: npt.ArrayLike, total: npt.ArrayLike) -> float:
@@ -92,6 +106,13 @@ def macro_f1(labels: npt.ArrayLike, predictions: npt.ArrayLike, *, num_classes: 
     return 100.0 * float((2 * both[known] / sums[known]).mean()) if known.any() else math.nan
 
 
+def confusion_counts(labels: IntArray, predictions: IntArray, *, num_classes: int) -> IntArray:
+    """(num_classes, num_classes) counts, rows true and columns predicted; predictions of -1 are left out."""
+    known = predictions >= 0
+    cells = np.bincount(labels[known] * num_classes + predictions[known], minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes).astype(np.int64)
+
+
 def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     """Average precision of one class: sum over the ranks of (recall gained) * precision; NaN without a positive.
 
@@ -121,8 +142,9 @@ def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int =
 
     The percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): as many videos
     are drawn from the set with replacement, RESAMPLES times; the interval runs from the 2.5th to the 97.5th percentile
-    of the accuracies. It supposes that videos are independent of one another, which takes of one recording are not. It
-    has no width where all videos are right or all are wrong, and it is too narrow for a few dozen videos.
+    of the accuracies. It supposes that videos are independent of one another, which takes of one recording are not, and
+    it is too narrow for a few dozen videos. Where all videos are right or all are wrong, resampling gives no width: the
+    interval is Wilson's then, of the share of the videos, for both accuracies.
 
     Args:
         correct: bool (N,), whether each video was named rightly.
@@ -134,6 +156,9 @@ def bootstrap_ci95(correct: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int =
     """
     right, classes = np.asarray(correct, np.bool_), np.unique(np.asarray(labels), return_inverse=True)[1]
     videos, num_classes = len(right), int(classes.max()) + 1
+    if right.all() or not right.any():
+        ends = wilson_ci95(int(right.sum()), videos)
+        return {name: list(ends) for name in ("video_top1", "mean_class_top1")}
     rng = np.random.default_rng(seed)
     over_videos: list[npt.NDArray[np.float64]] = []
     over_classes: list[npt.NDArray[np.float64]] = []
@@ -307,17 +332,12 @@ class ViewScores:
         return _topk(self.video_scores(), self._checked_labels(labels), k) & self._scored.any(axis=1)
 
     def predictions(self) -> IntArray:
-        """(num_videos,): the best class of each video, -1 if no view has scores."""
-        best = torch.from_numpy(self.video_scores()).topk(1, dim=1).indices[:, 0].numpy()
-        return np.where(self._scored.any(axis=1), best, -1)
+        """(num_videos,): the best class of each video, the first of equal ones; -1 if no view has scores."""
+        return np.where(self._scored.any(axis=1), self.video_scores().argmax(axis=1), -1)
 
     def confusion(self, labels: npt.ArrayLike) -> IntArray:
         """(num_classes, num_classes) counts of videos, rows true and columns predicted; failed videos are left out."""
-        labels, predicted = self._checked_labels(labels), self.predictions()
-        known = predicted >= 0
-        cells = labels[known] * self.num_classes + predicted[known]
-        counts = np.bincount(cells, minlength=self.num_classes**2)
-        return counts.reshape(self.num_classes, self.num_classes).astype(np.int64)
+        return confusion_counts(self._checked_labels(labels), self.predictions(), num_classes=self.num_classes)
 
     def log_loss(self, labels: npt.ArrayLike) -> float:
         """Mean over the views with scores of -log p(label), the cross entropy; NaN if no view has scores.

@@ -419,6 +419,9 @@ def _show_folds(folder: Path, pattern: str, *, as_json: bool, width: int, colour
         text += "missing: " + "; ".join(f"fold {fold} ({why})" for fold, why in found.missing.items()) + "\n"
     if found.left_out:
         text += f"of no fold, left out: {', '.join(found.left_out)}\n"
+    other = [f"{score.name}/{folder}" for score in found.scores for folder in score.elsewhere]
+    if other:
+        text += f"of other {item}s than those that were held out, left out: {', '.join(other)}\n"
     for one in found.summaries:
         deviation = "" if one.deviation is None else f", standard deviation {one.deviation:.2f}"
         text += f"{one.measured}: mean {one.mean:.2f}{deviation}"

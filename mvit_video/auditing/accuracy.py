@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from mvit_video.auditing.verdict import Verdict, counted
 from mvit_video.metrics import bootstrap_mean_ci95
+from mvit_video.runtime.intervals import wilson_ci95
 
 _AGREE = 0.005  # points: the same number, but for rounding
-FEW = 30  # videos: a bootstrap interval is too narrow for fewer
+FEW = 30  # videos, or recordings: a bootstrap interval is too narrow for fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,9 @@ class Measured:
         protocol: views and order of the frames, in words.
         value: per cent.
         interval: 95 %, of resampled videos; None where there is none to give.
-        by_recording: the same of resampled recordings; None where recordings are not known.
+        by_recording: the same of resampled recordings; None where they are not known, or where there is only one.
         videos: it is of so many.
+        recordings: of which the videos are takes; None where that is not known.
     """
 
     name: str
@@ -32,6 +34,14 @@ class Measured:
     interval: tuple[float, float] | None
     videos: int
     by_recording: tuple[float, float] | None = None
+    recordings: int | None = None
+
+    @property
+    def few(self) -> str:
+        """What there are too few of for an interval to be wide enough, in words; empty where there are enough."""
+        if self.videos < FEW:
+            return "videos"
+        return "recordings" if self.recordings is not None and self.recordings < FEW else ""
 
 
 def accuracy_of(
@@ -49,16 +59,24 @@ def accuracy_of(
     """
     if not len(correct):
         return Measured(name=name, protocol=protocol, value=None, interval=None, videos=0)
-    percent = 100.0 * correct
-    apart = recordings is None or len(np.unique(recordings)) == len(correct)
+    apart = None if recordings is None else len(np.unique(recordings))
     return Measured(
         name=name,
         protocol=protocol,
-        value=float(percent.mean()),
-        interval=bootstrap_mean_ci95(percent),
-        by_recording=None if apart else bootstrap_mean_ci95(percent, recordings),
+        value=100.0 * float(correct.mean()),
+        interval=_interval(correct, None),
+        by_recording=None if apart in (None, 1, len(correct)) else _interval(correct, recordings),
         videos=len(correct),
+        recordings=apart,
     )
+
+
+def _interval(correct: npt.NDArray[np.bool_], recordings: npt.NDArray[np.int64] | None) -> tuple[float, float]:
+    """95 %, of resampled videos or recordings, in per cent; Wilson's where all are right, or none."""
+    if correct.all() or not correct.any():
+        drawn = len(correct) if recordings is None else len(np.unique(recordings))
+        return wilson_ci95(drawn if correct.all() else 0, drawn)
+    return bootstrap_mean_ci95(100.0 * correct, recordings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +100,9 @@ def difference(
     other: npt.NDArray[np.bool_],
     recordings: npt.NDArray[np.int64] | None,
 ) -> Difference:
-    """What an order changes, in points."""
+    """What an order changes, in points; of one recording alone, the interval is of its videos."""
+    if recordings is not None and len(np.unique(recordings)) == 1:
+        recordings = None  # drawn again and again it would always give the same
     points = 100.0 * (other.astype(np.float64) - forward)
     return Difference(order=order, points=float(points.mean()), interval=bootstrap_mean_ci95(points, recordings))
 
@@ -104,9 +124,11 @@ def number_verdict(main: Measured, logged: Measured | None, again: Measured, *, 
             f"{main.value:.1f} % of {counted(main.videos, 'video')}; other videos of the same kind may well give "
             f"{low:.0f} to {high:.0f} %."
         )
-        if main.videos < FEW:
+        if main.few:
             level = "look"
-            parts.append(f"With fewer than {FEW} videos even this interval is too narrow.")
+            if main.few == "recordings":
+                parts.append(f"They are takes of {counted(main.recordings or 0, 'recording')}.")
+            parts.append(f"With fewer than {FEW} {main.few} even this interval is too narrow.")
             step = "test on more videos, or on each video once with data.folds=5 (docs/audit.md)"
         elif high - low > 10:
             level = "look"
@@ -140,10 +162,11 @@ def unseen_verdict(seen: Measured, unseen: Measured) -> Verdict:
             next_step="split again by the groups found",
         )
     text = f"{unseen.value:.1f} % where the recording is new, {seen.value:.1f} % where it was trained on."
-    if unseen.videos < FEW:
+    if unseen.few:
+        number = unseen.videos if unseen.few == "videos" else unseen.recordings or 0
         return Verdict(
             level="bad",
-            text=f"{text} The first is of {counted(unseen.videos, 'video')} only, too few to report.",
+            text=f"{text} The first is of {counted(number, unseen.few.removesuffix('s'))} only, too few to report.",
             next_step="train again on a split by recording",
         )
     return Verdict(

@@ -76,5 +76,22 @@ def step_batch(trainer: Trainer, *, processes: int, items: int) -> StepBatch:
     )
 
 
+def mixes_nothing(batch_size: int, *, repeats: int, item: str) -> str:
+    """A warning, for a training with mixing, where a forward pass holds one item alone; else empty.
+
+    Args:
+        batch_size: items of a forward pass of one process.
+        repeats: augmented copies of each.
+        item: what the data set is a set of, in the singular.
+    """
+    if batch_size > 1:
+        return ""
+    alone = "nothing is mixed" if repeats == 1 else f"copies of the same {item} alone are"
+    return (
+        f"trainer.batch_size=1: mixup and CutMix mix the {item}s of one forward pass with each other, so {alone}. "
+        "trainer.batch_size=2 mixes pairs; augment.mix_prob=0 says that nothing is to be mixed"
+    )
+
+
 def _rate(optim: Optim, videos: int) -> str:
     return f"{scale_lr(optim.lr, reference_batch=optim.reference_batch, global_batch=videos):.4g}"

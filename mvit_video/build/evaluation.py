@@ -97,7 +97,7 @@ def load_trained(config: Evaluate | Audit, world: World, *, needs_training_split
         forget_training_split(config.data)
     source = build_source(config.data, world)
     split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
-    if isinstance(source, SplitSource) and config.split != "train":
+    if isinstance(source, SplitSource) and config.split != "train" and source.cuts_off(config.split):  # type: ignore[arg-type]
         check_held_out(builder.record(split), trained.get("run"))
     model = load_model(replace(config, checkpoint=checkpoint), world)
     return Trained(checkpoint=checkpoint, training=trained, builder=builder, source=source, split=split, model=model)

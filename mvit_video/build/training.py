@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from mvit_video.build.batch import step_batch
+from mvit_video.build.batch import mixes_nothing, step_batch
 from mvit_video.build.batch_size import resolve_batch_size
 from mvit_video.build.closing import closing_summary
 from mvit_video.build.common import (
@@ -32,7 +32,7 @@ from mvit_video.build.step_form import graphed_shape, resolve_form
 from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
-from mvit_video.config import Train
+from mvit_video.config import ClassificationAugment, Train
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
@@ -179,11 +179,18 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
 
 
 def _say_batch(config: Train, loader: TrainBatches, world: World, *, item: str) -> None:
-    """One line on the items of a step; a warning where they are not as many as the recipe states."""
+    """One line on the items of a step; warnings where they are not what the recipe states, or cannot be mixed."""
     batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
     if batch.videos != loader.items_per_step:
         return  # the task cuts its steps in a way of its own
     logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim, item=item))
+    augment = config.augment
+    if not isinstance(augment, ClassificationAugment) or not world.is_main:
+        return
+    if augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
+        alone = mixes_nothing(batch.batch_size, repeats=augment.repeats, item=item)
+        if alone:
+            logger.warning("%s", alone)
 
 
 def build_tracker(config: Train, task: Task, world: World, *, total_steps: int) -> Tracker:

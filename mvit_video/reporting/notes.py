@@ -45,7 +45,9 @@ def _of_run(run: RunFacts, evaluation: Evaluation | None) -> Iterator[Note]:
     if evaluation is None:
         command = f"python -m mvit_video.evaluate run={run.path}"
         yield Note("look", f"{run.label} has no evaluation, so nothing is said of classes and mistakes: {command}")
-    elif evaluation.results.get("num_failed"):
+    if evaluation is not None and evaluation.results.get("split") == "train":
+        yield Note("bad", f"{run.label} was evaluated on what it was trained on, which says nothing of new files.")
+    if evaluation is not None and evaluation.results.get("num_failed"):
         failed = count_text(int(evaluation.results["num_failed"]), evaluation.item)
         yield Note("look", f"{run.label}: {failed} of the evaluation could not be read, and count as wrong.")
     for question, level_of_audit, text, _ in run.verdicts:

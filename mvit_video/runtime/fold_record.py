@@ -1,12 +1,13 @@
 """Runs that differ in their fold alone: what each of them measured, and what they come to together."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mvit_video.runtime.intervals import wilson_ci95
 from mvit_video.runtime.run_record import (
     RUN_FILE,
     lower_is_better,
@@ -14,6 +15,7 @@ from mvit_video.runtime.run_record import (
     read_validations,
     record_file,
     summarize_run,
+    validation_data,
 )
 
 METRICS = ("video_top1", "top1", "map", "box_ap")  # of videos, of images, of videos with several classes, of detectors
@@ -33,8 +35,10 @@ class FoldScore:
         last: of the metric at its last validation; None where there was none.
         best: the best of all its validations, at `best_step`.
         best_step: optimizer step.
-        evaluation: of the metric in the folder `evaluation`; None where there is none.
+        evaluation: of the metric in the first of the folders `evaluation`, `evaluation-2` ... that is of the videos
+            which were held out; None where there is none.
         views: of a video there, "5 x 1" for instance; of an image its size, "224 pixels, crop ratio 0.875".
+        elsewhere: the folders that were passed over, for they are of other videos: "evaluation (train)".
     """
 
     name: str
@@ -46,6 +50,7 @@ class FoldScore:
     best_step: int | None
     evaluation: float | None
     views: str
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +99,7 @@ def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[
     records = [one for one in read_validations(run_dir) if one.get(metric) is not None]
     sign = 1 if lower_is_better(metric) else -1
     best = min(records, key=lambda one: sign * one[metric], default=None)
-    evaluation, views = _evaluation(run_dir / _EVALUATION / "results.json", metric)
+    results, elsewhere = _held_out_results(run_dir)
     return FoldScore(
         name=run_dir.name,
         fold=fold,
@@ -103,22 +108,38 @@ def fold_score(run_dir: Path, fold: int, metric: str, queue: Mapping[str, tuple[
         last=float(records[-1][metric]) if records else None,
         best=None if best is None else float(best[metric]),
         best_step=None if best is None else int(best["step"]),
-        evaluation=evaluation,
-        views=views,
+        evaluation=results.get(metric),
+        views=_views(results, metric) if results else "",
+        elsewhere=elsewhere,
     )
 
 
-def _evaluation(path: Path, metric: str) -> tuple[float | None, str]:
-    if not path.is_file():
-        return None, ""
-    results: Mapping[str, Any] = read_object(path)
+def _held_out_results(run_dir: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The results of the first evaluation of the fold's own videos, if any; and what was passed over.
+
+    An evaluation of the training split, of a test split that all folds share or of other files says nothing of videos
+    that are tested once each. Where a fingerprint is not recorded, the evaluation is taken to be of the fold.
+    """
+    held_out = (validation_data(run_dir) or {}).get("fingerprint")
+    elsewhere: list[str] = []
+    for number in count(1):
+        folder = run_dir / (_EVALUATION if number == 1 else f"{_EVALUATION}-{number}")
+        if not (folder / "results.json").is_file():
+            return {}, tuple(elsewhere)
+        results: Mapping[str, Any] = read_object(folder / "results.json")
+        found = (results.get("data") or {}).get("fingerprint")
+        if None in (held_out, found) or held_out == found:
+            return results, tuple(elsewhere)
+        elsewhere.append(f"{folder.name} ({results.get('split', '?')})")
+    raise AssertionError("not reached")
+
+
+def _views(results: Mapping[str, Any], metric: str) -> str:
     if "detector" in results:
-        views = f"short side {results['detector'].get('short_side', '?')}"
-    elif item_of(metric) == "image":
-        views = f"{results.get('crop_size', '?')} pixels, crop ratio {results.get('crop_ratio', '?')}"
-    else:
-        views = f"{results.get('temporal_views', '?')} x {results.get('spatial_views', '?')}"
-    return results.get(metric), views
+        return f"short side {results['detector'].get('short_side', '?')}"
+    if item_of(metric) == "image":
+        return f"{results.get('crop_size', '?')} pixels, crop ratio {results.get('crop_ratio', '?')}"
+    return f"{results.get('temporal_views', '?')} x {results.get('spatial_views', '?')}"
 
 
 def summarize_folds(scores: Sequence[FoldScore], metric: str) -> list[FoldSummary]:
@@ -153,20 +174,6 @@ def _summary(measured: str, found: Sequence[tuple[float | None, int]], metric: s
         interval=None if right is None or not total else wilson_ci95(right, total),
         videos=total,
     )
-
-
-def wilson_ci95(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share in per cent: the score interval of Wilson (1927), also for few videos.
-
-    Args:
-        right, total: videos named rightly, and all of them.
-    """
-    z = statistics.NormalDist().inv_cdf(0.975)
-    share = right / total
-    middle = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 100 / (1 + z * z / total)
-    return max(0.0, (middle - half) * scale), min(100.0, (middle + half) * scale)
 
 
 def videos_of_all_folds(run_dir: Path) -> int | None:

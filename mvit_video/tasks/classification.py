@@ -262,7 +262,12 @@ class ViewScorer:
         labels = np.asarray(self.manifest.labels)
         results = {**self.scores.results(labels, self.manifest.class_names), **about}
         write_text(folder / "predictions.jsonl", "".join(prediction_lines(self.scores, self.manifest, item="video")))
-        plot_confusion(self.scores.confusion(labels), self.manifest.class_names, folder / "confusion.png")
+        plot_confusion(
+            self.scores.confusion(labels),
+            self.manifest.class_names,
+            folder / "confusion.png",
+            unreadable=results["num_failed"],
+        )
         write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
 

@@ -13,7 +13,9 @@ _LABELLED_CLASSES = 40
 _NUMBERED_CLASSES = 20
 
 
-def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: Path, *, item: str = "video") -> None:
+def plot_confusion(
+    matrix: npt.ArrayLike, class_names: Sequence[str], path: Path, *, item: str = "video", unreadable: int = 0
+) -> None:
     """Draw a confusion matrix, each row in per cent of its class, as a picture, written beside and renamed.
 
     Up to 20 classes every cell holds its number, up to 40 every class is named; beyond, every n-th is.
@@ -23,6 +25,7 @@ def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: Path
         class_names: C names.
         path: of a .png file.
         item: what is counted, in the singular.
+        unreadable: those that are not in the matrix; they count as wrong.
 
     Raises:
         ValueError: if matrix and names do not fit.
@@ -55,8 +58,7 @@ def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: Path
     )
     axes.set_xlabel("predicted class")
     axes.set_ylabel(f"true class ({item}s)")
-    right, total = np.trace(counts), counts.sum()
-    axes.set_title(f"{right:.0f} of {total:.0f} {item}s right" + (f" ({100 * right / total:.1f}%)" if total else ""))
+    axes.set_title(confusion_title(np.trace(counts), counts.sum() + unreadable, item=item, unreadable=unreadable))
     if size <= _NUMBERED_CLASSES:
         for row, column in np.argwhere(counts > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -64,3 +66,9 @@ def plot_confusion(matrix: npt.ArrayLike, class_names: Sequence[str], path: Path
                 column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=9
             )
     save_figure(figure, path)
+
+
+def confusion_title(right: float, total: float, *, item: str, unreadable: int) -> str:
+    """How many of all items are right, the unreadable ones included: the accuracy that results.json has."""
+    share = f" ({100 * right / total:.1f}%)" if total else ""
+    return f"{right:.0f} of {total:.0f} {item}s right{share}" + (f", {unreadable} unreadable" if unreadable else "")

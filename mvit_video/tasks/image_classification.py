@@ -24,8 +24,10 @@ from mvit_video.metrics import (
     ViewScores,
     ViewScoresState,
     bootstrap_ci95,
+    confusion_counts,
     macro_f1,
     mean_class_accuracy,
+    topk_correct,
 )
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import CROSS_ENTROPY_PANEL, Classification, Normalization, prediction_lines
@@ -147,9 +149,11 @@ class ImageScorer:
         sets = self.manifest.label_sets
         if sets is None:
             return self.scores.video_topk(self.labels, k)
-        best = torch.from_numpy(self.scores.video_scores()).topk(min(k, self.manifest.num_classes), dim=1).indices
-        found = [not set(labels).isdisjoint(row) for labels, row in zip(sets, best.tolist())]
-        return np.array(found, np.bool_) & (self.scores.views_per_video() > 0)
+        images = np.repeat(np.arange(len(sets)), sets.sizes)
+        scores = torch.from_numpy(self.scores.video_scores()[images])
+        found = np.zeros(len(sets), np.bool_)
+        found[images[topk_correct(scores, torch.from_numpy(sets.values), k).numpy()]] = True
+        return found & (self.scores.views_per_video() > 0)
 
     def metrics(self) -> dict[str, float]:
         """Accuracies (per cent) of the images, and their number.
@@ -159,14 +163,12 @@ class ImageScorer:
         """
         self.scores.check_complete()
         hits = self.hits(1)
-        # A class that is right, too, stands for the image's own.
-        named = np.where(hits, self.labels, self.scores.predictions())
         right, total = self._counts(hits)
         return {
             "top1": 100.0 * float(hits.mean()),
             "top5": 100.0 * float(self.hits(5).mean()),
             "mean_class_top1": mean_class_accuracy(right, total),
-            "macro_f1": macro_f1(self.labels, named, num_classes=self.manifest.num_classes),
+            "macro_f1": macro_f1(self.labels, self._named(hits), num_classes=self.manifest.num_classes),
             "loss": self.scores.log_loss(self.labels),
             "num_images": len(self.labels),
             "num_failed": int(self.scores.failed_videos().sum()),
@@ -184,7 +186,14 @@ class ImageScorer:
         results = {**self.results(), **about}
         lines = prediction_lines(self.scores, self.manifest, item="image")
         write_text(folder / "predictions.jsonl", "".join(lines))
-        plot_confusion(self.scores.confusion(self.labels), names, folder / "confusion.png", item="image")
+        named = self._named(self.hits(1))
+        plot_confusion(
+            confusion_counts(self.labels, named, num_classes=len(names)),
+            names,
+            folder / "confusion.png",
+            item="image",
+            unreadable=results["num_failed"],
+        )
         write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
 
@@ -212,6 +221,10 @@ class ImageScorer:
             f"{high:.1f}), top-5 {results['top5']:.2f}; mean over classes {results['mean_class_top1']:.2f}, "
             f"macro F1 {results['macro_f1']:.2f}; {results['num_failed']} unreadable"
         )
+
+    def _named(self, hits: BoolArray) -> IntArray:
+        """(images,) the class named, -1 if unreadable; for one that is right, too, the image's own stands."""
+        return np.where(hits, self.labels, self.scores.predictions())
 
     def _counts(self, hits: BoolArray) -> tuple[IntArray, IntArray]:
         """(classes,) images of each class that are right, and all of them."""

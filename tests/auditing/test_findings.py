@@ -146,6 +146,9 @@ def test_an_accuracy_has_both_intervals() -> None:
     assert one.value == 60 and one.videos == 100 and one.interval is not None and one.by_recording is not None
     assert one.interval[0] > one.by_recording[0] and one.interval[1] < one.by_recording[1]
     assert accuracy_of("x", right(3, 5), protocol="p", recordings=np.arange(5)).by_recording is None
+    every = accuracy_of("x", right(200, 200), protocol="p", recordings=np.arange(200) // 5)
+    assert every.interval == pytest.approx((98.12, 100), abs=0.01)
+    assert every.by_recording == pytest.approx((91.24, 100), abs=0.01)  # 40 of 40
     assert accuracy_of("x", right(0, 0), protocol="p").value is None
 
 
@@ -173,6 +176,20 @@ def test_unseen_recordings() -> None:
         "25.0 % where the recording is new, 90.0 % where it was trained on. The first is of 4 videos only, too few to "
         "report."
     )
+
+
+def test_few_recordings_are_as_little_as_few_videos() -> None:
+    """Of three recordings with any number of takes, a 95 % interval holds the truth in three of four cases."""
+    three = accuracy_of("x", right(190, 200), protocol="p", recordings=np.arange(200) % 3)
+    verdict = number_verdict(three, None, three, metric="video_top1")
+    assert verdict.level == "look" and "They are takes of 3 recordings. With fewer than 30 recordings" in verdict.text
+    many = accuracy_of("x", right(950, 1000), protocol="p", recordings=np.arange(1000) % 100)
+    assert number_verdict(many, None, many, metric="video_top1").level == "fine"
+    assert "The first is of 3 recordings only, too few to report." in unseen_verdict(many, three).text
+    one = np.zeros(100, np.int64)  # drawn again it is the same: an interval of it would have no width
+    assert accuracy_of("x", right(90, 100), protocol="p", recordings=one).by_recording is None
+    low, high = difference("shuffled", right(90, 100), right(89, 100), one).interval
+    assert low < high
 
 
 def test_what_the_order_of_frames_is_worth() -> None:

@@ -3,12 +3,17 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from mvit_video import build
+from mvit_video.build import training
 from mvit_video.build.batch import step_batch
 from mvit_video.config import Optim, Trainer
+from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import load_latest
 from tests.conftest import motion_overrides, options
 
@@ -96,6 +101,25 @@ def test_a_training_accumulates_and_says_what_differs(
     assert json.loads((tmp_path / "tiny" / "run.json").read_text())["items_per_step"] == 15
     state = load_latest(tmp_path / "tiny" / "checkpoints")
     assert state is not None and state["epoch"] == pytest.approx(1 / 2)  # 32 // 15
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["trainer.batch_size=1"], "mix the videos of one forward pass with each other, so nothing is mixed. trainer"),
+        (["trainer.batch_size=1", "augment.repeats=2"], "so copies of the same video alone are. trainer.batch_size=2"),
+        (["trainer.batch_size=1", "augment.mix_prob=0"], ""),
+        (["trainer.batch_size=2"], ""),
+    ],
+)
+def test_a_single_clip_has_nothing_to_be_mixed_with(
+    more: list[str], text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Less memory by trainer.batch_size=1 takes the mixing of the recipe away, too."""
+    words = motion_overrides(tmp_path, tmp_path, "augment.mixup_alpha=0.8", "trainer.global_batch=4", *more)
+    loader: Any = SimpleNamespace(num_items=32, items_per_step=4)
+    training._say_batch(options(*words), loader, World(rank=0, size=1, device=torch.device("cpu")), item="video")
+    assert text in caplog.text and bool(text) == ("mixup" in caplog.text)
 
 
 def test_a_run_goes_on_with_its_step_cut_another_way(motion_root: Path, tmp_path: Path) -> None:

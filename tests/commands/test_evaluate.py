@@ -172,6 +172,8 @@ def test_a_held_out_part_of_changed_videos_is_refused(videos: Path, copy_of: Pat
     words = [word for word in training_words(copy_of, tmp_path) if "source.val" not in word]
     build.train(options(*words, "data.holdout=0.34", "trainer.max_steps=1"))
     assert evaluate("run=own", f"output_dir={tmp_path}", "split=val")["num_videos"] == 3
+    # A test split that was not cut off is no such part.
+    assert evaluate("run=own", f"output_dir={tmp_path}", f"data.source.test={videos}/val")["num_videos"] == 6
     for number, file in enumerate(sorted((videos / "val").rglob("*.mp4"))):
         shutil.copy(file, copy_of / "train" / "apple" / f"new{number}.mp4")
     with pytest.raises(ValueError, match=r"(?s)3 were held out .*now it would be \d+ others.*data\.source\.val=PATH"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -389,6 +390,28 @@ def test_evaluations_of_one_protocol_are_summed_up_too(folds: Path, capsys: pyte
     results = {"video_top1": 74.0, "temporal_views": 3, "spatial_views": 1}
     (folder / "results.json").write_text(json.dumps(results))
     assert "evaluation (" not in shown(capsys, folds, "--folds", "birds")
+
+
+def test_evaluations_of_other_videos_than_those_held_out_are_passed_over(
+    folds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the training split, or of a test split that all folds share: there no video is tested once."""
+    for fold in range(3):
+        run_dir = folds / f"birds-fold-{fold}"
+        data = {"train": {"items": 100}, "val": {"items": 50, "fingerprint": f"val{fold}"}}
+        (run_dir / "run.json").write_text(json.dumps({"data": data}))
+        for name, split, fingerprint, top1 in (
+            ("evaluation", "train", "t", 100.0),
+            ("evaluation-2", "test", f"val{fold}", 70),
+        ):
+            (run_dir / name).mkdir()
+            results = {"video_top1": top1, "temporal_views": 5, "spatial_views": 1, "split": split}
+            (run_dir / name / "results.json").write_text(json.dumps({**results, "data": {"fingerprint": fingerprint}}))
+    text = shown(capsys, folds, "--folds", "birds")
+    assert "evaluation (5 x 1 views): mean 70.00, standard deviation 0.00" in text
+    assert "of other videos than those that were held out, left out: birds-fold-0/evaluation (train), birds" in text
+    shutil.rmtree(run_dir / "evaluation-2")
+    assert "evaluation (5" not in shown(capsys, folds, "--folds", "birds")
 
 
 def test_runs_that_differ_in_more_than_the_fold_are_not_mixed(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:

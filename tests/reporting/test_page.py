@@ -235,6 +235,17 @@ def test_runs_of_folds_are_summed_up(tmp_path: Path) -> None:
     assert "fold-0 and other differ in more than the fold, and their mean would mean nothing" in text
 
 
+def test_of_what_split_an_evaluation_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", "a")
+    for folder, split in (("evaluation", "train"), ("evaluation-2", "val")):
+        (run / folder).mkdir()
+        results = {"video_top1": 99.0, "temporal_views": 5, "spatial_views": 1, "split": split}
+        (run / folder / "results.json").write_text(json.dumps(results))
+    text = page_of(tmp_path / "page.html", run).text
+    assert "a was evaluated on what it was trained on, which says nothing of new files." in text
+    assert "aevaluation-2val5 x 1 viewsvideo_top1 99.00" in text
+
+
 def prepared(folder: Path, files: Sequence[str]) -> Path:
     """What `prepare` writes of these files, one of which is broken."""
     manifest = Manifest(files, [0, 1, 1, 2], CLASSES, "train.csv")

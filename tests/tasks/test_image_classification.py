@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from mvit_video.data.datasets.extensions import IMAGES
 from mvit_video.data.datasets.label_sets import LabelSetArrayView
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
+from mvit_video.tasks import image_classification
 from mvit_video.tasks.allowed_classes import allowed_classes
 from mvit_video.tasks.classification import Normalization
+from mvit_video.tasks.confusion import confusion_title
 from mvit_video.tasks.image_classification import ImageClassification, ImageScorer
 from tests.conftest import drawn_pictures
 
@@ -74,6 +77,20 @@ def test_any_of_several_right_labels_is_right() -> None:
     assert scorer.hits(1).tolist() == [True, True, True, True, True, False]
     assert scorer.metrics()["top1"] == pytest.approx(500 / 6)
     assert scorer.results()["per_class"]["e"] == 0.0
+
+
+def test_the_confusion_matrix_is_of_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that is right, too, is no confusion; in the title unreadable images are wrong, as in results.json."""
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        image_classification, "plot_confusion", lambda matrix, *_, **about: drawn.update(about, m=matrix)
+    )
+    sets = LabelSetArrayView([[0], [1, 2], [2], [3, 5], [1], [4]])
+    scorer = scored(ImageScorer(replace(MANIFEST, label_sets=sets, labels=[0, 1, 2, 3, 1, 4])), failed=(0,))
+    results = scorer.write(tmp_path, {})
+    assert np.trace(drawn["m"]) == 4 and drawn["m"].sum() == 5 and drawn["unreadable"] == 1
+    title = confusion_title(np.trace(drawn["m"]), drawn["m"].sum() + 1, item="image", unreadable=1)
+    assert title == "4 of 6 images right (66.7%), 1 unreadable" and results["top1"] == pytest.approx(400 / 6)
 
 
 def test_only_classes_that_are_allowed_are_named() -> None:

@@ -248,15 +248,19 @@ class SplitSource:
 
     def has(self, split: Split) -> bool:
         """See Source."""
-        return self._source.has("train") if split != "test" or not self._has_test() else True
+        return self._source.has("train") if self.cuts_off(split) else True
 
     def manifest(self, split: Split) -> Manifest:
         """See Source. Raises ValueError if a part would be empty, or the source has a validation split already."""
-        if split == "test" and self._has_test():
-            return self._source.manifest("test")
+        if not self.cuts_off(split):
+            return self._source.manifest(split)
         if not self._parts:
             self._divide()
         return self._parts["train" if split == "train" else "val"]
+
+    def cuts_off(self, split: Split) -> bool:
+        """Whether a split is a part of the training split of the source; a test split of its own is not."""
+        return split != "test" or not self._has_test()
 
     def _has_test(self) -> bool:
         return self._source.has("test")
