@@ -429,13 +429,17 @@ class Trainer:
             load_with_adapters(self.average.module, state[kind], adapters)
             self.average.updates = state["ema_updates"]
         self.step = state["step"]
+        same_split = _validated_on(state.get("run")) in (None, _validated_on(self.identity))
         if state.get("best_metric", self.task.best_metric) != self.best.metric:
             logger.info("best.pt is chosen anew, by %s from here on", self.best.metric)
-        elif _validated_on(state.get("run")) not in (None, _validated_on(self.identity)):
-            logger.warning("the validation split is another one than before: best.pt is chosen anew from here on")
+        elif not same_split:
+            logger.warning(
+                "the validation split is another one than before: best.pt is chosen anew from here on, and validations "
+                "without improvement are counted anew"
+            )
         else:
             self.best.value = state["best"]
-        if "early_stopping" in state:
+        if same_split and "early_stopping" in state:
             self.early_stopping.load(state["early_stopping"])
         self.failed = set(state["failed"])
         self.unvalidated = bool(state.get("unvalidated", False))

@@ -84,6 +84,22 @@ def test_patience_survives_a_restart(motion_root: Path, tmp_path: Path, monkeypa
     assert [(event["step"], event["best"]) for event in events] == [(4, 1.0)]
 
 
+def test_patience_begins_anew_with_other_validation_videos(
+    motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was reached on other videos need not be within reach on these."""
+    more = ["schedule.epochs=3", "trainer.best_metric=loss", "trainer.early_stopping=1"]
+    overrides = few_videos(motion_root, tmp_path, *more)
+    _validate_with(monkeypatch, [0.1])
+    build.train(options(*overrides, "trainer.max_steps=1"))
+    others = tmp_path / "others.csv"
+    others.write_text("".join((motion_root / "test.csv").read_text().splitlines(keepends=True)[:3]))
+    _validate_with(monkeypatch, [2.0, 1.9])
+    assert build.train(options(*overrides, f"data.source.val={others}", "resume=force"))["loss"] == 1.9
+    state = load_checkpoint(tmp_path / "tiny/checkpoints/step_00000003.pt")
+    assert (state["early_stopping"]["best"], state["early_stopping"]["without_improvement"]) == (1.9, 0)
+
+
 def test_accuracy_decides_by_default(motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _validate_with(monkeypatch, [1.0, 2.0])
     build.train(options(*few_videos(motion_root, tmp_path)))

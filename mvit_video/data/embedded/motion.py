@@ -23,6 +23,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,12 @@ def _exit_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+_GUARD = (
+    "For each such process Python runs the program's file again: a script calls what writes the set under "
+    '`if __name__ == "__main__":`, or once before with `python -m mvit_video.data.embedded.motion FOLDER`.'
+)
+
+
 def _run_jobs(jobs: Sequence[SceneJob], workers: int) -> Iterator[tuple[int, list[VideoRecord]]]:
     """Index and records of every job, in the order in which they finish."""
     if workers == 1:
@@ -207,6 +214,10 @@ def _run_jobs(jobs: Sequence[SceneJob], workers: int) -> Iterator[tuple[int, lis
         futures = {pool.submit(write_scene, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a process that writes motion videos has ended; its own message, if it had one, is above. {_GUARD}"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -306,13 +317,17 @@ def generate_motion(
     workers: processes that render and encode, by default one per core that this process may use. With more than one,
         the calling script needs the usual `if __name__ == "__main__"` guard.
     progress: whether to show a progress bar.
-    Raises ValueError if `root` holds a complete set of another spec or generator version, or `workers` is below 1.
+    Raises ValueError if `root` holds a complete set of another spec or generator version, or `workers` is below 1;
+    RuntimeError if a worker ends, as it does without the guard.
     """
     root = Path(root)
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more; leave it out to use every core")
     if _lacking(root, spec) is None:
         return _motion_set(root)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # Run again for a process of the set's writer, which holds the lock and waits for that process.
+        raise RuntimeError(f"the motion videos are being written by this program already. {_GUARD}")
     root.mkdir(parents=True, exist_ok=True)
     with only_writer(root / LOCK_NAME):
         lacking = _lacking(root, spec)

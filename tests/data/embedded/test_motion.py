@@ -396,6 +396,18 @@ def test_second_process_waits_for_the_first(tmp_path: Path, caplog: pytest.LogCa
     assert len(made) == 1 and len(listed(root, "train")) == 8
 
 
+def test_a_script_without_guard_is_told_so(tmp_path: Path) -> None:
+    """Its worker runs it again, and would wait for the lock of the writer, which waits for the worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mvit_video.data.embedded.motion import MotionSpec, generate_motion\n"
+        f"generate_motion({str(tmp_path / 'set')!r}, MotionSpec(train_videos=16, test_videos=16), workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert 'under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
