@@ -108,7 +108,8 @@ class ClassPredictor(LoadedModel):
             mean = found.probabilities.sum(0) / np.float32(len(found.probabilities))
             if allowed is not None:
                 mean = np.where(allowed, mean, 0) / mean[allowed].sum()
-            yield FilePrediction(path, best_classes(mean, self.class_names, top_k=self.config.top_k)), found.note
+            classes = best_classes(mean, self.class_names, top_k=self.config.top_k)
+            yield FilePrediction(path, classes, features=found.features), found.note
 
     def _windows(
         self, manifest: Manifest, task: Task, begun: BegunVideos | None
@@ -116,11 +117,13 @@ class ClassPredictor(LoadedModel):
         """Each video window by window."""
         dataset = build_window_dataset(self.config, manifest)
         share = range(self.world.rank, len(manifest), self.world.size)
+        # What was noted of windows before an interruption has no features: such a video is looked at anew.
+        held = None if self.config.features else begun
         plan = WindowPlan(
             dataset,
             share,
             clips_per_batch=self.config.trainer.eval_batch_size,
-            begun={} if begun is None else begun.of([manifest.paths[video] for video in share]),
+            begun={} if held is None else held.of([manifest.paths[video] for video in share]),
         )
         loading = build_loading(self.config, self.world)
         views = self.scored(loading.batches(dataset, plan.batches()), task)
@@ -140,6 +143,7 @@ class ClassPredictor(LoadedModel):
             task=_names_classes(task),
             device=self.world.device,
             bf16=uses_bf16(self.config.trainer.precision, self.world.device),  # type: ignore[arg-type]
+            features=self.config.features,
         )
 
     def explain(self, found: FilePrediction, *, name: str | None = None) -> tuple[int, Iterator[ExplainedClip]]:
@@ -174,7 +178,7 @@ class ClassPredictor(LoadedModel):
         return count, clips
 
     def drawings(self, folder: Path, names: Mapping[str, str]) -> Drawings:
-        """Timelines, the words on each file, where the model looks."""
+        """Timelines, the words on each file, where the model looks, its features."""
         config = self.config
         return Drawings(
             folder=folder,
@@ -204,6 +208,7 @@ class ClassPredictor(LoadedModel):
             "windows": windows,
             "annotate": config.annotate,
             "explain": config.explain,
+            "features": config.features,
             "top_k": config.top_k,
             "class_names": list(self.class_names),
             "mvit_video": mvit_video.__version__,

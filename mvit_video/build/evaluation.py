@@ -11,6 +11,7 @@ from torch import nn
 
 import mvit_video
 from mvit_video.build.common import build_source, build_task_builder, load_model, process_group_of
+from mvit_video.build.published_classes import in_published_order
 from mvit_video.build.run_identity import DataRecord
 from mvit_video.build.stored_options import beside_weights
 from mvit_video.build.task_builder import TaskBuilder
@@ -96,7 +97,9 @@ def load_trained(config: Evaluate | Audit, world: World, *, needs_training_split
     if trained.get("class_names") and config.split != "train" and not needs_training_split:
         forget_training_split(config.data)
     source = build_source(config.data, world)
-    split = builder.read_split(config, source, config.split, class_names=trained.get("class_names"))  # type: ignore[arg-type]
+    names = trained.get("class_names")
+    listed = source if names else in_published_order(source, Path(checkpoint))
+    split = builder.read_split(config, listed, config.split, class_names=names)  # type: ignore[arg-type]
     if isinstance(source, SplitSource) and config.split != "train" and source.cuts_off(config.split):  # type: ignore[arg-type]
         check_held_out(builder.record(split), trained.get("run"))
     model = load_model(replace(config, checkpoint=checkpoint), world)

@@ -66,7 +66,7 @@ def predict_live(answers: FilePredictor) -> list[Window]:
     config, world = predictor.config, predictor.world
     if world.size > 1:
         raise ValueError(f"{world.size} processes for one stream: give launcher.processes=1")
-    for name in ("annotate", "explain"):
+    for name in ("annotate", "explain", "features"):
         if getattr(config, name):
             raise ValueError(f"{name}=true is for files, and {config.sources[0]} is a stream: leave it out")
     source = live_source(config.sources[0])

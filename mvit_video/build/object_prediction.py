@@ -170,6 +170,11 @@ def check_object_prediction(config: Predict) -> None:
             "explain=true draws what speaks for a class of a clip or image; a detector says where its objects are: "
             "leave it out, annotate=true draws boxes and masks"
         )
+    if config.features:
+        raise ValueError(
+            "features=true writes what the classes of a clip or image come from, and a detector has a map of features "
+            "for each of its levels: leave it out"
+        )
     own = protocol(config)["detector"].get("score_threshold")
     if own is not None and config.threshold < own:
         raise ValueError(

@@ -15,6 +15,7 @@ from mvit_video.data.datasets.published_names import published_class_names
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.models.weights.zoo import zoo
+from mvit_video.prediction.scoring import check_has_features
 
 logger = logging.getLogger(__name__)
 _NAMES_OPTION = "class_names=FILE (export and push: --class-names FILE)"
@@ -44,6 +45,8 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     model = load_model(config, world)
     if config.explain:
         check_explainable(model)
+    if config.features:
+        check_has_features(model)
     about = {"weights": config.checkpoint, "weights_sha256": sha256_of(checkpoint) if checkpoint.is_file() else None}
     loaded = LoadedModel(
         config=config,

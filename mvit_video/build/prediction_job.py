@@ -16,7 +16,7 @@ from mvit_video.build.live import predict_live, wants_live
 from mvit_video.build.prediction import build_predictor
 from mvit_video.config import Predict
 from mvit_video.distributed.process_group import barrier, from_main
-from mvit_video.prediction.drawings import ANNOTATED, EXPLAINED, TIMELINES
+from mvit_video.prediction.drawings import ANNOTATED, EXPLAINED, FEATURES, TIMELINES
 from mvit_video.prediction.file_list import shared_file_list, write_file_list
 from mvit_video.prediction.files import find_files
 from mvit_video.prediction.folder import LINES, RESULTS, TABLE, Part, ResultsFolder
@@ -199,7 +199,8 @@ def _say(found: Sequence[FilePrediction], folder: Path, predictor: FilePredictor
     unread = f"; {failed} of {len(found)} could not be read" if failed else ""
     drawn = [str(folder / name) for name in (TIMELINES, ANNOTATED, EXPLAINED) if (folder / name).is_dir()]
     drawings = f"; drawings in {', '.join(drawn)}" if drawn else ""
-    logger.info("written to %s%s%s%s", folder / LINES, more, drawings, unread)
+    features = f"; features in {folder / FEATURES}" if (folder / FEATURES).is_dir() else ""
+    logger.info("written to %s%s%s%s%s", folder / LINES, more, drawings, features, unread)
     if failed == len(found):
         raise ValueError(
             f"none of the {len(found)} {kind.plural} could be read, the first {found[0].path}: {found[0].error}"

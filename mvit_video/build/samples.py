@@ -141,7 +141,9 @@ def set_open_classes(config: Train, manifest: Manifest, *, with_training: bool =
         if classes > config.data.num_classes:
             whole = "take out what does not belong to them"
         else:
-            whole = "complete it" if with_training else "give data.source.train=..., which says all classes"
+            whole = "complete it"
+            if not with_training:
+                whole = "give data.source.train=... or data.source.class_names_file=..., which say all classes"
         raise ValueError(
             f"data.num_classes={config.data.num_classes}, but {manifest.source} has {count_text(classes, 'class')}: "
             f"{whole}, or set data.num_classes={classes}"

@@ -55,6 +55,11 @@ class Predict(Train):
     explain: bool = option(
         False, help="draw where and when the model looks, as a sheet and for videos as an overlay video"
     )
+    features: bool = option(
+        False,
+        help="keep what enters the model's head, too: float32, a row for each view of a file or for each window, as "
+        "features/NAME.npy",
+    )
     parts: int | None = option(
         None,
         at_least=1,

@@ -1,9 +1,12 @@
-"""What is drawn for each file beside its line of results: a timeline, the words on it, where the model looks."""
+"""What is written for each file beside its line of results: a timeline, the words on it, where the model looks, and
+the features that its classes come from."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from mvit_video.data.datasets.extensions import IMAGES, FileKind
 from mvit_video.prediction.annotation import Captions, annotate_image, annotate_video, captions_of
@@ -14,7 +17,8 @@ from mvit_video.runtime.decode_error import DecodeError
 
 logger = logging.getLogger(__name__)
 
-TIMELINES, ANNOTATED, EXPLAINED = "timelines", "annotated", "explained"  # folders within that of the results
+# Folders within that of the results.
+TIMELINES, ANNOTATED, EXPLAINED, FEATURES = "timelines", "annotated", "explained", "features"
 _LINES = 3  # classes that are drawn on a file that was looked at as a whole
 
 Explain = Callable[[FilePrediction], tuple[int, Iterator[ExplainedClip]]]
@@ -43,9 +47,13 @@ class Drawings:
 
     def draw(self, one: FilePrediction) -> str | None:
         """Draw a file's result, unless the file could not be read; the name of its drawings, None without any."""
-        if one.error is not None or (one.windows is None and not self.annotate and self.explain is None):
+        more = self.annotate or self.explain is not None or one.windows is not None or one.features is not None
+        if one.error is not None or not more:
             return None
         name = self.names[one.path]
+        if one.features is not None:
+            (self.folder / FEATURES).mkdir(parents=True, exist_ok=True)
+            np.save(self.folder / FEATURES / f"{name}.npy", one.features)
         segments: list[TimelineSegment] | None = None
         if one.windows is not None:
             folder = self.folder / TIMELINES

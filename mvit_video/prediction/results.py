@@ -1,7 +1,7 @@
 """What was predicted for a file, and how it is written down: as a line of JSON, rows of CSV, a table for people."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,12 +80,15 @@ class FilePrediction:
             Of a detector the objects of an image, or each class of a video with its best score in any frame.
         windows: of a video that was looked at window by window, or frame by frame; None for one that was not.
         error: why the file could not be read; None where it could.
+        features: with `features=True` what enters the model's head, float32: a row for each view of the file, or for
+            each window; (V, channels). It stands in no line of results.
     """
 
     path: str
     predictions: tuple[ClassScore, ...] = ()
     windows: tuple[Window, ...] | None = None
     error: str | None = None
+    features: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file of results."""

@@ -1,6 +1,7 @@
 """Scores of files as their batches come, so that memory does not grow with their number."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from mvit_video.data.loading.batch import Batch
 from mvit_video.engine.precision import autocast
+from mvit_video.models.mvit.network import MViT
 
 
 @runtime_checkable
@@ -36,6 +38,7 @@ class ScoredViews:
         probabilities: float32 (V, num_classes); None where the file could not be read.
         error: why not.
         note: what is worth knowing of the file; empty if nothing is.
+        features: float32 (V, channels), what entered the model's head; None where nobody asked.
     """
 
     video: int
@@ -43,10 +46,30 @@ class ScoredViews:
     probabilities: npt.NDArray[np.float32] | None
     error: str | None = None
     note: str = ""
+    features: npt.NDArray[np.float32] | None = None
+
+
+def check_has_features(model: nn.Module) -> None:
+    """Refuse a model whose features nobody knows.
+
+    Raises:
+        ValueError: it is no MViT.
+    """
+    if not isinstance(model, MViT):
+        raise ValueError(
+            f"features=true takes what enters the head of an MViT, and the model is {type(model).__name__}: leave it "
+            "out"
+        )
 
 
 def scored_views(
-    model: nn.Module, batches: Iterable[Batch], *, task: NamesClasses, device: torch.device, bf16: bool
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    task: NamesClasses,
+    device: torch.device,
+    bf16: bool,
+    features: bool = False,
 ) -> Iterator[ScoredViews]:
     """What the model makes of batches: for each file of a batch, in order, its views.
 
@@ -56,12 +79,13 @@ def scored_views(
         task: makes inputs of batches, and probabilities of outputs.
         device: of the model.
         bf16: compute in bf16 autocast.
+        features: keep what enters the head of the model, an MViT, too.
 
     Raises:
         ValueError: the model answers for a file with what is no number.
     """
     for batch in batches:
-        probabilities = _probabilities(model, batch, task=task, device=device, bf16=bf16)
+        probabilities, entering = _computed(model, batch, task=task, device=device, bf16=bf16, features=features)
         reasons, notes = dict(batch.failures), dict(batch.notes)
         videos, views, failed = batch.videos.numpy(), batch.views.numpy(), batch.failed.numpy()
         firsts = np.flatnonzero(np.diff(videos, prepend=-1))
@@ -77,15 +101,25 @@ def scored_views(
                 )
             else:
                 note = notes.get(batch.paths[first], "")
-                yield ScoredViews(int(videos[first]), views[first:end], probabilities[first:end], note=note)
+                own = None if entering is None else entering[first:end]
+                yield ScoredViews(
+                    int(videos[first]), views[first:end], probabilities[first:end], note=note, features=own
+                )
 
 
 @torch.inference_mode()
-def _probabilities(
-    model: nn.Module, batch: Batch, *, task: NamesClasses, device: torch.device, bf16: bool
-) -> npt.NDArray[np.float32]:
+def _computed(
+    model: nn.Module, batch: Batch, *, task: NamesClasses, device: torch.device, bf16: bool, features: bool
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Probabilities of a batch, and what entered the head, if that is asked for."""
     inputs = task.eval_inputs(batch.to(device))
-    with autocast(bf16, device):
+    entering: list[torch.Tensor] = []
+    with ExitStack() as stack:
+        if features:
+            assert isinstance(model, MViT)
+            watch = model.head.register_forward_pre_hook(lambda head, given: entering.append(given[0]))
+            stack.callback(watch.remove)
+        stack.enter_context(autocast(bf16, device))
         outputs = model(*inputs)
     found: npt.NDArray[np.float32] = task.probabilities(outputs).cpu().numpy()
-    return found
+    return found, entering[0].float().cpu().numpy() if entering else None

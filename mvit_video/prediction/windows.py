@@ -96,10 +96,12 @@ class CollectedWindows:
     Attributes:
         found: its first windows.
         total: the sum of their probabilities, float64 (classes,).
+        features: of each group of them, float32 (windows, channels); empty where nobody asked.
     """
 
     found: list[Window] = field(default_factory=list)
     total: npt.NDArray[np.float64] | None = None
+    features: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
 
 def window_predictions(
@@ -138,6 +140,8 @@ def window_predictions(
             state.found.append(Window(start, end, best_classes(row, class_names, top_k=top_k)))
         total = rows.sum(0, dtype=np.float64)
         state.total = total if state.total is None else state.total + total
+        if scored.features is not None:
+            state.features.append(scored.features.reshape(len(rows), spatial, -1).mean(1))
         if len(state.found) < len(windows):
             if keep is not None:
                 keep(paths[video], known, state.found[known:], state.total)
@@ -145,7 +149,8 @@ def window_predictions(
             mean = state.total / len(state.found)
             del plan.collected[video], plan.windows[video]
             classes = best_classes(mean, class_names, top_k=top_k)
-            yield FilePrediction(paths[video], classes, windows=tuple(state.found)), scored.note
+            features = np.concatenate(state.features) if state.features else None
+            yield FilePrediction(paths[video], classes, tuple(state.found), features=features), scored.note
     yield from ((FilePrediction(paths[video], error=why), "") for video, why in _taken(plan.failed))
 
 

@@ -184,7 +184,7 @@ def test_what_is_for_videos_is_refused_for_images(imagenet: Path, tmp_path: Path
     more = ("data.source.folder=null", f"data.source.val={imagenet}/val", "data.num_classes=2000")
     alone: Any = evaluate_options(*small_images(imagenet, tmp_path, *more))
     with pytest.raises(
-        ValueError, match=r"give data\.source\.train=\.\.\., which says all classes, or set data\.num_cl"
+        ValueError, match=r"or data\.source\.class_names_file=\.\.\., which say all classes, or set data\.num_cl"
     ):
         ImageClassification().read_split(alone, build_source(alone.data, WORLD), "val")
     with pytest.raises(ValueError, match=r"model\.num_frames=8: an image has one frame"):

@@ -218,7 +218,10 @@ def test_what_a_detector_does_not_do(
     config.windows, config.explain = False, True
     with pytest.raises(ValueError, match="explain=true draws what speaks for a class"):
         build_predictor(config, world)
-    config.explain, config.threshold = False, 0.01
+    config.explain, config.features = False, True
+    with pytest.raises(ValueError, match="features=true writes what the classes of a clip or image come from"):
+        build_predictor(config, world)
+    config.features, config.threshold = False, 0.01
     with pytest.raises(ValueError, match=r"nothing below model.score_threshold=0.05; give model.score_threshold=0.01"):
         build_predictor(config, world)
     config.threshold = 0.5

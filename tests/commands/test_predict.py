@@ -387,6 +387,53 @@ def test_explained_from_python(runs: Path, videos: list[Path]) -> None:
         predictor.explain(videos[0], name="move_lef")
 
 
+def said_by_head(run: Path, features: np.ndarray) -> np.ndarray:
+    """Probabilities (rows, classes) that the head of a run makes of features."""
+    state = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["model"]
+    logits = features @ state["head.projection.weight"].numpy().T + state["head.projection.bias"].numpy()
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)
+
+
+def test_features_are_what_the_classes_come_from(runs: Path, videos: list[Path], tmp_path: Path) -> None:
+    """Of each view of a file, and of each window; from Python nothing is written."""
+    words = [str(videos[0]), "weights=tiny", f"output_dir={runs}", "features=true", "top_k=8"]
+    (whole,) = predicted(*words, f"output={tmp_path / 'out'}")
+    views = np.load(tmp_path / "out" / "features" / "a.npy")
+    python = Predictor("tiny", {"features": True, "windows": True, "window_s": 0.5}, output_dir=runs, top_k=8)
+    windowed = python(videos[0])
+    rows = windowed.features
+    assert rows is not None and windowed.windows is not None and "features" not in windowed.to_json()
+    assert views.dtype == rows.dtype == np.float32 and views.shape == (2, rows.shape[1])
+    found = [whole.predictions, *(window.predictions for window in windowed.windows)]
+    said = [said_by_head(runs / "tiny", views).mean(0), *said_by_head(runs / "tiny", rows)]
+    for predictions, probabilities in zip(found, said, strict=True):
+        expected = dict(zip(python.class_names, probabilities, strict=True))
+        assert {best.name: best.score for best in predictions} == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_video_that_was_stopped_has_the_features_of_all_its_windows(
+    runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is noted of the windows before the stop has none: the video is looked at anew."""
+    words = [str(videos[0]), "weights=tiny", f"output_dir={runs}", f"output={tmp_path / 'out'}", "features=true"]
+    words += ["windows=true", "window_s=0.4", "trainer.eval_batch_size=2"]
+    add = BegunVideos.add
+
+    def stopped(*given: Any) -> None:
+        add(*given)
+        interruption._received.append((signal.SIGTERM, 0.0))
+
+    monkeypatch.setattr(BegunVideos, "add", stopped)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        predicted(*words)
+    interruption._received.clear()
+    monkeypatch.undo()
+    (found,) = predicted(*words)
+    assert found.windows is not None
+    assert len(np.load(tmp_path / "out" / "features" / "a.npy")) == len(found.windows) > 4
+
+
 def test_jobs_share_the_files_and_the_last_one_puts_the_results_together(
     runs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
