@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
 from mvit_video.config import ClassificationAugment, Train
+from mvit_video.data.datasets.class_names import mirrored
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.exclusive import exclusive_run
 from mvit_video.distributed.process_group import World, from_main
@@ -42,7 +43,7 @@ from mvit_video.engine.task import Evaluation, Task, TrainBatches
 from mvit_video.engine.tracking import Tracker, TrackerOptions, console_formats
 from mvit_video.engine.trainer import Trainer, Validate
 from mvit_video.runtime import determinism, interruption
-from mvit_video.runtime.formatting import are
+from mvit_video.runtime.formatting import are, count_text
 from mvit_video.runtime.journal import append_event
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,19 @@ def _train(config: Train, world: World) -> Outcome:
     return Outcome(metrics, trainer.best.metric)
 
 
+def _warn_of_flips(config: Train, names: Sequence[str]) -> None:
+    """Say it where a flip makes one class of another, and its label stays."""
+    pairs, flip = mirrored(names), getattr(config.augment, "flip", 0)
+    if pairs and flip:
+        logger.warning(
+            "augment.flip=%g: %s of classes are mirror images by their names, such as %r and %r, and a flip keeps "
+            "the label: augment.flip=0 leaves flips out",
+            flip,
+            count_text(len(pairs), "pair"),
+            *pairs[0],
+        )
+
+
 def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, Any]:
     """The training and the validation split, the latter None if there is none; labels go by the training's classes.
 
@@ -155,6 +169,7 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
         ValueError: an option needs validations, and there is no split for them.
     """
     train_split = builder.read_split(config, source, "train")
+    _warn_of_flips(config, builder.class_names(train_split))
     if source.has("val"):
         val_split = builder.read_split(config, source, "val", class_names=builder.class_names(train_split))
         shared = builder.shared(train_split, val_split)

@@ -101,7 +101,11 @@ class VideoData(Data):
     )
     test_temporal_views: int = option(1, at_least=1, neutral=True, help="clips of a test video, spread over its length")
     test_spatial_views: int = option(
-        1, choices=(1, 3), neutral=True, help="crops of each such clip: the centre, or three"
+        1,
+        choices=(1, 3),
+        neutral=True,
+        help="crops of each such clip: the centre, or three along its longer side, which published tests take with "
+        "test_short_side=crop_size",
     )
     backend: str = option(
         "pyav",

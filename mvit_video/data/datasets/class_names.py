@@ -15,6 +15,13 @@ from mvit_video.data.datasets.listing import read_json, read_text
 from mvit_video.data.datasets.published_names import KINETICS_400, published_class_names
 
 _SHOWN = 12
+# Words of which a flip makes the other, as they stand in names: "from left to right", "turn_left", "TurnLeft".
+_SIDES = re.compile(
+    r"(?P<counter>(?:counter|anti)[-_ ]?clockwise)|(?P<clockwise>clockwise)"
+    r"|(?<![a-z])(?:(?P<left>left)|(?P<right>right))(?![a-z])",
+    re.IGNORECASE,
+)
+_OTHER_SIDE = {"left": "right", "right": "left", "clockwise": "counter", "counter": "clockwise"}
 
 
 def checked_names(names: Sequence[str], source: str) -> tuple[str, ...]:
@@ -32,6 +39,29 @@ def alike(names: Sequence[str]) -> list[tuple[str, ...]]:
     for name in names:
         groups.setdefault(_composed(name).strip().casefold(), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def mirrored(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names of which a horizontal flip makes the other: they differ in left and right, or in the way round."""
+    sides = {name: _with_sides(name) for name in names}
+    place = {with_sides: name for name, with_sides in sides.items()}
+    pairs = []
+    for name, with_sides in sides.items():
+        other = place.get(tuple((text, _OTHER_SIDE.get(side, side)) for text, side in with_sides))
+        if other is not None and other != name and (other, name) not in pairs:
+            pairs.append((name, other))
+    return pairs
+
+
+def _with_sides(name: str) -> tuple[tuple[str, str], ...]:
+    """The texts between the words of _SIDES, each with which word follows it; "" at the end."""
+    parts, start = [], 0
+    # A capital begins a word, too.
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    for found in _SIDES.finditer(text):
+        parts.append((text[start : found.start()].casefold(), found.lastgroup or ""))
+        start = found.end()
+    return (*parts, (text[start:].casefold(), ""))
 
 
 def numbered_names(count: int) -> tuple[str, ...]:
