@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from mvit_video import models
+from mvit_video.build.head_classes import rows_by_name, untrained_head
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Audit, Data, Evaluate, Predict, Train
 from mvit_video.data.datasets.sources import Source
@@ -173,10 +174,11 @@ def load_weights(
     logger.info("weights from %s: %s", path, report)
 
 
-def start_from_weights(config: Train, model: nn.Module) -> None:
+def start_from_weights(config: Train, model: nn.Module, class_names: Sequence[str] = ()) -> None:
     """Put `config.weights` into a new model: published ones, a file, or a run, of which the best checkpoint counts.
 
-    An image model's weights go into a video model by the rule of `config.image_to_video`, "corrected" if it names none.
+    Rows of the head go by the names of the classes, `class_names`, where the file has names, too. An image model's
+    weights go into a video model by the rule of `config.image_to_video`, "corrected" if it names none.
     """
     assert config.weights is not None
     path, rule = find_checkpoint(resolve(config.weights).path), config.image_to_video
@@ -189,8 +191,10 @@ def start_from_weights(config: Train, model: nn.Module) -> None:
             "kernels (image_to_video=corrected)",
             path,
         )
+    untrained = untrained_head(model)
     report = models.load_weights(model, file, new_head=True, image_to_video=rule)  # type: ignore[arg-type]
     logger.info("weights from %s: %s", path, report)
+    rows_by_name(model, untrained, old=file.training.get("class_names"), new=class_names)
 
 
 def _weights_file(path: Path, *, use_ema: bool) -> WeightsFile:

@@ -100,7 +100,7 @@ def _train(config: Train, world: World) -> Outcome:
     train_split, val_split = _splits(config, builder, source)
     model = build_model(config).to(world.device)
     if config.weights is not None:
-        start_from_weights(config, model)
+        start_from_weights(config, model, builder.class_names(train_split))
     choose_trained_part(config, model)
     share_statistics(model, world)
     resolve_batch_size(config, builder, model, world)
