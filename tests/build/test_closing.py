@@ -62,7 +62,7 @@ def test_the_next_command_can_be_typed() -> None:
 
 
 def test_a_training_without_validation_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    builder: Any = SimpleNamespace(read_split=lambda *arguments: "videos")
+    builder: Any = SimpleNamespace(read_split=lambda *arguments: "videos", class_names=lambda split: ("a", "b"))
     source: Any = SimpleNamespace(has=lambda split: False)
     assert _splits(options("+experiment=motion_mvitv2"), builder, source) == ("videos", None)
     assert "there is no validation split: nothing is measured during the training" in caplog.text
