@@ -90,8 +90,8 @@ class Predictor:
         config_dir: PathLike | None = None,
     ) -> None:
         idle = sorted(key for key, value in (options or {}).items() if key in _OF_THE_COMMAND and value)
-        for key in idle:
-            raise ValueError(f"{key}: {_OF_THE_COMMAND[key]}; leave it out")
+        if idle:
+            raise ValueError("; ".join(f"{key}: {_OF_THE_COMMAND[key]}" for key in idle) + "; leave out what is named")
         given = with_arguments(options, weights=weights, class_names=class_names, top_k=top_k, output_dir=output_dir)
         self._config = prediction_options(given, experiment=experiment, config_dir=config_dir)
 

@@ -17,7 +17,7 @@ from mvit_video.models.mvit.attribution import class_maps
 from mvit_video.models.mvit.network import MViT
 from mvit_video.prediction.explanation import ExplainedClip
 from mvit_video.prediction.results import FilePrediction
-from mvit_video.prediction.scoring import NamesClasses
+from mvit_video.prediction.scoring import NamesClasses, check_is_mvit
 from mvit_video.video.index import VideoDecodeError
 
 
@@ -27,10 +27,7 @@ def check_explainable(model: nn.Module) -> None:
     Raises:
         ValueError: it is no MViT.
     """
-    if not isinstance(model, MViT):
-        raise ValueError(
-            f"explain=true shows what the tokens of an MViT do, and the model is {type(model).__name__}: leave it out"
-        )
+    check_is_mvit(model, "explain=true shows what the tokens")
 
 
 def explained_names(found: FilePrediction, name: str | None, class_names: Sequence[str]) -> list[str]:

@@ -25,8 +25,8 @@ def untrained_head(model: nn.Module) -> nn.Linear | None:
 def rows_by_name(model: nn.Module, untrained: nn.Linear | None, *, old: object, new: Sequence[str]) -> None:
     """Bring the loaded rows of a head into the order of the training's classes; rows of other classes begin anew.
 
-    Nothing is done where names are not known on both sides, or where the head has another number of classes, which is
-    new as a whole.
+    Nothing is done where names are not known on both sides, or where the head is new as a whole: the file has none, or
+    one of another number of classes.
 
     Args:
         model: with the weights loaded.
@@ -38,11 +38,14 @@ def rows_by_name(model: nn.Module, untrained: nn.Linear | None, *, old: object, 
         return
     names, wanted = [identity(str(name)) for name in old], [identity(name) for name in new]
     numbered = list(numbered_names(len(new)))
-    if names == wanted or numbered in (names, wanted):
+    head = model.head.projection
+    if names == wanted or numbered in (names, wanted) or not isinstance(head, nn.Linear):
         return
+    if torch.equal(head.weight, untrained.weight):
+        return  # the file has no head
     place = {name: row for row, name in enumerate(names)}
     rows = torch.tensor([place.get(name, -1) for name in wanted], device=untrained.weight.device)
-    for name, parameter in model.head.projection.named_parameters():
+    for name, parameter in head.named_parameters():
         kept = (rows >= 0).view(-1, *[1] * (parameter.dim() - 1))
         parameter.copy_(torch.where(kept, parameter[rows], untrained.get_parameter(name)))
     anew = [name for name in new if identity(name) not in place]

@@ -15,7 +15,7 @@ from mvit_video.data.datasets.published_names import published_class_names
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.models.weights.zoo import zoo
-from mvit_video.prediction.scoring import check_has_features
+from mvit_video.prediction.scoring import check_is_mvit
 
 logger = logging.getLogger(__name__)
 _NAMES_OPTION = "class_names=FILE (export and push: --class-names FILE)"
@@ -46,7 +46,7 @@ def build_predictor(config: Predict, world: World) -> FilePredictor:
     if config.explain:
         check_explainable(model)
     if config.features:
-        check_has_features(model)
+        check_is_mvit(model, "features=true takes what enters the head")
     about = {"weights": config.checkpoint, "weights_sha256": sha256_of(checkpoint) if checkpoint.is_file() else None}
     loaded = LoadedModel(
         config=config,

@@ -24,7 +24,7 @@ from mvit_video.models.weights.files import CheckpointError
 from mvit_video.runtime import env
 from mvit_video.runtime.files import write_text
 from mvit_video.runtime.journal import append_event
-from mvit_video.runtime.run_record import newest_record, read_object
+from mvit_video.runtime.run_record import RUN_FILE, read_object, record_file
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _begin_or_go_on(config: Train, identity: RunIdentity) -> str | None:
     except (ValueError, CheckpointError) as error:
         return str(error)
     if not differences:
-        _write(folder, config, identity, number=1, again=False)
+        _restore(folder, config, identity)
         return None
     if any(name == _CLASSES for name, _, _ in differences):
         return (
@@ -176,9 +176,7 @@ def _recorded(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
     Raises:
         ValueError, CheckpointError: the record is damaged, or gone.
     """
-    number = newest_record(folder)
-    middle = "" if number is None else f".{number}"
-    config_file, run_file = folder / f"config{middle}.yaml", folder / f"run{middle}.json"
+    config_file, run_file = record_file(folder, "config.yaml"), record_file(folder, RUN_FILE)
     held: Mapping[str, Any] = {}
     if not (config_file.exists() and run_file.exists()):
         newest = latest_checkpoint(folder / "checkpoints")
@@ -218,21 +216,33 @@ def _identity_differences(before: Mapping[str, Any], now: RunIdentity) -> list[t
     return found
 
 
-def _write(folder: Path, config: Train, identity: RunIdentity, *, number: int, again: bool = True) -> None:
-    """Write the record of an attempt.
+def _restore(folder: Path, config: Train, identity: RunIdentity) -> None:
+    """Write what is lost of the newest record of a run that goes on with nothing else: its options, its identity.
 
-    Args:
-        folder: of the run.
-        config, identity: what is recorded.
-        number: of the attempt; 1: of a run that begins.
-        again: also the files that are there already.
+    The environment that it was recorded in is not known any more.
     """
+    texts = {"config.yaml": _options_text(config), RUN_FILE: _identity_text(identity)}
+    for name, text in texts.items():
+        path = record_file(folder, name)
+        if not path.exists():
+            write_text(path, text)
+
+
+def _options_text(config: Train) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _identity_text(identity: RunIdentity) -> str:
+    return json.dumps(identity.plain(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(folder: Path, config: Train, identity: RunIdentity, *, number: int) -> None:
+    """Write the record of an attempt; number 1: of a run that begins."""
     middle = "" if number == 1 else f".{number}"
     files = {
-        f"config{middle}.yaml": OmegaConf.to_yaml(OmegaConf.structured(config)),
-        f"run{middle}.json": json.dumps(identity.plain(), indent=2, ensure_ascii=False) + "\n",
+        f"config{middle}.yaml": _options_text(config),
+        f"run{middle}.json": _identity_text(identity),
         f"environment{middle}.json": json.dumps(env.describe_environment(), indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in files.items():
-        if again or not (folder / name).exists():
-            write_text(folder / name, text)
+        write_text(folder / name, text)

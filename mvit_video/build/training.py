@@ -32,7 +32,8 @@ from mvit_video.build.step_form import graphed_shape, resolve_form
 from mvit_video.build.stored_options import weights_file
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.build.trained_part import choose_trained_part
-from mvit_video.config import ClassificationAugment, Train
+from mvit_video.config import Train
+from mvit_video.data.augmentation.mixing import Mixing
 from mvit_video.data.datasets.class_names import mirrored
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.exclusive import exclusive_run
@@ -106,7 +107,7 @@ def _train(config: Train, world: World) -> Outcome:
     resolve_batch_size(config, builder, model, world)
     loader = builder.train_loader(config, train_split, world)
     task = builder.task(config, train_split)
-    _say_batch(config, loader, world, item=task.item)
+    _say_batch(config, loader, task, world)
     plan_activations(config, builder, model, world)
     resolve_form(config, builder, model, world)
     options = trainer_options(config, loader, world, graphed_shape=graphed_shape(config, builder, model))
@@ -193,17 +194,16 @@ def _splits(config: Train, builder: TaskBuilder, source: Source) -> tuple[Any, A
     return train_split, None
 
 
-def _say_batch(config: Train, loader: TrainBatches, world: World, *, item: str) -> None:
+def _say_batch(config: Train, loader: TrainBatches, task: Task, world: World) -> None:
     """One line on the items of a step; warnings where they are not what the recipe states, or cannot be mixed."""
     batch = step_batch(config.trainer, processes=world.size, items=loader.num_items)
     if batch.videos != loader.items_per_step:
         return  # the task cuts its steps in a way of its own
-    logger.log(logging.WARNING if batch.reason and world.is_main else logging.INFO, batch.text(config.optim, item=item))
-    augment = config.augment
-    if not isinstance(augment, ClassificationAugment) or not world.is_main:
-        return
-    if augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
-        alone = mixes_nothing(batch.batch_size, repeats=augment.repeats, item=item)
+    level = logging.WARNING if batch.reason and world.is_main else logging.INFO
+    logger.log(level, batch.text(config.optim, item=task.item))
+    mixing = getattr(task, "mixing", None)
+    if world.is_main and isinstance(mixing, Mixing) and mixing.enabled:
+        alone = mixes_nothing(batch.batch_size, repeats=getattr(config.augment, "repeats", 1), item=task.item)
         if alone:
             logger.warning("%s", alone)
 

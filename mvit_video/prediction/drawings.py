@@ -14,6 +14,7 @@ from mvit_video.prediction.explanation import ExplainedClip, write_explanation
 from mvit_video.prediction.results import ClassScore, FilePrediction
 from mvit_video.prediction.timeline import TimelineSegment, write_timeline
 from mvit_video.runtime.decode_error import DecodeError
+from mvit_video.runtime.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class Drawings:
         name = self.names[one.path]
         if one.features is not None:
             (self.folder / FEATURES).mkdir(parents=True, exist_ok=True)
-            np.save(self.folder / FEATURES / f"{name}.npy", one.features)
+            with replacing(self.folder / FEATURES / f"{name}.npy") as beside, beside.open("wb") as file:
+                np.save(file, one.features)
         segments: list[TimelineSegment] | None = None
         if one.windows is not None:
             folder = self.folder / TIMELINES

@@ -49,17 +49,18 @@ class ScoredViews:
     features: npt.NDArray[np.float32] | None = None
 
 
-def check_has_features(model: nn.Module) -> None:
-    """Refuse a model whose features nobody knows.
+def check_is_mvit(model: nn.Module, what: str) -> None:
+    """Refuse an option that looks into an MViT for a model of another kind.
+
+    Args:
+        model: whose inside may not be known.
+        what: the option, and what it does.
 
     Raises:
         ValueError: it is no MViT.
     """
     if not isinstance(model, MViT):
-        raise ValueError(
-            f"features=true takes what enters the head of an MViT, and the model is {type(model).__name__}: leave it "
-            "out"
-        )
+        raise ValueError(f"{what} of an MViT, and the model is {type(model).__name__}: leave it out")
 
 
 def scored_views(

@@ -12,6 +12,7 @@ import torch
 from mvit_video import build
 from mvit_video.build import training
 from mvit_video.build.batch import step_batch
+from mvit_video.build.samples import build_mixing
 from mvit_video.config import Optim, Trainer
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.checkpoints import load_latest
@@ -118,7 +119,9 @@ def test_a_single_clip_has_nothing_to_be_mixed_with(
     """Less memory by trainer.batch_size=1 takes the mixing of the recipe away, too."""
     words = motion_overrides(tmp_path, tmp_path, "augment.mixup_alpha=0.8", "trainer.global_batch=4", *more)
     loader: Any = SimpleNamespace(num_items=32, items_per_step=4)
-    training._say_batch(options(*words), loader, World(rank=0, size=1, device=torch.device("cpu")), item="video")
+    config = options(*words)
+    task: Any = SimpleNamespace(item="video", mixing=build_mixing(config))
+    training._say_batch(config, loader, task, World(rank=0, size=1, device=torch.device("cpu")))
     assert text in caplog.text and bool(text) == ("mixup" in caplog.text)
 
 

@@ -44,6 +44,15 @@ def test_rows_of_classes_in_another_order(old: object, new: list[str], rows: lis
         assert float(model.head.projection.bias[at]) == (float(bias[at]) if row is None else row)
 
 
+def test_a_head_that_no_file_had_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    model = create_model("mvitv2_motion", num_classes=3, depth=2, stage_starts=(1,), num_frames=2, crop_size=32)
+    untrained = untrained_head(model)
+    assert untrained is not None
+    with caplog.at_level(logging.INFO):
+        rows_by_name(model, untrained, old=OLD, new=OLD[::-1])
+    assert torch.equal(model.head.projection.weight, untrained.weight) and not caplog.messages
+
+
 def test_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         started(OLD, ["run", "swim", "jump"])

@@ -146,6 +146,18 @@ def test_what_has_no_file_any_more_is_taken_from_the_checkpoint(begun: Path) -> 
     assert all(path.exists() for path in files)
 
 
+def test_what_is_lost_of_a_forced_attempt_is_restored_under_its_own_number(begun: Path) -> None:
+    """Options of a later attempt are not written down as those that the run began with."""
+    start(begun, "resume=force", "optim.lr=0.5")
+    run = begun / "r"
+    write_checkpoint(begun, (run / "config.2.yaml").read_text())
+    for name in ("config.yaml", "environment.json", "config.2.yaml"):
+        (run / name).unlink()
+    start(begun, "optim.lr=0.5")
+    assert "lr: 0.5" in (run / "config.2.yaml").read_text()
+    assert not (run / "config.yaml").exists() and not (run / "environment.json").exists()
+
+
 def test_a_record_that_is_damaged_or_gone_is_named(begun: Path) -> None:
     (begun / "r" / "run.old.json").write_text("no record")
     start(begun)
