@@ -70,11 +70,13 @@ class TrainedRun:
         It takes normalised clips, float32 (B, 3, T, H, W).
         """
         from mvit_video.build.common import build_model, load_weights
+        from mvit_video.runtime.env import own_state
 
         config, _ = _evaluation_options({"run": str(self.run_dir)}, None, None)
         assert config.checkpoint is not None  # taken from the run
-        model = build_model(config)
-        load_weights(model, config.checkpoint, new_head=False)
+        with own_state():
+            model = build_model(config)
+            load_weights(model, config.checkpoint, new_head=False)
         return model.eval()
 
 

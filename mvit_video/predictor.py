@@ -116,10 +116,11 @@ class Predictor:
     def _predictor(self) -> "FilePredictor":
         from mvit_video.build.prediction import build_predictor
         from mvit_video.distributed.process_group import World
-        from mvit_video.runtime.env import choose_device
+        from mvit_video.runtime.env import choose_device, own_state
 
         device = choose_device(self._config.trainer.device)  # type: ignore[arg-type]
-        return build_predictor(self._config, World(rank=0, size=1, device=device))
+        with own_state():
+            return build_predictor(self._config, World(rank=0, size=1, device=device))
 
     @property
     def class_names(self) -> tuple[str, ...]:

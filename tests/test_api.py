@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -17,7 +19,7 @@ from torch import nn
 
 import mvit_video
 import mvit_video.api
-from mvit_video import EvaluationResult, TrainedRun, evaluate, train
+from mvit_video import EvaluationResult, Predictor, TrainedRun, evaluate, train
 from mvit_video.build import training
 from mvit_video.config.compose import compose_options
 from tests.conftest import options
@@ -65,6 +67,12 @@ def small(root: Path, **more: Any) -> dict[str, Any]:
     return {**SMALL, **source, "data.source.test_videos": 16, **more}
 
 
+def state_of_the_program() -> tuple[object, ...]:
+    """What a search draws its options from, and the number of torch's threads."""
+    arrays = np.random.get_state()  # noqa: NPY002 - the global generator is meant
+    return random.getstate(), str(arrays), torch.get_rng_state().tolist(), torch.get_num_threads()
+
+
 def test_train_and_evaluate(
     motion_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +80,8 @@ def test_train_and_evaluate(
     monkeypatch.chdir(tmp_path)
     before = signal.signal(signal.SIGUSR2, handler := lambda number, frame: None)
     model = {"_target_": TinyNet, "width": 3, "num_classes": "${data.num_classes}"}
+    torch.set_num_threads(2)  # the run has one
+    state = state_of_the_program()
     tracked = {"trainer.trackers": ["tests.engine.trackers.own_trackers.Notes"]}
     run = train("motion_mvitv2", small(motion_root, model=model, **tracked), name="tiny", output_dir=".")
     monkeypatch.chdir(ROOT)  # what was trained is found from anywhere
@@ -82,6 +92,7 @@ def test_train_and_evaluate(
     assert [record["kind"] for record in run.history] == ["train", "train", "eval"]
     assert run.checkpoint == tmp_path / "tiny" / "checkpoints" / "best.pt"
     assert "changed (the experiment's value -> now):" in caplog.text and "model" in caplog.text
+    assert state_of_the_program() == state
     loaded = run.load_model()
     assert isinstance(loaded, TinyNet) and not loaded.training
     assert loaded(torch.zeros(1, 3, 4, 32, 32)).shape == (1, 8)
@@ -91,6 +102,9 @@ def test_train_and_evaluate(
     assert notes[-2][1] == {"best/video_top1": run.best, "best/step": 2} and notes[-1][1] == "done"
     result = evaluate(run, {"trainer.eval_batch_size": 4})
     assert isinstance(result, EvaluationResult)
+    clip = next(motion_root.rglob("*.mp4"))
+    assert Predictor(run.run_dir)(clip).predictions
+    assert state_of_the_program() == state
     assert result.metrics["video_top1"] == pytest.approx(run.best)
     assert result.folder == tmp_path / "tiny" / "evaluation"
     assert len(result.predictions) == 16 and result.results["class_names"][0]

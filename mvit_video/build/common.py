@@ -41,14 +41,15 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def process_group_of(config: Train) -> Iterator[World]:
-    """Threads, deterministic algorithms and process group of this process, until the block ends."""
+    """Threads, random state, deterministic algorithms and process group of this process, until the block ends."""
     size = process_group.launched_size()
     device = env.choose_device(config.trainer.device)  # type: ignore[arg-type]
-    torch.set_num_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // size))
     with (
+        env.own_state(),
         determinism.deterministic(config.trainer.deterministic),
         process_group.world(device, timeout_s=config.trainer.collective_timeout_s) as world,
     ):
+        torch.set_num_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // size))
         yield world
 
 

@@ -9,6 +9,8 @@ import random
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -74,6 +76,31 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from the global generator
     torch.manual_seed(seed)
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """Give the program around the random state and the number of threads back that it had, when the block ends.
+
+    Else a search that draws its options by `random` would draw the same ones again after every training, which begins
+    with its seed.
+    """
+    python, array, cpu, threads = (
+        random.getstate(),
+        np.random.get_state(),  # noqa: NPY002 - it is the global generator's
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+    )
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)  # noqa: NPY002 - it is the global generator's
+        torch.set_rng_state(cpu)
+        torch.set_num_threads(threads)
+        if gpus is not None:
+            torch.cuda.set_rng_state_all(gpus)
 
 
 def step_seed(*parts: int) -> int:

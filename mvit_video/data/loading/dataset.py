@@ -113,6 +113,9 @@ class EvalDataset(EvalSamples):
             again and again, to see what a model makes of time.
         seed: key of the shuffles.
         decoding: how the files are read.
+
+    Raises:
+        ValueError: there are no such views, or the crop is larger than the short side.
     """
 
     def __init__(
@@ -129,6 +132,16 @@ class EvalDataset(EvalSamples):
         seed: int = 0,
         decoding: DecodeOptions = DecodeOptions(),
     ) -> None:
+        if temporal_views < 1 or spatial_views not in (1, 3):
+            raise ValueError(
+                f"temporal_views={temporal_views}, spatial_views={spatial_views}: give at least one view along the "
+                "video, and 1 crop (the centre) or 3 of each"
+            )
+        if crop_size < 1 or short_side < crop_size:
+            raise ValueError(
+                f"crop_size={crop_size}, short_side={short_side}: the crop is at least 1 pixel and at most the short "
+                "side, out of which it is cut"
+            )
         self.temporal_views = _distinct_views(temporal_views, sampler)
         super().__init__(
             manifest,

@@ -10,6 +10,7 @@ for epoch in range(30):
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -38,6 +39,12 @@ class TrainingClips(Dataset[Sample]):
         self.dataset = dataset
         # Shared with the processes of a DataLoader, which may outlive an epoch (persistent_workers=True).
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy: its epoch is shared anew, unless the copy is that of a process of a DataLoader."""
+        self.__dict__.update(state)
+        if not self._epoch.is_shared():
+            self._epoch.share_memory_()
 
     @property
     def manifest(self) -> Manifest:

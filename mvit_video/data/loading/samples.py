@@ -196,6 +196,9 @@ class EvalSamples(Dataset[Sample], ABC):
         device: where views are cut: "worker" (the loader's processes) or "model" (the model's device).
     """
 
+    has_groups = False
+    """Whether keys from `len(self)` on stand for further views of a file."""
+
     def __init__(
         self,
         manifest: Manifest,
@@ -218,8 +221,13 @@ class EvalSamples(Dataset[Sample], ABC):
         """Views of one file; `failed` with blank ones when it cannot be read.
 
         A key is the index of a file, plus the number of files for each earlier group of `num_views` of its views: a
-        data set whose files have more views than are made at once adds that.
+        data set whose files have more views than are made at once (`has_groups`) adds that.
+
+        Raises:
+            IndexError: there are not so many files; so a loop over the data set ends.
         """
+        if key < 0 or (key >= len(self) and not self.has_groups):
+            raise IndexError(f"file {key} of {len(self)}")
         failures: list[tuple[str, str]] = []
         group, index = divmod(key, len(self))
         try:

@@ -18,6 +18,8 @@ class WindowDataset(EvalDataset):
         sampler, spatial_views, short_side, crop_size, decode_short_side, decoding: see EvalDataset.
     """
 
+    has_groups = True
+
     def __init__(
         self,
         manifest: Manifest,

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -14,10 +15,25 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
 
     If not, the plain operations are called: an autograd.Function runs Python where nothing else does, which
     `torch.jit.trace` can neither record nor save. While tracing it is False, too: plain operations have a gradient.
+    So it is within the transforms of `torch.func`, which differentiate and batch plain operations alone.
     """
-    if not torch.is_grad_enabled() or torch.jit.is_tracing():
+    if not torch.is_grad_enabled() or torch.jit.is_tracing() or is_transformed():
         return False
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` (grad, vmap, jvp, ...) is at work; compilers do without the question."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def differentiated_again() -> bool:
+    """In a backward pass: whether its gradients will be differentiated (`create_graph=True`).
+
+    Then they have to be made of the inputs, by differentiable operations: what the forward pass kept of its own
+    results is a constant to autograd. Compilers refuse second derivatives themselves.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def runs_now(*tensors: Tensor) -> bool:
@@ -28,6 +44,8 @@ def runs_now(*tensors: Tensor) -> bool:
     more than a direct call, which counts where a step has a hundred of them.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        return False
+    if is_transformed():
         return False
     return all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
 
@@ -48,6 +66,11 @@ def run(
     if not runs_now(*tensors):
         return operator(*inputs)
     return function.apply(*inputs) if wants_gradient(*tensors) else launch(*inputs)
+
+
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass by kernels, which refuses to be differentiated itself, rather than to be taken for a constant."""
+    return once_differentiable(backward)
 
 
 def constant_in_graphs(function: Function) -> Function:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvit_video.models.kernels.gradient import is_fake, wants_gradient
+from mvit_video.models.kernels.gradient import differentiated_again, is_fake, is_transformed, wants_gradient
 
 CHUNK_VALUES = 2**22
 """Values of the widest tensor in one chunk of tokens of an MLP on the CPU: 16 MiB in float32.
@@ -35,17 +35,32 @@ Linear = nn.Linear | LinearWeights
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which matrix products of x run: autocast's where it is on, else that of x."""
     device_type = x.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):  # there is no autocast of meta tensors
+        return x.dtype
+    return torch.get_autocast_dtype(device_type)
+
+
+def is_hooked(*modules: nn.Module | None) -> bool:
+    """Whether one of these has a hook, of its forward or backward pass, that runs only where the module is called."""
+    return any(
+        module is not None
+        and bool(
+            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        )
+        for module in modules
+    )
 
 
 def is_plain(*modules: nn.Module | None) -> bool:
     """Whether these are PyTorch's own layers without hooks, so that working on their parameters is the same.
 
-    Adapters (LoRA) and quantisation put other modules in their place; those must be called.
+    Adapters (LoRA) and quantisation put other modules in their place; those must be called, and so are norms that lack
+    one of their parameters.
     """
-    return all(
+    return not is_hooked(*modules) and all(
         module is None
-        or (type(module) in (nn.Linear, nn.LayerNorm) and not module._forward_hooks and not module._forward_pre_hooks)
+        or type(module) is nn.Linear
+        or (type(module) is nn.LayerNorm and module.weight is not None and module.bias is not None)
         for module in modules
     )
 
@@ -62,12 +77,27 @@ def _normalised(
     return normed.to(dtype), mean, rstd
 
 
+def _normalised_again(
+    x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor | None, rstd: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """:func:`_normalised` in the backward pass, in the form that the forward pass took (a mean is of the library's).
+
+    Where gradients are differentiated again it is the library's, which can be.
+    """
+    if mean is None and differentiated_again():
+        x = x.to(gamma.dtype)
+    normed, again, deviation = _normalised(
+        x, gamma, beta, eps, dtype, fused=mean is None and not differentiated_again()
+    )
+    return (normed, again, deviation) if mean is None else (normed, mean, rstd)
+
+
 def _for_norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype, fused: bool) -> tuple[Tensor, bool]:
     """What a norm reads, and whether by the fused form: x itself then, else x in the dtype of the norm's parameters.
 
     While compiling the library's form is taken: compilers fuse norm and casts themselves, and cannot see into ours.
     """
-    if fused and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+    if fused and not torch.compiler.is_compiling() and not torch.jit.is_tracing() and not is_transformed():
         from mvit_video.models.kernels import triton_norm  # imported where it is used: importing Triton takes seconds
 
         if triton_norm.supports(x, dtype):
@@ -126,7 +156,7 @@ class NormLinears(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x (B, N, C), of the norm and of every layer, as far as they are needed."""
         x, gamma, beta, mean, rstd, picked, *weights = ctx.saved_tensors
-        normed, _, _ = _normalised(x, gamma, beta, ctx.eps, weights[0].dtype, fused=mean is None)
+        normed, mean, rstd = _normalised_again(x, gamma, beta, mean, rstd, ctx.eps, weights[0].dtype)
         needs = ctx.needs_input_grad
         grad_normed: Tensor | None = None
         layers: list[Tensor | None] = []
@@ -190,6 +220,8 @@ def _chunks(rows: Tensor, width: int) -> list[slice]:
     count = rows.shape[0]
     if rows.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or is_fake():
         return [slice(0, count)]
+    if is_transformed():  # `torch.func` has no results that are written into what is given
+        return [slice(0, count)]
     step = -(-count // -(-count * width // CHUNK_VALUES)) if count else 1
     return [slice(start, start + step) for start in range(0, count, step)]
 
@@ -225,17 +257,19 @@ class NormMlp(torch.autograd.Function):
         normed, mean, rstd = _normalised(x, gamma, beta, eps, w1.dtype, fused)
         rows = _rows(normed)
         out, hidden = _mlp(rows, w1, b1, w2, b2, keep=True)
-        ctx.save_for_backward(x, gamma, beta, mean, rstd, hidden, w1, w2)
+        ctx.save_for_backward(x, gamma, beta, mean, rstd, hidden, w1, b1, w2)
         ctx.eps = eps
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x (..., C), of the norm and of both layers, as far as they are needed."""
-        x, gamma, beta, mean, rstd, hidden, w1, w2 = ctx.saved_tensors
+        x, gamma, beta, mean, rstd, hidden, w1, b1, w2 = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        normed = _rows(_normalised(x, gamma, beta, ctx.eps, w1.dtype, fused=mean is None)[0])
-        rows = _rows(grad)
+        again, mean, rstd = _normalised_again(x, gamma, beta, mean, rstd, ctx.eps, w1.dtype)
+        normed, rows = _rows(again), _rows(grad)
+        if differentiated_again():
+            hidden = F.linear(normed, w1, b1)
         parts = _chunks(rows, w1.shape[0])
         of_normed: list[Tensor] = []
         sums: list[Tensor | None] = [None, None, None]
@@ -300,7 +334,11 @@ class MergeHeads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of out (B, heads, N, c + e), q (B, N, heads, c) and the projection."""
+        """Gradients of out (B, heads, N, c + e), q (B, N, heads, c) and the projection.
+
+        That of `extended`, whose values are those of q, goes to q. It has a gradient of its own where this one is
+        differentiated again.
+        """
         out, extended, weight = ctx.saved_tensors
         rows = _rows(grad)
         grad_weight = grad_bias = grad_out = grad_q = None
@@ -342,7 +380,7 @@ def merge_heads(out: Tensor, q: Tensor, extended: Tensor, proj: Linear, cls: int
     weight, bias = proj.weight.to(dtype), None if proj.bias is None else proj.bias.to(dtype)
     if not wants_gradient(out, q, weight, bias):
         return F.linear(_merge(out, extended, cls, q.shape[-1]), weight, bias)
-    merged: Tensor = MergeHeads.apply(out, q, extended.detach(), weight, bias, cls)
+    merged: Tensor = MergeHeads.apply(out, q, extended, weight, bias, cls)
     return merged
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mvit_video.models.config import Triple
 from mvit_video.models.kernels import triton_terms
-from mvit_video.models.kernels.gradient import run, runs_now
+from mvit_video.models.kernels.gradient import once, run, runs_now
 from mvit_video.models.kernels.triton_pool import _jit, tl
 from mvit_video.models.kernels.triton_terms import _inner, _read, _weighted, _write, dense, split_width
 
@@ -349,7 +349,7 @@ class AttentionWithTerms(torch.autograd.Function):
         _setup_context(ctx, inputs, output)
         return output
 
-    backward = staticmethod(_backward)
+    backward = staticmethod(once(_backward))
 
 
 def attention(

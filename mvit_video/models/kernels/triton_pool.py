@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple, conv_grid, half_kernel
-from mvit_video.models.kernels.gradient import constant_in_graphs, run, runs_now
+from mvit_video.models.kernels.gradient import constant_in_graphs, once, run, runs_now
 
 try:
     import triton  # type: ignore[import-untyped]
@@ -496,7 +496,7 @@ class PoolNorm(torch.autograd.Function):
         _setup_context(ctx, inputs, normed)
         return normed
 
-    backward = staticmethod(_backward)
+    backward = staticmethod(once(_backward))
 
 
 @constant_in_graphs

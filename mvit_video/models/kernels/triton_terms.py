@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mvit_video.models.config import Triple
-from mvit_video.models.kernels.gradient import run, runs_now
+from mvit_video.models.kernels.gradient import once, run, runs_now
 from mvit_video.models.kernels.triton_pool import DTYPES, INTERPRETED, _can_run, _jit, tl, triton
 
 MAX_CHANNELS, MAX_TERMS = 128, 128
@@ -388,7 +388,7 @@ class ExtendedQueries(torch.autograd.Function):
         _setup_context(ctx, inputs, extended)
         return extended
 
-    backward = staticmethod(_backward)
+    backward = staticmethod(once(_backward))
 
 
 def supports(q: Tensor, terms: int) -> bool:

@@ -7,18 +7,27 @@ appended to the query and the one-hot vectors to the key, plain attention comput
 attention map, and any fused kernel applies.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.models.config import AttentionForm, BlockGeometry, Initialisation, MViTConfig, Triple
+from mvit_video.models.kernels.gradient import is_transformed
 from mvit_video.models.kernels.library_attention import asks_cudnn, library_attention
 from mvit_video.models.kernels.pooling import DepthwisePool, depthwise_pool, on_grid
 from mvit_video.models.kernels.position_columns import columns_to_fill, queries_with_terms, values_padding
 from mvit_video.models.kernels.position_rows import join_indices, pairs_of_rows, position_rows
-from mvit_video.models.kernels.recompute import Linear, LinearWeights, is_plain, merge_heads, with_zero_gradients
+from mvit_video.models.kernels.recompute import (
+    Linear,
+    LinearWeights,
+    is_hooked,
+    is_plain,
+    merge_heads,
+    with_zero_gradients,
+)
 from mvit_video.models.mvit.windows import cut_windows, join_windows
 
 AXES = ("t", "h", "w")
@@ -111,14 +120,14 @@ def choose_form(
 
     "flash" and "explicit" are themselves. "triton" (attention in kernels of this project) and "triton_terms" (flash,
     with queries extended by one kernel) are themselves where the kernels take so many position terms, and not while
-    `torch.jit.trace` records; elsewhere they are "auto". "auto" is flash, except on the CPU when a head has at most
-    SMALL_LOGITS logits: there the fused kernel's backward loses to matrix products and a softmax on the same extended
-    operands.
+    `torch.jit.trace` records or `torch.func` transforms; elsewhere they are "auto". "auto" is flash, except on the CPU
+    when a head has at most SMALL_LOGITS logits: there the fused kernel's backward loses to matrix products and a
+    softmax on the same extended operands.
     """
     if form in ("triton", "triton_terms"):
         from mvit_video.models.kernels import triton_terms  # where it is used: importing Triton takes seconds
 
-        if triton_terms.supports(k, terms) and not torch.jit.is_tracing():
+        if triton_terms.supports(k, terms) and not torch.jit.is_tracing() and not is_transformed():
             return form
     elif form != "auto":
         return form
@@ -185,6 +194,7 @@ class MultiscaleAttention(nn.Module):
             table = nn.Parameter(torch.empty(geometry.table_rows[axis], head_dim))
             setattr(self, f"rel_pos_{AXES[axis]}", table)
         self.build_buffers()
+        self.register_load_state_dict_post_hook(type(self)._fill_buffers)
 
     @property
     def nominal_grids(self) -> tuple[Triple, Triple]:
@@ -210,7 +220,9 @@ class MultiscaleAttention(nn.Module):
         return (geometry.kernel_q, geometry.stride_q) if name == "q" else (geometry.kernel_kv, geometry.stride_kv)
 
     def build_buffers(self) -> None:
-        """Index tables of the nominal grids, beside the weights: not saved, so again after `to_empty`.
+        """Index tables of the nominal grids, beside the weights: not saved.
+
+        `to_empty` and `load_state_dict(..., assign=True)` call it for a model that was made on the meta device.
 
         Computed on the CPU whatever the device: the many small operations take tenfold the time on the meta device.
         """
@@ -225,6 +237,19 @@ class MultiscaleAttention(nn.Module):
         if self.pool_k is not None and self.pool_k.skips_tokens():
             read = self.pool_k.read_tokens(geometry.grid_in, self.cls, cpu)
             self.register_buffer("read_tokens", read.to(device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As nn.Module; index tables that come from the meta device (`to_empty`) are computed."""
+        was_meta = self.qkv.weight.is_meta
+        super()._apply(fn, recurse)
+        if was_meta and not self.qkv.weight.is_meta:
+            self.build_buffers()
+        return self
+
+    def _fill_buffers(self, *_: object) -> None:
+        """Compute the index tables after a loading that gave the weights alone a device (`assign=True`)."""
+        if not self.qkv.weight.is_meta and any(buffer.is_meta for buffer in self.buffers()):
+            self.build_buffers()
 
     def reset_parameters(self, style: Initialisation) -> None:
         """Initialise the relative tables: normal (0.02), or zero in the style "zero_tables"."""
@@ -315,7 +340,7 @@ class MultiscaleAttention(nn.Module):
         """Convolution and norm in one Triton kernel, (B, N', heads, c), if that form is chosen and takes the tokens."""
         pool, norm = getattr(self, f"pool_{name}"), getattr(self, f"norm_{name}")
         chosen = pool.form == "triton" or (pool.form == "auto" and tokens.is_cuda and is_plain(norm))
-        if not chosen:
+        if not chosen or is_hooked(pool, norm) or is_transformed():
             return None
         from mvit_video.models.kernels import triton_pool  # imported where it is used: importing Triton takes seconds
 
@@ -354,9 +379,15 @@ class MultiscaleAttention(nn.Module):
         k, v = (self._fused_pool(slot, name, on, stride) for slot, name in zip(slots, "kv"))
         if k is not None and v is not None:
             return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
-        bank = torch.cat([pool_k.bank().repeat(heads, 1, 1, 1, 1), pool_v.bank().repeat(heads, 1, 1, 1, 1)])
-        pooled = on_grid(kv, on, self.cls, lambda maps: depthwise_pool(maps, bank, stride, form=pool_k.form))
-        k, v = pooled.unflatten(-1, (2, heads, -1)).unbind(2)
+        if is_hooked(pool_k, pool_v):  # called each by itself; `picked` is for those without hooks
+            k, v = (
+                on_grid(slot, grid, self.cls, pool).unflatten(-1, (heads, -1))
+                for slot, pool in zip(slots, (pool_k, pool_v))
+            )
+        else:
+            bank = torch.cat([pool_k.bank().repeat(heads, 1, 1, 1, 1), pool_v.bank().repeat(heads, 1, 1, 1, 1)])
+            pooled = on_grid(kv, on, self.cls, lambda maps: depthwise_pool(maps, bank, stride, form=pool_k.form))
+            k, v = pooled.unflatten(-1, (2, heads, -1)).unbind(2)
         k, v = self._norm(k, "k", kv.dtype), self._norm(v, "v", kv.dtype)
         return k.transpose(1, 2), v.transpose(1, 2), pool_k.out_grid(grid)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_grid
 from mvit_video.models.kernels.casting import cast_layers
 from mvit_video.models.kernels.pooling import max_pool_skip
-from mvit_video.models.kernels.recompute import Linear, compute_dtype, is_plain, norm_linears, norm_mlp
+from mvit_video.models.kernels.recompute import Linear, compute_dtype, is_hooked, is_plain, norm_linears, norm_mlp
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.layers import DropPath, Mlp
 
@@ -57,20 +57,34 @@ class Block(nn.Module):
         """The layers to compute with, in the dtype of the products of x where that is done for all at once."""
         # The published models widen the skip from the normalised tokens, not from x.
         widening = self.proj if self.expands_attention else None
-        mlp = not self.expands_mlp and is_plain(self.norm2, self.mlp.fc1, self.mlp.fc2)
-        attention = is_plain(self.norm1, self.attn.qkv, widening)
+        mlp = not self.expands_mlp and is_plain(self.norm2) and self.mlp_is_plain()
+        attention = is_plain(self.norm1, widening) and self.attention_is_plain()
         return Linears(
             *cast_layers(
                 [
                     self.attn.qkv if attention else None,
                     widening if attention else None,
-                    self.attn.proj if is_plain(self.attn.proj) else None,
+                    self.attn.proj if attention and is_plain(self.attn.proj) else None,
                     self.mlp.fc1 if mlp else None,
                     self.mlp.fc2 if mlp else None,
                 ],
                 compute_dtype(x),
             )
         )
+
+    def attention_is_plain(self) -> bool:
+        """Whether the parts of the attention can be computed with, rather than the attention be called."""
+        attn = self.attn
+        if type(attn) is not MultiscaleAttention or is_hooked(attn, attn.pool_q, attn.pool_k, attn.pool_v):
+            return False
+        return is_plain(attn.qkv)
+
+    def mlp_is_plain(self) -> bool:
+        """Whether the layers of the MLP can be computed with, rather than the MLP be called."""
+        mlp = self.mlp
+        if type(mlp) is not Mlp or is_hooked(mlp) or not is_plain(mlp.fc1, mlp.fc2):
+            return False
+        return mlp.fc1.bias is not None and mlp.fc2.bias is not None
 
     def _attend(self, x: Tensor, grid: Triple, linears: Linears) -> tuple[Tensor, Tensor, Triple]:
         """Attention of the normalised tokens, the skip beside it, and the new grid."""

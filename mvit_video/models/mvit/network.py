@@ -59,7 +59,7 @@ class MViT(nn.Module):
                 self.pos_embed_class = nn.Parameter(torch.empty(1, 1, dim))
 
     def init_weights(self) -> None:
-        """Draw all parameters anew (from torch's generator) and rebuild the index buffers, as after `to_empty`."""
+        """Draw all parameters anew (from torch's generator) and rebuild the index buffers."""
         for module in self.modules():
             if isinstance(module, MultiscaleAttention):
                 module.build_buffers()

@@ -93,9 +93,14 @@ def load_weights(
 
     Raises:
         ValueError: names or shapes do not fit, nobody known wrote them, or they hold NaN or infinity; the message lists
-            them. Or there are no published weights of that name.
+            them. Or there are no published weights of that name, or the model lies on the meta device.
         CheckpointError: the file cannot be fetched or read, or names a function that runs code.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"the {type(model).__name__} lies on the meta device, which holds no values: call "
+            "model.to_empty(device='cpu') before, and model.init_weights() where a part stays as initialised."
+        )
     rules = Rules(new_head=new_head, allow=allow, image_to_video=image_to_video)
     file = read_source(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
     if isinstance(model, TakesWeights):

@@ -1,5 +1,6 @@
 """Clips in a plain DataLoader, from a folder of class folders, without options or trainer."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,24 @@ def test_epochs_differ_and_come_again_also_in_workers_that_stay(folder: Path) ->
     assert not torch.equal(another[0].clips, made[0, 0][0][:1])
 
 
+def test_a_copy_tells_workers_that_stay_its_epoch(folder: Path) -> None:
+    clips = copy.deepcopy(training_clips(from_folder(folder), **SIZES))
+    loader = DataLoader(clips, batch_size=6, num_workers=1, persistent_workers=True, collate_fn=collate)
+    epochs = []
+    for epoch in (0, 1):
+        clips.set_epoch(epoch)
+        epochs.append(clips_of(list(loader)))
+    assert not torch.equal(*epochs)
+
+
+def test_a_loop_over_the_set_itself_ends(folder: Path) -> None:
+    views = evaluation_clips(from_folder(folder), **SIZES, short_side=40)
+    assert [sample.video for sample, _ in zip(views, range(10))] == [*range(6)]
+    for number in (-1, 6):
+        with pytest.raises(IndexError, match=f"file {number} of 6"):
+            views[number]
+
+
 def test_a_broken_video_is_replaced_and_named(folder: Path, tmp_path: Path) -> None:
     good = from_folder(folder)
     broken = tmp_path / "broken.mp4"
@@ -84,6 +103,9 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
     manifest = from_folder(folder)
     with pytest.raises(ValueError, match=r"crop_size=32 with a transform of 64"):
         training_clips(manifest, **SIZES, transform=TrainTransform(crop_size=64))
+    for views in ({"short_side": 31}, {"short_side": 40, "spatial_views": 2}, {"short_side": 40, "temporal_views": 0}):
+        with pytest.raises(ValueError, match=r"at most the short side|1 crop \(the centre\) or 3"):
+            evaluation_clips(manifest, **SIZES, **views)
     with pytest.raises(IndexError, match="video 6 of 6"):
         training_clips(manifest, **SIZES)[6]
     with pytest.raises(AttributeError, match="no attribute 'clips'"):

@@ -18,14 +18,17 @@ def randomised(*modules: nn.Module) -> list[nn.Parameter]:
 
 
 def assert_same(got: list[torch.Tensor], wanted: list[torch.Tensor], leaves: list[torch.Tensor]) -> None:
-    """Equal outputs and equal gradients for a random direction."""
+    """Equal outputs, equal gradients for a random direction, and equal gradients of these."""
+    torch.testing.assert_close(got, wanted)
     directions = [torch.randn_like(output) for output in wanted]
-    for mine, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(mine, other)
-    for mine, other in zip(
-        torch.autograd.grad(got, leaves, directions), torch.autograd.grad(wanted, leaves, directions)
-    ):
-        torch.testing.assert_close(mine, other)
+    first, second = [], []
+    for outputs in (got, wanted):
+        first.append(torch.autograd.grad(outputs, leaves, directions, retain_graph=True))
+        gradients = torch.autograd.grad(outputs, leaves, directions, create_graph=True)
+        total = sum(gradient.pow(3).sum() for gradient in gradients)
+        second.append(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+    torch.testing.assert_close(*first)
+    torch.testing.assert_close(*second)
 
 
 @pytest.mark.parametrize("picked", [None, [0, 2, 3], [4]])
@@ -119,6 +122,11 @@ def test_is_plain_sees_hooks_and_other_layers():
     assert is_plain(plain, None, nn.LayerNorm(2))
     hooked.register_forward_hook(lambda *_: None)
     assert not is_plain(plain, hooked) and not is_plain(Adapter(2, 2))
+    assert not is_plain(nn.LayerNorm(2, bias=False)) and not is_plain(nn.LayerNorm(2, elementwise_affine=False))
+    for kind in ("forward_pre", "full_backward", "full_backward_pre"):
+        layer = nn.Linear(2, 2)
+        getattr(layer, f"register_{kind}_hook")(lambda *_: None)
+        assert not is_plain(layer), kind
 
 
 def test_zero_gradients_instead_of_none():

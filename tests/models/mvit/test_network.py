@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mvit_video.models import MViT, MViTConfig, create_model
+from mvit_video.models import MViT, MViTConfig, create_model, load_weights
 from tests.models import reference
 from tests.models.helpers import image_fields, randomised, small_config, v1_fields
 
@@ -268,3 +268,96 @@ def test_a_model_made_on_the_meta_device_can_be_brought_to_life():
     plain.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 4, 32, 32)
     assert torch.equal(model.eval()(x), plain(x))
+
+
+@pytest.mark.parametrize("changes", [{}, POOLED, {"expand_in": "mlp"}, v1_fields()])
+def test_second_derivatives_are_those_of_the_equations(changes):
+    model = randomised(small_config(**changes))
+    state = {name: value.clone().requires_grad_() for name, value in model.state_dict().items()}
+    x = torch.randn(1, 3, 4, 32, 32, dtype=torch.float64, requires_grad=True)
+    for function in (model, lambda clips: reference.forward(state, plan(model.config), clips)):
+        (gradient,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        wanted = torch.zeros_like(parameter) if state[name].grad is None else state[name].grad
+        got = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_functional_transforms():
+    model, x = randomised(small_config()), torch.randn(2, 3, 4, 32, 32, dtype=torch.float64)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], clip: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, weights, (clip[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+    for number, clip in enumerate(x):
+        model.zero_grad()
+        model(clip[None]).square().sum().backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(each[name][number], parameter.grad, msg=name)
+    direction = torch.randn_like(x)
+    _, change = torch.func.jvp(model, (x,), (direction,))
+    step = 1e-6 * direction
+    torch.testing.assert_close(change, (model(x + step) - model(x - step)) / 2e-6, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["forward", "full_backward"])
+def test_hooks_run_on_every_module_and_change_nothing(kind):
+    plain, x = randomised(small_config()), torch.randn(1, 3, 2, 16, 16, dtype=torch.float64)
+    wanted = plain(x)
+    wanted.sum().backward()
+    for name in [name for name, _ in plain.blocks[1].named_modules() if name]:
+        model, called = copy.deepcopy(plain), []
+        model.zero_grad()
+        hook = lambda *_, called=called: called.append(1)  # noqa: E731
+        getattr(model.blocks[1].get_submodule(name), f"register_{kind}_hook")(hook)
+        got = model(x)
+        got.sum().backward()
+        assert called, name
+        torch.testing.assert_close(got, wanted)
+        gradients = [[parameter.grad for parameter in either.parameters()] for either in (model, plain)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_layers_without_some_parameters_and_modules_in_place_of_others_are_called():
+    model, x = randomised(small_config()), torch.randn(1, 3, 4, 32, 32, dtype=torch.float64)
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *inputs):
+            out = self.inner(*inputs)
+            return (2 * out[0], out[1]) if isinstance(out, tuple) else 2 * out
+
+    wrapped, scaled = copy.deepcopy(model), copy.deepcopy(model)
+    wrapped.blocks[1].attn, wrapped.blocks[2].mlp = Doubled(wrapped.blocks[1].attn), Doubled(wrapped.blocks[2].mlp)
+    with torch.no_grad():
+        for layer in (scaled.blocks[1].attn.proj, scaled.blocks[2].mlp.fc2):
+            layer.weight.mul_(2)
+            layer.bias.mul_(2)
+    torch.testing.assert_close(wrapped(x), scaled(x))
+    bare = copy.deepcopy(model)
+    for block in bare.blocks:
+        block.norm1.bias = block.norm2.bias = block.mlp.fc1.bias = None
+    with torch.no_grad():
+        for block in model.blocks:
+            for bias in (block.norm1.bias, block.norm2.bias, block.mlp.fc1.bias):
+                bias.zero_()
+    torch.testing.assert_close(bare(x), model(x))
+
+
+def test_made_on_the_meta_device_and_filled_in_either_way():
+    config = small_config()
+    model, x = MViT(config), torch.randn(1, 3, 4, 32, 32)
+    with torch.device("meta"):
+        shapes, assigned, filled = MViT(config), MViT(config), MViT(config)
+    assert shapes(x.to("meta")).shape == (1, 5)
+    assigned.load_state_dict(model.state_dict(), assign=True)
+    filled.to_empty(device="cpu").load_state_dict(model.state_dict())
+    assert torch.equal(assigned(x), model(x)) and torch.equal(filled(x), model(x))
+    with pytest.raises(ValueError, match=r"meta device.*to_empty"):
+        load_weights(shapes, model.state_dict())
