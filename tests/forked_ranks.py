@@ -1,6 +1,7 @@
 """Ranks as forked processes, so that torch is imported once: for scripts that a test starts."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -44,6 +45,7 @@ def start(job: Callable[[], object], *, ranks: int, port: int) -> list[int]:
             }
             os.environ.update({name: str(value) for name, value in names.items()})
         renew_thread_pool()
+        faulthandler.dump_traceback_later(LIMIT_S - 2)  # a rank that hangs shows where, before it is killed
         try:
             configure_logging()
             job()

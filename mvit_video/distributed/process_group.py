@@ -89,9 +89,8 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     timeout = timedelta(seconds=timeout_s)
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-        store.set_timeout(timeout)
-        store = dist.PrefixStore(_attempt(), store)
+        store = dist.PrefixStore(f"{_attempt()}, group {len(_joined)}", _meeting_place(where, timeout))
+        rank = int(os.environ["RANK"])
         shared = _shared_gpu(device, store, rank) if device.type == "cuda" else None
         if shared is None:
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
@@ -102,6 +101,7 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
         ) from error
     if shared is not None:
         raise RuntimeError(shared)
+    _joined.append(where)
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
     except Interrupted:
@@ -115,6 +115,24 @@ def world(device: torch.device, *, timeout_s: float = 600.0) -> Iterator[World]:
             ) from error
         raise
     dist.destroy_process_group()
+
+
+_stores: dict[str, dist.Store] = {}
+"""Where this process has met others, by address. Rank 0 serves what it holds, for as long as it holds it."""
+_joined: list[str] = []
+"""Where each group of this process met; all ranks form the same groups one after the other."""
+
+
+def _meeting_place(where: str, timeout: timedelta) -> dist.Store:
+    """The store through which ranks tell each other their addresses; for all groups of a process the same one.
+
+    If rank 0 served a new one for each group, a rank that is ahead would find the one of the group before, with
+    addresses at which nobody is any more, and wait there.
+    """
+    if where not in _stores:
+        _stores[where] = next(dist.rendezvous("env://", timeout=timeout))[0]
+    _stores[where].set_timeout(timeout)
+    return _stores[where]
 
 
 def _attempt() -> str:

@@ -12,6 +12,7 @@ from mvit_video.engine.tracking import read_metrics
 from tests import interpreters
 from tests.conftest import SMALL_CLIPS, motion_overrides, small_overrides
 from tests.distributed.four_ranks import forked
+from tests.paths import ROOT
 
 
 @pytest.mark.slow
@@ -96,3 +97,29 @@ def test_a_group_that_cannot_form_says_what_was_tried(monkeypatch: pytest.Monkey
     match = r"rank 1 of 2 could not join the gloo group at 127\.0\.0\.1:9 within 2 s"
     with pytest.raises(RuntimeError, match=match), process_group.world(torch.device("cpu"), timeout_s=2):
         pass
+
+
+AGAIN = """
+import os, time, torch
+import torch.distributed as dist
+from mvit_video.distributed import process_group
+from tests import forked_ranks
+
+def meets_three_times():
+    leave = dist.destroy_process_group
+    def late():
+        time.sleep(0.5 * (int(os.environ["RANK"]) == 0))
+        leave()
+    dist.destroy_process_group = late
+    for number in range(3):
+        with process_group.world(torch.device("cpu"), timeout_s=20) as world:
+            assert process_group.gather_to_all((world.rank, number), world) == [(0, number), (1, number)]
+
+print(forked_ranks.run(meets_three_times, ranks=2))
+"""
+
+
+def test_a_process_joins_one_group_after_the_other() -> None:
+    """Also when a rank is ahead: it must not find the addresses of the group before, which rank 0 has yet to leave."""
+    result = interpreters.run("-c", AGAIN, cwd=ROOT)
+    assert result.stdout.splitlines()[-1:] == ["[0, 0]"], result.stderr

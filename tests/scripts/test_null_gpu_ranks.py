@@ -173,6 +173,7 @@ def sees_none():
 
 forked_ranks.LIMIT_S = 200  # a rank that waits for the timeout of `fails` is killed before
 codes = {job.__name__: forked_ranks.run(job, ranks=2) for job in (well, fails, shares, sees_none)}
+assert not any(codes["well"]), codes  # what the ranks wrote is shown then
 found = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
 print(json.dumps({**found, "codes": codes}))
 """
