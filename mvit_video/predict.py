@@ -105,6 +105,9 @@ def adapt(config: DictConfig, given: Sequence[str], *, sources: Sequence[str], d
         given: the keys on the command line.
         sources: its words that are no options.
         default: the kind of weights that are taken because it names none.
+
+    Raises:
+        ValueError: there is no such source, or it is a run whose weights seem to be meant.
     """
     from mvit_video.build.prediction_options import take_weights_options
     from mvit_video.prediction.files import check_sources
@@ -113,6 +116,9 @@ def adapt(config: DictConfig, given: Sequence[str], *, sources: Sequence[str], d
     config.sources = [*config.sources, *(source.replace("${", "\\${") for source in sources)]
     check_sources(config.sources)
     if default:
+        run = next((source for source in sources if Path(source, "config.yaml").is_file()), None)
+        if run is not None:
+            raise ValueError(f"{run}: is the directory of a run, not a file to look at; weights={run} predicts with it")
         logger.info("weights=NAME is not given: the published %s are taken, %s", *_DEFAULTS[default])
     take_weights_options(config, given)
 

@@ -167,6 +167,14 @@ def test_the_nearest_name_is_given(
         assert text.splitlines()[1:] == ["HYDRA_FULL_ERROR=1 before the command shows where that came from"]
 
 
+def test_a_run_without_its_key(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("birds").mkdir()
+    Path("birds/config.yaml").touch()
+    with pytest.raises(SystemExit):
+        command("birds")
+    assert "; is run=birds, to evaluate this run, or weights=birds, to train from it, meant?" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -161,8 +161,11 @@ def _unreadable(error: OverrideParseException) -> str:
     key, sign, value = word.partition("=")
     if not sign:
         near = nearest(key.strip("+~"), group_names())
+        meant = f"{near}=..." if near else ""
+        if (Path(word) / "config.yaml").is_file():
+            meant = f"run={word}, to evaluate this run, or weights={word}, to train from it,"
         return f"{word}: options are given as key=value, without spaces around the sign" + (
-            f"; is {near}=... meant?" if near else ""
+            f"; is {meant} meant?" if meant else ""
         )
     quoted = value.strip("'\"").replace("'", "\\'")
     return (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import mvit_video
 from mvit_video import Predictor, predict
@@ -559,6 +560,14 @@ def test_published_weights_are_taken_where_none_are_named(tmp_path: Path) -> Non
     assert predict.default_weights([], []) is None
     for word in ("weights=birds", "run=birds", "checkpoint=a.pt", "+experiment=k400_mvitv2_s"):
         assert predict.default_weights([word], ["a.mp4"]) is None
+
+
+def test_a_run_is_no_folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("birds").mkdir()
+    Path("birds/config.yaml").touch()
+    with pytest.raises(ValueError, match=r"birds: is the directory of a run, .*; weights=birds predicts with it"):
+        predict.adapt(OmegaConf.create({"sources": []}), [], sources=["birds"], default="video")
 
 
 def test_a_plain_command_says_what_it_takes_and_where_to_put_it_without_a_network(
