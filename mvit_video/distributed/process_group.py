@@ -266,6 +266,17 @@ def from_main(value: Any, world: World) -> Any:
     return box[0]
 
 
+@torch.no_grad()
+def take_weights_from_main(model: nn.Module, world: World) -> None:
+    """Give parameters and buffers of a model the values of rank 0; NCCL sends no other layout than the plain one."""
+    if world.size == 1:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        plain = tensor.detach().contiguous()
+        dist.broadcast(plain, 0)
+        tensor.copy_(plain)
+
+
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
     if world.size > 1:

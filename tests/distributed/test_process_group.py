@@ -114,6 +114,10 @@ def meets_three_times():
     for number in range(3):
         with process_group.world(torch.device("cpu"), timeout_s=20) as world:
             assert process_group.gather_to_all((world.rank, number), world) == [(0, number), (1, number)]
+            model = torch.nn.Linear(2, 3)
+            model.weight = torch.nn.Parameter(torch.full((2, 3), world.rank + 1.0).T)  # not contiguous
+            process_group.take_weights_from_main(model, world)
+            assert model.weight.tolist() == [[1.0, 1.0]] * 3
 
 print(forked_ranks.run(meets_three_times, ranks=2))
 """
