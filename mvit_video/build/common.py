@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from mvit_video import models
+from mvit_video.build.agreement import check_same_options
 from mvit_video.build.head_classes import rows_by_name, untrained_head
 from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Audit, Data, Evaluate, Predict, Train
@@ -41,7 +42,11 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def process_group_of(config: Train) -> Iterator[World]:
-    """Threads, random state, deterministic algorithms and process group of this process, until the block ends."""
+    """Threads, random state, deterministic algorithms and process group of this process, until the block ends.
+
+    Raises:
+        ValueError: on every rank, when they were started with different options.
+    """
     size = process_group.launched_size()
     device = env.choose_device(config.trainer.device)  # type: ignore[arg-type]
     with (
@@ -49,6 +54,7 @@ def process_group_of(config: Train) -> Iterator[World]:
         determinism.deterministic(config.trainer.deterministic),
         process_group.world(device, timeout_s=config.trainer.collective_timeout_s) as world,
     ):
+        check_same_options(config, world)
         torch.set_num_threads(config.trainer.threads or max(1, (os.cpu_count() or 1) // size))
         yield world
 
@@ -146,7 +152,7 @@ def _instantiate(options: Any) -> Any:
 
 def load_model(config: Predict | Evaluate | Audit, world: World) -> nn.Module:
     """The model of `config.checkpoint` on the world's device, in eval mode: an exported program as it is, or the model
-    of the options with the weights.
+    of the options with the weights. All ranks have those of rank 0, also where a training has just replaced the file.
 
     Raises:
         ValueError, CheckpointError: the weights do not fit, or the file cannot be read.
@@ -155,9 +161,11 @@ def load_model(config: Predict | Evaluate | Audit, world: World) -> nn.Module:
     if is_program(Path(config.checkpoint)):
         program = load_program(Path(config.checkpoint), device=world.device)
         logger.info("%s runs as it was exported; model options and precision are the file's", config.checkpoint)
+        process_group.take_weights_from_main(program, world)
         return program
     model = build_model(config).to(world.device).eval()
     load_weights(model, config.checkpoint, new_head=False, use_ema=config.use_ema)
+    process_group.take_weights_from_main(model, world)
     return model
 
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 import mvit_video
+from mvit_video.build.agreement import check_same
 from mvit_video.build.common import build_source, build_task_builder, load_model, process_group_of
 from mvit_video.build.published_classes import in_published_order
 from mvit_video.build.run_identity import DataRecord
@@ -18,7 +19,7 @@ from mvit_video.build.task_builder import TaskBuilder
 from mvit_video.config import Audit, Data, Evaluate
 from mvit_video.data.datasets.sources import Source
 from mvit_video.data.datasets.splits import SplitSource
-from mvit_video.distributed.process_group import World
+from mvit_video.distributed.process_group import World, from_main
 from mvit_video.engine.checkpoints import is_folder_of_shards, load_checkpoint
 from mvit_video.engine.checkpoints.files import sha256_of
 from mvit_video.engine.evaluator import score
@@ -35,14 +36,15 @@ ELSEWHERE = "output=FOLDER puts them elsewhere"
 
 
 def evaluate(config: Evaluate) -> dict[str, Any]:
-    """Evaluate a checkpoint as configured and write the results; returns them (on rank 0, else an empty dict)."""
+    """Evaluate a checkpoint as configured and write the results; returns them, on every rank."""
     return evaluate_to_folder(config)[1]
 
 
 def evaluate_to_folder(config: Evaluate) -> tuple[Path, dict[str, Any]]:
-    """As `evaluate`; the folder of the results, and the results (on other ranks than 0 the run's folder and none)."""
+    """As `evaluate`; the folder of the results, and the results. Rank 0 has written them when this ends on any rank."""
     with process_group_of(config) as world:
-        return _evaluate(config, world)
+        written: tuple[Path, dict[str, Any]] = from_main(_evaluate(config, world), world)
+        return written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ def load_trained(config: Evaluate | Audit, world: World, *, needs_training_split
     names = trained.get("class_names")
     listed = source if names else in_published_order(source, Path(checkpoint))
     split = builder.read_split(config, listed, config.split, class_names=names)  # type: ignore[arg-type]
+    found = {**builder.record(split).plain(), "classes": list(builder.class_names(split))}
+    check_same({config.split: {name: value for name, value in found.items() if name != "source"}}, world)
     if isinstance(source, SplitSource) and config.split != "train" and source.cuts_off(config.split):  # type: ignore[arg-type]
         check_held_out(builder.record(split), trained.get("run"))
     model = load_model(replace(config, checkpoint=checkpoint), world)
@@ -121,7 +125,8 @@ def score_split(config: Evaluate | Audit, trained: Trained, evaluation: Evaluati
         )
 
 
-def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
+def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]] | None:
+    """The folder of the results, and the results; None on other ranks than 0."""
     default = "evaluation" if config.frame_order == "forward" else f"evaluation_{config.frame_order}"
     if world.is_main:
         check_writable(Path(config.output or config.run_dir / default), way_out=ELSEWHERE)
@@ -131,7 +136,7 @@ def _evaluate(config: Evaluate, world: World) -> tuple[Path, dict[str, Any]]:
     title = f"evaluating {config.split} ({config.frame_order})"
     scorer = score_split(config, trained, evaluation, world, title=title)
     if scorer is None:
-        return config.run_dir, {}
+        return None
     about = {
         **trained.about(config),
         **evaluation.about(),

@@ -104,8 +104,8 @@ def _part(config: Predict) -> Part | None:
 
 def _files(config: Predict, predictor: FilePredictor, part: Part | None) -> list[str]:
     """The files of all jobs, as rank 0 finds them."""
-    if part is None:
-        return find_files(config.sources, predictor.kind)
+    if part is None:  # of a folder that is being filled, ranks that look by themselves find other files
+        return from_main(find_files(config.sources, predictor.kind), predictor.world)
     assert config.output is not None
     return shared_file_list(Path(config.output), lambda: find_files(config.sources, predictor.kind))
 

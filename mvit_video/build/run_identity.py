@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import mvit_video
+from mvit_video.build.agreement import check_same
 from mvit_video.config import Train
 from mvit_video.config.identity import differing_options, read_options
 from mvit_video.data.datasets.class_names import listed
@@ -90,13 +91,19 @@ class RunIdentity:
         """As JSON and checkpoints hold it."""
         return {"format": _FORMAT, **asdict(self), "data": {name: one.plain() for name, one in self.data.items()}}
 
+    def compared(self) -> dict[str, Any]:
+        """What all ranks of a run have in common, wherever on their machines the files lie."""
+        data = {split: {"items": one.items, "fingerprint": one.fingerprint} for split, one in self.data.items()}
+        return {"version": self.version, "classes": self.class_names, **data}
+
 
 def begin_or_go_on(config: Train, identity: RunIdentity, world: World) -> None:
     """Record a run that begins; refuse to go on with one that would compute something else from here. Rank 0 looks.
 
     Raises:
-        ValueError: on every rank: what differs and the two ways out.
+        ValueError: on every rank: what differs and the two ways out; or what ranks have otherwise than rank 0.
     """
+    check_same(identity.compared(), world)
     problem = from_main(_begin_or_go_on(config, identity) if world.is_main else None, world)
     if problem:
         raise ValueError(problem)

@@ -37,7 +37,7 @@ from mvit_video.data.augmentation.mixing import Mixing
 from mvit_video.data.datasets.class_names import mirrored
 from mvit_video.data.datasets.sources import Source
 from mvit_video.distributed.exclusive import exclusive_run
-from mvit_video.distributed.process_group import World, from_main
+from mvit_video.distributed.process_group import World, barrier, from_main
 from mvit_video.engine.evaluator import score
 from mvit_video.engine.precision import uses_bf16
 from mvit_video.engine.task import Evaluation, Task, TrainBatches
@@ -87,7 +87,9 @@ def train_to_end(config: Train) -> Outcome:
     interruption.install()
     try:
         with process_group_of(config) as world, exclusive_run(config.run_dir, world):
-            return _train(config, world)
+            outcome = _train(config, world)
+            barrier(world)  # what rank 0 wrote last is there for what a program does next on any rank
+            return outcome
     finally:
         interruption.uninstall()
         _TRAINING.release()

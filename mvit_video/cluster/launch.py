@@ -7,7 +7,9 @@ checkpoint. So a preempted or requeued job needs nothing but to be started once 
 import logging
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -116,6 +118,29 @@ def _run_local_rank(job: Job, config: Train) -> Any:
     return results[0]
 
 
+@contextmanager
+def _signals_for_ranks() -> Iterator[None]:
+    """While ranks run, SIGUSR2 reaches them as the signals do that torch's agent handles, which takes its handlers and
+    does not give them back: afterwards all have the meaning again that they had before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def pass_on(number: int, frame: object) -> None:
+        raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGUSR2, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+
+
 def _run_processes(job: Job, config: Train, processes: int) -> Any:
     """Start `processes` ranks on this machine, as torchrun would; the result of this machine's first rank.
 
@@ -151,7 +176,8 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         max_restarts=launcher.max_restarts,
     )
     try:
-        results = elastic_launch(launch_config, _run_local_rank)(job, config)
+        with _signals_for_ranks():
+            results = elastic_launch(launch_config, _run_local_rank)(job, config)
     except SignalException as signal:
         raise Interrupted(f"stopped by {signal.sigval.name}; the same command goes on") from signal
     except ChildFailedError as error:

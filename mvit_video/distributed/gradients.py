@@ -12,18 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mvit_video.distributed.process_group import World
+from mvit_video.distributed.process_group import World, take_weights_from_main
 
 ALIGNED = 32
 """Elements at whose multiples gradients begin, so that kernels may read four at once."""
-
-
-def _take_from_main(tensor: Tensor) -> None:
-    """Write rank 0's values into a tensor; NCCL sends no other layout than the plain one."""
-    plain = tensor.contiguous()
-    dist.broadcast(plain, 0)
-    if plain is not tensor:
-        tensor.copy_(plain)
 
 
 class AveragedAtOnce(nn.Module):
@@ -57,8 +49,7 @@ class AveragedAtOnce(nn.Module):
             for parameter, place in zip(self._trained, self._sent.split(sizes), strict=True)
         ]
         self._sends = True
-        for tensor in (*model.parameters(), *model.buffers()):
-            _take_from_main(tensor.detach())
+        take_weights_from_main(model, world)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the model gives."""

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+
+# Before any group is formed: this module's functions have the group of that time as default, and keep it and its
+# connections. DistributedDataParallel imports it, too.
+from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 from torch.nn.parallel import DistributedDataParallel
 
 from mvit_video.runtime.interruption import Interrupted, vote_span
@@ -148,6 +153,8 @@ def _attempt() -> str:
 
 _OF_GLOO = re.compile(r"^\[\S*\bgloo/\S+:\d+\] ")
 """Where in gloo's code an error comes from, as its messages begin."""
+_averaged: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
+"""What holds the group of all ranks."""
 _left: list[Any] = []
 """Groups that were left at once: PyTorch would warn, before the user reads why, that each one ends unfinished."""
 
@@ -184,8 +191,12 @@ def _shared_gpu(device: torch.device, store: dist.Store, rank: int) -> str | Non
 def _leave_at_once(device: torch.device) -> None:
     """Leave the group after a failure, of which the others do not know yet.
 
-    NCCL would first wait, up to its timeout, for work that this rank has begun and another may never join.
+    They wait for this rank at connections of gloo's, which last as long as anything holds the group. The models in the
+    frames of the error do, so in a program that goes on the others would wait up to their timeout. NCCL, too, would
+    first wait for work that this rank has begun and another may never join.
     """
+    for averaged in list(_averaged):
+        averaged.reducer = averaged.logger = averaged.process_group = None  # type: ignore[assignment]
     if device.type != "cuda":
         dist.destroy_process_group()
         return
@@ -209,7 +220,9 @@ def data_parallel(model: nn.Module, world: World) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     before_each_pass: Any = {name: bool(running_statistics(model))}
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **before_each_pass)
+    averaged = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **before_each_pass)
+    _averaged.add(averaged)
+    return averaged
 
 
 def running_statistics(model: nn.Module) -> list[str]:
@@ -228,9 +241,7 @@ def mean_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over the ranks; gradients flow back to all of them."""
-    from torch.distributed.nn.functional import all_reduce
-
-    total: torch.Tensor = all_reduce(values)
+    total: torch.Tensor = all_reduce_with_gradient(values, group=dist.group.WORLD)
     return total
 
 
@@ -264,6 +275,17 @@ def from_main(value: Any, world: World) -> Any:
     if world.size > 1:
         dist.broadcast_object_list(box)
     return box[0]
+
+
+@torch.no_grad()
+def take_weights_from_main(model: nn.Module, world: World) -> None:
+    """Give parameters and buffers of a model the values of rank 0; NCCL sends no other layout than the plain one."""
+    if world.size == 1:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        plain = tensor.detach().contiguous()
+        dist.broadcast(plain, 0)
+        tensor.copy_(plain)
 
 
 def barrier(world: World) -> None:

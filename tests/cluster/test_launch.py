@@ -18,6 +18,7 @@ from mvit_video import train
 from mvit_video.cluster import launch, submit
 from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.engine.checkpoints import load_latest
+from mvit_video.runtime import interruption
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.journal import read_events
 from mvit_video.runtime.run_lock import RunLock
@@ -182,9 +183,34 @@ def test_a_program_that_is_run_again_for_a_rank_is_told_to_guard_its_call(
         launch.launch(rank_job, config)
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
+
 def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    before = [signal.getsignal(number) for number in SIGNALS]
     assert launch.launch(rank_job, config) == "rank 0 of 2"
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def waiting_for_a_signal(config: Any) -> None:
+    """Rank 0 sends SIGUSR2 to the launcher and waits until it arrives here, as the other ranks do."""
+    interruption.install()
+    if os.environ["RANK"] == "0":
+        os.kill(int(Path(config.output_dir, "launcher").read_text()), signal.SIGUSR2)
+    while interruption.received() is None:
+        time.sleep(0.01)
+    Path(config.output_dir, f"rank {os.environ['RANK']}").write_text(str(interruption.received()))
+    raise Interrupted("as a training ends then")
+
+
+def test_the_ranks_get_a_warning_that_the_launcher_gets(quick_ranks: None, tmp_path: Path) -> None:
+    (tmp_path / "launcher").write_text(str(os.getpid()))
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    with pytest.raises(Interrupted, match="stopped by SIGUSR2; the same command goes on"):
+        launch.launch(waiting_for_a_signal, config)
+    assert (tmp_path / "rank 0").read_text() == "SIGUSR2"
+    assert read_events(config.run_dir)[-1]["status"] == "saved"
 
 
 def test_the_local_launcher_starts_ranks_that_train(

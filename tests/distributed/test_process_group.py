@@ -114,8 +114,38 @@ def meets_three_times():
     for number in range(3):
         with process_group.world(torch.device("cpu"), timeout_s=20) as world:
             assert process_group.gather_to_all((world.rank, number), world) == [(0, number), (1, number)]
+            model = torch.nn.Linear(2, 3)
+            model.weight = torch.nn.Parameter(torch.full((2, 3), world.rank + 1.0).T)  # not contiguous
+            process_group.take_weights_from_main(model, world)
+            assert model.weight.tolist() == [[1.0, 1.0]] * 3
 
 print(forked_ranks.run(meets_three_times, ranks=2))
+"""
+
+GOES_ON = """
+import os, time, torch
+from pathlib import Path
+from mvit_video.distributed import process_group
+from tests import forked_ranks
+
+def fails_and_goes_on(noticed=Path(os.environ["NOTICED"])):
+    kept = None
+    try:
+        with process_group.world(torch.device("cpu"), timeout_s=20) as world:
+            model = process_group.data_parallel(torch.nn.Linear(2, 2), world)
+            if world.rank == 1:
+                raise ValueError("only this one")
+            model(torch.ones(1, 2)).sum().backward()
+    except ValueError as error:
+        kept = error, model
+        while not noticed.exists():
+            time.sleep(0.01)
+    except RuntimeError as error:
+        noticed.write_text(str(error))
+    with process_group.world(torch.device("cpu"), timeout_s=20) as world:
+        assert process_group.gather_to_all(world.rank, world) == [0, 1]
+
+print(forked_ranks.run(fails_and_goes_on, ranks=2))
 """
 
 
@@ -123,3 +153,11 @@ def test_a_process_joins_one_group_after_the_other() -> None:
     """Also when a rank is ahead: it must not find the addresses of the group before, which rank 0 has yet to leave."""
     result = interpreters.run("-c", AGAIN, cwd=ROOT)
     assert result.stdout.splitlines()[-1:] == ["[0, 0]"], result.stderr
+
+
+def test_a_rank_that_fails_and_goes_on_is_missed_at_once(tmp_path: Path) -> None:
+    """Although what it failed with still holds the model whose gradients the others wait for."""
+    result = interpreters.run("-c", GOES_ON, cwd=ROOT, NOTICED=str(tmp_path / "noticed"))
+    assert result.stdout.splitlines()[-1:] == ["[0, 0]"], result.stderr
+    said = (tmp_path / "noticed").read_text()
+    assert said.startswith("rank 0: another rank is gone or did not come (") and "imed out" not in said
