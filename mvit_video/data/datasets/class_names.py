@@ -45,12 +45,12 @@ def mirrored(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names of which a horizontal flip makes the other: they differ in left and right, or in the way round."""
     sides = {name: _with_sides(name) for name in names}
     place = {with_sides: name for name, with_sides in sides.items()}
-    pairs = []
+    pairs: dict[tuple[str, str], None] = {}
     for name, with_sides in sides.items():
         other = place.get(tuple((text, _OTHER_SIDE.get(side, side)) for text, side in with_sides))
         if other is not None and other != name and (other, name) not in pairs:
-            pairs.append((name, other))
-    return pairs
+            pairs[name, other] = None
+    return list(pairs)
 
 
 def _with_sides(name: str) -> tuple[tuple[str, str], ...]:
