@@ -23,7 +23,7 @@ from mvit_video.data.loading.loader import LoaderOptions, eval_loader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
-from mvit_video.metrics import ViewScores, ViewScoresState
+from mvit_video.metrics import ViewScores, ViewScoresState, best_classes
 from mvit_video.runtime.env import rng_for
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.confusion import drawn_counts, plot_confusion
@@ -314,7 +314,7 @@ def prediction_lines(scores: ViewScores, manifest: Manifest, *, item: str) -> It
         if views[video] == 0:
             line["failed"] = True
         else:
-            best = np.argsort(-video_scores[video], kind="stable")[:5]
+            best = best_classes(video_scores[video], 5)
             line["predicted"] = manifest.class_names[best[0]]
             line["top5"] = {
                 manifest.class_names[c]: round(float(video_scores[video, c] / views[video]), 6) for c in best
