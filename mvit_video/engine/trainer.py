@@ -229,7 +229,8 @@ class Trainer:
             self.unvalidated = False
             self.early_stopping.update(metrics[self.early_stopping.best.metric])
             ended = ended or self.early_stopping.is_due
-        if ended or self.options.checkpoint_every is None or metrics:
+        every = self.options.checkpoint_every
+        if ended or metrics or every is None or self.step % every == 0:
             self.save(metrics, wait=ended)
         return metrics
 

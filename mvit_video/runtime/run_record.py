@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,12 +146,13 @@ def attempts_made(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
     A run that was refused and nothing else keeps its events: they say why there is nothing.
     """
-    refused = [_attempt(event) for event in events if event["event"] == "end" and event["status"] == "refused"]
+    # Counted, not listed: a job that is started every minute beside another is refused thousands of times.
+    refused = Counter(_attempt(event) for event in events if event["event"] == "end" and event["status"] == "refused")
     kept = []
     for event in reversed(events):
-        if _attempt(event) in refused and event["event"] in ("start", "end"):
+        if refused[_attempt(event)] and event["event"] in ("start", "end"):
             if event["event"] == "start":
-                refused.remove(_attempt(event))
+                refused[_attempt(event)] -= 1
             continue
         kept.append(event)
     return kept[::-1] if any(event["event"] == "start" for event in kept) else list(events)

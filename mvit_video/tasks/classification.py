@@ -23,10 +23,10 @@ from mvit_video.data.loading.loader import LoaderOptions, eval_loader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
-from mvit_video.metrics import ViewScores, ViewScoresState
+from mvit_video.metrics import ViewScores, ViewScoresState, best_classes
 from mvit_video.runtime.env import rng_for
 from mvit_video.runtime.files import write_text
-from mvit_video.tasks.confusion import plot_confusion
+from mvit_video.tasks.confusion import drawn_counts, plot_confusion
 
 VALIDATION_METRICS = ("video_top1", "video_top5", "mean_class_top1", "macro_f1", "loss", "num_videos", "num_failed")
 DRAW_MIXING = 1  # what the mixing draw of a batch is for, the first part of its key
@@ -262,11 +262,13 @@ class ViewScorer:
         labels = np.asarray(self.manifest.labels)
         results = {**self.scores.results(labels, self.manifest.class_names), **about}
         write_text(folder / "predictions.jsonl", "".join(prediction_lines(self.scores, self.manifest, item="video")))
+        named = self.scores.predictions()
         plot_confusion(
-            self.scores.confusion(labels),
+            drawn_counts(labels, named, num_classes=self.manifest.num_classes),
             self.manifest.class_names,
             folder / "confusion.png",
             unreadable=results["num_failed"],
+            right=int((named == labels).sum()),
         )
         write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
@@ -312,7 +314,7 @@ def prediction_lines(scores: ViewScores, manifest: Manifest, *, item: str) -> It
         if views[video] == 0:
             line["failed"] = True
         else:
-            best = np.argsort(-video_scores[video], kind="stable")[:5]
+            best = best_classes(video_scores[video], 5)
             line["predicted"] = manifest.class_names[best[0]]
             line["top5"] = {
                 manifest.class_names[c]: round(float(video_scores[video, c] / views[video]), 6) for c in best

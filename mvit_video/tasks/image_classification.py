@@ -24,14 +24,13 @@ from mvit_video.metrics import (
     ViewScores,
     ViewScoresState,
     bootstrap_ci95,
-    confusion_counts,
     macro_f1,
     mean_class_accuracy,
     topk_correct,
 )
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import CROSS_ENTROPY_PANEL, Classification, Normalization, prediction_lines
-from mvit_video.tasks.confusion import plot_confusion
+from mvit_video.tasks.confusion import drawn_counts, plot_confusion
 from mvit_video.tasks.every_image import EveryImage
 
 VALIDATION_METRICS = ("top1", "top5", "mean_class_top1", "macro_f1", "loss", "num_images", "num_failed")
@@ -188,11 +187,12 @@ class ImageScorer:
         write_text(folder / "predictions.jsonl", "".join(lines))
         named = self._named(self.hits(1))
         plot_confusion(
-            confusion_counts(self.labels, named, num_classes=len(names)),
+            drawn_counts(self.labels, named, num_classes=len(names)),
             names,
             folder / "confusion.png",
             item="image",
             unreadable=results["num_failed"],
+            right=int((named == self.labels).sum()),
         )
         write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results

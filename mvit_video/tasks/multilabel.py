@@ -21,7 +21,7 @@ from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.loading.batch import Batch
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
-from mvit_video.metrics import ViewScores, ViewScoresState, average_precision, check_class_names
+from mvit_video.metrics import ViewScores, ViewScoresState, average_precision, best_classes, check_class_names
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import Normalization, ViewEvaluation, entry_line, mixed_batch
 
@@ -230,7 +230,7 @@ class MultiLabelScorer:
             if np.isneginf(scores[video]).all():
                 line["failed"] = True
             else:
-                best = np.argsort(-scores[video], kind="stable")[:5]
+                best = best_classes(scores[video], 5)
                 line["top5"] = {names[c]: round(float(scores[video, c]), 6) for c in best}
             yield json.dumps(line, ensure_ascii=False) + "\n"
 

@@ -152,6 +152,15 @@ def test_eight_videos_are_learnt_by_heart(motion_root: Path, tmp_path: Path) -> 
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+def test_a_step_that_ends_an_epoch_is_saved_where_it_is_due(motion_root: Path, tmp_path: Path) -> None:
+    """It was not, unless that epoch was validated."""
+    overrides = _with_broken_videos(motion_root, tmp_path, count=0, kept=8)  # a step an epoch
+    more = ["schedule.epochs=5", "trainer.eval_every=99", "trainer.checkpoint_every=2", "trainer.keep_last=9"]
+    build.train(options(*overrides, *SMALL_CLIPS, *more))
+    saved = sorted(path.name for path in (tmp_path / "runs/tiny/checkpoints").glob("step_*.pt"))
+    assert saved == [f"step_{step:08d}.pt" for step in (2, 4, 5)]
+
+
 def test_learning_rate_follows_the_global_batch(motion_root: Path, tmp_path: Path) -> None:
     build.train(options(*small_overrides(motion_root, tmp_path, "trainer.max_steps=5", "trainer.batch_size=4")))
     lines = [line for line in read_metrics(tmp_path / "tiny/metrics.jsonl") if line["kind"] == "train"]

@@ -1,6 +1,7 @@
 """Which answers are wrong, how confident they are, and which classes are taken for which."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,15 @@ def test_confusion_is_that_of_the_scores(written: Path) -> None:
     assert confused_pairs(evaluation, limit=1) == [(CLASSES[1], CLASSES[0], 1, 2)]
     few = confusion(evaluation, limit=2)  # the classes of the confusions, in the model's order
     assert (few.names, few.left_out, few.totals) == (list(CLASSES[:2]), 2, [1, 2])
+
+
+def test_confusion_of_many_classes_takes_no_more_memory_than_what_is_shown(written: Path) -> None:
+    """All cells of 200,000 classes are 320 GB."""
+    evaluation = read_evaluation(written / "first <b>run" / "evaluation")
+    more = [*evaluation.class_names, *(f"another {number}" for number in range(200_000))]
+    found = confusion(replace(evaluation, results={**evaluation.results, "class_names": more}), limit=2)
+    assert (found.names, found.left_out, found.totals) == (list(CLASSES[:2]), 200_002, [1, 2])
+    assert found.counts.tolist() == confusion(evaluation, limit=10).counts[:2, :2].tolist()
 
 
 def test_two_runs_on_the_same_entries(written: Path, tmp_path: Path) -> None:

@@ -120,6 +120,26 @@ def test_an_attempt_that_was_refused_does_not_hide_the_one_that_runs() -> None:
     assert attempts_made([second, refused]) == [second, refused]
 
 
+def test_thousands_of_refused_attempts_are_not_compared_with_each_other() -> None:
+    """A job started every minute beside the one that trains; the list of runs took seconds for each such run."""
+    compared: list[object] = []
+
+    class Job(str):
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return str.__eq__(self, other)  # type: ignore[arg-type]
+
+        __hash__ = str.__hash__
+
+    running = {"event": "start", "job": "local", "restart": 0, "pid": 1}
+    refused = []
+    for pid in range(2, 502):
+        about = {"job": Job("local"), "restart": 0, "pid": pid}
+        refused += [{"event": "start", **about}, {"event": "end", "status": "refused", "cause": "", **about}]
+    assert attempts_made([running, *refused]) == [running]
+    assert len(compared) < 10 * len(refused)
+
+
 def test_an_old_run_shows_its_history(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path) / "s"
     lines = [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines()]

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +46,12 @@ def mirrored(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names of which a horizontal flip makes the other: they differ in left and right, or in the way round."""
     sides = {name: _with_sides(name) for name in names}
     place = {with_sides: name for name, with_sides in sides.items()}
-    pairs = []
+    pairs: dict[tuple[str, str], None] = {}
     for name, with_sides in sides.items():
         other = place.get(tuple((text, _OTHER_SIDE.get(side, side)) for text, side in with_sides))
         if other is not None and other != name and (other, name) not in pairs:
-            pairs.append((name, other))
-    return pairs
+            pairs[name, other] = None
+    return list(pairs)
 
 
 def _with_sides(name: str) -> tuple[tuple[str, str], ...]:
@@ -135,15 +136,24 @@ def class_index(indices: "dict[str, int]", name: str, *, place: str) -> int:
     """The index of a class, however its accents are written. ValueError, with the nearest name, for an unknown one."""
     if name in indices:
         return indices[name]
-    composed = [index for known, index in indices.items() if _composed(known) == _composed(name)]
+    composed = _by_composed_name(tuple(indices)).get(_composed(name), ())
     if len(composed) == 1:
-        return composed[0]
+        return indices[composed[0]]
     near = difflib.get_close_matches(name, indices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
         f"{place}: unknown class {name!r}{hint}, not among the known ones: {listed([*indices])}; correct the name, or "
         "add it to the training split or the file of class names"
     )
+
+
+@lru_cache(maxsize=4)
+def _by_composed_name(names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The names by what they are when composed. Kept: a list may write each of its 600,000 labels otherwise."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_composed(name), []).append(name)
+    return found
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
