@@ -18,7 +18,7 @@ RESAMPLES = 1000
 """Resamples of a bootstrap: the ends of a 95 % interval are the 25th value from either side."""
 _DRAWS_AT_ONCE = 2_000_000  # videos drawn before their counts are taken, which bounds the memory
 _COMPARED_AT_ONCE = 50_000_000  # scores compared with those of their labels, which bounds the memory
-_LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # what a probability that is zero in float32 counts as in a loss
+LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # what a probability that is zero in float32 counts as in a loss
 
 
 class ViewScoresState(TypedDict):
@@ -62,11 +62,13 @@ def topk_correct(scores: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Te
         )
     rows = max(1, _COMPARED_AT_ONCE // max(1, scores.shape[1]))
     parts = zip(scores.split(rows), labels.split(rows))
-    return torch.cat([_before(part, those) < min(k, scores.shape[1]) for part, those in parts])
+    return torch.cat([classes_before(part, those) < min(k, scores.shape[1]) for part, those in parts])
 
 
-def _before(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """int64 (N,): how many classes come before the label; all of them where its score is NaN."""
+def classes_before(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """int64 (N,): how many classes come before the label in scores (N, C), of equal ones the first; all of them where
+    its score is NaN.
+    """
     own, places = scores.gather(1, labels[:, None]), torch.arange(scores.shape[1], device=scores.device)
     return (~(scores <= own) | ((scores == own) & (places < labels[:, None]))).sum(1)
 
@@ -360,7 +362,7 @@ class ViewScores:
         videos, views = np.nonzero(self._scored)
         targets = self._checked_labels(labels)[videos]
         probabilities = self._probabilities[videos, views, targets].astype(np.float64)
-        return float(-np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).mean()) if len(videos) else math.nan
+        return float(-np.log(np.maximum(probabilities, LEAST_PROBABILITY)).mean()) if len(videos) else math.nan
 
     def merge(self, other: "ViewScores") -> None:
         """Take over what another rank saw. A view both have counts once (this one's) and adds to `duplicates`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mvit_video.data.augmentation.mixing import MixDraw, Mixing, soft_cross_entropy
@@ -23,7 +24,7 @@ from mvit_video.data.loading.loader import LoaderOptions, eval_loader
 from mvit_video.distributed.process_group import World
 from mvit_video.engine.curves import LEARNING_RATE_PANEL, Curve, Panel, throughput_panel
 from mvit_video.engine.task import Inputs, LoggedMetric, StepLoss
-from mvit_video.metrics import ViewScores, ViewScoresState, best_classes
+from mvit_video.metrics import IntArray, ViewScores, ViewScoresState, best_classes
 from mvit_video.runtime.env import rng_for
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.confusion import drawn_counts, plot_confusion
@@ -261,7 +262,9 @@ class ViewScorer:
         folder.mkdir(parents=True, exist_ok=True)
         labels = np.asarray(self.manifest.labels)
         results = {**self.scores.results(labels, self.manifest.class_names), **about}
-        write_text(folder / "predictions.jsonl", "".join(prediction_lines(self.scores, self.manifest, item="video")))
+        write_text(
+            folder / "predictions.jsonl", "".join(prediction_lines(self._answers(), self.manifest, item="video"))
+        )
         named = self.scores.predictions()
         plot_confusion(
             drawn_counts(labels, named, num_classes=self.manifest.num_classes),
@@ -272,6 +275,12 @@ class ViewScorer:
         )
         write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         return results
+
+    def _answers(self) -> Iterator[tuple[IntArray, npt.NDArray[np.floating]] | None]:
+        """For each video its best classes and their mean probabilities; None for one of which nothing could be read."""
+        for scores, views in zip(self.scores.video_scores(), self.scores.views_per_video(), strict=True):
+            best = best_classes(scores, 5)
+            yield (best, scores[best] / views) if views else None
 
     def summary(self, results: Mapping[str, Any]) -> str:
         """Accuracies and counts in one line."""
@@ -299,24 +308,28 @@ def entry_line(manifest: Manifest, index: int, *, item: str) -> dict[str, Any]:
     return {item: manifest.paths[index], "start": segment.start, "end": end}
 
 
-def prediction_lines(scores: ViewScores, manifest: Manifest, *, item: str) -> Iterable[str]:
-    """One JSON line per video or image: path (as `item`), label, five best classes with their mean probability.
+def prediction_lines(
+    answers: Iterable[tuple[IntArray, npt.NDArray[np.floating]] | None], manifest: Manifest, *, item: str
+) -> Iterable[str]:
+    """One JSON line per video or image: path (as `item`), label, best classes with their mean probability.
 
     Where several labels are right, `labels` has all of them, and `label` the first.
+
+    Args:
+        answers: of each entry of the manifest the best classes, the best first, and their probabilities; None for one
+            that could not be read.
+        manifest: the entries and their labels.
+        item: what they are.
     """
-    video_scores = scores.video_scores()
-    views = scores.views_per_video()
     sets = manifest.label_sets
-    for video, label in enumerate(manifest.labels):
-        line = {**entry_line(manifest, video, item=item), "label": manifest.class_names[label]}
+    names = manifest.class_names
+    for entry, (label, answer) in enumerate(zip(manifest.labels, answers, strict=True)):
+        line = {**entry_line(manifest, entry, item=item), "label": names[label]}
         if sets is not None:
-            line["labels"] = [manifest.class_names[one] for one in sets[video]]
-        if views[video] == 0:
+            line["labels"] = [names[one] for one in sets[entry]]
+        if answer is None:
             line["failed"] = True
         else:
-            best = best_classes(video_scores[video], 5)
-            line["predicted"] = manifest.class_names[best[0]]
-            line["top5"] = {
-                manifest.class_names[c]: round(float(video_scores[video, c] / views[video]), 6) for c in best
-            }
+            line["predicted"] = names[answer[0][0]]
+            line["top5"] = {names[c]: round(float(share), 6) for c, share in zip(*answer, strict=True)}
         yield json.dumps(line, ensure_ascii=False) + "\n"

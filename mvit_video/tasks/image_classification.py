@@ -21,17 +21,15 @@ from mvit_video.engine.task import Inputs
 from mvit_video.metrics import (
     BoolArray,
     IntArray,
-    ViewScores,
-    ViewScoresState,
     bootstrap_ci95,
     macro_f1,
     mean_class_accuracy,
-    topk_correct,
 )
 from mvit_video.runtime.files import write_text
 from mvit_video.tasks.classification import CROSS_ENTROPY_PANEL, Classification, Normalization, prediction_lines
 from mvit_video.tasks.confusion import drawn_counts, plot_confusion
 from mvit_video.tasks.every_image import EveryImage
+from mvit_video.tasks.image_scores import ImageScores, ImageScoresState
 
 VALIDATION_METRICS = ("top1", "top5", "mean_class_top1", "macro_f1", "loss", "num_images", "num_failed")
 
@@ -112,7 +110,7 @@ class ImageEvaluation(EveryImage[ImageEvalDataset]):
 
 
 class ImageScorer:
-    """Class probabilities of every image, counted once; a `Scorer` of engine/task.py.
+    """What the model says of every image, counted once; a `Scorer` of engine/task.py.
 
     Args:
         manifest: the images and their labels. Where it has several for an image, each of them is right, and the class
@@ -124,7 +122,7 @@ class ImageScorer:
         self.manifest = manifest
         self.allowed = allowed
         self.labels = np.asarray(self.manifest.labels)
-        self.scores = ViewScores(num_videos=len(self.manifest), num_views=1, num_classes=self.manifest.num_classes)
+        self.scores = ImageScores(manifest)
 
     def add(self, batch: Batch, outputs: torch.Tensor) -> None:
         """Take in logits (B, num_classes)."""
@@ -132,27 +130,19 @@ class ImageScorer:
         if self.allowed is not None:
             allowed = torch.from_numpy(self.allowed).to(logits.device)
             logits = logits.masked_fill(~allowed, -math.inf)
-        probabilities = torch.softmax(logits, dim=1).cpu().numpy()
-        self.scores.add(batch.videos.numpy(), batch.views.numpy(), probabilities, failed=batch.failed.numpy())
+        self.scores.add(batch.videos.numpy(), torch.softmax(logits, dim=1), failed=batch.failed.numpy())
 
-    def state(self) -> ViewScoresState:
+    def state(self) -> ImageScoresState:
         """The scores as plain arrays."""
         return self.scores.state()
 
-    def merge(self, state: ViewScoresState) -> None:
+    def merge(self, state: ImageScoresState) -> None:
         """Take in another rank's scores."""
-        self.scores.merge(ViewScores.from_state(state))
+        self.scores.merge(state)
 
     def hits(self, k: int) -> BoolArray:
         """bool (images,): whether a right class is among the k best; an unreadable image is wrong."""
-        sets = self.manifest.label_sets
-        if sets is None:
-            return self.scores.video_topk(self.labels, k)
-        images = np.repeat(np.arange(len(sets)), sets.sizes)
-        scores = torch.from_numpy(self.scores.video_scores()[images])
-        found = np.zeros(len(sets), np.bool_)
-        found[images[topk_correct(scores, torch.from_numpy(sets.values), k).numpy()]] = True
-        return found & (self.scores.views_per_video() > 0)
+        return self.scores.hits(k)
 
     def metrics(self) -> dict[str, float]:
         """Accuracies (per cent) of the images, and their number.
@@ -168,9 +158,9 @@ class ImageScorer:
             "top5": 100.0 * float(self.hits(5).mean()),
             "mean_class_top1": mean_class_accuracy(right, total),
             "macro_f1": macro_f1(self.labels, self._named(hits), num_classes=self.manifest.num_classes),
-            "loss": self.scores.log_loss(self.labels),
+            "loss": self.scores.log_loss(),
             "num_images": len(self.labels),
-            "num_failed": int(self.scores.failed_videos().sum()),
+            "num_failed": int(self.scores.failed.sum()),
         }
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +173,7 @@ class ImageScorer:
         folder.mkdir(parents=True, exist_ok=True)
         names = self.manifest.class_names
         results = {**self.results(), **about}
-        lines = prediction_lines(self.scores, self.manifest, item="image")
+        lines = prediction_lines(self.scores.answers(), self.manifest, item="image")
         write_text(folder / "predictions.jsonl", "".join(lines))
         named = self._named(self.hits(1))
         plot_confusion(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mvit_video.data.datasets.extensions import IMAGES
@@ -107,7 +108,10 @@ def evaluate(
     )
     count = len(manifest)
     lost = np.isin(np.arange(count), failed)
-    scorer.scores.add(np.arange(count), np.zeros(count, np.int64), np.asarray(probabilities), failed=lost)
+    if manifest.kind == IMAGES:
+        scorer.scores.add(np.arange(count), torch.tensor(probabilities, dtype=torch.float32), failed=lost)
+    else:
+        scorer.scores.add(np.arange(count), np.zeros(count, np.int64), np.asarray(probabilities), failed=lost)
     known = {"data": {"fingerprint": "f00"}, "class_names": list(manifest.class_names), "crop_size": 32, "step": 40}
     if manifest.kind != IMAGES:
         known |= {"temporal_views": 1, "spatial_views": 1}

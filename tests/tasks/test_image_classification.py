@@ -66,7 +66,7 @@ def test_each_image_counts_once_and_unreadable_ones_are_wrong() -> None:
     failed = scored(ImageScorer(MANIFEST), failed=(4,)).metrics()
     assert failed["top1"] == pytest.approx(100 / 3)
     assert failed["num_failed"] == 1
-    with pytest.raises(ValueError, match="views were never scored"):
+    with pytest.raises(ValueError, match=r"6 of 6 images were never scored, the first is 0\.jpg"):
         ImageScorer(MANIFEST).metrics()
 
 
