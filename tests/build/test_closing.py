@@ -65,8 +65,8 @@ def test_the_next_command_can_be_typed() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Vögel", "动作", "birds (2)", "a,b", "it's", "x\\", "\\'", "null", "1e3", "007", "1.50", "12", "True", " a ", "a  b",
-     "a=b", "a~b", "a-b.c", "-", "a'\\b"],
+    ["Vögel", "动作", "birds (2)", "a,b", "it's", "x\\", "\\'", "null", "1e3", "007", "1.50", "12", "True", " a ",
+     "a  b", "a=b", "a~b", "a-b.c", "-", "a'\\b"],
 )  # fmt: skip
 def test_the_next_command_names_the_run_whatever_it_is_called(name: str) -> None:
     word = shlex.split(evaluate_command(Train(name=name)))[-1]
