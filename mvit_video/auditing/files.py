@@ -19,6 +19,7 @@ from mvit_video.auditing.takes import FoundPair
 from mvit_video.data.loading.dataset import DecodeOptions
 from mvit_video.engine.contact_sheet import Row, Sheet, save_picture, shorten
 from mvit_video.runtime.files import write_text
+from mvit_video.runtime.formatting import option_text
 
 LABEL_SEPARATOR = "|"
 _HEIGHT, _WIDTH = 135, 240  # pixels of a picture on the sheet
@@ -81,7 +82,11 @@ def regroup_options(entries: Entries, table: Path) -> list[str] | None:
     if entries.train.shard_of is not None or entries.audited.shard_of is not None:
         return None
     share = len(entries.audited) / len(entries)
-    words = ["data/source=table", f"data.source.table={table}", f"data.holdout={min(0.5, max(0.05, share)):.2g}"]
+    words = [
+        "data/source=table",
+        option_text("data.source.table", str(table)),
+        f"data.holdout={min(0.5, max(0.05, share)):.2g}",
+    ]
     if entries.train.frame_rate is not None:
         words.append(f"data.source.frame_rate={entries.train.frame_rate:g}")
     if entries.train.label_sets is not None:
@@ -99,7 +104,7 @@ def regroup_command(options: Sequence[str], *, trained_with: str, name: str) -> 
         trained_with: the command of the run; empty, or of a sweep, where it is not known what belongs to this run.
         name: of the run.
     """
-    own = [f"name={name}-by-recording", *options]
+    own = [option_text("name", f"{name}-by-recording"), *options]
     words = shlex.split(trained_with) if trained_with else []
     start = next((place + 1 for place, word in enumerate(words) if word == "mvit_video.train"), None)
     if start is None or {"--multirun", "-m"} & set(words[start:]):

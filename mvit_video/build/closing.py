@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from mvit_video.config import Train
+from mvit_video.runtime.formatting import option_text
 from mvit_video.runtime.run_record import best_validation, read_validations
 
 
@@ -31,9 +32,9 @@ def closing_summary(config: Train, *, best_metric: str) -> str:
 
 def evaluate_command(config: Train) -> str:
     """The command that evaluates the run, as it is typed in a shell."""
-    words = ["python", "-m", "mvit_video.evaluate", f"run={config.name}"]
+    words = ["python", "-m", "mvit_video.evaluate", option_text("run", config.name)]
     if config.output_dir != Train.output_dir:
-        words.append(f"output_dir={config.output_dir}")
+        words.append(option_text("output_dir", config.output_dir))
     return shlex.join(words)
 
 

@@ -139,7 +139,7 @@ def write_onnx(
         precision: "int8" quantises the weights of matrix products, and what they are multiplied with while it runs.
 
     Raises:
-        ValueError: an operation has no form in ONNX, or a package is missing.
+        ValueError: an operation has no form in ONNX, or a package is missing or too old for this PyTorch.
     """
     try:
         import onnxscript  # noqa: F401 - torch.onnx needs it
@@ -153,6 +153,11 @@ def write_onnx(
             )  # fmt: skip
             assert made is not None
             made.save(str(path), external_data=False)
+    except ImportError as error:  # each release of PyTorch asks for its own module of onnxscript
+        raise ValueError(
+            f"the onnxscript installed here does not go with PyTorch {torch.__version__} ({_reason(error)}): "
+            "pip install --upgrade onnx onnxscript onnxruntime"
+        ) from error
     except Exception as error:  # as in `trace`
         raise ValueError(f"the model has no form in ONNX ({_reason(error)}): --to torch_export has one") from error
     if precision == "int8":

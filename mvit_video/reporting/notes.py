@@ -1,12 +1,13 @@
 """What a reader of the page should know before the numbers: what is unfinished, missing, or does not compare."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from mvit_video.reporting.answers import Evaluation
 from mvit_video.reporting.prepared import Prepared
 from mvit_video.reporting.run_facts import RunFacts
-from mvit_video.runtime.formatting import count_text
+from mvit_video.runtime.formatting import count_text, option_text
 
 
 class Note(NamedTuple):
@@ -43,7 +44,7 @@ def _of_run(run: RunFacts, evaluation: Evaluation | None) -> Iterator[Note]:
     if run.environment.get("git_dirty") == "true":
         yield Note("look", f"{run.label} was trained by code with changes that no commit holds.")
     if evaluation is None:
-        command = f"python -m mvit_video.evaluate run={run.path}"
+        command = shlex.join(["python", "-m", "mvit_video.evaluate", option_text("run", str(run.path))])
         yield Note("look", f"{run.label} has no evaluation, so nothing is said of classes and mistakes: {command}")
     if evaluation is not None and evaluation.results.get("split") == "train":
         yield Note("bad", f"{run.label} was evaluated on what it was trained on, which says nothing of new files.")

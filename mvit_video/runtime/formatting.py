@@ -1,4 +1,19 @@
-"""Durations, sizes and counts as people write them."""
+"""Durations, sizes, counts and options as people write them."""
+
+import re
+
+# What Hydra reads as the text that it is, without quotes: neither with other characters, nor as a number or null.
+_PLAIN = re.compile(r"[A-Za-z0-9_/+.%*@?|:-]+(?: +[A-Za-z0-9_/+.%*@?|:-]+)*")
+_NO_TEXT = re.compile(r"(?:null|true|false|[+-]?(?:inf|nan|[\d_]*\.?[\d_]*(?:e[+-]?\d+)?))", re.IGNORECASE)
+
+
+def option_text(key: str, value: str) -> str:
+    """ "run=birds" and "run='Vögel'": the option as a command takes it (for a shell, quote the word besides)."""
+    number = value.isdecimal() and value.isascii() and str(int(value)) == value
+    if _PLAIN.fullmatch(value) and (number or not _NO_TEXT.fullmatch(value)):
+        return f"{key}={value}"
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"{key}='{quoted}'"
 
 
 def duration_text(seconds: float) -> str:

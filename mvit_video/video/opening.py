@@ -5,6 +5,9 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+# PyAV 19 takes any letter, and the argument no longer.
+_WORDS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 def open_input(
     target: Any,
@@ -27,7 +30,7 @@ def open_input(
     Raises:
         av.error.FFmpegError, OSError, ValueError: it cannot be opened.
     """
-    return av.open(target, "r", format=format, options=options, timeout=timeout, metadata_errors="replace")
+    return av.open(target, "r", format=format, options=options, timeout=timeout, **_WORDS)
 
 
 def video_stream(container: Any) -> Any:

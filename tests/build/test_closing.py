@@ -2,11 +2,13 @@
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mvit_video import build
 from mvit_video.build.closing import closing_summary, evaluate_command, folds_command
@@ -59,6 +61,16 @@ def test_the_next_command_can_be_typed() -> None:
     assert evaluate_command(Train(name="my birds", output_dir="a b")) == (
         "python -m mvit_video.evaluate 'run=my birds' 'output_dir=a b'"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Vögel", "动作", "birds (2)", "a,b", "it's", "x\\", "\\'", "null", "1e3", "007", "1.50", "12", "True", " a ",
+     "a  b", "a=b", "a~b", "a-b.c", "-", "a'\\b"],
+)  # fmt: skip
+def test_the_next_command_names_the_run_whatever_it_is_called(name: str) -> None:
+    word = shlex.split(evaluate_command(Train(name=name)))[-1]
+    assert str(OverridesParser.create().parse_override(word).value()) == name
 
 
 def test_a_training_without_validation_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -300,6 +300,18 @@ def test_a_model_too_large_for_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     writing.check_fits_onnx(model, "fp16")
 
 
+def test_an_onnxscript_too_old_for_this_pytorch_is_not_the_models_fault(monkeypatch: Any, tmp_path: Path) -> None:
+    def missing(*arguments: object, **options: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_11'")
+
+    monkeypatch.setattr(torch.onnx, "export", missing)
+    program: Any = None  # it is not come to
+    with pytest.raises(
+        ValueError, match=r"does not go with PyTorch 2\..*torch_2_11'\): pip install --upgrade onnx onnxsc"
+    ):
+        writing.write_onnx(program, torch.ones(2, 3), tmp_path / "a.onnx", input_name="x", precision="fp32")
+
+
 # ---- hub
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from mvit_video.video.backends.torchcodec_decoder import _video_decoder
 from mvit_video.video.location import VideoLocation
 from mvit_video.video.reader import Backend, VideoDecodeError, VideoInfo, VideoReader, read_frames
 from tests.video_library import Library
@@ -22,7 +23,10 @@ OTHERS: list[Backend] = ["decord", "torchcodec"]
 def installed(backend: Backend) -> None:
     """Skip where a backend cannot be loaded."""
     try:
-        __import__("decord" if backend == "decord" else "torchcodec.decoders")
+        if backend == "decord":
+            __import__("decord")
+        else:
+            _video_decoder()
     except (ImportError, RuntimeError, OSError) as error:
         pytest.skip(f"{backend} cannot be loaded: {str(error).splitlines()[0]}")
 
@@ -148,6 +152,17 @@ class TestTorchCodecAdapter:
             RuntimeError, match=r"torchcodec cannot be loaded \(.*\); pip install 'mvit_video\[torchcodec"
         ):
             VideoReader(library.path("gop12.mp4"), backend="torchcodec")
+
+    @pytest.mark.usefixtures("torchcodec")
+    def test_without_ffmpeg_no_file_is_blamed(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Release 0.17 can be imported without its libraries, for its decoders of images."""
+        monkeypatch.setattr(sys.modules["torchcodec"], "ffmpeg_major_version", None, raising=False)
+        with pytest.raises(
+            RuntimeError, match=r"^backend='torchcodec': torchcodec cannot be loaded .* FFmpeg's shared"
+        ):
+            VideoReader(library.path("gop12.mp4"), backend="torchcodec")
+        monkeypatch.setattr(sys.modules["torchcodec"], "ffmpeg_major_version", 8)
+        VideoReader(library.path("gop12.mp4"), backend="torchcodec").close()
 
 
 class FakeDecord(types.ModuleType):
