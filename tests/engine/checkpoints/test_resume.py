@@ -27,8 +27,9 @@ class TestKilledInTheMiddleOfAnAccumulation:
     @pytest.mark.parametrize("workers", [0, 2])
     def test_no_bit_changes(self, found, ranks, workers):
         cell = found[f"{ranks}_ranks_{workers}_workers"]
-        # The step before the kill may still have been on its way to the disk, the one before that not.
-        assert cell["call"] // 2 - 2 <= cell["resumed_at"] <= cell["call"] // 2 - 1
+        # The step before the kill may still have been on its way to the disk, the one before that not; but rank 0,
+        # which writes, may be a step behind the rank that died first.
+        assert cell["call"] // 2 - 1 - ranks <= cell["resumed_at"] <= cell["call"] // 2 - 1
         assert cell["difference"] == 0.0
 
     def test_no_bit_changes_when_sharded(self, found):
