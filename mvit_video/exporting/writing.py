@@ -191,7 +191,11 @@ def quantise(path: Path) -> None:
         with _quiet():
             # The weights reach their products through slices and transpositions, which are folded first.
             quant_pre_process(path, folded, skip_symbolic_shape=True)
-            graph = onnx.load(folded).graph
+            model = onnx.load(folded)
+            graph = model.graph
+            # What transpositions were folded into keeps its old shape there; ONNX Runtime before 1.31 then refuses it.
+            del graph.value_info[:]
+            onnx.save(model, folded)
             # Products of two activations, and those with tables of positions, stay as they are.
             weights = {entry.name for entry in graph.initializer if len(entry.dims) == 2}
             layers = [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in weights]
