@@ -41,25 +41,43 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def is_hooked(*modules: nn.Module | None) -> bool:
-    """Whether one of these has a hook, of its forward or backward pass, that runs only where the module is called."""
+    """Whether one of these has something that runs only where the module is called.
+
+    That is a hook of its forward or backward pass, or a forward of its own put in the place of its class's, as
+    libraries do that move weights between devices (accelerate) or add adapters without another module.
+    """
     return any(
         module is not None
-        and bool(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        and (
+            bool(
+                module._forward_hooks
+                or module._forward_pre_hooks
+                or module._backward_hooks
+                or module._backward_pre_hooks
+            )
+            or "forward" in vars(module)
         )
         for module in modules
     )
 
 
+def _holds_numbers(layer: nn.Linear) -> bool:
+    """Whether the weight is one tensor, rather than something that stands for it (quantised by torchao: int8, scales).
+
+    Such a tensor knows what a linear layer does with it, and little else.
+    """
+    return not hasattr(type(layer.weight), "__tensor_flatten__")
+
+
 def is_plain(*modules: nn.Module | None) -> bool:
     """Whether these are PyTorch's own layers without hooks, so that working on their parameters is the same.
 
-    Adapters (LoRA) and quantisation put other modules in their place; those must be called, and so are norms that lack
-    one of their parameters.
+    Adapters (LoRA) and quantisation put other modules, or other weights, in their place; those must be called, and so
+    are norms that lack one of their parameters.
     """
     return not is_hooked(*modules) and all(
         module is None
-        or type(module) is nn.Linear
+        or (type(module) is nn.Linear and _holds_numbers(module))
         or (type(module) is nn.LayerNorm and module.weight is not None and module.bias is not None)
         for module in modules
     )

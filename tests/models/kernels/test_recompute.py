@@ -127,6 +127,21 @@ def test_is_plain_sees_hooks_and_other_layers():
         layer = nn.Linear(2, 2)
         getattr(layer, f"register_{kind}_hook")(lambda *_: None)
         assert not is_plain(layer), kind
+    replaced = nn.Linear(2, 2)
+    replaced.forward = lambda x: x
+    assert not is_plain(replaced)
+
+
+def test_is_plain_sees_weights_that_stand_for_others():
+    """As torchao quantises: a subclass of tensors that knows `linear`, and no slices."""
+
+    class Quantised(torch.Tensor):
+        def __tensor_flatten__(self):
+            return [], None
+
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Quantised))
+    assert not is_plain(layer)
 
 
 def test_zero_gradients_instead_of_none():
