@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -23,8 +24,13 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a transform of `torch.func` (grad, vmap, jvp, ...) is at work; compilers do without the question."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a transform of `torch.func` (grad, vmap, jvp, ...) or `torch.autograd.forward_ad` is at work.
+
+    Compilers do without the question.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def differentiated_again() -> bool:

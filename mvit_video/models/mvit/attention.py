@@ -193,7 +193,7 @@ class MultiscaleAttention(nn.Module):
         for axis in self.axes:
             table = nn.Parameter(torch.empty(geometry.table_rows[axis], head_dim))
             setattr(self, f"rel_pos_{AXES[axis]}", table)
-        self.build_buffers()
+        self.build_buffers(torch.empty(0).device)  # the weights may have gone elsewhere already (accelerate)
         self.register_load_state_dict_post_hook(type(self)._fill_buffers)
 
     @property
@@ -219,14 +219,15 @@ class MultiscaleAttention(nn.Module):
         geometry = self.geometry
         return (geometry.kernel_q, geometry.stride_q) if name == "q" else (geometry.kernel_kv, geometry.stride_kv)
 
-    def build_buffers(self) -> None:
-        """Index tables of the nominal grids, beside the weights: not saved.
+    def build_buffers(self, device: torch.device | None = None) -> None:
+        """Index tables of the nominal grids, on a device (None: beside the weights): not saved.
 
         `to_empty` and `load_state_dict(..., assign=True)` call it for a model that was made on the meta device.
 
         Computed on the CPU whatever the device: the many small operations take tenfold the time on the meta device.
         """
-        geometry, cpu, device = self.geometry, torch.device("cpu"), self.qkv.weight.device
+        geometry, cpu = self.geometry, torch.device("cpu")
+        device = self.qkv.weight.device if device is None else device
         if self.axes:
             index = self._row_index(*self.nominal_grids, cpu)
             rows = sum(_table_rows(*sizes) for sizes in self._sizes(*self.nominal_grids))
@@ -239,16 +240,22 @@ class MultiscaleAttention(nn.Module):
             self.register_buffer("read_tokens", read.to(device), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """As nn.Module; index tables that come from the meta device (`to_empty`) are computed."""
-        was_meta = self.qkv.weight.is_meta
+        """As nn.Module; index tables are computed where they or the weights come from the meta device (`to_empty`).
+
+        Without `recurse` the weights, which are the layers', come later: the tables are not to wait for them.
+        """
+        were_meta = self.qkv.weight.is_meta or self._lacks_buffers()
         super()._apply(fn, recurse)
-        if was_meta and not self.qkv.weight.is_meta:
-            self.build_buffers()
+        if were_meta and not self._lacks_buffers():
+            self.build_buffers(next((buffer.device for buffer in self.buffers(recurse=False)), None))
         return self
+
+    def _lacks_buffers(self) -> bool:
+        return any(buffer.is_meta for buffer in self.buffers(recurse=False))
 
     def _fill_buffers(self, *_: object) -> None:
         """Compute the index tables after a loading that gave the weights alone a device (`assign=True`)."""
-        if not self.qkv.weight.is_meta and any(buffer.is_meta for buffer in self.buffers()):
+        if not self.qkv.weight.is_meta and self._lacks_buffers():
             self.build_buffers()
 
     def reset_parameters(self, style: Initialisation) -> None:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvit_video.models.config import Initialisation, MViTConfig, Triple
+from mvit_video.models.kernels.gradient import is_transformed
 
 
 class PatchEmbed(nn.Module):
@@ -51,6 +52,8 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
+        if is_transformed():  # `vmap` gives samples draws of their own to operations that make a new tensor alone
+            return x * (torch.bernoulli(x.new_full((x.shape[0],) + (1,) * (x.dim() - 1), keep)) / keep)
         mask = torch.empty((x.shape[0],) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)
         return x * mask.bernoulli_(keep).div_(keep)
 

@@ -303,6 +303,22 @@ def test_functional_transforms():
     torch.testing.assert_close(change, (model(x + step) - model(x - step)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
+def test_drop_path_draws_for_each_sample_of_vmap():
+    model, x = MViT(small_config(drop_path=0.5)).train(), torch.randn(1, 3, 4, 32, 32).expand(6, -1, -1, -1, -1)
+    torch.manual_seed(0)
+    loss = lambda weights, clip: torch.func.functional_call(model, weights, (clip[None],)).square().sum()  # noqa: E731
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0), randomness="different")(dict(model.named_parameters()), x)
+    assert len(set(each["head.projection.bias"][:, 0].tolist())) > 1
+
+
+def test_forward_mode_without_torch_func():
+    model, x = randomised(small_config()), torch.randn(1, 3, 4, 32, 32, dtype=torch.float64)
+    direction = torch.randn_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        change = torch.autograd.forward_ad.unpack_dual(model(torch.autograd.forward_ad.make_dual(x, direction))).tangent
+    torch.testing.assert_close(change, torch.func.jvp(model, (x,), (direction,))[1])
+
+
 @pytest.mark.parametrize("kind", ["forward", "full_backward"])
 def test_hooks_run_on_every_module_and_change_nothing(kind):
     plain, x = randomised(small_config()), torch.randn(1, 3, 2, 16, 16, dtype=torch.float64)
@@ -361,3 +377,24 @@ def test_made_on_the_meta_device_and_filled_in_either_way():
     assert torch.equal(assigned(x), model(x)) and torch.equal(filled(x), model(x))
     with pytest.raises(ValueError, match=r"meta device.*to_empty"):
         load_weights(shapes, model.state_dict())
+
+
+def test_made_without_weights_and_filled_in_piece_by_piece(monkeypatch):
+    """Modules one by one, as FSDP does; and parameters that go to the meta device one by one, as accelerate's."""
+    model, x = MViT(small_config()), torch.randn(1, 3, 4, 32, 32)
+    with torch.device("meta"):
+        alone = MViT(small_config())
+    with monkeypatch.context() as patched:
+        register = torch.nn.Module.register_parameter
+
+        def on_meta(module, name, parameter):
+            register(module, name, None if parameter is None else torch.nn.Parameter(parameter.to("meta")))
+
+        patched.setattr(torch.nn.Module, "register_parameter", on_meta)
+        bare = MViT(small_config())
+    assert not any(buffer.is_meta for buffer in bare.buffers())
+    for module in alone.modules():
+        module.to_empty(device="cpu", recurse=False)
+    alone.load_state_dict(model.state_dict())
+    bare.load_state_dict(model.state_dict(), assign=True)
+    assert torch.equal(alone(x), model(x)) and torch.equal(bare(x), model(x))
