@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,6 +287,8 @@ def _load_content(path: Path) -> tuple[object, set[str]]:
             file.seek(0)
             if path.suffix in (".pkl", ".pickle") and not is_torch:
                 return unpickle(file)
+        if is_torch:
+            _check_sums(path)
         try:
             return _load_weights_only(path), set()
         except pickle.UnpicklingError:
@@ -294,6 +297,26 @@ def _load_content(path: Path) -> tuple[object, set[str]]:
             return read_torch_file(path)
     except Exception as error:  # as in load_plain
         raise _unreadable(path, error) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raise zipfile.BadZipFile where a record of an archive is not what its checksum says: PyTorch does not look.
+
+    Records without one (`torch.serialization.set_crc32_options(False)`) and files of the older format are not checked.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.CRC == 0:
+                continue
+            try:
+                with archive.open(record) as content:
+                    while content.read(2**22):
+                        pass
+            except zipfile.BadZipFile as error:
+                if str(error).startswith("Bad CRC-32"):  # of all else, PyTorch is to judge
+                    raise
 
 
 def _load_weights_only(path: Path) -> object:
@@ -306,8 +329,10 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if refused:
         return CheckpointError(_refusal(path, refused))
     # An UnpicklingError's own text is advice to load without weights_only, which would be wrong here.
-    known = isinstance(error, OSError | RuntimeError) and str(error).strip()
+    known = isinstance(error, OSError | RuntimeError | zipfile.BadZipFile) and str(error).strip()
     reason = str(error).strip().splitlines()[0] if known else type(error).__name__
+    if isinstance(error, zipfile.BadZipFile):
+        return CheckpointError(f"{path} is damaged ({reason}): fetch or write it again")
     return CheckpointError(f"{path} is truncated or no PyTorch file ({reason}): fetch or write it again")
 
 

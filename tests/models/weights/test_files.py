@@ -100,6 +100,26 @@ class TestDamage:
         with pytest.raises(CheckpointError, match="is a folder"):
             tensors(tmp_path)
 
+    def test_other_bytes_in_the_middle(self, tmp_path):
+        """A copy with a hole has the length of the whole; PyTorch reads zeros."""
+        path, torch_file = tmp_path / "weights.pt", tmp_path / "whole.pt"
+        torch.save({"model": {"weight": torch.ones(5000)}}, torch_file)
+        content = bytearray(torch_file.read_bytes())
+        middle = content.index(torch.ones(100).numpy().tobytes()) + 1000
+        content[middle : middle + 4000] = bytes(4000)
+        path.write_bytes(content)
+        assert torch.load(path, weights_only=True)["model"]["weight"].sum() == 4000
+        with pytest.raises(CheckpointError, match=r"weights\.pt is damaged \(Bad CRC-32 for .*fetch or write it again"):
+            read_weights_file(path)
+
+    def test_archives_without_checksums_are_read(self, tmp_path):
+        torch.serialization.set_crc32_options(False)
+        try:
+            torch.save({"model": {"weight": torch.ones(3)}}, tmp_path / "weights.pt")
+        finally:
+            torch.serialization.set_crc32_options(True)
+        assert read_weights_file(tmp_path / "weights.pt").tensors["weight"].tolist() == [1, 1, 1]
+
     @pytest.mark.parametrize("legacy", [True, False])
     @pytest.mark.parametrize("keep", [0, 10, 200, -50])
     def test_truncated(self, tmp_path, keep, legacy):
