@@ -120,6 +120,9 @@ def fit_state_dict(
     for name, target in own.items():
         source = state.get(name)
         fitted[name] = target
+        if source is not None and source.is_floating_point() != target.is_floating_point():
+            problems.append(f"{origin[name]}: {source.dtype} in the file, {target.dtype} in the model")
+            continue
         adapted = None if source is None else _adapt(model, name, source, target, origin[name], rules, report)
         if adapted is not None:
             fitted[name] = adapted

@@ -244,6 +244,17 @@ def without_wrapper(
     return current, removed
 
 
+def check_plain(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for weights that are no plain arrays: sparse, or quantised with scales of their own."""
+    found = [name for name, tensor in weights.items() if tensor.layout != torch.strided or tensor.is_quantized]
+    if found:
+        first = weights[found[0]]
+        raise ValueError(
+            f"{len(found)} of {len(weights)} tensors are sparse or quantised ({found[0]}: {first.dtype}, "
+            f"{first.layout}): write them as plain numbers, with .to_dense() or .dequantize()"
+        )
+
+
 def check_finite(weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError for weights that hold NaN or infinity; the message names the tensors and counts."""
     found = {}

@@ -16,6 +16,7 @@ from mvit_video.models.weights.conversion import ImageToVideo, LoadReport, Rules
 from mvit_video.models.weights.files import (
     WeightsFile,
     check_finite,
+    check_plain,
     read_weights_file,
     weights_in,
     without_wrapper,
@@ -237,7 +238,7 @@ def read_source(source: Source, *, use_ema: bool, allow_nonfinite: bool) -> Weig
     """What a file, a state dict or a dictionary with one holds.
 
     Raises:
-        ValueError: there are no weights, or they hold NaN or infinity.
+        ValueError: there are no weights, or they hold NaN or infinity, or are sparse or quantised.
         CheckpointError: the file cannot be read.
     """
     if isinstance(source, WeightsFile):
@@ -246,6 +247,7 @@ def read_source(source: Source, *, use_ema: bool, allow_nonfinite: bool) -> Weig
         file = weights_in(source, use_ema=use_ema)
     else:
         file = read_weights_file(resolve(source).path, use_ema=use_ema)
+    check_plain(file.tensors)
     try:
         check_finite(file.tensors)
     except ValueError as error:

@@ -260,3 +260,23 @@ class TestNotFinite:
         check_finite({"counter": torch.tensor(3), "half": torch.ones(2, dtype=torch.bfloat16)})
         with pytest.raises(ValueError, match=r"tiny \(1 of 1\)"):
             check_finite({"tiny": torch.tensor([float("nan")]).to(torch.float8_e5m2)})
+
+
+def test_numbers_of_another_kind_are_refused():
+    """Integers are no weights without their scales; they were read as such."""
+    model = MViT(small_config())
+    for change, message in (
+        (
+            lambda weight: (weight * 127).to(torch.int8),
+            r"head\.projection\.weight: torch\.int8 in the file, torch\.float32 in",
+        ),
+        (lambda weight: weight.to(torch.complex64), r"head\.projection\.weight: torch\.complex64 in the file"),
+        (
+            lambda weight: weight.to_sparse(),
+            r"1 of \d+ tensors are sparse or quantised \(head\.projection\.weight.*to_dense",
+        ),
+    ):
+        state = model.state_dict()
+        state["head.projection.weight"] = change(state["head.projection.weight"])
+        with pytest.raises(ValueError, match=message):
+            load_weights(model, state)
