@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
 
 from mvit_video import train
 from mvit_video.cluster import launch, submit
@@ -267,14 +268,42 @@ def test_a_rank_that_does_not_answer_is_an_error_not_a_hang(quick_ranks: None, t
 
 
 def test_torchrun_launcher_runs_on_one_machine_too(quick_ranks: None, tmp_path: Path) -> None:
+    """It meets nobody, so it depends on no other run at the same address."""
     config = options(
         "+experiment=motion_mvitv2",
         "launcher=torchrun",
         "launcher.processes=2",
-        "launcher.rendezvous=localhost:0",
+        "launcher.rendezvous=nobody.invalid:29400",
         f"output_dir={tmp_path}",
     )
     assert launch.launch(rank_job, config) == "rank 0 of 2"
+
+
+def test_machines_that_lose_each_other_are_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> Any:
+        raise RendezvousConnectionError("The connection to the C10d store has failed. See inner exception for details.")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: lost)
+    more = ("launcher=torchrun", "launcher.nodes=2", "launcher.processes=1", f"output_dir={tmp_path}")
+    with pytest.raises(
+        RuntimeError, match=r"rendezvous=localhost:29400 \(The connection .* failed\): .* different ports"
+    ):
+        launch.launch(rank_job, options("+experiment=motion_mvitv2", *more))
+
+
+def test_ranks_leave_the_program_as_it_was(quick_ranks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment, the level of torch's log, and no folder for temporary files that nobody removes."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    log = logging.getLogger("torch.distributed.elastic")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    before = dict(os.environ)
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    assert launch.launch(rank_job, config) == "rank 0 of 2"
+    assert dict(os.environ) == before and log.level == logging.INFO
+    assert not [path for path in temporary.iterdir() if path.name.startswith("torchelastic")]
 
 
 SECOND_ATTEMPT = """
