@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -118,22 +119,36 @@ def _run_local_rank(job: Job, config: Train) -> Any:
     return results[0]
 
 
+_ENDING_S = 60.0
+"""Seconds in which ranks that were asked to end do so, or are killed by torch's launcher: it gives them 30, twice."""
+
+
 @contextmanager
 def _signals_for_ranks() -> Iterator[None]:
-    """While ranks run, SIGUSR2 reaches them as the signals do that torch's agent handles, which takes its handlers and
-    does not give them back: afterwards all have the meaning again that they had before.
+    """While ranks run, a signal to end reaches them through an exception in torch's launcher, SIGUSR2 like the others;
+    afterwards all have the meaning again that they had before.
+
+    torch's own handlers (`signals_to_handle` of its options) would raise for every signal. One that comes while the
+    launcher waits for the ranks, as by an impatient Ctrl-C, would let it leave them alone, and wait for its threads for
+    ever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
+    asked_at: list[float] = []
+
     def pass_on(number: int, frame: object) -> None:
-        raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
+        now = time.monotonic()
+        if not asked_at or now - asked_at[-1] > _ENDING_S:
+            asked_at.append(now)
+            raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
-    signal.signal(signal.SIGUSR2, pass_on)
+    for number in numbers:
+        signal.signal(number, pass_on)
     try:
         yield
     finally:
@@ -197,6 +212,7 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         rdzv_backend="c10d",
         rdzv_endpoint=meeting,
         max_restarts=launcher.max_restarts,
+        signals_to_handle="",  # none: see _signals_for_ranks
     )
     if nodes > 1:
         logger.info("meeting the launchers of run %s on %d machines at %s", config.name, nodes, meeting)

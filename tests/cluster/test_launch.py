@@ -195,17 +195,22 @@ def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
 
 
 def waiting_for_a_signal(config: Any) -> None:
-    """Rank 0 sends SIGUSR2 to the launcher and waits until it arrives here, as the other ranks do."""
+    """Rank 0 sends SIGUSR2 to the launcher, waits until it arrives here, as the other ranks do, and sends it more."""
     interruption.install()
+    launcher = int(Path(config.output_dir, "launcher").read_text())
     if os.environ["RANK"] == "0":
-        os.kill(int(Path(config.output_dir, "launcher").read_text()), signal.SIGUSR2)
+        os.kill(launcher, signal.SIGUSR2)
     while interruption.received() is None:
         time.sleep(0.01)
+    for _ in range(3 if os.environ["RANK"] == "0" else 0):
+        time.sleep(0.05)
+        os.kill(launcher, signal.SIGINT)
     Path(config.output_dir, f"rank {os.environ['RANK']}").write_text(str(interruption.received()))
     raise Interrupted("as a training ends then")
 
 
 def test_the_ranks_get_a_warning_that_the_launcher_gets(quick_ranks: None, tmp_path: Path) -> None:
+    """And it waits for them, however often it is asked to end."""
     (tmp_path / "launcher").write_text(str(os.getpid()))
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     with pytest.raises(Interrupted, match="stopped by SIGUSR2; the same command goes on"):
