@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -118,27 +119,64 @@ def _run_local_rank(job: Job, config: Train) -> Any:
     return results[0]
 
 
+_ENDING_S = 60.0
+"""Seconds in which ranks that were asked to end do so, or are killed by torch's launcher: it gives them 30, twice."""
+
+
 @contextmanager
 def _signals_for_ranks() -> Iterator[None]:
-    """While ranks run, SIGUSR2 reaches them as the signals do that torch's agent handles, which takes its handlers and
-    does not give them back: afterwards all have the meaning again that they had before.
+    """While ranks run, a signal to end reaches them through an exception in torch's launcher, SIGUSR2 like the others;
+    afterwards all have the meaning again that they had before.
+
+    torch's own handlers (`signals_to_handle` of its options) would raise for every signal. One that comes while the
+    launcher waits for the ranks, as by an impatient Ctrl-C, would let it leave them alone, and wait for its threads for
+    ever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
+    asked_at: list[float] = []
+
     def pass_on(number: int, frame: object) -> None:
-        raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
+        now = time.monotonic()
+        if not asked_at or now - asked_at[-1] > _ENDING_S:
+            asked_at.append(now)
+            raise SignalException(f"process {os.getpid()} got signal {number}", sigval=signal.Signals(number))
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
-    signal.signal(signal.SIGUSR2, pass_on)
+    for number in numbers:
+        signal.signal(number, pass_on)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+
+
+@contextmanager
+def _torch_launcher_as_guest() -> Iterator[None]:
+    """While ranks run, torch's launcher is set as they need it; afterwards the program has its own settings again."""
+    names = ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "TORCHELASTIC_SIGNALS_TO_HANDLE")
+    before = {name: os.environ.get(name) for name in names}
+    # Else ranks that start again find the addresses of those that have ended, in the store that they share with them,
+    # and wait for ever, or are refused.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    # Its reports repeat in twenty lines what is said here in one.
+    reports = logging.getLogger("torch.distributed.elastic")
+    level = reports.level
+    reports.setLevel(logging.CRITICAL)
+    try:
+        with _signals_for_ranks():
+            yield
+    finally:
+        reports.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _run_processes(job: Job, config: Train, processes: int) -> Any:
@@ -147,7 +185,8 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
     Raises:
         Interrupted: asked to stop, and saved.
         RunLockedError: another attempt is training the run.
-        RuntimeError: when a rank fails; the others are ended. Or when Python runs the program again for one.
+        RuntimeError: when a rank fails; the others are ended. When the machines do not find each other. Or when Python
+            runs the program again for one.
     """
     # A process that Python has started first runs the file of the program again, with a call in it that is not guarded.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -155,31 +194,40 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
             f"there are {processes} processes to start, for each of which Python runs this program's file again: put "
             'the call under `if __name__ == "__main__":`, or give launcher.processes=1'
         )
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Else ranks that start again find the addresses of those that have ended, in the store that they share with them,
-    # and wait for ever, or are refused.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    # Its reports repeat in twenty lines what is said here in one.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     launcher = config.launcher
-    several = isinstance(launcher, TorchrunLauncher)
+    nodes = launcher.nodes if isinstance(launcher, TorchrunLauncher) else 1
+    # One machine has nobody to meet. At an address that runs share, all would end with the one that came first.
+    meeting = launcher.rendezvous if isinstance(launcher, TorchrunLauncher) and nodes > 1 else "localhost:0"
     launch_config = LaunchConfig(
-        min_nodes=launcher.nodes if several else 1,
-        max_nodes=launcher.nodes if several else 1,
+        min_nodes=nodes,
+        max_nodes=nodes,
         nproc_per_node=processes,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # else a folder in /tmp is left behind for each run
         run_id=config.name,
         rdzv_backend="c10d",
-        rdzv_endpoint=launcher.rendezvous if several else "localhost:0",
+        rdzv_endpoint=meeting,
         max_restarts=launcher.max_restarts,
+        signals_to_handle="",  # none: see _signals_for_ranks
     )
+    if nodes > 1:
+        logger.info("meeting the launchers of run %s on %d machines at %s", config.name, nodes, meeting)
     try:
-        with _signals_for_ranks():
+        with _torch_launcher_as_guest():
             results = elastic_launch(launch_config, _run_local_rank)(job, config)
     except SignalException as signal:
         raise Interrupted(f"stopped by {signal.sigval.name}; the same command goes on") from signal
+    except RendezvousError as error:
+        reason = str(error).split(". ")[0].rstrip(".")
+        raise RuntimeError(
+            f"the {nodes} machines could not meet, or lost each other, at launcher.rendezvous={meeting} ({reason}): "
+            "give the same command on each of them. HOST is one of them, and its PORT free: runs at the same time need "
+            "different ports, or end with the one that came first. The same command goes on"
+        ) from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode == EXIT_INTERRUPTED:

@@ -27,7 +27,8 @@ MODULE = "mvit_video.cluster.rank"  # this file, for python -m
 def run_rank(job: Callable[[Any], Any], config: Any) -> int:
     """Run `job(config)` as one of several ranks; its exit code.
 
-    Errors of the user's making are one message. Others come with their traceback: nobody can ask a cluster job again.
+    Errors of the user's making are one message. Others come with their traceback: nobody can ask a cluster job again,
+    and of a rank that ended the launcher knows no more than the exit code.
     """
     configure_logging()
     try:
@@ -35,7 +36,7 @@ def run_rank(job: Callable[[Any], Any], config: Any) -> int:
     except Interrupted as stop:
         logger.info("%s", stop)
         return EXIT_INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
         record_error(f"{type(error).__name__}: {error}")
         plain = isinstance(error, ValueError | OSError | RunLockedError) and not traceback_wanted()
         logger.error("%s", error, exc_info=None if plain else error)

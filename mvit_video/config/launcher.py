@@ -23,7 +23,9 @@ class TorchrunLauncher:
     name: str = option("torchrun", choices=("torchrun",), help="name of the launcher")
     nodes: int = option(1, at_least=1, help="machines")
     processes: int | None = option(None, at_least=1, help="training processes per machine; null: one per GPU")
-    rendezvous: str = option("localhost:29400", help="host:port on one of the machines, where all meet")
+    rendezvous: str = option(
+        "localhost:29400", help="host:port on one of several machines, where all meet; a port for each run"
+    )
     max_restarts: int = option(
         3, at_least=0, help="how often all ranks start again, from the last checkpoint, when one fails"
     )

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mvit_video.distributed.gradients import AveragedAtOnce
-from mvit_video.distributed.process_group import StopVote, World, data_parallel, mean_over_ranks
+from mvit_video.distributed.process_group import StopVote, World, data_parallel, gather_to_all, mean_over_ranks
 from mvit_video.distributed.sharding import Sharding, TensorPath, clip_grad_norm, gathered, without_exchange
 from mvit_video.engine.average import WeightAverage
 from mvit_video.engine.checkpoints import (
@@ -144,6 +144,7 @@ class Trainer:
         self.stop_vote = StopVote(world, timeout_s=options.collective_timeout_s)
         self.stall_watchdog = StallWatchdog(options.stall_timeout_s)
         self.failed: set[str] = set()
+        self._failed_of_all: set[str] = set()  # those that the other ranks know of, too
         self.average = average
         self.sharding = sharding
         snapshot = Snapshot() if sharding is None else Snapshot(sharding.host_copy)
@@ -443,6 +444,7 @@ class Trainer:
         if same_split and "early_stopping" in state:
             self.early_stopping.load(state["early_stopping"])
         self.failed = set(state["failed"])
+        self._failed_of_all = set(self.failed)
         self.unvalidated = bool(state.get("unvalidated", False))
         logger.info("resumed %s at step %d of %d", self.run_dir, self.step, self.options.last_step)
         return True
@@ -474,11 +476,22 @@ class Trainer:
                 file.writelines(lines)
         except OSError as error:  # a full disk; the log has them
             logger.warning("unreadable %ss could not be listed in %s: %s", item, listing, error)
-        items = self.loader.num_items
+        self._check_failures()
+
+    def _share_failures(self) -> None:
+        """Tell the other ranks which files could not be read here: they count for the run, which all of them end."""
+        self.failed = set().union(*gather_to_all(self.failed, self.world))
+        self._failed_of_all = set(self.failed)
+        self._check_failures()
+
+    def _check_failures(self) -> None:
+        items, item = self.loader.num_items, self.task.item
         if len(self.failed) > max(self.options.max_failed * items, min(10, items // 4), 1):
+            rank = "*" if self.world.size > 1 else self.world.rank
             raise TooManyFailuresError(
                 f"{len(self.failed)} of the {items} training {item}s could not be decoded, more than "
-                f"trainer.max_failed={self.options.max_failed:g} allows; they are listed in {listing}. "
+                f"trainer.max_failed={self.options.max_failed:g} allows; they are listed in "
+                f"{self.run_dir / f'failed_{item}s.{rank}.jsonl'}. "
                 "Repair or remove them, or raise trainer.max_failed"
             )
 
@@ -487,7 +500,11 @@ class Trainer:
         return nullcontext() if last or self.world.size == 1 else without_exchange(self.forward)
 
     def _log(self, window: Window) -> None:
-        loss, *means = mean_over_ranks(window.means(), self.world).tolist()
+        own = window.means()
+        untold = own.new_tensor([len(self.failed - self._failed_of_all)])
+        loss, *means, untold_of_all = mean_over_ranks(torch.cat([own, untold]), self.world).tolist()
+        if untold_of_all:
+            self._share_failures()
         elapsed = time.perf_counter() - window.started
         metrics = {metric.name: metric.factor * mean for metric, mean in zip(self.task.metrics, means, strict=True)}
         self.tracker.log_step(

@@ -1,6 +1,8 @@
 """What the directory of a run holds, read once: a run may be unfinished, killed or never evaluated."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -116,9 +118,19 @@ def read_run(
         records=read_metrics(metrics) if metrics.is_file() else [],
         events=read_events(path),
         evaluations=read_evaluations(path),
-        failed=sum(1 for file in path.glob("failed_*.jsonl") for _ in file.open(encoding="utf-8")),
+        failed=len(_failed_paths(path)),
         verdicts=list(_verdicts(path / "audit" / "audit.json")),
     )
+
+
+def _failed_paths(path: Path) -> set[str]:
+    """Training files of a run that could not be read; several ranks, or attempts, may have listed the same one."""
+    found = set()
+    for listing in path.glob("failed_*.jsonl"):
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):  # the last line of a process that was killed
+                found.add(str(json.loads(line)["path"]))
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

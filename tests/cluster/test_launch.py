@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
 
 from mvit_video import train
 from mvit_video.cluster import launch, submit
@@ -194,17 +195,22 @@ def test_several_processes(quick_ranks: None, tmp_path: Path) -> None:
 
 
 def waiting_for_a_signal(config: Any) -> None:
-    """Rank 0 sends SIGUSR2 to the launcher and waits until it arrives here, as the other ranks do."""
+    """Rank 0 sends SIGUSR2 to the launcher, waits until it arrives here, as the other ranks do, and sends it more."""
     interruption.install()
+    launcher = int(Path(config.output_dir, "launcher").read_text())
     if os.environ["RANK"] == "0":
-        os.kill(int(Path(config.output_dir, "launcher").read_text()), signal.SIGUSR2)
+        os.kill(launcher, signal.SIGUSR2)
     while interruption.received() is None:
         time.sleep(0.01)
+    for _ in range(3 if os.environ["RANK"] == "0" else 0):
+        time.sleep(0.05)
+        os.kill(launcher, signal.SIGINT)
     Path(config.output_dir, f"rank {os.environ['RANK']}").write_text(str(interruption.received()))
     raise Interrupted("as a training ends then")
 
 
 def test_the_ranks_get_a_warning_that_the_launcher_gets(quick_ranks: None, tmp_path: Path) -> None:
+    """And it waits for them, however often it is asked to end."""
     (tmp_path / "launcher").write_text(str(os.getpid()))
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
     with pytest.raises(Interrupted, match="stopped by SIGUSR2; the same command goes on"):
@@ -267,14 +273,42 @@ def test_a_rank_that_does_not_answer_is_an_error_not_a_hang(quick_ranks: None, t
 
 
 def test_torchrun_launcher_runs_on_one_machine_too(quick_ranks: None, tmp_path: Path) -> None:
+    """It meets nobody, so it depends on no other run at the same address."""
     config = options(
         "+experiment=motion_mvitv2",
         "launcher=torchrun",
         "launcher.processes=2",
-        "launcher.rendezvous=localhost:0",
+        "launcher.rendezvous=nobody.invalid:29400",
         f"output_dir={tmp_path}",
     )
     assert launch.launch(rank_job, config) == "rank 0 of 2"
+
+
+def test_machines_that_lose_each_other_are_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> Any:
+        raise RendezvousConnectionError("The connection to the C10d store has failed. See inner exception for details.")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: lost)
+    more = ("launcher=torchrun", "launcher.nodes=2", "launcher.processes=1", f"output_dir={tmp_path}")
+    with pytest.raises(
+        RuntimeError, match=r"rendezvous=localhost:29400 \(The connection .* failed\): .* different ports"
+    ):
+        launch.launch(rank_job, options("+experiment=motion_mvitv2", *more))
+
+
+def test_ranks_leave_the_program_as_it_was(quick_ranks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment, the level of torch's log, and no folder for temporary files that nobody removes."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    log = logging.getLogger("torch.distributed.elastic")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    before = dict(os.environ)
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    assert launch.launch(rank_job, config) == "rank 0 of 2"
+    assert dict(os.environ) == before and log.level == logging.INFO
+    assert not [path for path in temporary.iterdir() if path.name.startswith("torchelastic")]
 
 
 SECOND_ATTEMPT = """

@@ -18,6 +18,7 @@ from mvit_video.runtime.run_lock import RunLockedError
         (Interrupted("saved at step 3"), EXIT_INTERRUPTED, ""),
         (RuntimeError("out of luck"), 1, "RuntimeError: out of luck"),
         (ValueError("no such option"), 1, "ValueError: no such option"),
+        (AttributeError("no such layer"), 1, "AttributeError: no such layer"),
         (RunLockedError("somebody else"), EXIT_REFUSED, "RunLockedError: somebody else"),
     ],
 )
@@ -34,7 +35,9 @@ def test_exit_codes(
     assert ((tmp_path / "error").read_text() if recorded else "") == recorded
 
 
-@pytest.mark.parametrize(("error", "shown"), [(ValueError("no"), False), (RuntimeError("no"), True)])
+@pytest.mark.parametrize(
+    ("error", "shown"), [(ValueError("no"), False), (RuntimeError("no"), True), (KeyError("no"), True)]
+)
 def test_only_errors_that_are_not_of_the_users_making_show_their_traceback(
     capsys: pytest.CaptureFixture[str], error: Exception, shown: bool
 ) -> None:

@@ -197,6 +197,21 @@ def test_too_many_broken_training_videos_end_a_run_with_the_list(motion_root: Pa
         build.train(options(*overrides))
 
 
+def test_broken_training_videos_of_all_ranks_count(
+    motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = {"first.mp4"}
+    monkeypatch.setattr("mvit_video.engine.trainer.gather_to_all", lambda value, world: [value, elsewhere])
+    overrides = _with_broken_videos(motion_root, tmp_path, count=1, kept=8)
+    more = [*SMALL_CLIPS, "trainer.batch_size=8", "schedule.epochs=2", "trainer.eval_every=99"]
+    build.train(options(*overrides, *more, "trainer.max_steps=1"))
+    train, *_ = read_metrics(tmp_path / "runs/tiny/metrics.jsonl")
+    assert train["failed_videos"] == 2
+    elsewhere |= {"second.mp4", "third.mp4"}
+    with pytest.raises(TooManyFailuresError, match="4 of the 8 training videos could not be decoded"):
+        build.train(options(*overrides, *more, "name=other"))
+
+
 def test_a_loss_that_is_not_finite_names_its_videos() -> None:
     monitor = LossMonitor()
     monitor.push(1, torch.tensor(1.0), ["a.mp4"])

@@ -18,6 +18,7 @@ from mvit_video.preparation.scan import ScanTask, scan_file
 from mvit_video.preparation.video_content import VideoContent
 from mvit_video.reporting.answers import read_evaluation
 from mvit_video.reporting.page import class_rows, printable
+from mvit_video.reporting.run_facts import read_run
 from tests.reporting.written_runs import (
     CLASSES,
     FILES,
@@ -88,6 +89,15 @@ def test_names_are_text_and_never_markup(both: Parsed) -> None:
     for name in (*CLASSES, "first <b>run", *FILES[:3], "<u>_(\\d+)</u>", "<i>x</i>", "the <b>disk</b> is full"):
         assert name in both.text, name
     assert "49" not in [word.strip("/.mp4") for word in both.text.split()]
+
+
+def test_a_training_file_that_several_ranks_could_not_read_counts_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "ranks")
+    for rank, names in enumerate((["a.mp4", "b.mp4"], ["b.mp4"])):
+        lines = [json.dumps({"step": 1, "path": name, "reason": "torn"}) + "\n" for name in names]
+        (run / f"failed_videos.{rank}.jsonl").write_text("".join(lines) + '{"step": 2, "pa')
+    facts = read_run(run, name="ranks", label="ranks", options={}, environment={}, queue={})
+    assert facts.failed == 2
 
 
 def test_the_policy_admits_nothing_from_elsewhere(both: Parsed) -> None:
