@@ -49,6 +49,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, ...), of which some samples are zero and the others divided; x itself in evaluation."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
