@@ -62,26 +62,40 @@ def decide_outcome(
         limits: most failures, and most restarts in all, after which it is still started again.
         chained: the next job of a chain is waiting already, so a job that saved simply ends.
     """
+    status, cause = describe_end(ranks, exit_code)
+    if status == "saved":
+        if chained:
+            return JobOutcome(status, f"{cause}; the next job of the chain goes on", False)
+        again = restarts < limits.max_restarts
+        more = "" if again else f"; not started again: launcher.max_restarts={limits.max_restarts} reached"
+        return JobOutcome(status, f"{cause}{more}", again)
+    if status == "failed":
+        if failures < limits.max_failures and restarts < limits.max_restarts:
+            return JobOutcome(status, cause, True)
+        options = f"launcher.max_failures={limits.max_failures}, launcher.max_restarts={limits.max_restarts}"
+        cause = f"{cause}; not started again after {failures + 1} failures ({options})"
+    return JobOutcome(status, cause, False)
+
+
+def describe_end(ranks: Sequence[RankStatus], exit_code: int) -> tuple[Ending, str]:
+    """What became of a start of a job, and the cause for people (pure).
+
+    Args:
+        ranks: statuses of the ranks.
+        exit_code: of the job's step.
+    """
     if exit_code == 0:
-        return JobOutcome("done", "finished", False)
+        return "done", "finished"
     failed = [rank for rank in ranks if rank.status == "failed"]
     running = [rank for rank in ranks if rank.status == "running"]
     refused = [rank for rank in ranks if rank.status == "refused"]
     if refused:
-        return JobOutcome("refused", refused[0].error, False)
+        return "refused", refused[0].error
     if any(rank.status == "saved" for rank in ranks) and not failed:
-        if chained:
-            return JobOutcome("saved", "asked to stop; saved; the next job of the chain goes on", False)
-        again = restarts < limits.max_restarts
-        more = "" if again else f"; not started again: launcher.max_restarts={limits.max_restarts} reached"
-        return JobOutcome("saved", f"asked to stop; saved{more}", again)
+        return "saved", "asked to stop; saved"
     if not failed and not running and ranks:
-        return JobOutcome("cancelled", "ended from outside (cancelled, requeued or out of time)", False)
-    cause = describe_failure(failed, running, exit_code)
-    if failures >= limits.max_failures or restarts >= limits.max_restarts:
-        options = f"launcher.max_failures={limits.max_failures}, launcher.max_restarts={limits.max_restarts}"
-        return JobOutcome("failed", f"{cause}; not started again after {failures + 1} failures ({options})", False)
-    return JobOutcome("failed", cause, True)
+        return "cancelled", "ended from outside (cancelled, requeued or out of time)"
+    return "failed", describe_failure(failed, running, exit_code)
 
 
 def describe_failure(failed: Sequence[RankStatus], running: Sequence[RankStatus], exit_code: int) -> str:

@@ -1,6 +1,7 @@
 """What became of each rank of a cluster job: one small file per rank, from its supervisor to the end of the job."""
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ class RankStatus:
             (ended from outside), "failed", or "refused" (another attempt is training the run).
         error: why it ended, where there is something to say.
         time: when this was written, seconds since 1970.
+        pid: of the supervisor, which writes this.
     """
 
     placement: TaskPlacement
@@ -31,6 +33,7 @@ class RankStatus:
     status: Status
     error: str = ""
     time: float = field(default_factory=time.time)
+    pid: int = field(default_factory=os.getpid)
 
 
 def status_file(folder: Path, placement: TaskPlacement) -> Path:

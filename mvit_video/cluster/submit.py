@@ -10,12 +10,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mvit_video.cluster.placement import TaskPlacement, slurm_placement
+from mvit_video.cluster.placement import TaskPlacement, free_port, slurm_placement
 from mvit_video.cluster.rank_status import FOLDER
 from mvit_video.cluster.snapshot import snapshot
 from mvit_video.cluster.supervisor import run_task
@@ -30,19 +31,28 @@ _sweep: list[tuple[Callable[[Any], Any], Train]] | None = None
 
 @dataclass(frozen=True)
 class SupervisedTask:
-    """What each task of a job runs. The job travels by name, so that the supervisor need not import torch."""
+    """What each task of a job runs. The job travels by name, so that the supervisor need not import torch.
+
+    Attributes:
+        job: "module:function".
+        config: its options.
+        folder: where the ranks' statuses and the logs lie.
+        background: what a job in the background has from the process that started it; None for a job of SLURM.
+    """
 
     job: str
     config: Train
     folder: str
+    background: "Background | None" = None
 
     def __call__(self) -> None:
         import submitit
 
         environment = submitit.JobEnvironment()
-        if environment.cluster == "slurm":
+        if self.background is None:
             placement = slurm_placement(os.environ, environment.hostnames)
         else:
+            self.background.restore_gpus()
             placement = TaskPlacement(
                 job_id=environment.job_id,
                 restart=0,
@@ -52,9 +62,31 @@ class SupervisedTask:
                 local_size=environment.num_tasks // environment.num_nodes,
                 host=environment.hostname,
                 main_host="localhost",
+                port=self.background.port,
             )
-        folder = Path(self.folder) / FOLDER
-        run_task(self.job, self.config, placement, folder=folder, run_dir=Path.cwd() / self.config.job_dir)
+        folder, run_dir = Path(self.folder) / FOLDER, Path.cwd() / self.config.job_dir
+        scheduled = self.background is None
+        run_task(self.job, self.config, placement, folder=folder, run_dir=run_dir, scheduled=scheduled)
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the ranks of a job in the background must know of this machine.
+
+    Attributes:
+        port: a free one, at which they meet.
+        gpus: CUDA_VISIBLE_DEVICES as it was; None: not set. submitit hides all GPUs that it was not asked for, and it
+            takes numbers only, where the variable may hold other names.
+    """
+
+    port: int = field(default_factory=free_port)
+    gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def restore_gpus(self) -> None:
+        """Let the ranks see the GPUs that the process saw which started them."""
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if self.gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
 
 
 def submit(job: Callable[[Any], Any], config: Train) -> list[str]:
@@ -193,11 +225,33 @@ def _submit_local(job: Callable[[Any], Any], config: Train, launcher: SubmititLo
     folder = config.job_dir / "submitit"
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(nodes=1, tasks_per_node=launcher.processes, timeout_min=launcher.time_min)
-    submitted = executor.submit(_task(job, config, folder))
+    with _output_to(folder / "controller.log"):
+        submitted = executor.submit(replace(_task(job, config, folder), background=Background()))
     logger.info("started process %s in the background for %s", submitted.job_id, config.run_dir)
     logger.info("  follow it: tail -F %s", shlex.quote(str(submitted.paths.stderr)))
     logger.info("  end it: kill %s", submitted.job_id)
     return [str(submitted.job_id)]
+
+
+@contextmanager
+def _output_to(file: Path) -> Iterator[None]:
+    """Let what is started in the block write to a file.
+
+    submitit's process in the background would keep the output of this command: `... | tee log`, or a program that reads
+    it, would wait for the end of the job.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    try:
+        with open(file, "ab") as log:
+            for descriptor in kept:
+                os.dup2(log.fileno(), descriptor)
+        yield
+    finally:
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 # ---- the job's text

@@ -214,7 +214,7 @@ def run_state(
         names = {"saved": "stopped", "refused": "failed"}
         status = str(last["status"])
         return names.get(status, status), "" if status == "done" else str(last["cause"])
-    if job == "local" and "pid" in last and _is_here(last):
+    if "pid" in last and _is_here(last):
         began = process_start(last["pid"])
         exists = began is not None and last.get("process_start", began) == began
         return ("running", "") if exists else ("failed", f"process {last['pid']} is gone without a word (killed?)")

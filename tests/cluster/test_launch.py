@@ -4,8 +4,11 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -379,6 +382,35 @@ def test_in_the_background_through_submitit(motion_root: Path, tmp_path: Path) -
     records = map(json.loads, (run_dir / "metrics.jsonl").open())
     assert [record["step"] for record in records if record["kind"] == "train"] == [1, 2]
     assert read_events(run_dir)[0]["ranks"] == 2
+    while read_events(run_dir)[-1]["event"] != "end":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert read_events(run_dir)[-1]["status"] == "done"
+
+
+def test_a_command_need_not_wait_for_the_end_of_its_job_in_the_background(tmp_path: Path) -> None:
+    """Its output stayed open as long as the job lived: `... | tee log` went on for hours."""
+    code = (
+        "import pathlib, subprocess, sys; from mvit_video.cluster import submit\n"
+        f"with submit._output_to(pathlib.Path({str(tmp_path / 'log')!r})):\n"
+        "    job = subprocess.Popen([sys.executable, '-c', 'import time; print(7, flush=True); time.sleep(600)'])\n"
+        "print(job.pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
+    os.kill(int(done.stdout), signal.SIGKILL)  # the job, which is still there
+
+
+@pytest.mark.parametrize("before", [None, "GPU-8932f937,3"])
+def test_a_job_in_the_background_sees_the_gpus_that_its_command_saw(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    background = pickle.loads(pickle.dumps(submit.Background()))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as submitit sets it
+    background.restore_gpus()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 
 def test_commands_that_are_said_can_be_typed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

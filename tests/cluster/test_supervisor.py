@@ -40,25 +40,29 @@ import sys
 from pathlib import Path
 from mvit_video.cluster.placement import TaskPlacement
 from mvit_video.cluster.supervisor import run_task
-folder = Path(sys.argv[1])
+folder, do, rank, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 placement = TaskPlacement(
-    job_id="9", restart=0, rank=0, size=1, local_rank=0, local_size=1, host="here", main_host="localhost"
+    job_id="9", restart=0, rank=rank, size=size, local_rank=rank, local_size=size, host="here", main_host="localhost",
+    port=int(sys.argv[5]),
 )
-config = {"do": sys.argv[2], "pid": str(folder / "pid")}
-run_task("tests.cluster.test_supervisor:rank_main", config, placement, folder=folder / "ranks", run_dir=folder / "run")
+config = {"do": do, "pid": str(folder / f"pid{rank}")}
+job = "tests.cluster.test_supervisor:rank_main"
+run_task(job, config, placement, folder=folder / "ranks", run_dir=folder / "run", scheduled=size == 1)
 """
 
 
-def supervise(folder: Path, what: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), what], cwd=ROOT)
+def supervise(folder: Path, what: str, *, rank: int = 0, size: int = 1, port: int = 7) -> "subprocess.Popen[bytes]":
+    arguments = [str(folder), what, str(rank), str(size), str(port)]
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], cwd=ROOT)
 
 
-def rank_pid(folder: Path) -> int:
+def rank_pid(folder: Path, rank: int = 0) -> int:
     deadline = time.monotonic() + WAIT_S
-    while not ((folder / "pid").exists() and (folder / "pid").read_text()):
+    file = folder / f"pid{rank}"
+    while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return int((folder / "pid").read_text())
+    return int(file.read_text())
 
 
 def status(folder: Path) -> tuple[str, str]:
@@ -117,6 +121,45 @@ def test_a_rank_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_without_a_scheduler_ranks_end_with_the_one_that_failed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    waiting = supervise(tmp_path, "wait", rank=0, size=2)
+    rank_pid(tmp_path)
+    assert supervise(tmp_path, "fail", rank=1, size=2).wait(WAIT_S) == 1
+    assert waiting.wait(WAIT_S) == 137
+    assert [s.status for s in read_statuses(tmp_path / "ranks", "9", 0)] == ["cancelled", "failed"]
+    start, end = read_events(tmp_path / "run")
+    assert (end["job"], end["pid"], end["status"]) == ("9", start["pid"], "failed")
+    assert end["cause"] == "rank 1 of 2 on here: ValueError: nothing to train on"
+    assert f"mvit_video: job 9: failed: {end['cause']}" in capfd.readouterr().err
+
+
+def test_without_a_scheduler_a_lost_supervisor_is_noticed(tmp_path: Path) -> None:
+    waiting, lost = (supervise(tmp_path, "wait", rank=rank, size=2) for rank in (0, 1))
+    rank_pid(tmp_path, 0), rank_pid(tmp_path, 1)
+    lost.kill()
+    lost.wait(WAIT_S)
+    assert waiting.wait(WAIT_S) == 137
+    assert "rank 1 on here was killed together with its supervisor" in read_events(tmp_path / "run")[-1]["cause"]
+
+
+def test_without_a_scheduler_the_journal_tells_how_all_ended(tmp_path: Path) -> None:
+    tasks = [supervise(tmp_path, "wait", rank=0, size=2), supervise(tmp_path, "wait", rank=1, size=2)]
+    rank_pid(tmp_path, 0), rank_pid(tmp_path, 1)
+    for task in tasks:
+        task.send_signal(signal.SIGUSR2)
+    assert [task.wait(WAIT_S) for task in tasks] == [EXIT_INTERRUPTED, EXIT_INTERRUPTED]
+    assert read_events(tmp_path / "run")[-1]["status"] == "saved"
+
+
+def test_an_earlier_job_of_the_same_number_ends_nothing(tmp_path: Path) -> None:
+    """In a container the same numbers of processes come again and again."""
+    assert supervise(tmp_path, "fail", rank=1, size=2, port=7).wait(WAIT_S) == 1
+    assert supervise(tmp_path, "succeed", rank=0, size=2, port=8).wait(WAIT_S) == 0
+    assert read_events(tmp_path / "run")[-1]["status"] == "done"
 
 
 @pytest.mark.parametrize("module", ["supervisor", "submit", "outcome"])
