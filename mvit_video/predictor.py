@@ -180,11 +180,12 @@ class Predictor:
 
         Raises:
             ValueError: one of them does not exist, or holds no file of the model's kind.
+            TypeError: one of them is no path, but a picture in memory, say.
         """
         from mvit_video.prediction.files import find_files
 
         several = [sources] if isinstance(sources, str | os.PathLike) else sources
-        return self._predictor.predict(find_files([os.fspath(source) for source in several], self._predictor.kind))
+        return self._predictor.predict(find_files([_path_of(source) for source in several], self._predictor.kind))
 
 
 def _path_of(path: PathLike) -> str:

@@ -165,6 +165,13 @@ def test_values_arrive_as_they_are() -> None:
     assert composed.given == ["experiment", "model", "data.source.train", "data.mean", "trainer.ema_decay"]
 
 
+def test_weights_by_the_names_of_classes() -> None:
+    weights = {"A,B": 3.0, "v1.2": 2}
+    for given in ({"task.class_weights": weights}, {"task": {"class_weights": weights}}):
+        composed = compose_options("config", experiment="motion_mvitv2", options=given)
+        assert composed.config.task.class_weights == weights and composed.given == ["experiment", "task.class_weights"]
+
+
 def test_inside_of_a_program_that_uses_hydra(tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 

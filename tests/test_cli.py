@@ -189,6 +189,12 @@ def test_a_run_without_its_key(command: Command, capsys: pytest.CaptureFixture[s
         ("weights", "weights: options are given as key=value, without spaces around the sign"),
         ("name=a=b", "name=a=b: the value holds characters that have a meaning here"),
         ("data.group_pattern=_(x)_", "other kind: \"data.group_pattern='_(x)_'\""),
+        ("task.class_weights={ü: 2}", "other kind: \"task.class_weights='{ü: 2}'\""),
+        ('task.class_weights={"a": 2}', 'kind: "task.class_weights=\'{\\"a\\": 2}\'"'),
+        (
+            "task.class_weights={null: 2}",
+            "task.class_weights={null: 2}: names such as null, true and 1e5 are text in two",
+        ),
         ("+experiment=ssv2_mvitv2_s", "two experiments are given; give one"),
         ("+model=x3d_s", "+model=...: model has a choice already, which model=..., without the plus, replaces"),
         ("+optim.lr=1", "+optim.lr=...: the option is there already; leave the plus out: optim.lr=..."),

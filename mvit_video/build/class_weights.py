@@ -1,13 +1,13 @@
 """Weights of classes that options give by name."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from mvit_video.config.nearest import did_you_mean
+from mvit_video.config.task import WEIGHTINGS, quoted_names, read_weighting
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.tasks.classification import balanced_class_weights
 
-Weighting = Literal["none", "balanced"] | Mapping[str, float]
+Weighting = str | Mapping[str, float]  # none, balanced, or weights by name, also as text
 _CLASSES_SHOWN = 50
 
 
@@ -15,20 +15,22 @@ def weights_by_name(given: Weighting, class_names: Sequence[str], *, option: str
     """One weight per class, 1 for those that are not given; None where no weights are given by name.
 
     Args:
-        given: the option's value.
+        given: the option's value, names as a mapping or as text of one.
         class_names: of the training.
         option: what it is called on the command line.
 
     Raises:
         ValueError: a name is no class.
     """
-    if isinstance(given, str):
+    if given in WEIGHTINGS:
         return None
-    by_name = {str(name): float(weight) for name, weight in given.items()}  # a command line reads 7 as a number
+    mapping = read_weighting(given)
+    by_name = {str(name): float(weight) for name, weight in mapping.items()}  # a command line reads 7 as a number
     for name in by_name:
         if name not in class_names:
+            hint = "" if all(isinstance(key, str) for key in mapping) else f"; {quoted_names(option)}"
             raise ValueError(
-                f"{option}: no class is called {name!r}; {did_you_mean(name, class_names, kind='classes')}"
+                f"{option}: no class is called {name!r}; {did_you_mean(name, class_names, kind='classes')}{hint}"
             )
     return [by_name.get(name, 1.0) for name in class_names]
 

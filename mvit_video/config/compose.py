@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,18 @@ def _split(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
 def _leaves(options: Mapping[str, Any], prefix: str, groups: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     for key, value in options.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value and not (name.replace("/", ".") in groups and _is_definition(value)):
+        definition = name.replace("/", ".") in groups and _is_definition(value)
+        if isinstance(value, Mapping) and value and not definition and not _takes_mapping(name, groups):
             yield from _leaves(value, f"{name}.", groups)
         else:
             yield name, value
+
+
+def _takes_mapping(name: str, groups: Mapping[str, str]) -> bool:
+    """Whether an option may itself be a mapping, such as weights by the names of classes, and not options below it."""
+    group, _, last = name.rpartition(".")
+    schemas = [entry.schema for entry in SCHEMAS if entry.group is not None and entry.group == groups.get(group)]
+    return name not in groups and any(f.name == last and f.type is Any for schema in schemas for f in fields(schema))
 
 
 def _is_definition(value: Any) -> bool:

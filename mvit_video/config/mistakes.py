@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    KeyValidationError,
+    ValidationError,
+)
 
 from mvit_video.config.help import SCHEMA_SUFFIX
 from mvit_video.config.nearest import did_you_mean, nearest
 from mvit_video.config.registry import SCHEMAS, config_dir
 from mvit_video.config.rules import rule_of
+from mvit_video.config.task import quoted_names
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _SEVERAL = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
@@ -31,6 +38,8 @@ def explain(error: BaseException, given: Sequence[str]) -> str | None:
         given: the words of the command line that set options.
     """
     for cause in _chain(error):
+        if isinstance(cause, KeyValidationError) and (key := str(cause.full_key)):
+            return f"{_merged(str(error)) or key}: {quoted_names(key)}"
         if isinstance(cause, MissingConfigException):
             return _missing_choice(cause)
         if isinstance(cause, OverrideParseException):
@@ -133,8 +142,7 @@ def _wrong_type(error: ValidationError, said: str) -> str:
     """A value that is of another type than its option; `said` is Hydra's text, which has the word of a command line."""
     key, schema = str(error.full_key), error.object_type
     declared = next((d for d in fields(schema) if d.name == key.split(".")[-1]), None)  # type: ignore[arg-type]
-    merged = re.match(r"Error merging override \+*(.*)", said)
-    shown = merged[1] if merged else key
+    shown = _merged(said) or key
     if declared is None:
         return f"{shown}: {str(error).splitlines()[0]}"
     rule = rule_of(declared)
@@ -142,6 +150,12 @@ def _wrong_type(error: ValidationError, said: str) -> str:
     meaning = f"; it is: {rule.help}" if rule is not None else ""
     kind = type_text(typing.get_type_hints(schema)[declared.name])
     return f"{shown}: must be {kind}{f' ({bounds})' if bounds else ''}{meaning}"
+
+
+def _merged(said: str) -> str | None:
+    """The word of a command line that Hydra's text names."""
+    found = re.match(r"Error merging override \+*(.*)", said)
+    return found[1] if found else None
 
 
 def type_text(kind: Any) -> str:
@@ -167,7 +181,7 @@ def _unreadable(error: OverrideParseException) -> str:
         return f"{word}: options are given as key=value, without spaces around the sign" + (
             f"; is {meant} meant?" if meant else ""
         )
-    quoted = value.strip("'\"").replace("'", "\\'")
+    quoted = value.strip("'\"").replace("'", "\\'").replace('"', '\\"')  # as a shell takes it in double quotes
     return (
         f"{word}: the value holds characters that have a meaning here, such as = ( ) {{ }} [ ] , : and spaces; put it "
         f"in quotes, and the word in quotes of the other kind: \"{key}='{quoted}'\""

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from mvit_video.config.rules import option
 
 WEIGHTINGS = ("none", "balanced")
@@ -64,8 +66,36 @@ class ImageClassification:
         yield from weighting_problems("task.class_weights", self.class_weights)
 
 
+def read_weighting(value: Any) -> Any:
+    """A weighting as its mapping where it was given as text, `'{"pour water": 3, "null": 2}'`; all else as it is.
+
+    Hydra's grammar has no quotes around names, and reads `null` and `1e5` as no text. In text of YAML every name can be
+    written, and all of them are text. What is no number stays text, for `weighting_problems` to name.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        read = yaml.load(value, Loader=yaml.BaseLoader)
+    except yaml.YAMLError:
+        return value
+    return {name: _number(weight) for name, weight in read.items()} if isinstance(read, dict) else value
+
+
+def quoted_names(option_name: str) -> str:
+    """How names are written that a command line would read as something else, in words."""
+    return f"names such as null, true and 1e5 are text in two pairs of quotes: '{option_name}=\"{{true: 2}}\"'"
+
+
+def _number(text: Any) -> Any:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return text
+
+
 def weighting_problems(option_name: str, value: object) -> Iterator[str]:
     """One line for each thing that is wrong with a weighting of classes."""
+    value = read_weighting(value)
     if not isinstance(value, dict):
         if value not in WEIGHTINGS:
             yield f"{option_name}={value}: must be {', '.join(WEIGHTINGS)}, or weights by class: {{NAME: NUMBER, ...}}"
@@ -75,4 +105,5 @@ def weighting_problems(option_name: str, value: object) -> Iterator[str]:
     for name, weight in value.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 < weight < math.inf:
-            yield f"{option_name}: the weight of {name!r} is {weight}; it must be a number above 0"
+            comma = "" if weight else "; names with commas stand in double quotes"
+            yield f"{option_name}: the weight of {name!r} is {weight}; it must be a number above 0{comma}"

@@ -98,6 +98,15 @@ def test_a_weight_for_no_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"task\.class_weights: no class is called 'jmp'; did you mean 'jump'"):
         weights_by_name({"jmp": 2}, ["run", "jump"], option="task.class_weights")
     assert weights_by_name({7: 2}, ["5", "7"], option="x") == [1, 2]  # a command line reads numbers
+    with pytest.raises(ValueError, match=r"no class is called 'True'; .* in two pairs of quotes: 'x=\"\{true: 2\}\"'"):
+        weights_by_name({True: 2}, ["true", "false"], option="x")
+
+
+def test_weights_of_classes_whose_names_a_command_line_cannot_have() -> None:
+    names = ["null", "true", "1e5", "A,B", "Blaumeise ü", "rest"]
+    given = r"task.class_weights='{null: 2, true: 3, 1e5: 4, \"A,B\": 5, Blaumeise ü: 6.5}'".replace("\\", "")
+    weighting = options("+experiment=motion_mvitv2", given).task.class_weights
+    assert weights_by_name(weighting, names, option="x") == [2, 3, 4, 5, 6.5, 1]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,8 @@ def test_a_weight_for_no_class_is_refused() -> None:
         ("{run:0}", "the weight of 'run' is 0; it must be a number above 0"),
         ("{run:much}", "the weight of 'run' is much; it must be a number above 0"),
         ("{}", "names no class"),
+        ("'{A,B: 2}'", "the weight of 'A' is ; it must be a number above 0; names with commas stand in double quotes"),
+        ("'{A: 2'", "{A: 2: must be none, balanced, or weights by class"),
         ("null", "task.class_weights=None: must be"),
     ],
 )

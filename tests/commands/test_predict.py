@@ -149,6 +149,8 @@ def test_what_a_predictor_does_not_take(runs: Path) -> None:
     predictor = Predictor("tiny", output_dir=runs)
     with pytest.raises(TypeError, match=r"is given a ndarray: predictor\.predict\(\[PATH, \.\.\.\]\) takes several"):
         predictor(np.zeros((8, 32, 32, 3), np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a Predictor takes the path of a file, and is given a ndarray"):
+        predictor.predict([np.zeros((8, 32, 32, 3), np.uint8)])  # type: ignore[list-item]
 
 
 def test_drawings_of_later_files_replace_no_others(runs: Path, videos: list[Path], tmp_path: Path) -> None:

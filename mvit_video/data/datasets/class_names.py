@@ -48,8 +48,10 @@ def mirrored(names: Sequence[str]) -> list[tuple[str, str]]:
     place = {with_sides: name for name, with_sides in sides.items()}
     pairs: dict[tuple[str, str], None] = {}
     for name, with_sides in sides.items():
-        other = place.get(tuple((text, _OTHER_SIDE.get(side, side)) for text, side in with_sides))
-        if other is not None and other != name and (other, name) not in pairs:
+        flipped = tuple((text, _OTHER_SIDE.get(side, side)) for text, side in with_sides)
+        other = place.get(flipped)
+        # What a flip leaves as it is has no mirror image: a name in other letters' case is not one.
+        if other is not None and flipped != with_sides and (other, name) not in pairs:
             pairs[name, other] = None
     return list(pairs)
 

@@ -149,7 +149,7 @@ def names_of_labels(
         return checked_names(class_names, source)
     used = {label for row in rows for label in row.labels}
     if labels == "names" or not all(_is_number(label) for label in used):
-        return tuple(sorted(str(label) for label in used))
+        return tuple(sorted({str(label) for label in used}))  # JSON has 1 and "1"
     count = num_classes or max(int(label) for label in used) + 1
     if count > _MAX_CLASSES:
         raise ValueError(f"{source}: {count} classes, not 1 to {_MAX_CLASSES}; if labels are names, give labels=names")

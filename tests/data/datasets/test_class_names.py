@@ -32,6 +32,7 @@ def test_pairs_that_a_flip_exchanges(one: str, other: str) -> None:
         ("bright light", "right lane"),
         ("left to right", "right to right"),
         ("turn left", "Turn Left"),
+        ("wave", "Wave"),
     ],
 )
 def test_names_that_are_no_mirror_images(names: tuple[str, ...]) -> None:

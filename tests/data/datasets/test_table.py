@@ -99,6 +99,12 @@ def test_labels_that_are_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         table(tmp_path, "path,label\na.mp4,x\nb.mp4,3\n", class_names_file=names).manifest("train")
 
 
+def test_a_number_and_its_digits_are_one_name(tmp_path: Path) -> None:
+    lines = '{"path": "a.mp4", "label": [1, "x"]}\n{"path": "b.mp4", "label": "1"}\n'
+    manifest = table(tmp_path, lines, "l.jsonl").manifest("train")
+    assert (manifest.class_names, manifest.label_sets) == (("1", "x"), ((0, 1), (0,)))
+
+
 def test_columns_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = "clip,what,label,when\na.mp4,x,old,12\n"
     with caplog.at_level(logging.INFO):
