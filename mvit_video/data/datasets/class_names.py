@@ -159,7 +159,9 @@ def _by_composed_name(names: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names in the order of their indices, from one name per line or a JSON object from name to index.
+    """Names in the order of their indices: one name per line, a table of index and name, or a JSON object.
+
+    A table has commas, semicolons or tabs, and may have a header. The JSON object leads from name to index.
 
     In the place of a path, the words "imagenet_1k" and "kinetics_400" give the classes of these data sets.
     """
@@ -168,22 +170,54 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     if published is not None:
         return published
     if not source.lower().endswith(".json"):
-        lines = (line.strip() for line in read_text(source, "file of class names").splitlines())
-        return checked_names([line for line in lines if line], source)
+        lines = [line.strip() for line in read_text(source, "file of class names").splitlines() if line.strip()]
+        return checked_names(_numbered(lines, source) or lines, source)
     content = read_json(source, "file of class names")
     if not isinstance(content, dict):
         raise ValueError(f"{source}: a JSON object from class name to index is expected; or write one name per line")
-    names: dict[int, str] = {}
+    pairs = []
     for name, value in content.items():
         if not re.fullmatch(r"\d+", str(value)):
             raise ValueError(f"{source}: class {name!r} has the index {value!r}; give it a whole number of 0 or more")
-        if int(value) in names:
-            raise ValueError(
-                f"{source}: classes {names[int(value)]!r} and {name!r} share the index {value}; change one"
-            )
         # PySlowFast's Kinetics file carries quotation marks inside the names.
-        names[int(value)] = name.replace('"', "").strip()
+        pairs.append((int(value), name.replace('"', "").strip()))
+    return checked_names(_in_order(pairs, source), source)
+
+
+_NUMBERED = re.compile(r"(\d+)\s*[,;\t]\s*(.*\S)|(\d+) +(.*\S)")
+
+
+def _numbered(lines: Sequence[str], source: str) -> list[str] | None:
+    """The names of a table of index and name, in the order of the indices; None if the lines are names alone.
+
+    Raises:
+        ValueError: the indices do not count from 0, or the lines stand in another order than the numbers before them.
+    """
+    found = [_NUMBERED.fullmatch(line) for line in lines]
+    if len(found) > 1 and found[0] is None and re.fullmatch(r"[^,;\t]+[,;\t][^,;\t]+", lines[0]):
+        found = found[1:]  # a header
+    pairs = [(int(match[1] or match[3]), match[2] or match[4]) for match in found if match]
+    if not pairs or len(pairs) < len(found):
+        return None
+    if all(match[1] for match in found if match):
+        return _in_order([(number, name.strip("\"'")) for number, name in pairs], source)
+    numbers = [number for number, _ in pairs]
+    if sorted(numbers) == [*range(len(numbers))] != numbers:
+        raise ValueError(
+            f"{source}: the lines stand in another order than the numbers before the names; write INDEX,NAME, or the "
+            "names alone in the order of their indices"
+        )
+    return None  # such as "1 finger", "2 fingers"
+
+
+def _in_order(pairs: Sequence[tuple[int, str]], source: str) -> list[str]:
+    """Names in the order of their indices, which count from 0 without gaps; ValueError if they do not."""
+    names: dict[int, str] = {}
+    for index, name in pairs:
+        if index in names:
+            raise ValueError(f"{source}: classes {names[index]!r} and {name!r} share the index {index}; change one")
+        names[index] = name
     gap = next((index for index in range(len(names)) if index not in names), None)
     if gap is not None:
         raise ValueError(f"{source}: no class has the index {gap}; number the {len(names)} classes from 0 without gaps")
-    return checked_names([names[index] for index in range(len(names))], source)
+    return [names[index] for index in range(len(names))]

@@ -289,11 +289,30 @@ def test_missing_must_be_a_known_choice(tmp_path: Path) -> None:
         ("n.json", '{"x": -1}', r"class 'x' has the index -1"),
         ("n.json", '{"x": 0, "y": "0"}', r"classes 'x' and 'y' share the index 0"),
         ("n.json", '{"x": 0, "y": 2}', r"no class has the index 1; number the 2 classes from 0 without gaps"),
+        ("n.csv", "1,x\n2,y\n", r"n\.csv: no class has the index 0; number the 2 classes from 0 without gaps"),
+        ("n.csv", "id;name\n0;x\n0;y\n", r"n\.csv: classes 'x' and 'y' share the index 0"),
+        ("n.txt", "1 x\n0 y\n", r"n\.txt: the lines stand in another order than the numbers before the names"),
     ],
 )
 def test_bad_files_of_class_names(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_list(write(tmp_path / "l.csv", "a.mp4 0\n"), class_names_file=write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("id,name\n1,y\n0,x\n", ("x", "y")),
+        ("\ufeff0\tx, too\r\n1\t'y'\r\n", ("x, too", "y")),
+        ("pour water, slowly\n2,3-butane\nx\n", ("pour water, slowly", "2,3-butane", "x")),
+        ("1 finger\n2 fingers\n", ("1 finger", "2 fingers")),
+    ],
+)
+def test_a_table_of_class_names_goes_by_its_numbers(tmp_path: Path, text: str, names: tuple[str, ...]) -> None:
+    """Its header was the first class, and gave every number the name of the one before."""
+    touch(tmp_path, "a.mp4")
+    found = from_list(write(tmp_path / "l.csv", "a.mp4 0\n"), class_names_file=write(tmp_path / "n.csv", text))
+    assert found.class_names == names
 
 
 def test_pytorchvideo_list_equals_from_list(tmp_path: Path) -> None:
