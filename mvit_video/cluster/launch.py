@@ -110,13 +110,32 @@ def _ranks_here(config: Train, asked: int | None) -> int:
     return asked or max(1, gpus)
 
 
-def _run_local_rank(job: Job, config: Train) -> Any:
-    """Run one of several local ranks, in a process of its own; the result of rank 0 travels back."""
+def _run_local_rank(job: Job, config: Train, launcher: int) -> Any:
+    """Run one of several local ranks, in a process of its own; the result of rank 0 travels back.
+
+    Args:
+        job, config: what is to be done.
+        launcher: id of the process that started this one. A rank whose launcher is gone ends.
+    """
     results: list[Any] = []
+    _end_without(launcher)
     code = run_rank(lambda options: results.append(job(options)), config)
+    _end_without(launcher)
     if code:
         sys.exit(code)
     return results[0]
+
+
+def _end_without(launcher: int) -> None:
+    """End this rank if its launcher is gone.
+
+    The kernel tells a rank of that by SIGINT, but only once torch has asked for it, after the imports; and a job that
+    has done its last step may take note of SIGINT and not act on it. Nobody would then fetch its result, for which it
+    would wait for ever.
+    """
+    if os.getppid() != launcher:
+        logger.error("process %d, which started this rank, is gone: it ends, too", launcher)
+        os._exit(128 + signal.SIGKILL)
 
 
 _ENDING_S = 60.0
@@ -218,7 +237,7 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
         logger.info("meeting the launchers of run %s on %d machines at %s", config.name, nodes, meeting)
     try:
         with _torch_launcher_as_guest():
-            results = elastic_launch(launch_config, _run_local_rank)(job, config)
+            results = elastic_launch(launch_config, _run_local_rank)(job, config, os.getpid())
     except SignalException as signal:
         raise Interrupted(f"stopped by {signal.sigval.name}; the same command goes on") from signal
     except RendezvousError as error:

@@ -105,6 +105,27 @@ def losing_a_rank(config: Any) -> str:
     return "answered"
 
 
+def noting_that_it_ran(config: Any) -> None:
+    Path(config.output_dir, "ran").touch()
+
+
+def rank_whose_launcher_goes(config: Any, parents: list[int]) -> None:
+    """A rank of launcher 7."""
+    os.getppid = iter(parents).__next__
+    launch._run_local_rank(noting_that_it_ran, config, 7)
+
+
+@pytest.mark.parametrize(("parents", "ran"), [([1], False), ([7, 1], True)])
+def test_a_rank_ends_without_its_launcher(tmp_path: Path, parents: list[int], ran: bool) -> None:
+    """Also one whose launcher was killed before the rank had imported torch, or while the job came to its end."""
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    rank = multiprocessing.get_context("fork").Process(target=rank_whose_launcher_goes, args=(config, parents))
+    rank.start()
+    rank.join(60)
+    assert rank.exitcode == 128 + signal.SIGKILL
+    assert Path(tmp_path, "ran").exists() == ran
+
+
 def test_local_runs_here_and_records_it(tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
     assert launch.launch(job, config) == "ran motion_mvitv2"
