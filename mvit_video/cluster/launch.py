@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 from mvit_video.cluster.rank import run_rank
@@ -110,13 +111,67 @@ def _ranks_here(config: Train, asked: int | None) -> int:
     return asked or max(1, gpus)
 
 
-def _run_local_rank(job: Job, config: Train) -> Any:
-    """Run one of several local ranks, in a process of its own; the result of rank 0 travels back."""
+def _run_local_rank(job: Job, config: Train, launcher: tuple[int, str | None], errors: Connection) -> Any:
+    """Run one of several local ranks, in a process of its own; the result of rank 0 travels back.
+
+    Args:
+        job, config: what is to be done.
+        launcher: id and start of the process that started this one. A rank whose launcher is gone ends.
+        errors: where to tell the launcher why this rank fails.
+    """
     results: list[Any] = []
-    code = run_rank(lambda options: results.append(job(options)), config)
+
+    def work(config: Train) -> None:
+        try:
+            results.append(job(config))
+        except Interrupted:
+            raise
+        except Exception as error:
+            with suppress(OSError):  # full, after very many starts: nobody reads it before the end
+                errors.send((int(os.environ["RANK"]), f"{error or type(error).__name__}"[:_ERROR_CHARACTERS]))
+            raise
+
+    _end_without(launcher)
+    code = run_rank(work, config)
+    _end_without(launcher)
     if code:
         sys.exit(code)
     return results[0]
+
+
+def _end_without(launcher: tuple[int, str | None]) -> None:
+    """End this rank if its launcher is gone.
+
+    The kernel tells a rank of that by SIGINT, but only once torch has asked for it, after the imports; and a job that
+    has done its last step may take note of SIGINT and not act on it. Nobody would then fetch its result, for which it
+    would wait for ever.
+    """
+    pid, start = launcher
+    if process_start(pid) != start:
+        logger.error("process %d, which started this rank, is gone: it ends, too", pid)
+        os._exit(128 + signal.SIGKILL)
+
+
+_ERROR_CHARACTERS = 500  # which a pipe takes whole or not at all
+_ANOTHER = "another rank"  # what ranks say that failed because another one was gone, see distributed/process_group.py
+
+
+def _failure_text(rank: int, exit_code: int, ranks: int, said: Sequence[tuple[int, str]]) -> str:
+    """Which rank failed first and why (pure).
+
+    Args:
+        rank, exit_code: of the process that was first seen to have ended; it may be one that noticed so earlier.
+        ranks: how many there are.
+        said: what ranks told of their errors, in that order.
+    """
+    if exit_code < 0:
+        how, why = f"was killed by {signal.Signals(-exit_code).name}", "The same command goes on"
+        return f"rank {rank} of {ranks} {how}; the others were stopped. {why}"
+    own = [one for one in said if _ANOTHER not in one[1]]
+    if own:
+        rank, exit_code = own[-1][0], 1  # of the last start: each has one, but for ranks that all find the same
+    text = f"rank {rank} of {ranks} ended first, with exit code {exit_code}; the others were stopped"
+    return f"{text}: {own[-1][1]}" if own else f"{text}. Its own message is above"
 
 
 _ENDING_S = 60.0
@@ -216,9 +271,12 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
     )
     if nodes > 1:
         logger.info("meeting the launchers of run %s on %d machines at %s", config.name, nodes, meeting)
+    errors, tell = multiprocessing.Pipe(duplex=False)
+    os.set_blocking(tell.fileno(), False)
     try:
         with _torch_launcher_as_guest():
-            results = elastic_launch(launch_config, _run_local_rank)(job, config)
+            me = (os.getpid(), process_start(os.getpid()))
+            results = elastic_launch(launch_config, _run_local_rank)(job, config, me, tell)
     except SignalException as signal:
         raise Interrupted(f"stopped by {signal.sigval.name}; the same command goes on") from signal
     except RendezvousError as error:
@@ -234,8 +292,11 @@ def _run_processes(job: Job, config: Train, processes: int) -> Any:
             raise Interrupted("stopped and saved; the same command goes on") from error
         if failure.exitcode == EXIT_REFUSED:
             raise RunLockedError(f"{config.run_dir} is being trained by another process, named above") from error
-        raise RuntimeError(
-            f"rank {rank} of {processes} ended first, with exit code {failure.exitcode}; the others were stopped. "
-            "Its own message is above"
-        ) from error
+        said = []
+        while errors.poll():
+            said.append(errors.recv())
+        raise RuntimeError(_failure_text(rank, failure.exitcode, nodes * processes, said)) from error
+    finally:
+        errors.close()
+        tell.close()
     return results[min(results)]

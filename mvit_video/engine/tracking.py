@@ -309,6 +309,7 @@ class _Lines:
     """Appends whole lines to a file; what the disk refuses is kept and written with the next line."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives until close
         self._pending = b""
 
@@ -319,6 +320,8 @@ class _Lines:
             OSError: if there is no room; the file is as it was.
         """
         self._pending += line.encode("utf-8", errors="backslashreplace")
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            self._begin_anew()
         size = os.fstat(self._file.fileno()).st_size
         written = 0
         try:
@@ -328,6 +331,14 @@ class _Lines:
             self._file.truncate(size)
             raise
         self._pending = b""
+
+    def _begin_anew(self) -> None:
+        """Make a file that was removed, perhaps with its folder, again: what is written to it would be lost."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - lives until close
+        self._file.close()
+        self._file = file
+        logger.warning("%s was removed while the run goes on: it begins anew, and what it held is lost", self._path)
 
     def close(self) -> None:
         """Write what was held back, if there is room now."""

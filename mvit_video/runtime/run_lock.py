@@ -250,13 +250,14 @@ class RunLock:
             return why
         if state == "alive":
             raise RunLockedError(self._refusal(owner, why))
-        first = _touched(path)
-        if first is not None and self._clock() - first <= self.stale_after_s:
+        first, began = _touched(path), self._clock()
+        if first is not None and began - first <= self.stale_after_s:
             logger.info("%s is held by %s: waiting for a sign of life, at most %g s", path, owner, self.stale_after_s)
         while (touched := _touched(path)) is not None and _token(path) == owner.token:
             if touched != first:
                 raise RunLockedError(self._refusal(owner, ""))
-            silence = self._clock() - touched
+            # Of a clock that was set back since, the owner's last sign of life lies in the future.
+            silence = self._clock() - min(touched, began)
             if silence > self.stale_after_s:
                 return f"no sign of life for {silence:.0f} s"
             self._sleep(_POLL_S)

@@ -161,7 +161,8 @@ def attempts_made(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 def count_restarts(events: Sequence[Mapping[str, Any]]) -> int:
     """How often a run went on after it had stopped.
 
-    Not counted: attempts that failed before they came to train, and those that found the run done.
+    Not counted: attempts that failed before they came to train, those that found the run done, and the launchers of
+    further machines, which note their start beside that of the first.
 
     Args:
         events: of the attempts that were made, see `attempts_made`.
@@ -176,7 +177,8 @@ def count_restarts(events: Sequence[Mapping[str, Any]]) -> int:
     for attempt in attempts:
         kinds = {event["event"] for event in attempt}
         ends = [event["status"] for event in attempt if event["event"] == "end"]
-        came_to_train = "steps" in kinds or not ({"failed", "refused"} & set(ends))
+        beside = attempt is not attempts[-1] and not ends  # another start follows: here nothing was trained until then
+        came_to_train = "steps" in kinds or not (beside or {"failed", "refused"} & set(ends))
         real += came_to_train and (not done or "forced" in kinds)
         done = done or "done" in ends
     return max(0, real - 1)

@@ -108,6 +108,27 @@ def losing_a_rank(config: Any) -> str:
     return "answered"
 
 
+def noting_that_it_ran(config: Any) -> None:
+    Path(config.output_dir, "ran").touch()
+
+
+def rank_whose_launcher_goes(config: Any, found: list[str | None]) -> None:
+    """A rank of launcher 7, which started at 5 and is looked for twice."""
+    launch.process_start = lambda pid: found.pop(0) if pid == 7 else None
+    launch._run_local_rank(noting_that_it_ran, config, (7, "5"), multiprocessing.Pipe(duplex=False)[1])
+
+
+@pytest.mark.parametrize(("found", "ran"), [([None], False), (["6"], False), (["5", None], True)])
+def test_a_rank_ends_without_its_launcher(tmp_path: Path, found: list[str | None], ran: bool) -> None:
+    """Also one whose launcher was killed before the rank had imported torch, or while the job came to its end."""
+    config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
+    rank = multiprocessing.get_context("fork").Process(target=rank_whose_launcher_goes, args=(config, found))
+    rank.start()
+    rank.join(60)
+    assert rank.exitcode == 128 + signal.SIGKILL
+    assert Path(tmp_path, "ran").exists() == ran
+
+
 def test_local_runs_here_and_records_it(tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "trainer.device=cpu", f"output_dir={tmp_path}")
     assert launch.launch(job, config) == "ran motion_mvitv2"
@@ -238,8 +259,27 @@ def test_the_local_launcher_starts_ranks_that_train(
 
 def test_a_failing_rank_ends_the_others_within_seconds(quick_ranks: None, tmp_path: Path) -> None:
     config = options("+experiment=motion_mvitv2", "launcher.processes=2", f"output_dir={tmp_path}")
-    with pytest.raises(RuntimeError, match="rank 1 of 2 ended first, with exit code 1"):
+    with pytest.raises(RuntimeError, match=r"rank 1 of 2 ended first, with exit code 1; .*: rank 1 has had enough$"):
         launch.launch(failing_on_rank_1, config)  # the other rank sleeps for a minute: the test would take that long
+    assert str(read_events(config.run_dir)[-1]["cause"]).endswith("rank 1 has had enough")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "said", "text"),
+    [
+        (
+            1,
+            [(0, "no such folder"), (1, "rank 1: another rank is gone")],
+            "rank 0 of 4 ended .*: no such folder",
+        ),
+        (1, [], "rank 1 of 4 ended first, with exit code 1; .* above"),
+        (-9, [(0, "rank 0: another rank is gone")], "rank 1 of 4 was killed by SIGKILL; .* goes on"),
+    ],
+)
+def test_the_rank_that_failed_is_named_not_the_one_that_noticed(
+    exit_code: int, said: list[tuple[int, str]], text: str
+) -> None:
+    assert re.fullmatch(text, launch._failure_text(1, exit_code, 4, said))
 
 
 @pytest.mark.parametrize("one_store", ["0", "1"])

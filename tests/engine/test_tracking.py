@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -238,3 +239,13 @@ def test_classes_share_rows_where_there_are_many(tmp_path, monkeypatch):
 def test_confusion_refuses_other_shapes(tmp_path):
     with pytest.raises(ValueError, match=r"the matrix is \(2, 2\) and there are 3 class names"):
         plot_confusion(np.eye(2), ["a", "b", "c"], tmp_path / "confusion.png")
+
+
+def test_a_run_folder_that_is_removed_gets_its_metrics_again(tmp_path, caplog):
+    with Tracker(tmp_path / "run", total_steps=100, trackers=tracking.TrackerOptions(names=())) as tracker:
+        tracker.log_step(1, VALUES)
+        shutil.rmtree(tmp_path / "run")
+        tracker.log_step(2, VALUES)
+        tracker.log_step(3, VALUES)
+    assert [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 3]
+    assert sum("was removed while the run goes on" in text for text in caplog.messages) == 1

@@ -319,6 +319,17 @@ def test_a_silent_owner_elsewhere_is_waited_for_and_then_taken_over(
     assert "no sign of life for 121 s" in caplog.text
 
 
+def test_a_sign_of_life_in_the_future_does_not_prolong_the_wait(tmp_path: Path) -> None:
+    """The clock was set back by a day since the owner touched its lock."""
+    elsewhere(tmp_path)
+    clock = Clock(tmp_path / LOCK_FILE)
+    clock.now -= 86400
+    before = clock.now
+    with clock.lock(tmp_path):
+        assert holds(tmp_path)["pid"] == os.getpid()
+    assert before + 120 < clock.now <= before + 122
+
+
 def test_one_that_has_been_silent_for_long_is_taken_over_at_once(tmp_path: Path) -> None:
     elsewhere(tmp_path)
     long_ago = time.time() - 1000

@@ -212,6 +212,9 @@ def end(status: str) -> dict[str, Any]:
         ([START, STEPS, end("done"), START, STEPS, end("done"), START, STEPS, end("done")], 0),
         ([START, STEPS, end("saved"), START, end("failed"), START, STEPS], 1),  # refused for other options between
         ([START, end("failed"), START, STEPS], 0),
+        ([START, START, STEPS, end("done"), end("done")], 0),  # launchers of two machines
+        ([START, START, STEPS, end("saved"), end("saved"), START, START], 1),
+        ([START, START, STEPS, START, STEPS, end("done"), end("done")], 1),  # one of them was lost and came again
         ([START, STEPS, end("done"), START, {"event": "forced"}, STEPS, end("done")], 1),
     ],
 )

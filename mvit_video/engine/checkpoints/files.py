@@ -241,6 +241,17 @@ def remove_temporaries(folder: Path) -> None:
         _remove(path)
 
 
+def remove_after_failure(folder: Path) -> None:
+    """As `remove_temporaries`, where the file system has refused to write: it may refuse this, too.
+
+    One that has become read-only does. The next save removes what stays.
+    """
+    try:
+        remove_temporaries(folder)
+    except OSError as error:
+        logger.debug("unfinished files stay in %s: %s", folder, error)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

@@ -21,8 +21,8 @@ from mvit_video.engine.checkpoints.files import (
     not_written,
     prune,
     publish,
+    remove_after_failure,
     remove_leftovers,
-    remove_temporaries,
     sha256_of,
     size_of,
     sync_folder,
@@ -76,7 +76,7 @@ def save_shards(
         sharding.agree(finish)
     except OSError as error:
         if is_main:
-            remove_temporaries(folder)
+            remove_after_failure(folder)
         raise not_written(target, error) from error
 
 

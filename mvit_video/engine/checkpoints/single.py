@@ -11,8 +11,8 @@ from mvit_video.engine.checkpoints.files import (
     not_written,
     prune,
     publish,
+    remove_after_failure,
     remove_leftovers,
-    remove_temporaries,
     temporary,
     write_torch,
 )
@@ -54,7 +54,7 @@ def save_checkpoint(
             publish(link_beside(target, folder / "best.pt"), folder / "best.pt", manifest)
         prune(folder, keep_last=keep_last)
     except OSError as error:
-        remove_temporaries(folder)
+        remove_after_failure(folder)
         raise not_written(target, error) from error
     return target
 

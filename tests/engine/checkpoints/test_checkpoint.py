@@ -291,6 +291,22 @@ class TestFullDisk:
         monkeypatch.undo()
         assert load_latest(tmp_path)["step"] == 1
 
+    def test_it_became_read_only_while_writing(self, tmp_path, monkeypatch):
+        """Then what was begun cannot be removed either; training goes on all the same, see CheckpointWriter."""
+        save(tmp_path, 1)
+
+        def refuse(*_):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        monkeypatch.setattr(files, "_remove", refuse)
+        with pytest.raises(CheckpointError, match="Read-only file system"):
+            save(tmp_path, 2)
+        monkeypatch.undo()
+        assert load_latest(tmp_path)["step"] == 1
+        save(tmp_path, 3)
+        assert not [name for name in names_in(tmp_path) if name.startswith(".")]
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_the_kernel_says_full(self, tmp_path, monkeypatch):
         save(tmp_path, 1)
