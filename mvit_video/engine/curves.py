@@ -1,8 +1,10 @@
 """The curves of a run as one picture."""
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, float | str | None]
 _WIDTH, _HEIGHT = 12.0, 3.75  # of the picture, and of a row of two panels, in inches
+_MOST_DRAWN = 16_000  # points of a curve: ten times the columns of pixels of a panel, with both ends of each
 _COLOURS = ("#4477aa", "#ee6677", "#228833")  # told apart by colour-blind readers too
 
 
@@ -70,11 +73,35 @@ def throughput_panel(sample: str) -> Panel:
     return Panel(title="Throughput", unit=f"{sample}s / s", curves=(Curve("train", f"{sample}s_per_s", "training"),))
 
 
-def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, *, title: str = "") -> None:
+class CurvePoints:
+    """The points of the curves of some panels, added record by record: 16 bytes a point.
+
+    The records of a long run are more than a process should hold, and reading their file anew takes seconds.
+    """
+
+    def __init__(self, panels: Sequence[Panel]) -> None:
+        wanted = {(curve.kind, curve.key) for panel in panels for curve in panel.curves}
+        self._steps = {curve: array("d") for curve in wanted}
+        self._values = {curve: array("d") for curve in wanted}
+
+    def add(self, record: Record) -> None:
+        """Take the values that are drawn."""
+        for curve in self._steps:
+            if record.get("kind") == curve[0] and record.get(curve[1]) is not None:
+                self._steps[curve].append(_number(record, "step"))
+                self._values[curve].append(_number(record, curve[1]))
+
+    def series(self, curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Steps and values of a curve, as `series_of` gives them."""
+        key = (curve.kind, curve.key)
+        return np.array(self._steps[key]), np.array(self._values[key])
+
+
+def plot_curves(points: CurvePoints, panels: Sequence[Panel], path: Path, *, title: str = "") -> None:
     """Draw curves over the steps as a picture, two panels to a row, written beside and renamed.
 
     Args:
-        records: as `tracking.read_metrics` gives them.
+        points: of these panels.
         panels: what to draw.
         path: of a .png file.
         title: written above.
@@ -88,7 +115,7 @@ def plot_curves(records: Sequence[Record], panels: Sequence[Panel], path: Path, 
     figure.suptitle(title, fontsize=14, fontweight="bold", y=1 - 0.1 / (_HEIGHT * rows), va="top")
     for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, panels):
         for colour, curve in zip(_COLOURS, panel.curves):
-            steps, values = series_of(records, kind=curve.kind, key=curve.key)
+            steps, values = points.series(curve)
             if len(steps):
                 marked = curve.kind == "eval"
                 _plot_series(axes, steps, values, colour=colour, label=curve.label, marked=marked, exact=panel.exact)
@@ -132,14 +159,33 @@ def _plot_series(
     """A curve. A long one that is neither `marked` nor `exact` is drawn faintly under its running mean."""
     window = len(values) // 40
     if marked or exact or window < 3:
-        axes.plot(steps, values, color=colour, label=label, marker="o" if marked else None, markersize=4)
+        axes.plot(*thinned(steps, values), color=colour, label=label, marker="o" if marked else None, markersize=4)
         return
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(*thinned(steps, values), color=colour, alpha=0.25, linewidth=0.8)
     # The mean of up to `window` values on either side; fewer at the ends, so that no end sags towards zero.
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     low, high = np.maximum(places - window, 0), np.minimum(places + window + 1, len(values))
-    axes.plot(steps, (sums[high] - sums[low]) / (high - low), color=colour, label=label)
+    axes.plot(*thinned(steps, (sums[high] - sums[low]) / (high - low)), color=colour, label=label)
+
+
+def thinned(
+    steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The smallest and the largest value of each few, in their order, of a curve with more points than can be seen.
+
+    A curve of up to _MOST_DRAWN points is drawn with all of them. What is left out of another lies between two points
+    of the same column of pixels.
+    """
+    if len(values) <= _MOST_DRAWN:
+        return steps, values
+    starts = np.linspace(0, len(values), _MOST_DRAWN // 2 + 1).astype(np.int64)
+    low, high = (
+        np.array([first + int(find(values[first:last])) for first, last in pairwise(starts)])
+        for find in (np.argmin, np.argmax)
+    )
+    places = np.unique(np.concatenate([low, high]))
+    return steps[places], values[places]
 
 
 def _number(record: Record, key: str) -> float:

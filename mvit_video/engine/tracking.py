@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 # TensorBoard and matplotlib take seconds to import: only the process that uses them does.
-from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, Panel, plot_curves
+from mvit_video.engine.curves import LEARNING_RATE_PANEL, LOSS_PANEL, CurvePoints, Panel, plot_curves
 from mvit_video.engine.trackers import FinalState, RunInfo, TrackerProcess, end_all
-from mvit_video.runtime.files import write_text
+from mvit_video.runtime.files import replacing
 from mvit_video.runtime.interruption import Interrupted
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Tracker:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._started = 0.0
+        self._points: CurvePoints | None = None  # of all that has been logged; None: not read yet
         self._drawn = False  # curves.png shows all that has been logged
         self._last: dict[str, int] = {}
 
@@ -130,7 +131,8 @@ class Tracker:
         if step is not None:
             self._first_step = step
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._last = _truncate_metrics(self.metrics_path, last_step=self._first_step)
+        self._points = CurvePoints(self._panels)
+        self._last = _truncate_metrics(self.metrics_path, last_step=self._first_step, on_kept=self._points.add)
         self._lines = _Lines(self.metrics_path)
         self._writer = self._open_tensorboard(purge_step=self._first_step + 1)
         self._trackers = self._start_trackers()
@@ -172,11 +174,18 @@ class Tracker:
         path = self.run_dir / "curves.png"
         if self.enabled and not self._drawn and self.metrics_path.exists():
             try:
-                plot_curves(read_metrics(self.metrics_path), self._panels, path, title=self.run_dir.name)
+                plot_curves(self._logged(), self._panels, path, title=self.run_dir.name)
                 self._drawn = True
             except OSError as error:
                 logger.warning("%s could not be drawn (%s); training goes on", path, error)
         return path
+
+    def _logged(self) -> CurvePoints:
+        if self._points is None:
+            self._points = CurvePoints(self._panels)
+            for record in _records(self.metrics_path):
+                self._points.add(record)
+        return self._points
 
     def close(self, state: FinalState = "done") -> None:
         """Flush and close everything; calling it again does nothing.
@@ -229,6 +238,8 @@ class Tracker:
         numbers = {key: float(value) for key, value in values.items()}
         record: Record = {"kind": kind, "step": step, "time": round(time.time(), 3)}
         record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        assert self._points is not None
+        self._points.add(record)
         try:
             self._write(record, {f"{kind}/{key}": value for key, value in numbers.items()})
         except OSError as error:
@@ -356,31 +367,44 @@ def read_metrics(path: Path) -> list[Record]:
     A last line without its end, which a killed process leaves, is dropped; another line that is no JSON object is
     skipped with a warning.
     """
-    records: list[Record] = []
-    lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise ValueError("not an object with a step")
-        except ValueError as error:
-            logger.warning("%s:%d is skipped: %s", path, number, error)
-            continue
-        records.append(record)
-    if torn:
-        logger.debug("%s ends in an unfinished line of %d bytes, which is dropped", path, len(torn))
-    return records
+    return list(_records(path))
 
 
-def _truncate_metrics(path: Path, *, last_step: int) -> dict[str, int]:
-    """Drop the records after `last_step` and broken lines; the last step of each kind that is left."""
+def _records(path: Path) -> Iterator[Record]:
+    """See `read_metrics`; one at a time, since there may be millions."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                logger.debug("%s ends in an unfinished line of %d bytes, which is dropped", path, len(line))
+                return
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                    raise ValueError("not an object with a step")
+            except ValueError as error:
+                logger.warning("%s:%d is skipped: %s", path, number, error)
+                continue
+            yield record
+
+
+def _truncate_metrics(path: Path, *, last_step: int, on_kept: Callable[[Record], None]) -> dict[str, int]:
+    """Drop the records after `last_step` and broken lines; the last step of each kind that is left.
+
+    Args:
+        path: of metrics.jsonl.
+        last_step: see above.
+        on_kept: called with every record that is left.
+    """
     if not path.exists():
         return {}
-    kept = [record for record in read_metrics(path) if _number(record, "step") <= last_step]
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-    write_text(path, text)
-    return {str(record["kind"]): int(_number(record, "step")) for record in kept}
+    last: dict[str, int] = {}
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
+        for record in _records(path):
+            if _number(record, "step") <= last_step:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                last[str(record["kind"])] = int(_number(record, "step"))
+                on_kept(record)
+    return last
 
 
 def _number(record: Record, key: str) -> float:

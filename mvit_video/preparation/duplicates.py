@@ -6,7 +6,7 @@ and the durations by 10 %. Candidates are pairs that share half a hash at the sa
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ LEAST_FRAMES = 4
 DURATION_RATIO = 1.1
 _STRUCTURE = (4, 60)  # set bits of a hash that says something
 _CROWD = 256  # videos that share half a hash: something common, such as a title card, and no evidence
+_BLOCK = 1024  # videos looked up at a time: 4 million candidates at most
 _BATCH = 2**18
 
 RULE = (
@@ -27,7 +28,7 @@ RULE = (
     f"by at most {100 * (DURATION_RATIO - 1):.0f} %"
 )
 Words = npt.NDArray[np.uint64]
-_BITS_IN_BYTE = np.array([value.bit_count() for value in range(256)], np.uint8)
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class LookAlike:
     first: int
     second: int
     bits: float
+
+
+@dataclass(frozen=True)
+class LookAlikes:
+    """Attributes:
+    count: pairs found.
+    nearest: the nearest of them, nearest first.
+    """
+
+    count: int
+    nearest: list[LookAlike]
 
 
 def same_bytes(digests: Sequence[str]) -> list[list[int]]:
@@ -49,27 +61,41 @@ def same_bytes(digests: Sequence[str]) -> list[list[int]]:
 
 
 def look_alikes(
-    first: Words, second: Words, *, first_seconds: Sequence[float], second_seconds: Sequence[float]
-) -> list[LookAlike]:
-    """Pairs of a video of one list and one of another that look the same, nearest first; see the module's text.
+    first: Words,
+    second: Words,
+    *,
+    first_seconds: Sequence[float],
+    second_seconds: Sequence[float],
+    most: int,
+    different: Callable[[Places, Places], npt.NDArray[np.bool_]] | None = None,
+) -> LookAlikes:
+    """Pairs of a video of one list and one of another that look the same; see the module's text.
+
+    Videos of the second list are taken a few at a time: those of a fixed camera share so much that their candidates
+    fill any memory.
 
     Args:
         first, second: signatures, uint64 (videos, 8).
         first_seconds, second_seconds: durations.
+        most: pairs to keep, the nearest; the others are counted.
+        different: says of places in both lists, int64 (pairs,), which pairs are to be counted at all; by default all.
     """
-    if not len(first) or not len(second):
-        return []
-    seconds = np.asarray(first_seconds), np.asarray(second_seconds)
-    found: list[LookAlike] = []
-    pairs = _candidates(first, second)
-    for start in range(0, len(pairs), _BATCH):
-        a, b = pairs[start : start + _BATCH].T
-        bits = mean_bits(first[a], second[b])
-        longer = np.maximum(seconds[0][a], seconds[1][b])
-        shorter = np.minimum(seconds[0][a], seconds[1][b])
-        near = (bits <= MOST_BITS) & (longer <= DURATION_RATIO * shorter)
-        found += [LookAlike(int(a[i]), int(b[i]), float(bits[i])) for i in np.flatnonzero(near)]
-    return sorted(found, key=lambda pair: (pair.bits, pair.first, pair.second))
+    seconds = np.asarray(first_seconds, float), np.asarray(second_seconds, float)
+    keys = _Keys(first)
+    count, nearest = 0, _Nearest(most)
+    for start in range(0, len(second), _BLOCK):
+        a, b = keys.candidates(second[start : start + _BLOCK])
+        b += start
+        for part in (slice(place, place + _BATCH) for place in range(0, len(a), _BATCH)):
+            bits = mean_bits(first[a[part]], second[b[part]])
+            longer = np.maximum(seconds[0][a[part]], seconds[1][b[part]])
+            shorter = np.minimum(seconds[0][a[part]], seconds[1][b[part]])
+            near = np.flatnonzero((bits <= MOST_BITS) & (longer <= DURATION_RATIO * shorter))
+            if different is not None:
+                near = near[different(a[part][near], b[part][near])]
+            count += len(near)
+            nearest.add(bits[near], a[part][near], b[part][near])
+    return LookAlikes(count, nearest.pairs())
 
 
 def mean_bits(first: Words, second: Words) -> npt.NDArray[np.float64]:
@@ -79,45 +105,79 @@ def mean_bits(first: Words, second: Words) -> npt.NDArray[np.float64]:
     """
     usable = _structured(first) & _structured(second)
     count = usable.sum(1)
-    total = (_bit_counts(first ^ second) * usable).sum(1)
+    total = (np.bitwise_count(first ^ second) * usable).sum(1)
     return np.where(count >= LEAST_FRAMES, total / np.maximum(count, 1), 64.0)
 
 
 def _structured(hashes: Words) -> npt.NDArray[np.bool_]:
-    bits = _bit_counts(hashes)
+    bits = np.bitwise_count(hashes)
     return (bits >= _STRUCTURE[0]) & (bits <= _STRUCTURE[1])
 
 
-def _bit_counts(words: Words) -> npt.NDArray[np.int64]:
-    """Set bits of each word (numpy.bitwise_count came with NumPy 2)."""
-    single = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 8)
-    return _BITS_IN_BYTE[single].sum(-1, dtype=np.int64)
+class _Nearest:
+    """Gathers pairs, and keeps the `most` nearest of them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._bits = np.zeros(0)
+        self._first = self._second = np.zeros(0, np.int64)
+
+    def add(self, bits: npt.NDArray[np.float64], first: Places, second: Places) -> None:
+        """Add pairs (all of shape (pairs,))."""
+        self._bits = np.append(self._bits, bits)
+        self._first, self._second = np.append(self._first, first), np.append(self._second, second)
+        order = np.lexsort((self._second, self._first, self._bits))[: self.most]
+        self._bits, self._first, self._second = self._bits[order], self._first[order], self._second[order]
+
+    def pairs(self) -> list[LookAlike]:
+        """What is kept, nearest first."""
+        columns = self._first.tolist(), self._second.tolist(), self._bits.tolist()
+        return [LookAlike(*pair) for pair in zip(*columns)]
 
 
-def _candidates(first: Words, second: Words) -> npt.NDArray[np.int64]:
-    """Pairs that share half a hash of structure: int64 (pairs, 2), each once."""
-    found = [np.zeros((0, 2), np.int64)]
-    usable = _structured(first), _structured(second)
-    for place in range(perceptual_hash.FRAMES):
-        rows = np.flatnonzero(usable[0][:, place]), np.flatnonzero(usable[1][:, place])
-        for shift in (0, 32):
-            keys = [_half(words[r, place], shift) for words, r in zip((first, second), rows)]
-            found.append(_equal_pairs(keys[0], keys[1], rows))
-    return np.unique(np.concatenate(found), axis=0)
+class _Keys:
+    """The halves of the hashes of some videos, sorted, to look up others by.
+
+    Args:
+        words: signatures, uint64 (videos, 8).
+    """
+
+    def __init__(self, words: Words) -> None:
+        self._count = len(words)
+        self._sorted: list[tuple[int, int, Words, Places]] = []
+        usable = _structured(words)
+        for place in range(perceptual_hash.FRAMES):
+            rows = np.flatnonzero(usable[:, place])
+            for shift in (0, 32):
+                keys = _half(words[rows, place], shift)
+                order = np.argsort(keys, kind="stable")
+                self._sorted.append((place, shift, keys[order], rows[order]))
+
+    def candidates(self, words: Words) -> tuple[Places, Places]:
+        """Places (pairs,) of these videos, and of the ones given, that share half a hash of structure; each pair once.
+
+        Args:
+            words: signatures, uint64 (videos, 8).
+        """
+        usable = _structured(words)
+        found = [np.zeros(0, np.int64)]
+        for place, shift, keys, rows in self._sorted:
+            wanted = np.flatnonzero(usable[:, place])
+            one, other = _equal_pairs(keys, _half(words[wanted, place], shift))
+            found.append(wanted[other] * self._count + rows[one])
+        pairs = np.sort(np.concatenate(found))  # np.unique sorts large arrays of these several times slower
+        second, first = np.divmod(pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]], max(self._count, 1))
+        return first, second
 
 
 def _half(words: Words, shift: int) -> Words:
     return (words >> np.uint64(shift)) & np.uint64(2**32 - 1)
 
 
-def _equal_pairs(
-    first: Words, second: Words, rows: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
-) -> npt.NDArray[np.int64]:
-    """Rows whose keys are equal, crowded keys left out."""
-    order = np.argsort(first, kind="stable")
-    sorted_keys = first[order]
-    low, high = np.searchsorted(sorted_keys, second, "left"), np.searchsorted(sorted_keys, second, "right")
+def _equal_pairs(sorted_keys: Words, keys: Words) -> tuple[Places, Places]:
+    """Places (pairs,) in the one and in the other of keys that are equal, crowded keys left out."""
+    low, high = np.searchsorted(sorted_keys, keys, "left"), np.searchsorted(sorted_keys, keys, "right")
     counts = high - low
     counts[counts > _CROWD] = 0
     places = np.repeat(low, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.stack([rows[0][order[places]], np.repeat(rows[1], counts)], axis=1).astype(np.int64)
+    return places, np.repeat(np.arange(len(keys)), counts)

@@ -121,25 +121,42 @@ def _content(entry: SplitEntry, record: Record) -> str:
 
 def near_duplicates(data: Inventory, records: Mapping[int, Record], content: Content) -> Statistics:
     """Files of different splits that look the same without having the same bytes."""
-    splits = list(data.entries)
+    splits, count = list(data.entries), 0
     pairs: list[Statistics] = []
     for number, first in enumerate(splits):
         for second in splits[number + 1 :]:
-            pairs += _look_alikes_between(data, records, first, second)
+            between, shown = _look_alikes_between(data, records, first, second)
+            count += between
+            pairs += shown
     pairs.sort(key=lambda pair: pair["bits"])
-    return {"rule": content.near_rule, "pairs": len(pairs), "list": pairs[:MOST_SHOWN]}
+    return {"rule": content.near_rule, "pairs": count, "list": pairs[:MOST_SHOWN]}
 
 
-def _look_alikes_between(data: Inventory, records: Mapping[int, Record], first: str, second: str) -> list[Statistics]:
+def _look_alikes_between(
+    data: Inventory, records: Mapping[int, Record], first: str, second: str
+) -> tuple[int, list[Statistics]]:
+    """How many pairs there are, and the nearest of them."""
     known = [_once_a_file(data.entries[split], records) for split in (first, second)]
     words = [from_texts([records[e.item].signature for e in entries]) for entries in known]
     seconds = [[records[e.item].duration for e in entries] for entries in known]
-    found = []
-    for pair in look_alikes(words[0], words[1], first_seconds=seconds[0], second_seconds=seconds[1]):
+    numbers: dict[str, int] = {}
+    contents = [
+        np.array([numbers.setdefault(records[e.item].digest, len(numbers)) for e in entries], np.int64)
+        for entries in known
+    ]
+    found = look_alikes(
+        words[0],
+        words[1],
+        first_seconds=seconds[0],
+        second_seconds=seconds[1],
+        most=MOST_SHOWN,
+        different=lambda a, b: contents[0][a] != contents[1][b],
+    )
+    shown = []
+    for pair in found.nearest:
         a, b = known[0][pair.first], known[1][pair.second]
-        if a.item != b.item and records[a.item].digest != records[b.item].digest:
-            found.append({"bits": round(pair.bits, 2), "videos": [_named(data, first, a), _named(data, second, b)]})
-    return found
+        shown.append({"bits": round(pair.bits, 2), "videos": [_named(data, first, a), _named(data, second, b)]})
+    return found.count, shown
 
 
 def _once_a_file(entries: Sequence[SplitEntry], records: Mapping[int, Record]) -> list[SplitEntry]:

@@ -15,12 +15,14 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mvit_video.engine import curves, tracking
+from mvit_video.engine.curves import Curve
 from mvit_video.engine.tracking import Tracker, console_formats, read_metrics
 from mvit_video.tasks import confusion
 from mvit_video.tasks.classification import Classification
 from mvit_video.tasks.confusion import drawn_counts, plot_confusion
 from tests.conftest import drawn_pictures
 
+LOSS = Curve("train", "loss", "training")
 VALUES = {
     "epoch": 1.5,
     "loss": 2.34567,
@@ -186,7 +188,7 @@ def test_curves(tmp_path):
 
 def test_curves_are_drawn_anew_only_where_something_was_logged(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(tracking, "plot_curves", lambda records, *_, **__: drawn.append(len(records)))
+    monkeypatch.setattr(tracking, "plot_curves", lambda points, *_, **__: drawn.append(len(points.series(LOSS)[0])))
     with tracker_for(tmp_path) as tracker:
         for step in (1, 2):
             tracker.log_step(step, VALUES)
@@ -196,6 +198,40 @@ def test_curves_are_drawn_anew_only_where_something_was_logged(tmp_path, monkeyp
         tracker.start()
         tracker.plot_curves()
     assert drawn == [1, 2, 1]
+
+
+def test_the_file_is_read_once_however_often_curves_are_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tracking, "plot_curves", lambda points, *_, **__: drawn.append(points.series(LOSS)))
+    with tracker_for(tmp_path) as tracker:
+        for step in range(5):
+            tracker.log_step(step, {"loss": step / 3, "lr": 0.1})
+    read = tracking._records
+    reads = []
+    monkeypatch.setattr(tracking, "_records", lambda path: reads.append(path) or read(path))
+    with tracker_for(tmp_path, resume_step=3) as tracker:
+        for step in (4, 5, 6):
+            tracker.log_step(step, {"loss": math.nan if step == 5 else 1.0})
+            tracker.log_eval(step, {"loss": 2.0})
+            tracker.plot_curves()
+    assert len(reads) == 1
+    steps_drawn, losses = drawn[-1]
+    assert steps_drawn.tolist() == [0, 1, 2, 3, 4, 6]
+    assert losses.tolist() == [0, 1 / 3, 2 / 3, 1, 1, 1]
+    tracker_for(tmp_path).plot_curves()  # never started
+    assert drawn[-1][0].tolist() == steps_drawn.tolist()
+
+
+def test_long_curves_are_drawn_by_their_extremes():
+    steps = np.arange(100_000.0)
+    values = np.sin(steps / 7)
+    values[[17, 99_999]] = 5, -5
+    few_steps, few = curves.thinned(steps, values)
+    assert 8_000 <= len(few) <= 16_000
+    assert (np.diff(few_steps) > 0).all()
+    assert few.max() == 5 and few.min() == -5
+    np.testing.assert_array_equal(few, values[few_steps.astype(int)])
+    assert len(curves.thinned(steps[:16_000], values[:16_000])[1]) == 16_000
 
 
 def test_curves_of_an_empty_run(tmp_path):

@@ -1,8 +1,11 @@
 """The same video twice, by bytes and by looks."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from mvit_video.preparation import duplicates
 from mvit_video.preparation.duplicates import look_alikes, mean_bits, same_bytes
 from mvit_video.preparation.perceptual_hash import difference_hash, field_means, from_texts, signature_frames, to_text
 from tests.preparation.test_scan import scanned
@@ -14,8 +17,14 @@ def words(count: int, seed: int = 0) -> np.ndarray:
 
 
 def pairs(first: np.ndarray, second: np.ndarray, a: float = 10.0, b: float = 10.0) -> list[tuple[int, int]]:
-    found = look_alikes(first, second, first_seconds=[a] * len(first), second_seconds=[b] * len(second))
-    return [(pair.first, pair.second) for pair in found]
+    found = compared(first, second, a, b)
+    assert found.count == len(found.nearest)
+    return [(pair.first, pair.second) for pair in found.nearest]
+
+
+def compared(first: np.ndarray, second: np.ndarray, a: float = 10.0, b: float = 10.0, *, most: int = 1000, **options):
+    seconds = {"first_seconds": [a] * len(first), "second_seconds": [b] * len(second)}
+    return look_alikes(first, second, most=most, **seconds, **options)
 
 
 def flipped(signature: np.ndarray, bits: int) -> np.ndarray:
@@ -34,8 +43,7 @@ def test_pairs_within_the_rule_and_only_those():
     second[8] = flipped(first[4], 6)
     second[9] = flipped(first[5], 7)
     assert pairs(first, second) == [(3, 7), (4, 8)]
-    found = look_alikes(first, second, first_seconds=[1.0] * 50, second_seconds=[1.0] * 40)
-    assert [pair.bits for pair in found] == [0.0, 6.0]
+    assert [pair.bits for pair in compared(first, second).nearest] == [0.0, 6.0]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(10.9, [(0, 0)]), (11.1, []), (9.2, [(0, 0)]), (9.0, [])])
@@ -61,8 +69,37 @@ def test_what_very_many_share_is_no_candidate():
     assert pairs(crowd, words(1)) == []
 
 
+def test_the_nearest_are_kept_and_all_are_counted(monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", 7)
+    monkeypatch.setattr(duplicates, "_BATCH", 5)
+    first = np.repeat(words(3), 4, axis=0)  # 0 to 3, 4 to 7 and 8 to 11 are alike
+    second = np.concatenate([flipped(first, bits) for bits in (5, 3, 1, 7)])
+    found = compared(first, second, most=20)
+    assert found.count == 3 * 4 * 4 * 3
+    assert [(pair.bits, pair.first, pair.second) for pair in found.nearest] == [
+        (1.0, a, b) for a in range(5) for b in range(24 + a // 4 * 4, 28 + a // 4 * 4)
+    ]
+    apart = compared(first, second, different=lambda a, b: (a < 4) & (b % 2 == 0))
+    assert apart.count == 4 * 2 * 3
+
+
+def test_a_fixed_camera_fills_no_memory(monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", 64)
+    monkeypatch.setattr(duplicates, "_BATCH", 2**14)
+    first, second = (np.repeat(words(4), 250, axis=0) for _ in range(2))  # 250,000 pairs, each 16 times a candidate
+    tracemalloc.start()
+    try:
+        found = compared(first, second, most=10)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.count == 4 * 250 * 250
+    assert peak < 25e6
+
+
 def test_no_videos():
     assert pairs(words(0), words(3)) == []
+    assert pairs(words(3), words(0)) == []
 
 
 def test_a_video_of_another_size_and_quality_is_found_and_others_are_not(tmp_path):
