@@ -145,7 +145,7 @@ def _attempt() -> str:
 
     torchrun starts ranks again with the same store, where the addresses of the ended ones still are: whoever is first
     would connect to those. It counts its starts for each node by itself, so of several nodes nothing is known here;
-    launchers give them a store for each start (cluster/launch.py).
+    launchers give them a store for each start (cluster/processes.py).
     """
     one_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     return f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if one_node else "start"

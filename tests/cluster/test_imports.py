@@ -9,7 +9,18 @@ from tests.paths import ROOT
 
 PACKAGE = ROOT / "mvit_video"
 # From below to above: a module imports only those in front of it.
-CLUSTER = ("placement", "rank_status", "rank", "outcome", "companions", "supervisor", "snapshot", "submit", "launch")
+CLUSTER = (
+    "placement",
+    "rank_status",
+    "rank",
+    "processes",
+    "outcome",
+    "companions",
+    "supervisor",
+    "snapshot",
+    "submit",
+    "launch",
+)
 
 
 def imported(path: Path) -> set[str]:

@@ -19,13 +19,13 @@ import torch
 from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
 
 from mvit_video import train
-from mvit_video.cluster import launch, submit
+from mvit_video.cluster import launch, processes, submit
 from mvit_video.cluster.rank_status import read_statuses
 from mvit_video.engine.checkpoints import load_latest
 from mvit_video.runtime import interruption
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.journal import read_events
-from mvit_video.runtime.run_lock import RunLock
+from mvit_video.runtime.run_lock import RunLock, RunLockedError
 from tests import interpreters
 from tests.conftest import motion_overrides, options, small_overrides
 from tests.paths import ROOT
@@ -114,8 +114,8 @@ def noting_that_it_ran(config: Any) -> None:
 
 def rank_whose_launcher_goes(config: Any, found: list[str | None]) -> None:
     """A rank of launcher 7, which started at 5 and is looked for twice."""
-    launch.process_start = lambda pid: found.pop(0) if pid == 7 else None
-    launch._run_local_rank(noting_that_it_ran, config, (7, "5"), multiprocessing.Pipe(duplex=False)[1])
+    processes.process_start = lambda pid: found.pop(0) if pid == 7 else None
+    processes._run_local_rank(noting_that_it_ran, config, (7, "5"), multiprocessing.Pipe(duplex=False)[1])
 
 
 @pytest.mark.parametrize(("found", "ran"), [([None], False), (["6"], False), (["5", None], True)])
@@ -184,7 +184,7 @@ def test_refused_options_leave_no_run_behind(tmp_path: Path) -> None:
 
 def test_more_ranks_than_gpus_are_refused_before_any_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL would refuse them when all have started."""
-    monkeypatch.setattr(launch, "_run_processes", lambda job, config, processes: processes)
+    monkeypatch.setattr(processes, "run", lambda job, config, ranks: ranks)
 
     def ranks(gpus: int, *asked: str) -> Any:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -243,6 +243,27 @@ def test_the_ranks_get_a_warning_that_the_launcher_gets(quick_ranks: None, tmp_p
     assert read_events(config.run_dir)[-1]["status"] == "saved"
 
 
+def stopped_or_refused(config: Any) -> None:
+    """What a training does whose ranks alone are asked to stop, or that finds the run locked."""
+    with open(Path(config.output_dir, "starts"), "a") as file:
+        file.write("x")
+    raise Interrupted("saved") if config.seed else RunLockedError("process 7 trains it")
+
+
+@pytest.mark.parametrize(("seed", "error"), [(1, Interrupted), (0, RunLockedError)])
+def test_ranks_that_stop_or_are_refused_do_not_start_again(
+    quick_ranks: None, tmp_path: Path, seed: int, error: type[Exception]
+) -> None:
+    """torch started them again up to launcher.max_restarts times: a run that was asked to stop went on."""
+    more = ("launcher=torchrun", "launcher.processes=1", f"seed={seed}", f"output_dir={tmp_path}")
+    config = options("+experiment=motion_mvitv2", "trainer.device=cpu", *more)
+    assert config.launcher.max_restarts == 3
+    with pytest.raises(error):
+        launch.launch(stopped_or_refused, config)
+    assert (tmp_path / "starts").read_text() == "x"
+    assert read_events(config.run_dir)[-1]["status"] == ("saved" if seed else "refused")
+
+
 def test_the_local_launcher_starts_ranks_that_train(
     quick_ranks: None, motion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +300,7 @@ def test_a_failing_rank_ends_the_others_within_seconds(quick_ranks: None, tmp_pa
 def test_the_rank_that_failed_is_named_not_the_one_that_noticed(
     exit_code: int, said: list[tuple[int, str]], text: str
 ) -> None:
-    assert re.fullmatch(text, launch._failure_text(1, exit_code, 4, said))
+    assert re.fullmatch(text, processes._failure_text(1, exit_code, 4, said))
 
 
 @pytest.mark.parametrize("one_store", ["0", "1"])
