@@ -24,14 +24,20 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Triple]:
         """(B, channels, T, H, W) or (B, channels, H, W) -> tokens (B, T'*H'*W', C), time outermost, and their grid."""
-        # One frame in a video model, for example, is shorter than the kernel.
-        proj = self.proj
-        in_float32 = needs_float32(x, x.shape[2:], proj.kernel_size, proj.stride) and not is_hooked(proj)
-        maps = self._in_float32(x) if in_float32 else proj(x)
+        maps = self._in_float32(x) if self._must_be_float32(x) else self.proj(x)
         if maps.dim() == 4:
             maps = maps.unsqueeze(2)
         grid: Triple = (maps.shape[2], maps.shape[3], maps.shape[4])
         return maps.flatten(2).transpose(1, 2), grid
+
+    def _must_be_float32(self, x: Tensor) -> bool:
+        """Whether PyTorch's convolution of x would be wrong, as that of one frame in a video model is in bf16.
+
+        Other modules in its place (adapters), and hooks on it, are called whatever they do.
+        """
+        proj = self.proj
+        plain = type(proj) in (nn.Conv2d, nn.Conv3d) and not is_hooked(proj)
+        return plain and needs_float32(x, x.shape[2:], proj.kernel_size, proj.stride)
 
     def _in_float32(self, x: Tensor) -> Tensor:
         """The convolution of a clip or image on a CPU, in float32 whatever is asked for; bf16."""

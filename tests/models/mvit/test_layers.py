@@ -100,3 +100,10 @@ def test_one_frame_goes_through_the_stem_of_a_video_model_in_bf16(autocast):
         found, same = stem(clip) if autocast else stem.bfloat16()(clip.bfloat16())
     assert found.dtype == torch.bfloat16 and same == grid
     assert float((found.float() - exact).norm().detach()) < 0.01 * float(exact.norm().detach())
+
+
+def test_another_module_in_the_place_of_the_stems_convolution_is_called():
+    stem, clip = PatchEmbed(MViTConfig(embed_dim=16)), torch.randn(1, 3, 1, 16, 16)
+    wanted, _ = stem(clip)
+    stem.proj = nn.Sequential(stem.proj)
+    assert torch.equal(stem(clip)[0], wanted)
