@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mvit_video.models.config import Initialisation, PoolingForm, Triple, conv_grid, half_kernel
 from mvit_video.models.kernels.gradient import wants_gradient
+from mvit_video.models.kernels.recompute import compute_dtype
 
 TAP_STRIDE = 4
 """From this spatial stride on, weight gradients are summed tap by tap: few positions are touched."""
@@ -29,6 +30,13 @@ def _channels_last(maps: Tensor) -> Tensor:
 
 def _depthwise(maps: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
     """Depthwise convolution of (B, T, H, W, heads * c) with a bank (c, 1, kt, kh, kw) shared by the heads."""
+    if torch.is_grad_enabled() and needs_float32(maps, maps.shape[1:4], weight.shape[2:], stride):
+        with torch.autocast("cpu", enabled=False):  # it would cast the maps back
+            return _convolved(maps.float(), weight, stride, padding).to(torch.bfloat16)
+    return _convolved(maps, weight, stride, padding)
+
+
+def _convolved(maps: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
     channels = maps.shape[-1]
     bank = weight.to(maps.dtype).repeat(channels // weight.shape[0], 1, 1, 1, 1)
     return _channels_last(F.conv3d(_channels_first(maps), bank, None, stride, padding, 1, channels))
@@ -147,7 +155,7 @@ class FlippedBackwardPool(torch.autograd.Function):
             size: Triple = (maps.shape[1], maps.shape[2], maps.shape[3])
             grad_maps = _input_gradient(grad, weight, size, stride, padding)
         if ctx.needs_input_grad[1]:
-            few = max(stride) >= TAP_STRIDE or _exceeds(kernel[1:], maps.shape[2:4])
+            few = max(stride) >= TAP_STRIDE or _is_small(maps.shape[2:4], kernel[1:], stride[1:])
             rule = _weight_gradient_taps if few else _weight_gradient_2d
             per_channel = rule(maps, grad, kernel, stride, padding)
             heads = per_channel.shape[0] // weight.shape[0]
@@ -180,17 +188,21 @@ def depthwise_pool(maps: Tensor, weight: Tensor, stride: Triple, *, form: Poolin
     ):
         pooled: Tensor = FlippedBackwardPool.apply(maps, weight, stride, half_kernel(kernel))
         return pooled
-    if maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and _exceeds(kernel, maps.shape[1:4]):
-        return _depthwise(maps.float(), weight, stride, half_kernel(kernel)).to(maps.dtype)
     return _depthwise(maps, weight, stride, half_kernel(kernel))
 
 
-def _exceeds(kernel: Sequence[int], sizes: Sequence[int]) -> bool:
-    """Whether a kernel is longer than the maps on some axis.
+def needs_float32(x: Tensor, sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether a convolution of x, whose maps have these sizes, would run in bf16 and must not.
 
-    On CPUs with native bf16 the library then leaves part of the weight gradient unwritten (seen with PyTorch 2.15).
+    On CPUs with native bf16 the library leaves part of what it returns unwritten where the maps are small: of the
+    weight gradient, and of a convolution with several input channels of the result, too (seen with PyTorch 2.15).
     """
-    return any(k > size for k, size in zip(kernel, sizes))
+    return x.device.type == "cpu" and compute_dtype(x) == torch.bfloat16 and _is_small(sizes, kernel, stride)
+
+
+def _is_small(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether maps are so short on some axis that part of the kernel may see padding alone."""
+    return any(k > 1 and size < max(k, s + 1) for size, k, s in zip(sizes, kernel, stride))
 
 
 def read_count(size: int, kernel: int, stride: int) -> int:

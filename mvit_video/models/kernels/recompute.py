@@ -83,6 +83,18 @@ def is_plain(*modules: nn.Module | None) -> bool:
     )
 
 
+def layer_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(x), a LayerNorm of tokens.
+
+    Within `torch.func` x gets the dtype of the parameters before: under autocast on a CPU that is not yet so, and
+    PyTorch's gradient of the norm within `vmap` then ends with an error (seen with PyTorch 2.15).
+    """
+    if is_transformed() and isinstance(norm, nn.LayerNorm) and norm.weight is not None:
+        x = x.to(norm.weight.dtype)
+    normed: Tensor = norm(x)
+    return normed
+
+
 def _normalised(
     x: Tensor, gamma: Tensor, beta: Tensor, eps: float, dtype: torch.dtype, fused: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

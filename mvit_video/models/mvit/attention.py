@@ -25,6 +25,7 @@ from mvit_video.models.kernels.recompute import (
     LinearWeights,
     is_hooked,
     is_plain,
+    layer_norm,
     merge_heads,
     with_zero_gradients,
 )
@@ -360,7 +361,7 @@ class MultiscaleAttention(nn.Module):
 
     def _norm(self, tokens: Tensor, name: str, dtype: torch.dtype) -> Tensor:
         """LayerNorm of (..., heads, c). Autocast may run it in float32; one cast here keeps the compute dtype."""
-        normed: Tensor = getattr(self, f"norm_{name}")(tokens)
+        normed = layer_norm(getattr(self, f"norm_{name}"), tokens)
         return normed.to(dtype)
 
     def _pool_queries(self, q: Tensor, grid: Triple) -> tuple[Tensor, Triple]:

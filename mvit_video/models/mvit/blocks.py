@@ -7,7 +7,15 @@ from torch import Tensor, nn
 from mvit_video.models.config import BlockGeometry, MViTConfig, Triple, pooled_grid
 from mvit_video.models.kernels.casting import cast_layers
 from mvit_video.models.kernels.pooling import max_pool_skip
-from mvit_video.models.kernels.recompute import Linear, compute_dtype, is_hooked, is_plain, norm_linears, norm_mlp
+from mvit_video.models.kernels.recompute import (
+    Linear,
+    compute_dtype,
+    is_hooked,
+    is_plain,
+    layer_norm,
+    norm_linears,
+    norm_mlp,
+)
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.layers import DropPath, Mlp
 
@@ -89,7 +97,7 @@ class Block(nn.Module):
     def _attend(self, x: Tensor, grid: Triple, linears: Linears) -> tuple[Tensor, Tensor, Triple]:
         """Attention of the normalised tokens, the skip beside it, and the new grid."""
         if linears.qkv is None:
-            normed = self.norm1(x)
+            normed = layer_norm(self.norm1, x)
             attended, new_grid = self.attn(normed, grid)
             return attended, self.proj(normed) if self.expands_attention and self.proj is not None else x, new_grid
         picked = self.attn.read_by_keys(grid)
@@ -117,7 +125,7 @@ class Block(nn.Module):
     def _widen(self, x: Tensor, linears: Linears) -> tuple[Tensor, Tensor]:
         """The MLP of the normalised tokens, and the skip beside it."""
         if linears.fc1 is None or linears.fc2 is None:
-            normed = self.norm2(x)
+            normed = layer_norm(self.norm2, x)
             skip = self.proj(normed) if self.expands_mlp and self.proj is not None else x
             return self.mlp(normed), skip
         return norm_mlp(x, self.norm2, linears.fc1, linears.fc2, fused=self.fused_norms), x

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mvit_video.models.config import Initialisation, MViTConfig, Triple
 from mvit_video.models.kernels.gradient import is_transformed
+from mvit_video.models.kernels.pooling import needs_float32
+from mvit_video.models.kernels.recompute import is_hooked
 
 
 class PatchEmbed(nn.Module):
@@ -22,11 +24,28 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Triple]:
         """(B, channels, T, H, W) or (B, channels, H, W) -> tokens (B, T'*H'*W', C), time outermost, and their grid."""
-        maps = self.proj(x)
+        maps = self._in_float32(x) if self._must_be_float32(x) else self.proj(x)
         if maps.dim() == 4:
             maps = maps.unsqueeze(2)
         grid: Triple = (maps.shape[2], maps.shape[3], maps.shape[4])
         return maps.flatten(2).transpose(1, 2), grid
+
+    def _must_be_float32(self, x: Tensor) -> bool:
+        """Whether PyTorch's convolution of x would be wrong, as that of one frame in a video model is in bf16.
+
+        Other modules in its place (adapters), and hooks on it, are called whatever they do.
+        """
+        proj = self.proj
+        plain = type(proj) in (nn.Conv2d, nn.Conv3d) and not is_hooked(proj)
+        return plain and needs_float32(x, x.shape[2:], proj.kernel_size, proj.stride)
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        """The convolution of a clip or image on a CPU, in float32 whatever is asked for; bf16."""
+        conv, proj = F.conv2d if x.dim() == 4 else F.conv3d, self.proj
+        bias = None if proj.bias is None else proj.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            maps: Tensor = conv(x.float(), proj.weight.float(), bias, proj.stride, proj.padding)
+        return maps.to(torch.bfloat16)
 
 
 class Mlp(nn.Module):

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvit_video.models.config import MViTConfig, Triple
 from mvit_video.models.kernels.pooling import DepthwisePool
+from mvit_video.models.kernels.recompute import layer_norm
 from mvit_video.models.mvit.activation_checkpointing import CheckpointPlan, plan
 from mvit_video.models.mvit.attention import MultiscaleAttention
 from mvit_video.models.mvit.blocks import Block
@@ -114,7 +115,7 @@ class MViT(nn.Module):
             tokens, grid = self._run_block(block, tokens, grid, index in recomputed)
             if index in last:
                 norm = getattr(self, f"{self.feature_names()[len(maps)]}_norm") if self.config.stage_norms else None
-                kept = tokens[:, self.cls :] if norm is None else norm(tokens)
+                kept = tokens[:, self.cls :] if norm is None else layer_norm(norm, tokens)
                 maps.append(kept.transpose(1, 2).unflatten(2, grid))
         return maps
 
@@ -232,11 +233,11 @@ class MViT(nn.Module):
     def _pool_tokens(self, tokens: Tensor) -> Tensor:
         """The feature of the clip, (B, out_dim), by the configured head pooling."""
         if self.config.head_pooling == "cls":
-            return self.norm(tokens[:, 0])
+            return layer_norm(self.norm, tokens[:, 0])
         tokens = tokens[:, self.cls :]
         if self.config.head_pooling == "norm_mean":
-            return self.norm(tokens).mean(dim=1)
-        return self.norm(tokens.mean(dim=1))
+            return layer_norm(self.norm, tokens).mean(dim=1)
+        return layer_norm(self.norm, tokens.mean(dim=1))
 
 
 def _draws(block: nn.Module) -> bool:

@@ -173,3 +173,24 @@ def test_bf16_gradients_of_maps_smaller_than_the_kernel(form, grid, stride):
         found.append(torch.autograd.grad(pooled, inputs, torch.ones_like(pooled)))
     for ours, exact in zip(*found):
         assert float((ours.double() - exact).norm()) < 0.01 * float(exact.norm())
+
+
+@pytest.mark.parametrize("form", ["library", "flipped"])
+@pytest.mark.parametrize(("grid", "stride"), [((2, 2, 2), (1, 1, 1)), ((1, 5, 3), (1, 4, 4)), ((4, 1, 5), (1, 2, 2))])
+def test_gradients_of_small_maps_under_bf16_autocast_can_be_differentiated_again(form, grid, stride):
+    """Autocast casts to bf16 inside the convolution; and second derivatives convolve the gradients themselves."""
+    torch.manual_seed(0)
+    maps, weight = torch.randn(2, *grid, 8), torch.randn(8, 1, 3, 3, 3)
+    along = [torch.randn_like(maps), torch.randn_like(weight)]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        junk = [torch.full((size,), float("nan")) for size in (100, 1000, 5000)]
+        del junk
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (maps, weight)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            pooled = depthwise_pool(inputs[0], inputs[1], stride, form=form)
+            first = torch.autograd.grad(pooled.to(dtype).square().sum(), inputs, create_graph=True)
+            product = sum((one * way.to(dtype)).sum() for one, way in zip(first, along))
+            found.append([*first, *torch.autograd.grad(product, inputs)])
+    for ours, exact in zip(*found):
+        assert float((ours.double() - exact).norm()) < 0.02 * float(exact.norm())

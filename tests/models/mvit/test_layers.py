@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from mvit_video.models.config import MViTConfig
 from mvit_video.models.mvit.layers import (
     DropPath,
     Head,
+    PatchEmbed,
     init_module,
     joint_positions,
     resize_temporal,
@@ -84,3 +86,24 @@ def test_initialisation_styles(style, bias, std, conv_std):
     assert norm.weight.unique().tolist() == [1.0] and norm.bias.unique().tolist() == pytest.approx([bias])
     default_std = (1 / 3 / (3 * 49)) ** 0.5
     assert conv.weight.std().item() == pytest.approx(conv_std or default_std, rel=0.03)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_one_frame_goes_through_the_stem_of_a_video_model_in_bf16(autocast):
+    """PyTorch's own result is partly memory that nobody wrote, on a CPU with native bf16."""
+    torch.manual_seed(0)
+    stem, clip = PatchEmbed(MViTConfig(embed_dim=16)), torch.randn(2, 3, 1, 32, 40)
+    exact, grid = stem(clip)
+    junk = [torch.full((size,), float("nan")) for size in (1000, 5000, 20000)]
+    del junk
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, same = stem(clip) if autocast else stem.bfloat16()(clip.bfloat16())
+    assert found.dtype == torch.bfloat16 and same == grid
+    assert float((found.float() - exact).norm().detach()) < 0.01 * float(exact.norm().detach())
+
+
+def test_another_module_in_the_place_of_the_stems_convolution_is_called():
+    stem, clip = PatchEmbed(MViTConfig(embed_dim=16)), torch.randn(1, 3, 1, 16, 16)
+    wanted, _ = stem(clip)
+    stem.proj = nn.Sequential(stem.proj)
+    assert torch.equal(stem(clip)[0], wanted)

@@ -303,6 +303,21 @@ def test_functional_transforms():
     torch.testing.assert_close(change, (model(x + step) - model(x - step)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["auto", "explicit"])
+def test_gradients_of_each_sample_under_bf16_autocast(form):
+    model, x = randomised(small_config(attention_form=form)).float(), torch.randn(2, 3, 4, 32, 32)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], clip: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, weights, (clip[None],)).float().square().sum()
+
+    exact = torch.func.grad(loss)(weights, x[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+    error = sum(float((each[name][0] - exact[name]).square().sum()) for name in exact)
+    assert error < 0.1**2 * sum(float(gradient.square().sum()) for gradient in exact.values())
+
+
 def test_drop_path_draws_for_each_sample_of_vmap():
     model, x = MViT(small_config(drop_path=0.5)).train(), torch.randn(1, 3, 4, 32, 32).expand(6, -1, -1, -1, -1)
     torch.manual_seed(0)
