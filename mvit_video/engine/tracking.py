@@ -322,6 +322,7 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives until close
+        self._counts_links = self._links() > 0  # some file systems of cloud stores do not
         self._pending = b""
 
     def write(self, line: str) -> None:
@@ -331,7 +332,7 @@ class _Lines:
             OSError: if there is no room; the file is as it was.
         """
         self._pending += line.encode("utf-8", errors="backslashreplace")
-        if os.fstat(self._file.fileno()).st_nlink == 0:
+        if self._counts_links and self._links() == 0:
             self._begin_anew()
         size = os.fstat(self._file.fileno()).st_size
         written = 0
@@ -342,6 +343,9 @@ class _Lines:
             self._file.truncate(size)
             raise
         self._pending = b""
+
+    def _links(self) -> int:
+        return os.fstat(self._file.fileno()).st_nlink
 
     def _begin_anew(self) -> None:
         """Make a file that was removed, perhaps with its folder, again: what is written to it would be lost."""

@@ -285,3 +285,10 @@ def test_a_run_folder_that_is_removed_gets_its_metrics_again(tmp_path, caplog):
         tracker.log_step(3, VALUES)
     assert [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 3]
     assert sum("was removed while the run goes on" in text for text in caplog.messages) == 1
+
+
+def test_a_file_system_that_counts_no_links_is_no_removed_file(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tracking._Lines, "_links", lambda self: 0)
+    with Tracker(tmp_path / "run", total_steps=100, trackers=tracking.TrackerOptions(names=())) as tracker:
+        tracker.log_step(1, VALUES)
+    assert not [text for text in caplog.messages if "was removed" in text]
