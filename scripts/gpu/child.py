@@ -3,8 +3,10 @@
 import faulthandler
 import importlib
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ def main(request: str) -> None:
     """Call the module's `measure`; SIGUSR1 writes to standard error where the process is."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=False)
+    threading.Thread(target=_end_with_runner, name="runner-gone", daemon=True).start()
     asked = json.loads(request)
     context = Context(
         step=asked["step"],
@@ -29,6 +32,16 @@ def main(request: str) -> None:
     )
     cudnn_attention.install()
     importlib.import_module(asked["module"]).measure(context)
+
+
+def _end_with_runner() -> None:
+    """End this process, and all that it has started, when the runner is gone: nobody else would free the card.
+
+    Standard input is a pipe that the runner holds open and writes nothing to.
+    """
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class Part:
             return subprocess.Popen(
                 [sys.executable, "-m", "gpu.child", json.dumps(request)],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # it ends when this process does, see child.py
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

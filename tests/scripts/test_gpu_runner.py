@@ -1,6 +1,9 @@
 """The runner of scripts/bench_gpu.py with steps that go wrong in every way: time, lost processes, files written."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,9 @@ from gpu import (
 )
 from gpu.context import Context, FatalError, read_records
 from gpu.steps import Step, chosen_steps
+
+from mvit_video.runtime.processes import process_start
+from tests.paths import ROOT
 
 FAKE = Step(name="fake", title="A step of the tests", module="tests.scripts.gpu_steps", seconds=30)
 SECOND = Step(name="second", title="Another", module="tests.scripts.gpu_steps", seconds=30)
@@ -54,6 +60,28 @@ def test_a_step_that_overruns_is_ended_and_keeps_what_it_has(
     assert outcome.error == f"ended after {seconds} s, in numbers: case 2"
     assert [row["case"] for row in rows_of(outcome)] == [0, 1]
     assert "in case" in (folder / "log.txt").read_text()  # where the process was
+
+
+def test_a_step_ends_with_its_runner(tmp_path: Path) -> None:
+    """Its processes have sessions of their own, and would keep the card until their time is over."""
+    code = (
+        "import pathlib, sys; from gpu import runner; from tests.scripts.test_gpu_runner import FAKE\n"
+        "runner.run_step(FAKE, folder=pathlib.Path(sys.argv[1]), where='rehearsal', seconds=600.0)"
+    )
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "scripts")))
+    environment = {**os.environ, "GPU_STEP_KIND": "overruns", "PYTHONPATH": paths}
+    ran = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 240
+    rows: list[dict[str, Any]] = []
+    while not rows:
+        assert time.monotonic() < deadline and ran.poll() is None
+        time.sleep(0.05)
+        rows = [record["row"] for record in read_records(tmp_path / "records.jsonl")[0] if "row" in record]
+    ran.kill()
+    ran.wait()
+    while process_start(rows[0]["process"]) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("kind", "status"), [("is killed", "killed"), ("loses the card", "failed")])
