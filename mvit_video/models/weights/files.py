@@ -159,7 +159,8 @@ def weights_in(content: Mapping[str, object], *, use_ema: bool = True) -> Weight
         chosen = chosen | known
     elif averaged is not None:
         notes.append(f"plain weights ({plain}), not the averaged ones ({averaged}) beside them")
-    others = _other_weights(content, known=tensors)
+    # Adapters lie in files of this project beside weights that hold them already.
+    others = [] if ours else _other_weights(content, known=tensors)
     if others:
         notes.append(f"not taken: the weights beside them ({', '.join(others)})")
     return WeightsFile(

@@ -117,6 +117,7 @@ class TestAverages:
         file = weights_in({"model_state": PLAIN, "ema_state": {f"module.{k}": v for k, v in AVERAGE.items()}})
         assert torch.equal(file.tensors["head.bias"], PLAIN["head.bias"])
         assert file.notes == ["not taken: the weights beside them (ema_state)"]
+        assert weights_in({"format": 1, "model": PLAIN, "adapters": dict(PLAIN)}).notes == []
 
     def test_some_have_no_average(self):
         file = weights_in({"model": PLAIN, "model_ema": {"head.bias": AVERAGE["head.bias"]}})
