@@ -147,9 +147,9 @@ def _regular_file(location: VideoLocation) -> os.stat_result:
         raise VideoDecodeError(location.name, getattr(error, "strerror", None) or str(error)) from error
     if not stat.S_ISREG(file_stat.st_mode):
         if stat.S_ISDIR(file_stat.st_mode):
-            way_out = "give the path of a video file, or a frame_rate if it holds the frames of a video"
+            way_out = "give the path of a file (a folder of numbered pictures is a video with a frame_rate)"
             raise VideoDecodeError(location.name, f"is a directory; {way_out}")
-        raise VideoDecodeError(location.name, "is not a regular file; give the path of a video file")
+        raise VideoDecodeError(location.name, "is not a regular file; give the path of one")
     if file_stat.st_size == 0:
         raise VideoDecodeError(location.name, "the file is empty (0 bytes)")
     return file_stat
