@@ -147,9 +147,9 @@ def _regular_file(location: VideoLocation) -> os.stat_result:
         raise VideoDecodeError(location.name, getattr(error, "strerror", None) or str(error)) from error
     if not stat.S_ISREG(file_stat.st_mode):
         if stat.S_ISDIR(file_stat.st_mode):
-            way_out = "give the path of a video file, or a frame_rate if it holds the frames of a video"
+            way_out = "give the path of a file (a folder of numbered pictures is a video with a frame_rate)"
             raise VideoDecodeError(location.name, f"is a directory; {way_out}")
-        raise VideoDecodeError(location.name, "is not a regular file; give the path of a video file")
+        raise VideoDecodeError(location.name, "is not a regular file; give the path of one")
     if file_stat.st_size == 0:
         raise VideoDecodeError(location.name, "the file is empty (0 bytes)")
     return file_stat
@@ -195,6 +195,14 @@ def _check_head(location: VideoLocation, head: bytes) -> None:
         )
 
 
+def _reason(error: Exception) -> str:
+    """What a file system says; a missing file alone has the address for a text, and other texts may say nothing."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    kind = type(error).__name__
+    return f"{error} ({kind})" if str(error) else kind
+
+
 def _fetch(location: VideoLocation) -> bytes:
     """Exactly the bytes of a remote video."""
     import fsspec  # optional, and slow to import
@@ -208,9 +216,7 @@ def _fetch(location: VideoLocation) -> bytes:
     try:
         data = system.cat_file(path, start=first or None, end=end)
     except Exception as error:  # every file system raises errors of its own
-        raise VideoDecodeError(
-            location.name, f"{location.url} cannot be read: {str(error) or type(error).__name__}"
-        ) from error
+        raise VideoDecodeError(location.name, f"{location.url} cannot be read: {_reason(error)}") from error
     if location.member:
         _check_head(location, data[:_HEAD])
         data = data[_HEAD:]

@@ -116,7 +116,9 @@ class TestRemote:
         assert np.array_equal(clip.numpy(), library.truth("gop12.mp4")[[5, 50]])
 
     def test_object_is_missing(self, memory: str) -> None:
-        with pytest.raises(VideoDecodeError, match=r"^a\.mp4: memory://bucket/none\.tar cannot be read"):
+        with pytest.raises(
+            VideoDecodeError, match=r"^a\.mp4: memory://bucket/none\.tar cannot be read: there is no such file$"
+        ):
             VideoReader(VideoLocation("a.mp4", f"{memory}/none.tar", start=5, size=10))
 
     def test_object_ends_too_soon_or_is_empty(self, memory: str) -> None:

@@ -4,9 +4,10 @@ Files that are not used (unknown extensions, hidden ones such as the twins `._NA
 the class folders, empty class folders) are counted and named in the manifest's `left_out`.
 """
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import (
@@ -18,11 +19,15 @@ from mvit_video.data.datasets.left_out import (
     LeftOut,
     LeftOutFiles,
     describe_left_out,
+    examples,
     extension_reason,
 )
 from mvit_video.data.datasets.listing import scan
 from mvit_video.data.datasets.manifest import Manifest, PathLike
+from mvit_video.runtime.formatting import are, count_text
 from mvit_video.video.location import PICTURE_EXTENSIONS
+
+logger = logging.getLogger(__name__)
 
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
@@ -37,6 +42,7 @@ class ClassFolders:
         left_out: files that are not used, by reason, relative to the root.
         frame_rate: of videos that are folders of pictures; None where such are not looked for.
         kind: what the files are.
+        twins: of each path that is one file with others through links, the first of these paths, relative to the root.
     """
 
     root: str
@@ -44,6 +50,7 @@ class ClassFolders:
     left_out: LeftOut
     frame_rate: float | None = None
     kind: FileKind = VIDEOS
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,9 +83,10 @@ def read_class_folders(root: PathLike, *, frame_rate: float | None = None, kind:
             left_out.add(BESIDE, entry.name)
     _check_folders(source, sorted(folders), kind)
     files: dict[str, tuple[str, ...]] = {}
+    links: set[str] = set()
     for name in sorted(folders):
         before = LeftOutFiles()
-        found = _files_below(os.path.join(source, name), source, before, kind, frames=frame_rate is not None)
+        found = _files_below(os.path.join(source, name), source, before, links, kind, frames=frame_rate is not None)
         rest = before.frozen()
         if found:
             files[name] = tuple(found)
@@ -92,7 +100,8 @@ def read_class_folders(root: PathLike, *, frame_rate: float | None = None, kind:
     if not files:
         way_out = f"put the {kind.plural} of each class into its folder"
         raise ValueError(f"{source}: all of its class folders are empty; {way_out}")
-    return ClassFolders(source, files, left_out.frozen(), frame_rate, kind)
+    twins = _twins((path for paths in files.values() for path in paths), links, source) if links else {}
+    return ClassFolders(source, files, left_out.frozen(), frame_rate, kind, twins)
 
 
 def from_folder(
@@ -127,9 +136,11 @@ def manifest_of(folders: ClassFolders, *, class_names: Sequence[str] | None = No
         names,
         folders.root,
         left_out=folders.left_out,
+        groups=[folders.twins.get(path, "") for path in paths] if folders.twins else None,
         frame_rate=folders.frame_rate,
         kind=folders.kind,
     )
+    _say_twins(folders)
     return manifest if class_names is None else manifest.with_classes(class_names)
 
 
@@ -146,10 +157,54 @@ def _check_folders(source: str, folders: Sequence[str], kind: FileKind) -> None:
         raise ValueError(f"{source}: its folders ({', '.join(folders)}) are splits, not classes; pass one of them")
 
 
-def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind, *, frames: bool) -> list[str]:
+def _twins(paths: Iterable[str], links: set[str], root: str) -> dict[str, str]:
+    """See ClassFolders.twins. Only links are followed: asking where every file is takes long on network storage."""
+    folders: dict[str, str] = {}
+    same: dict[str, list[str]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if path in links:
+            place = os.path.realpath(path)
+        else:
+            place = os.path.join(folders.setdefault(folder, os.path.realpath(folder)), name)
+        same.setdefault(place, []).append(path)
+    several = [twins for twins in same.values() if len(twins) > 1]
+    return {path: os.path.relpath(twins[0], root) for twins in several for path in twins}
+
+
+def _say_twins(folders: ClassFolders) -> None:
+    """Name the files that are there several times, and warn of those that are in several classes."""
+    classes: dict[str, set[str]] = {}
+    for name, paths in folders.files.items():
+        for path in paths:
+            if path in folders.twins:
+                classes.setdefault(folders.twins[path], set()).add(name)
+    if not classes:
+        return
+    noun = folders.kind.noun
+    several = count_text(len(classes), noun)
+    logger.info(
+        "%s: %s %s there several times, through links: %s", folders.root, several, are(len(classes)), examples(classes)
+    )
+    conflicting = [f"{path} ({' and '.join(sorted(names))})" for path, names in classes.items() if len(names) > 1]
+    if conflicting:
+        logger.warning(
+            "%s: %s %s in several classes, through links, and the model is trained on each of them: %s. Remove the "
+            "links from the wrong classes",
+            folders.root,
+            count_text(len(conflicting), noun),
+            are(len(conflicting)),
+            examples(conflicting),
+        )
+
+
+def _files_below(
+    folder: str, root: str, left_out: LeftOutFiles, links: set[str], kind: FileKind, *, frames: bool
+) -> list[str]:
     """Paths of the files of a folder and its sub-folders, sorted; no link is followed to a folder of files.
 
     Args:
+        links: receives the paths that are links.
         frames: whether a sub-folder that holds pictures is a video.
     """
     paths: list[str] = []
@@ -160,13 +215,16 @@ def _files_below(folder: str, root: str, left_out: LeftOutFiles, kind: FileKind,
             paths.append(entry.path)
             _note_others(entry.path, root, left_out)
         elif entry.is_dir(follow_symlinks=False):
-            paths += _files_below(entry.path, root, left_out, kind, frames=frames)
+            paths += _files_below(entry.path, root, left_out, links, kind, frames=frames)
         elif entry.is_dir():
             left_out.add(LINK, os.path.relpath(entry.path, root))
         elif kind.has(entry.name):
             paths.append(entry.path)
         else:
             left_out.add(extension_reason(entry.name), os.path.relpath(entry.path, root))
+            continue
+        if entry.is_symlink() and paths and paths[-1] == entry.path:
+            links.add(entry.path)
     return sorted(paths)
 
 

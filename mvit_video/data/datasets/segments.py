@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from mvit_video.data.datasets.array_views import ArrayView
 
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_DECIMAL_COMMA = re.compile(r"\d+,\d+")
+_MAYBE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 
 
 class Segment(NamedTuple):
@@ -97,18 +99,26 @@ class SlidingWindows:
 
 
 def parse_seconds(text: str | int | float) -> float:
-    """Seconds of a number, or of a time `00:01:02.5` or `01:02.5`.
+    """Seconds of a number, or of a time `00:01:02.5` or `01:02.5`; a comma may stand for the point of decimals.
 
     Raises:
-        ValueError: it is neither, or negative; the text says what it is, for the caller to say where.
+        ValueError: it is neither, or negative, or `12,500`, which may be either of two numbers; the text says what it
+            is, for the caller to say where.
     """
     if isinstance(text, str):
         clock = _CLOCK.fullmatch(text.strip())
         if clock:
-            hours, minutes, seconds = clock.groups()
+            hours, minutes, seconds = clock[1], clock[2], clock[3].replace(",", ".")
             if float(seconds) >= 60 or (hours is not None and int(minutes) >= 60):
                 raise ValueError(f"{text!r} is no time of day: minutes and seconds run below 60")
             return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+        if _MAYBE_THOUSANDS.fullmatch(text.strip()):
+            raise ValueError(
+                f"{text!r} is {text.strip().replace(',', '.')} or {text.strip().replace(',', '')} seconds: write it "
+                "with a point, or without a comma"
+            )
+        if _DECIMAL_COMMA.fullmatch(text.strip()):
+            text = text.replace(",", ".")
     try:
         if isinstance(text, bool):
             raise TypeError

@@ -25,6 +25,8 @@ from mvit_video.video.location import join_location, same_place
 logger = logging.getLogger(__name__)
 
 NONE = "none"  # as the name of a column: do not read one
+# What pandas, R and databases write where a number is missing; never a label, a path or a group.
+_NO_NUMBER = frozenset({"nan", "na", "<na>", "n/a", "null", "none", "nat"})
 _USUAL = {
     "path": ("path", "video", "filename", "filepath", "file", "file_name", "video_path"),
     "label": ("label", "labels", "class", "class_name", "action"),
@@ -319,6 +321,11 @@ class _RowParser:
         column = self._columns[use]
         return "" if column is None else row.values.get(column, "")
 
+    def _number(self, row: TableRow, use: str) -> Any:
+        """The value of a column of numbers; empty text for what programs write where there is none."""
+        value = self._value(row, use)
+        return "" if isinstance(value, str) and value.casefold() in _NO_NUMBER else value
+
     def _split(self, row: TableRow) -> str:
         if self._columns["split"] is None:
             return ""
@@ -336,7 +343,8 @@ class _RowParser:
             self.multi_label = True
             parts = value
         elif self._separator is not None and isinstance(value, str):
-            parts = [part.strip() for part in value.split(self._separator)]
+            # A separator behind the last label, as programs write it that put one behind each.
+            parts = [part.strip() for part in value.removesuffix(self._separator).split(self._separator)]
         else:
             parts = [value]
         labels: list[Label] = []
@@ -356,7 +364,7 @@ class _RowParser:
     def _segment(self, row: TableRow) -> Segment:
         times = {}
         for use, default in (("start", 0.0), ("end", math.inf)):
-            value = self._value(row, use)
+            value = self._number(row, use)
             try:
                 times[use] = default if value == "" else parse_seconds(value)
             except ValueError as error:
@@ -370,7 +378,7 @@ class _RowParser:
         return segment
 
     def _weight(self, row: TableRow) -> float | None:
-        value = self._value(row, "weight")
+        value = self._number(row, "weight")
         if value == "":
             return None
         try:

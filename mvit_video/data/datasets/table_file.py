@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -124,8 +125,8 @@ def _parsed(source: str, text: str, line: int) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value with text stripped, and null as no text."""
-    if value is None:
+    """A JSON value with text stripped; null, and the NaN that programs write for no value, as no text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return value.strip() if isinstance(value, str) else value
 

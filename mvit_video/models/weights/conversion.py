@@ -111,11 +111,13 @@ def fit_state_dict(
     _check_kinds(own, state, rules)
     report, fitted = LoadReport(), {}
     problems: list[str] = []
+    surplus: list[str] = []
     for name in state:
         if name not in own:
             if _may_be_left(name, own, origin, rules):
                 report.left_out.append(origin[name])
             else:
+                surplus.append(origin[name])
                 problems.append(f"{origin[name]}: in the file, not in the model")
     for name, target in own.items():
         source = state.get(name)
@@ -135,6 +137,11 @@ def fit_state_dict(
     if problems:
         shown = "\n  ".join(problems[:8] + ["..."] * (len(problems) > 8))
         why = "".join(f" {reason}" for reason in _unlike(own, state)) if isinstance(model, MViT) else ""
+        if surplus and len(surplus) == len(problems):
+            shown += (
+                f"\nIf they are no part of it, allow=[{surplus[0]!r}], a list of patterns, leaves them out (--allow in "
+                "convert, whose output then fits)"
+            )
         raise ValueError(f"the weights do not fit the model ({len(problems)} problems):{why}\n  {shown}")
     return fitted, report
 

@@ -21,17 +21,19 @@ from mvit_video.models.weights.unpickle import (
     unpickle,
 )
 
-# Where training codes keep the weights: PySlowFast and mvit; MMAction2, Lightning; timm, MAE, detectron2, this project.
-_PLAIN = ("model_state", "state_dict", "model")
-# Averaged weights beside them: timm; MAE-style scripts and torchvision.
-_AVERAGED = ("state_dict_ema", "model_ema")
-# MMEngine exchanges the two when it saves: "state_dict" holds the averaged weights, this the plain ones.
-_EXCHANGED = "ema_state_dict"
+# Where training codes keep the weights: PySlowFast and mvit; MMAction2, Lightning; timm, MAE, detectron2, this project;
+# PyTorch's tutorials; DeepSpeed.
+_PLAIN = ("model_state", "state_dict", "model", "model_state_dict", "module")
+# Averaged weights beside them: timm; MAE-style scripts and torchvision; others, and MMEngine.
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict")
+# MMEngine exchanges the two when it saves: "state_dict" holds the averaged weights, this the plain ones and a counter,
+# which tells it from programs that mean what the name says.
+_EXCHANGED, _EXCHANGED_COUNTER = "ema_state_dict", "steps"
 # What torch's and MMEngine's averaged models count in a tensor.
 _COUNTERS = ("n_averaged", "steps")
 # What wraps a model under these names: DataParallel and DDP; Lightning and training classes; classifiers of a backbone;
 # transformers' models of timm.
-_WRAPPERS = ("module.", "model.", "backbone.", "timm_model.")
+_WRAPPERS = ("module.", "model.", "net.", "backbone.", "timm_model.")
 # How torch names an object that weights_only=True does not load.
 _REFUSED_OBJECT = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 # A zip archive, or the magic number of torch's older format.
@@ -83,8 +85,9 @@ def read_weights_file(path: Path, *, use_ema: bool = True) -> WeightsFile:
     """Read a file of weights.
 
     Takes a checkpoint of this project, a bare state dict (.pt, .pth), one under "model_state" (PySlowFast .pyth),
-    "state_dict" (MMAction2, Lightning), "model" (timm, MAE), "state_dict_ema" or "model_ema", a plain pickle of arrays
-    or tensors (detectron2 .pkl) and .safetensors. Other objects in a file, such as its options, are left unread.
+    "state_dict" (MMAction2, Lightning), "model" (timm, MAE), "model_state_dict" (PyTorch's tutorials), "module"
+    (DeepSpeed), "state_dict_ema", "model_ema" or "ema_state_dict", a plain pickle of arrays or tensors (detectron2
+    .pkl) and .safetensors. Other objects in a file, such as its options, are left unread.
 
     Args:
         path: the file.
@@ -156,6 +159,10 @@ def weights_in(content: Mapping[str, object], *, use_ema: bool = True) -> Weight
         chosen = chosen | known
     elif averaged is not None:
         notes.append(f"plain weights ({plain}), not the averaged ones ({averaged}) beside them")
+    # Adapters lie in files of this project beside weights that hold them already.
+    others = [] if ours else _other_weights(content, known=tensors)
+    if others:
+        notes.append(f"not taken: the weights beside them ({', '.join(others)})")
     return WeightsFile(
         tensors=chosen,
         config=config,
@@ -172,9 +179,22 @@ def _keys_of_weights(content: Mapping[str, object]) -> tuple[str | None, str | N
         return next((key for key in keys if isinstance(content.get(key), Mapping)), None)
 
     plain = first(_PLAIN)
-    if plain == "state_dict" and first((_EXCHANGED,)):
+    exchanged = content.get(_EXCHANGED)
+    if plain == "state_dict" and isinstance(exchanged, Mapping) and _EXCHANGED_COUNTER in exchanged:
         return _EXCHANGED, plain
     return plain, first((*_AVERAGED, *(("ema",) if "format" in content else ())))
+
+
+def _other_weights(content: Mapping[str, object], *, known: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    """Keys of further state dicts of the same names, of a teacher or of an average under a name that is not known."""
+    names = {name for tensors in known.values() for name in tensors}
+    found = []
+    for key, held in content.items():
+        if key in known or not isinstance(held, Mapping) or all_tensors(held) is None:
+            continue
+        if names & {str(name).replace("_orig_mod.", "").removeprefix("module.") for name in held}:
+            found.append(key)
+    return found
 
 
 def _tensors_under(content: Mapping[str, object], key: str | None) -> dict[str, Tensor]:

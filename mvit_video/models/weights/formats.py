@@ -253,7 +253,8 @@ def _from_mmaction2(state: Mapping[str, Tensor]) -> Renamed:
             continue
         ours = re.sub(r"^norm\d+\.", "norm.", short[name])
         ours = ours.replace("patch_embed.projection.", "patch_embed.proj.")
-        result.add(re.sub(r"^cls_head\.fc_cls\.", "head.projection.", ours), tensor, name)
+        # MMAction2's head, MMPretrain's.
+        result.add(re.sub(r"^(?:cls_head\.fc_cls|head\.fc)\.", "head.projection.", ours), tensor, name)
     return result
 
 

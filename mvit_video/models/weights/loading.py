@@ -192,6 +192,8 @@ def load_checkpoint_model(
     file = read_source(source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
     written_by, renamed = _under_our_names(file, None)
     assert written_by is not None  # without a model, unknown names are refused
+    if "num_classes" not in overrides:
+        _check_head(renamed, Rules(allow=allow))
     config = infer_config(
         renamed.tensors,
         stored={
@@ -210,6 +212,18 @@ def load_checkpoint_model(
             "pass the kv_stride, patch_stride, num_frames or crop_size it was trained with."
         )
     return model, report
+
+
+def _check_head(renamed: Renamed, rules: Rules) -> None:
+    """Raise ValueError for a class head of another structure: it would be left out, and the model have no classes."""
+    heads = [name for name in renamed.tensors if name.startswith("head.")]
+    unknown = [name for name in heads if not rules.allows(name, renamed.origin[name])]
+    if unknown and "head.projection.weight" not in renamed.tensors:
+        raise ValueError(
+            f"the file's class head is none that is known ({', '.join(renamed.origin[name] for name in unknown[:4])}): "
+            "one linear layer is; num_classes=0 takes the model without it (--set num_classes=0 in convert), another "
+            "num_classes begins with a new head"
+        )
 
 
 def holds_image_model(file: WeightsFile) -> bool:

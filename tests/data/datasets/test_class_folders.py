@@ -108,6 +108,26 @@ def test_folder_follows_links_to_class_folders(tmp_path: Path) -> None:
     assert names_of(from_folder(tmp_path / "root"), tmp_path) == ["root/a/1.mp4"]
 
 
+def test_links_to_files_of_the_same_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link in another class: the video had two classes, and lay in both parts of a split, without a word."""
+    touch(tmp_path, "root/a/1.mp4", "root/a/2.mp4", "root/b/3.mp4", "pool/4.mp4")
+    (tmp_path / "root" / "b" / "one.mp4").symlink_to(tmp_path / "root" / "a" / "1.mp4")
+    (tmp_path / "root" / "a" / "5.mp4").symlink_to(tmp_path / "pool" / "4.mp4")
+    (tmp_path / "root" / "a" / "6.mp4").symlink_to("../../pool/4.mp4")
+    caplog.set_level(logging.INFO)
+    manifest = from_folder(tmp_path / "root")
+    assert names_of(manifest, tmp_path) == [f"root/{n}.mp4" for n in ("a/1", "a/2", "a/5", "a/6", "b/3", "b/one")]
+    assert manifest.groups == ("a/1.mp4", "", "a/5.mp4", "a/5.mp4", "", "a/1.mp4")
+    assert "2 videos are there several times, through links: a/1.mp4, a/5.mp4" in caplog.text
+    assert "1 video is in several classes, through links, and" in caplog.text and "a/1.mp4 (a and b)" in caplog.text
+
+
+def test_links_to_files_elsewhere_group_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "pool/1.mp4", "root/a/2.mp4")
+    (tmp_path / "root" / "a" / "1.mp4").symlink_to(tmp_path / "pool" / "1.mp4")
+    assert from_folder(tmp_path / "root").groups is None
+
+
 def test_folder_refuses_bad_layouts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none: the folder of videos does not exist"):
         from_folder(tmp_path / "none")

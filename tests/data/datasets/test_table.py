@@ -149,16 +149,46 @@ def test_segments_beyond_the_end(tmp_path: Path, library: Library, caplog: pytes
         (62, 62.0),
         ("10:00:00", 36000.0),
         (0.04, 0.04),
+        ("12,5", 12.5),
+        ("0,040", 0.04),
+        ("00:00:02,500", 2.5),
     ],
 )
 def test_times(text: str | float, seconds: float) -> None:
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["1:75", "00:61:00", "-1", "nan", "inf", "1,5", "1m2s", "", True, None])
+@pytest.mark.parametrize("text", ["1:75", "00:61:00", "-1", "nan", "inf", "1,5,0", "1m2s", "", True, None])
 def test_what_is_no_time(text: object) -> None:
     with pytest.raises(ValueError, match=r"is neither seconds \(62\.5\) nor a time|is no time"):
         parse_seconds(text)  # type: ignore[arg-type]
+
+
+def test_a_comma_that_may_part_thousands_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'12,500' is 12\.500 or 12500 seconds: write it with a point"):
+        parse_seconds("12,500")
+
+
+def test_what_programs_write_where_a_number_is_missing(tmp_path: Path, library: Library) -> None:
+    """pandas and R; NaN is no group of its own, either."""
+    video = library.path("gop12.mp4")
+    text = f"path,label,start,end,weight\n{video},x,NaN,1,NA\n{video},y,1,<NA>,2\n"
+    manifest = table(tmp_path, text).manifest("train")
+    assert [manifest.segment(row) for row in range(2)] == [(0, 1), (1, float("inf"))]
+    assert manifest.weights == (1, 2)
+    lines = "".join(f'{{"path": "{n}.mp4", "label": "x", "start": NaN, "group": {g}}}\n' for n, g in ("aN", "bN", "c1"))
+    lines = lines.replace(": N}", ": NaN}")
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").touch()
+    manifest = table(tmp_path, lines, "l.jsonl").manifest("train")
+    assert manifest.segments is None and manifest.groups == ("", "", "1")
+
+
+def test_a_separator_behind_the_last_label(tmp_path: Path) -> None:
+    source = table(tmp_path, "path,labels\na.mp4,cup|hand|\nb.mp4,hand|\n", label_separator="|")
+    assert source.manifest("train").label_sets == ((0, 1), (1,))
+    with pytest.raises(ValueError, match=r"table\.csv:2: label 'cup\|\|hand'"):
+        table(tmp_path, "path,labels\na.mp4,cup||hand\n", label_separator="|").manifest("train")
 
 
 def test_several_labels_a_row(tmp_path: Path) -> None:
@@ -200,7 +230,7 @@ S = "path,label,start,end\n"
         (H + 'a.mp4,"x\nb.mp4,y\n', {}, r"table\.csv:2: not a row of a table"),
         (H + ",x\n", {}, r"table\.csv:2: path ''; each row needs the path of a video"),
         (H + "a.mp4,\n", {}, r"table\.csv:2: label ''; a label is a name or a whole number of 0 or more"),
-        (H + "a.mp4,x|\n", {"label_separator": "|"}, r"table\.csv:2: label 'x\|'; a label is a name"),
+        (H + "a.mp4,x||y\n", {"label_separator": "|"}, r"table\.csv:2: label 'x\|\|y'; a label is a name"),
         (H + "a.mp4,x\nno.mp4,x\n", {}, r"1 of 2 listed videos do not exist .*no\.mp4 \(.*table\.csv:3\); check"),
         (S + "a.mp4,x,two,\n", {}, r"table\.csv:2: start 'two' is neither seconds \(62\.5\) nor a time \(00:01:02"),
         (S + "a.mp4,x,,-1\n", {}, r"table\.csv:2: end '-1' is no time in a video: seconds are 0 or more"),

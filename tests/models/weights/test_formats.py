@@ -32,6 +32,11 @@ def as_pyslowfast(state: State) -> State:
     return state
 
 
+def mmpretrain_state(state: State) -> State:
+    """MMPretrain's ImageClassifier: MMAction2's names, and a LinearClsHead."""
+    return {name.replace("cls_head.fc_cls.", "head.fc."): tensor for name, tensor in mmaction2_state(state).items()}
+
+
 @pytest.mark.parametrize(
     ("config", "lay_out", "format"),
     [
@@ -43,6 +48,7 @@ def as_pyslowfast(state: State) -> State:
         (V1, torchvision_state, "torchvision"),
         (V2, mmaction2_state, "mmaction2"),
         (MASKFEAT, mmaction2_state, "mmaction2"),
+        (IMAGE, mmpretrain_state, "mmaction2"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
@@ -171,3 +177,21 @@ def test_what_torchvision_cannot_be():
         save_as(MViT(MASKFEAT), "torchvision")
     with pytest.raises(ValueError, match=r"format='keras' is not one of 'pyslowfast', .*, 'mvit_video'"):
         save_as(MViT(V2), "keras")
+
+
+def test_a_head_of_mmpretrain_is_seen():
+    """It was left out, and the model had no classes."""
+    assert from_checkpoint(mmpretrain_state(state_of(IMAGE))).config.num_classes == IMAGE.num_classes
+
+
+def test_a_head_that_is_not_known_is_refused():
+    state = {name.replace("head.projection.", "head.layers.0."): tensor for name, tensor in state_of(V2).items()}
+    with pytest.raises(ValueError, match=r"class head is none that is known \(head\.layers\.0\.weight.*num_classes=0"):
+        from_checkpoint(state)
+    assert from_checkpoint(state, num_classes=0).config.num_classes == 0
+    assert from_checkpoint(state, num_classes=7).config.num_classes == 7
+
+
+def test_what_is_no_part_of_the_model_may_be_left_out():
+    with pytest.raises(ValueError, match=r"allow=\['criterion.weight'\]"):
+        from_checkpoint({**state_of(V2), "criterion.weight": torch.ones(3)})

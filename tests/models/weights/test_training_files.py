@@ -107,6 +107,18 @@ class TestAverages:
         assert torch.equal(plain.tensors["head.bias"], PLAIN["head.bias"])
         assert plain.tensors.keys() == PLAIN.keys() and not plain.averaged
 
+    def test_only_mmengine_exchanges_the_two(self):
+        """Other programs mean what the name says; plain weights were taken for averaged ones."""
+        file = weights_in({"state_dict": PLAIN, "ema_state_dict": AVERAGE})
+        assert file.averaged and torch.equal(file.tensors["head.bias"], AVERAGE["head.bias"])
+        assert weights_in({"ema_state_dict": AVERAGE, "epoch": 3}).averaged
+
+    def test_one_under_a_name_that_is_not_known(self):
+        file = weights_in({"model_state": PLAIN, "ema_state": {f"module.{k}": v for k, v in AVERAGE.items()}})
+        assert torch.equal(file.tensors["head.bias"], PLAIN["head.bias"])
+        assert file.notes == ["not taken: the weights beside them (ema_state)"]
+        assert weights_in({"format": 1, "model": PLAIN, "adapters": dict(PLAIN)}).notes == []
+
     def test_some_have_no_average(self):
         file = weights_in({"model": PLAIN, "model_ema": {"head.bias": AVERAGE["head.bias"]}})
         assert torch.equal(file.tensors["norm.weight"], PLAIN["norm.weight"])
@@ -124,6 +136,21 @@ class TestAverages:
         assert torch.equal(model.norm.bias, state_of(1)["norm.bias"])
         report = load_weights(model, content, use_ema=False)
         assert not report.averaged and torch.equal(model.norm.bias, state_of(0)["norm.bias"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"epoch": 1, "model_state_dict": state_of(), "optimizer_state_dict": {}},  # PyTorch's tutorials
+        {"module": state_of(), "ds_config": {}},  # DeepSpeed
+        {"state_dict": {f"net.{name}": tensor for name, tensor in state_of().items()}},  # templates of Lightning
+    ],
+    ids=["tutorial", "deepspeed", "net"],
+)
+def test_where_others_keep_the_weights(content):
+    model = MViT(CONFIG)
+    load_weights(model, content)
+    assert all(torch.equal(value, state_of()[name]) for name, value in model.state_dict().items())
 
 
 class TestObjectsBesideTheWeights:
