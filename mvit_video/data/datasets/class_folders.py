@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from mvit_video.data.datasets.extensions import VIDEOS, FileKind
 from mvit_video.data.datasets.left_out import (
@@ -158,16 +159,21 @@ def _check_folders(source: str, folders: Sequence[str], kind: FileKind) -> None:
 
 
 def _twins(paths: Iterable[str], links: set[str], root: str) -> dict[str, str]:
-    """See ClassFolders.twins. Only links are followed: asking where every file is takes long on network storage."""
-    folders: dict[str, str] = {}
+    """See ClassFolders.twins. Each link is read once, and each folder resolved once: network storage is slow to ask."""
+    real_folder = cache(os.path.realpath)
+
+    def place(path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.join(real_folder(folder), name)
+
+    targets = {place(path): place(os.path.join(os.path.dirname(path), os.readlink(path))) for path in links}
     same: dict[str, list[str]] = {}
     for path in paths:
-        folder, name = os.path.split(path)
-        if path in links:
-            place = os.path.realpath(path)
-        else:
-            place = os.path.join(folders.setdefault(folder, os.path.realpath(folder)), name)
-        same.setdefault(place, []).append(path)
+        where, seen = place(path), set[str]()
+        while where in targets and where not in seen:  # a link may lead to another
+            seen.add(where)
+            where = targets[where]
+        same.setdefault(where, []).append(path)
     several = [twins for twins in same.values() if len(twins) > 1]
     return {path: os.path.relpath(twins[0], root) for twins in several for path in twins}
 
