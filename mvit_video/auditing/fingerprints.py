@@ -52,14 +52,6 @@ class Fingerprints:
         plain[list(self.failures)] = False
         return np.asarray(plain)
 
-    def joined(self, other: "Fingerprints") -> "Fingerprints":
-        """Those of these videos and then of others."""
-        return Fingerprints(
-            torch.cat([self.values, other.values]),
-            np.concatenate([self.numbers, other.numbers]),
-            {**self.failures, **{len(self.numbers) + place: reason for place, reason in other.failures.items()}},
-        )
-
 
 def frame_places(count: int, frames: int) -> list[int]:
     """The middle of each of `frames` equal parts of `count` frames: openings and ends are left out."""
@@ -92,38 +84,40 @@ def _around(fields: torch.Tensor) -> torch.Tensor:
 
 
 def fingerprints(
-    manifest: Manifest,
+    manifests: Sequence[Manifest],
     *,
     frames: int,
     time_limit_s: float | None,
     threads: int,
     on_progress: Callable[[int], None],
 ) -> Fingerprints:
-    """Read some frames of every video.
+    """Read some frames of every video, into one array: of a large set it takes most of the memory of an audit.
 
     Args:
-        manifest: the videos; of a segment, frames of that segment.
+        manifests: the videos, those of the first and so on; of a segment, frames of that segment.
         frames: per video.
         time_limit_s: seconds after which a video counts as unreadable.
         threads: videos read at a time.
         on_progress: called with 1 after each video.
     """
     decoding = DecodeOptions(time_limit_s=time_limit_s)
-    values = torch.zeros(len(manifest), frames, len(CUTS), FIELDS * FIELDS, dtype=torch.float16)
-    numbers = np.zeros((len(manifest), frames), np.int64)
+    videos = [(manifest, index) for manifest in manifests for index in range(len(manifest))]
+    values = torch.zeros(len(videos), frames, len(CUTS), FIELDS * FIELDS, dtype=torch.float16)
+    numbers = np.zeros((len(videos), frames), np.int64)
     failures: dict[int, str] = {}
 
-    def read(index: int) -> None:
+    def read(place: int) -> None:
         """Take the fingerprints of one video, or note why there are none."""
+        manifest, index = videos[place]
         try:
             wanted, pictures = read_places(manifest, index, frames=frames, decoding=decoding, size=(SIDE, SIDE))
         except VideoDecodeError as error:
-            failures[index] = error.reason
+            failures[place] = error.reason
             return
-        values[index], numbers[index] = fingerprint_frames(pictures), wanted
+        values[place], numbers[place] = fingerprint_frames(pictures), wanted
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for _ in pool.map(read, range(len(manifest))):
+        for _ in pool.map(read, range(len(videos))):
             on_progress(1)
     return Fingerprints(values, numbers, dict(sorted(failures.items())))
 

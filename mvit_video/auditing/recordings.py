@@ -16,6 +16,9 @@ NEAREST = 5  # videos of the other split that are named for one video
 COARSE = 0.4
 _BLOCK = 192  # videos compared with as many at a time
 _PAIRS = 512  # that are compared by all cuts at a time
+_GATHERED = 2**18  # pairs found, at least, before those that are not among the nearest are dropped
+
+_Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,7 @@ def compare(
     def block(start: int) -> torch.Tensor:
         return prints.values[start : start + _BLOCK].to(device).float()
 
-    groups = Groups(count)
-    found: list[Pair] = []
+    groups, found = Groups(count), _Nearest()
     num_pairs = 0
     for start in range(0, count, _BLOCK):
         rows = block(start)
@@ -164,10 +166,49 @@ def compare(
                 first, last = np.searchsorted(a, [row, row + 1])
                 groups.join(np.append(b[first:last] + other, row + start))
             num_pairs += int(across.sum())
-            pairs = zip((a + start)[across].tolist(), (b + other)[across].tolist(), similarity[across].tolist())
-            found += nearest([Pair(*pair) for pair in pairs])
+            found.add((a + start)[across], (b + other)[across], similarity[across])
             on_progress(1)
-    return Comparison(nearest(found), num_pairs, groups.of)
+    return Comparison(found.pairs(), num_pairs, groups.of)
+
+
+class _Nearest:
+    """Gathers pairs, and keeps the NEAREST of each second video.
+
+    Arrays, and what is not kept is dropped again and again: videos of a fixed camera all look alike, and a Pair of
+    every two of them took gigabytes and hours.
+    """
+
+    def __init__(self) -> None:
+        self._kept: _Columns = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        self._added: list[_Columns] = []
+        self._count = 0  # pairs in `_added`
+
+    def add(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32]
+    ) -> None:
+        """Add pairs (all of shape (pairs,))."""
+        self._added.append((first, second, similarity))
+        self._count += len(first)
+        if self._count > max(_GATHERED, len(self._kept[0])):
+            self._prune()
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """What is kept, nearest first."""
+        self._prune()
+        first, second, similarity = self._kept
+        order = np.lexsort((first, second, -similarity))
+        return tuple(Pair(*pair) for pair in zip(*(column[order].tolist() for column in self._kept)))
+
+    def _prune(self) -> None:
+        first, second, similarity = (np.concatenate(columns) for columns in zip(self._kept, *self._added))
+        order = np.lexsort((first, -similarity, second))
+        # A pair is kept unless the one NEAREST places before it is of the same second video.
+        ordered = second[order]
+        kept = np.ones(len(order), bool)
+        kept[NEAREST:] = ordered[NEAREST:] != ordered[:-NEAREST]
+        order = order[kept]
+        self._kept = first[order], second[order], similarity[order]
+        self._added, self._count = [], 0
 
 
 def _of_pairs(
@@ -185,14 +226,3 @@ def num_blocks(count: int) -> int:
     """How many blocks `compare` goes through."""
     blocks = -(-count // _BLOCK)
     return blocks * (blocks + 1) // 2
-
-
-def nearest(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """The nearest few pairs of each second video, all of them nearest first."""
-    kept: dict[int, int] = {}
-    chosen = []
-    for pair in sorted(pairs, key=lambda pair: (-pair.similarity, pair.second, pair.first)):
-        kept[pair.second] = kept.get(pair.second, 0) + 1
-        if kept[pair.second] <= NEAREST:
-            chosen.append(pair)
-    return tuple(chosen)

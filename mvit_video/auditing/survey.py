@@ -75,19 +75,14 @@ def survey(entries: Entries, options: SurveyOptions, *, device: torch.device) ->
 
 def _compared(entries: Entries, options: SurveyOptions, device: torch.device) -> tuple[Fingerprints, Comparison]:
     """Look at frames of every video, and compare every video with every other."""
-    both = []
     with _bar("looking at frames", len(entries)) as done:
-        for manifest in (entries.train, entries.audited):
-            both.append(
-                fingerprints(
-                    manifest,
-                    frames=options.frames,
-                    time_limit_s=options.time_limit_s,
-                    threads=default_threads(),
-                    on_progress=done,
-                )
-            )
-    prints = both[0].joined(both[1])
+        prints = fingerprints(
+            (entries.train, entries.audited),
+            frames=options.frames,
+            time_limit_s=options.time_limit_s,
+            threads=default_threads(),
+            on_progress=done,
+        )
     with _bar("comparing videos", num_blocks(len(entries))) as done:
         comparison = compare(
             prints, first_part=len(entries.train), threshold=options.similarity, device=device, on_progress=done

@@ -92,7 +92,7 @@ class CurvePoints:
                 self._values[curve].append(_number(record, curve[1]))
 
     def series(self, curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Steps and values of a curve, as `series_of` gives them."""
+        """Steps and values of a curve, without the values that are not numbers."""
         key = (curve.kind, curve.key)
         return np.array(self._steps[key]), np.array(self._values[key])
 
@@ -135,15 +135,6 @@ def _margins(rows: int) -> dict[str, float]:
     width, height = _WIDTH, _HEIGHT * rows
     gap = {"wspace": 0.85 / ((width - 1.75) / 2), "hspace": 0.9 / ((height - 1.25 - 0.9 * (rows - 1)) / rows)}
     return {"left": 0.75 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.75 / height} | gap
-
-
-def series_of(
-    records: Sequence[Record], *, kind: str, key: str
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Steps and values of one metric, without the values that are not numbers."""
-    chosen = [record for record in records if record.get("kind") == kind and record.get(key) is not None]
-    steps = np.array([_number(record, "step") for record in chosen])
-    return steps, np.array([_number(record, key) for record in chosen])
 
 
 def _plot_series(

@@ -183,7 +183,7 @@ class Tracker:
     def _logged(self) -> CurvePoints:
         if self._points is None:
             self._points = CurvePoints(self._panels)
-            for record in _records(self.metrics_path):
+            for record in each_record(self.metrics_path):
                 self._points.add(record)
         return self._points
 
@@ -371,10 +371,10 @@ def read_metrics(path: Path) -> list[Record]:
     A last line without its end, which a killed process leaves, is dropped; another line that is no JSON object is
     skipped with a warning.
     """
-    return list(_records(path))
+    return list(each_record(path))
 
 
-def _records(path: Path) -> Iterator[Record]:
+def each_record(path: Path) -> Iterator[Record]:
     """See `read_metrics`; one at a time, since there may be millions."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -403,7 +403,7 @@ def _truncate_metrics(path: Path, *, last_step: int, on_kept: Callable[[Record],
         return {}
     last: dict[str, int] = {}
     with replacing(path) as beside, open(beside, "w", encoding="utf-8", errors="backslashreplace") as file:
-        for record in _records(path):
+        for record in each_record(path):
             if _number(record, "step") <= last_step:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 last[str(record["kind"])] = int(_number(record, "step"))

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from mvit_video.engine.curves import Record, series_of
 from mvit_video.reporting.charts import Chart, Series, chart
+from mvit_video.reporting.logged import Logged
 
 _TRAIN, _EVAL = "train", "eval"
 _KINDS = {_TRAIN: "training", _EVAL: "validation"}
@@ -27,7 +27,6 @@ _PRECISIONS = tuple(
 )
 _PERCENT = ("top1", "top5", "map", "macro_f1", "data_wait", *_PRECISIONS)
 _UNITS = {"clips_per_s": "clips / s", "images_per_s": "images / s", "lr": "learning rate", "loss": "loss"}
-_LEFT_OUT = ("step", "time", "epoch")
 
 
 def title_of(metric: str) -> str:
@@ -42,11 +41,11 @@ def unit_of(metric: str) -> str:
     return _UNITS.get(metric, metric)
 
 
-def charts_of(runs: Sequence[Sequence[Record]], labels: Sequence[str]) -> tuple[list[Chart], list[Chart]]:
+def charts_of(runs: Sequence[Logged], labels: Sequence[str]) -> tuple[list[Chart], list[Chart]]:
     """The drawings to show at once, and those to fold away.
 
     Args:
-        runs: the records of each run, as `tracking.read_metrics` gives them.
+        runs: what each run logged.
         labels: of the runs.
     """
     keys = _quantities(runs)
@@ -54,50 +53,37 @@ def charts_of(runs: Sequence[Sequence[Record]], labels: Sequence[str]) -> tuple[
     return found[:_OPEN], found[_OPEN:]
 
 
-def _quantities(runs: Sequence[Sequence[Record]]) -> list[tuple[str, str]]:
-    """(kind, name) of the numbers that the runs logged, the most telling first.
-
-    Counts are left out, and failures as long as there are none.
-    """
-    seen: dict[tuple[str, str], None] = {}
-    for records in runs:
-        for record in records:
-            kind = str(record.get("kind"))
-            for name, value in record.items():
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                counted = name.startswith("num_") or (name.startswith("failed_") and not value)
-                if number and kind in _KINDS and name not in _LEFT_OUT and not counted:
-                    seen.setdefault((kind, name))
+def _quantities(runs: Sequence[Logged]) -> list[tuple[str, str]]:
+    """(kind, name) of the numbers that the runs logged, the most telling first."""
+    seen = dict.fromkeys(key for run in runs for key in run.quantities if key[0] in _KINDS)
     first = [key for key in _FIRST if key in seen]
     return first + [key for key in seen if key not in first]
 
 
-def _series(records: Sequence[Record], key: tuple[str, str], label: str, colour: int) -> Series | None:
-    steps, values = series_of(records, kind=key[0], key=key[1])
+def _series(run: Logged, key: tuple[str, str], label: str, colour: int) -> Series | None:
+    steps, values = run.series(key)
     return Series(label=label, colour=colour, x=steps, y=values, marked=key[0] == _EVAL) if len(steps) else None
 
 
-def _of_several(
-    runs: Sequence[Sequence[Record]], labels: Sequence[str], keys: Sequence[tuple[str, str]]
-) -> Iterator[Chart]:
+def _of_several(runs: Sequence[Logged], labels: Sequence[str], keys: Sequence[tuple[str, str]]) -> Iterator[Chart]:
     """A drawing for each quantity, with a line for each run that logged it."""
     for key in keys:
         kinds = sum(name == key[1] for _, name in keys)
         title = f"{title_of(key[1])}, {_KINDS[key[0]]}" if kinds > 1 else title_of(key[1])
-        found = [_series(records, key, label, n) for n, (records, label) in enumerate(zip(runs, labels, strict=True))]
+        found = [_series(run, key, label, n) for n, (run, label) in enumerate(zip(runs, labels, strict=True))]
         series = [one for one in found if one is not None]
         if series:
             yield chart(title, unit_of(key[1]), series, limits=_limits(key[1]))
 
 
-def _of_one(records: Sequence[Record], keys: Sequence[tuple[str, str]]) -> Iterator[Chart]:
+def _of_one(run: Logged, keys: Sequence[tuple[str, str]]) -> Iterator[Chart]:
     """Training and validation of a quantity in one drawing, and accuracies together."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for key in keys:
         groups.setdefault(_group(key[1]), []).append(key)
     for name, members in groups.items():
         made = [
-            _series(records, key, _KINDS[key[0]] if len({k[1] for k in members}) == 1 else _label(key), colour)
+            _series(run, key, _KINDS[key[0]] if len({k[1] for k in members}) == 1 else _label(key), colour)
             for colour, key in enumerate(members)
         ]
         series = [one for one in made if one is not None]

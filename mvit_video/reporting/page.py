@@ -156,7 +156,7 @@ def _sheets(
 def _about(content: Content, evaluations: Sequence[Evaluation | None]) -> dict[str, Any]:
     """What the template is given of the runs."""
     runs = content.runs
-    open_charts, folded_charts = charts_of([run.records for run in runs], [run.label for run in runs])
+    open_charts, folded_charts = charts_of([run.logged for run in runs], [run.label for run in runs])
     return {
         "runs": runs,
         "several": len(runs) > 1,

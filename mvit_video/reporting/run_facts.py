@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mvit_video.engine.curves import Record
-from mvit_video.engine.tracking import read_metrics
+from mvit_video.engine.tracking import each_record
 from mvit_video.reporting.answers import MAIN, Evaluation, read_evaluations
+from mvit_video.reporting.logged import Logged
 from mvit_video.runtime.fold_record import METRICS
 from mvit_video.runtime.journal import read_events
 from mvit_video.runtime.run_record import (
@@ -26,6 +26,7 @@ from mvit_video.runtime.run_record import (
 )
 
 _LONGEST_LABEL = 24  # letters
+_MOST_EVENTS = 1000  # of a journal on the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class RunFacts:
         summary: state and progress.
         options, environment: by dotted names; empty where the run ended before it wrote them.
         data: of each split: source, number of items, fingerprint.
-        records: of metrics.jsonl.
+        logged: the numbers of metrics.jsonl.
         events: of the journal.
         evaluations: the main one first.
         failed: number of entries that could not be read in training.
@@ -53,7 +54,7 @@ class RunFacts:
     options: Mapping[str, str]
     environment: Mapping[str, str]
     data: Mapping[str, Mapping[str, Any]]
-    records: Sequence[Record] = field(repr=False)
+    logged: Logged = field(repr=False)
     events: Sequence[Mapping[str, Any]] = field(repr=False)
     evaluations: Sequence[Evaluation]
     failed: int
@@ -62,8 +63,7 @@ class RunFacts:
     @property
     def metric(self) -> str | None:
         """The score of its validations by which it is judged; None before the first, and for a task of one's own."""
-        names = {name for record in self.records if record.get("kind") == "eval" for name in record}
-        return next((name for name in METRICS if name in names), None)
+        return next((name for name in METRICS if name in self.logged.validated), None)
 
     @property
     def best(self) -> Score | None:
@@ -115,7 +115,7 @@ def read_run(
         options=options,
         environment=environment,
         data=_json(record_file(path, RUN_FILE)).get("data", {}),
-        records=read_metrics(metrics) if metrics.is_file() else [],
+        logged=Logged(each_record(metrics) if metrics.is_file() else ()),
         events=read_events(path),
         evaluations=read_evaluations(path),
         failed=len(_failed_paths(path)),
@@ -162,12 +162,20 @@ def labels_of(names: Sequence[str]) -> list[str]:
 
 
 def event_lines(run: RunFacts) -> list[tuple[str, str, str]]:
-    """(time, event, details) of the journal."""
+    """(time, event, details) of the journal; of thousands of them the first and the last, and how many lie between.
+
+    A job that is started every minute beside another is refused thousands of times, and a page is to be mailed.
+    """
+    events = list(run.events)
+    if len(events) > _MOST_EVENTS:
+        half = _MOST_EVENTS // 2
+        between = f"{len(events) - 2 * half} events between are in journal.jsonl alone"
+        events[half:-half] = [{"event": "...", "left out": between}]
     return [
         (
             datetime.fromtimestamp(event["time"]).isoformat(" ", "seconds") if "time" in event else "",
             str(event["event"]),
             ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event")),
         )
-        for event in run.events
+        for event in events
     ]

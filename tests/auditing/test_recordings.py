@@ -9,7 +9,7 @@ import torch
 
 from mvit_video.auditing import recordings
 from mvit_video.auditing.fingerprints import Fingerprints, fingerprint_frames, fingerprints, frame_places
-from mvit_video.auditing.recordings import Comparison, Groups, compare, nearest, num_blocks, pair_similarity
+from mvit_video.auditing.recordings import Comparison, Groups, compare, num_blocks, pair_similarity
 from mvit_video.data.datasets.manifest import Manifest
 from mvit_video.data.datasets.segments import Segments
 from mvit_video.video.reader import VideoReader
@@ -19,7 +19,7 @@ from tests.paths import SHARED_CLIPS
 
 def looked_at(paths: Sequence[Path | str], **more: object) -> Fingerprints:
     manifest = Manifest([str(path) for path in paths], [0] * len(paths), ("a",), "here", **more)  # type: ignore[arg-type]
-    return fingerprints(manifest, frames=5, time_limit_s=None, threads=1, on_progress=lambda done: None)
+    return fingerprints([manifest], frames=5, time_limit_s=None, threads=1, on_progress=lambda done: None)
 
 
 def similarities(first: Fingerprints, second: Fingerprints) -> np.ndarray:
@@ -105,8 +105,6 @@ def test_unreadable_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     found = looked_at([write_take(tmp_path / "a.mp4", 0), tmp_path / "broken.mp4"])
     assert list(found.failures) == [1] and found.plain.tolist() == [False, False]
-    joined = found.joined(found)
-    assert list(joined.failures) == [1, 3] and len(joined.numbers) == 4
     assert compared(found, first_part=1).num_pairs == 0
 
 
@@ -123,12 +121,52 @@ def test_places_leave_out_openings_and_ends() -> None:
     assert frame_places(1, 3) == [0, 0, 0]
 
 
-def test_of_each_video_the_nearest_are_named() -> None:
-    pairs = [recordings.Pair(first, 100 + first // 8, first / 100) for first in range(16)]
-    assert [(pair.first, pair.second) for pair in nearest(pairs)] == [
-        *((first, 101) for first in (15, 14, 13, 12, 11)),
-        *((first, 100) for first in (7, 6, 5, 4, 3)),
-    ]
+def test_two_splits_are_looked_at_in_one_array(tmp_path: Path) -> None:
+    """Joined from two, the array was there twice: 11 GB for 300,000 videos."""
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    one = Manifest([str(write_take(tmp_path / "a.mp4", 0)), str(tmp_path / "broken.mp4")], [0, 0], ("a",), "here")
+    both = fingerprints([one, one], frames=5, time_limit_s=None, threads=2, on_progress=lambda done: None)
+    assert list(both.failures) == [1, 3] and len(both.numbers) == 4
+    assert torch.equal(both.values[:2], both.values[2:]) and both.numbers.tolist()[0] == both.numbers.tolist()[2]
+
+
+def alike(monkeypatch: pytest.MonkeyPatch, first: int, second: int) -> np.ndarray:
+    """Have every video of a first and a second part look like every other, float32 (first, second) says how much."""
+    count = first + second
+    similarity = np.random.default_rng(0).integers(80, 99, (count, count)).astype(np.float32) / 100
+    monkeypatch.setattr(recordings, "coarse_similarity", lambda a, b: torch.ones(len(a), len(b)))
+    monkeypatch.setattr(
+        recordings,
+        "_of_pairs",
+        lambda rows, columns, a, b: similarity[rows[a].long().ravel(), columns[b].long().ravel()],
+    )
+    return similarity[:first, first:]
+
+
+@pytest.mark.parametrize("gathered", [1, 10**6])
+def test_of_each_video_the_nearest_are_named(monkeypatch: pytest.MonkeyPatch, gathered: int) -> None:
+    similarity = alike(monkeypatch, 30, 20)
+    monkeypatch.setattr(recordings, "_BLOCK", 8)
+    monkeypatch.setattr(recordings, "_GATHERED", gathered)
+    places = torch.arange(50.0).view(50, 1, 1, 1)
+    found = compared(Fingerprints(places, np.zeros((50, 1), np.int64), {}), first_part=30)
+    every = sorted((-similarity[a, b], b + 30, a) for a in range(30) for b in range(20))
+    kept = [one for one in every if sum(other[1] == one[1] for other in every[: every.index(one)]) < 5]
+    assert [(-pair.similarity, pair.second, pair.first) for pair in found.pairs] == kept
+    assert len(kept) == 100 and found.num_pairs == 600
+
+
+def test_pairs_of_a_fixed_camera_are_dropped_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were kept to the end, of every two videos up to one: gigabytes, and hours of sorting them."""
+    alike(monkeypatch, 80, 4)
+    monkeypatch.setattr(recordings, "_BLOCK", 4)
+    monkeypatch.setattr(recordings, "_GATHERED", 50)
+    sizes: list[int] = []
+    prune = recordings._Nearest._prune
+    monkeypatch.setattr(recordings._Nearest, "_prune", lambda self: (sizes.append(self._count), prune(self)))
+    places = torch.arange(84.0).view(84, 1, 1, 1)
+    assert len(compared(Fingerprints(places, np.zeros((84, 1), np.int64), {}), first_part=80).pairs) == 20
+    assert len(sizes) > 4 and max(sizes) < 100
 
 
 def test_groups_hang_together() -> None:

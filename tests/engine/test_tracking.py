@@ -206,9 +206,9 @@ def test_the_file_is_read_once_however_often_curves_are_drawn(tmp_path, monkeypa
     with tracker_for(tmp_path) as tracker:
         for step in range(5):
             tracker.log_step(step, {"loss": step / 3, "lr": 0.1})
-    read = tracking._records
+    read = tracking.each_record
     reads = []
-    monkeypatch.setattr(tracking, "_records", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(tracking, "each_record", lambda path: reads.append(path) or read(path))
     with tracker_for(tmp_path, resume_step=3) as tracker:
         for step in (4, 5, 6):
             tracker.log_step(step, {"loss": math.nan if step == 5 else 1.0})

@@ -1,10 +1,16 @@
 """Curves: which there are, and where their points lie."""
 
+import json
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from mvit_video.engine.tracking import each_record
 from mvit_video.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, short, thinned, ticks
 from mvit_video.reporting.curves import charts_of
+from mvit_video.reporting.logged import Logged
 
 
 def line(x: list[float], y: list[float], *, marked: bool = False) -> Series:
@@ -59,7 +65,7 @@ RECORDS = [
 
 
 def test_one_run_has_training_and_validation_together() -> None:
-    shown, folded = charts_of([RECORDS], ["a"])
+    shown, folded = charts_of([Logged(RECORDS)], ["a"])
     assert [(made.title, [one.label for one in made.lines]) for made in shown] == [
         ("Loss", ["training", "validation"]),
         ("Accuracy", ["validation: video_top1", "validation: macro_f1"]),
@@ -72,9 +78,22 @@ def test_one_run_has_training_and_validation_together() -> None:
 
 def test_several_runs_have_a_drawing_for_each_quantity() -> None:
     other = [dict(record, failed_videos=2.0) for record in RECORDS[:2]]
-    shown, _ = charts_of([RECORDS, other, []], ["a", "b", "empty"])
+    shown, _ = charts_of([Logged(RECORDS), Logged(other), Logged()], ["a", "b", "empty"])
     titles = {made.title: [one.label for one in made.lines] for made in shown}
     assert titles["Loss, training"] == ["a", "b"] and titles["Loss, validation"] == ["a"]
     assert titles["failed_videos"] == ["a", "b"]
     assert [one.colour for one in shown[0].lines] == [0, 1]
-    assert charts_of([[]], ["a"]) == ([], [])
+    assert charts_of([Logged()], ["a"]) == ([], [])
+
+
+def test_records_are_not_kept(tmp_path: Path) -> None:
+    """Those of a million steps took a gigabyte and more, of every run on the page."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({**RECORDS[0], "step": step}) + "\n" for step in range(5000)))
+    tracemalloc.start()
+    logged = Logged(each_record(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert logged.series(("train", "loss"))[0].tolist() == list(range(5000))
+    assert ("train", "failed_videos") not in logged.quantities
+    assert peak < 200 * 5000  # bytes; as records it is ten times as much

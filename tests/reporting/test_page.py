@@ -19,6 +19,7 @@ from mvit_video.preparation.video_content import VideoContent
 from mvit_video.reporting.answers import read_evaluation
 from mvit_video.reporting.page import class_rows, printable
 from mvit_video.reporting.run_facts import read_run
+from mvit_video.runtime.journal import append_event, read_events
 from tests.reporting.written_runs import (
     CLASSES,
     FILES,
@@ -142,6 +143,18 @@ def test_what_is_gone_or_left_out_is_named(written: Path, tmp_path: Path, capsys
     page = page_of(tmp_path / "b.html", *words, "--media-mb", "0.001")
     assert "left out: the page holds 0.001 MB of clips and pictures" in page.text and page.count("video") == 0
     assert "left out for want of room (--media-mb)" in capsys.readouterr().out
+
+
+def test_a_long_journal_is_shown_in_part(tmp_path: Path) -> None:
+    """33,000 attempts that were refused made a page of 14 MB."""
+    run = write_run(tmp_path / "runs", "long")
+    for restart in range(1500):
+        append_event(run, "start", job="local", restart=restart)
+    begun = len(read_events(run)) - 1500
+    page = page_of(tmp_path / "page.html", run)
+    assert f"{begun + 1500:,} events" in page.text or f"{begun + 1500} events" in page.text
+    assert f"left out {begun + 500} events between are in journal.jsonl alone" in page.text
+    assert "restart 1499" in page.text and "restart 700" not in page.text
 
 
 def test_runs_that_did_not_come_far(tmp_path: Path) -> None:
