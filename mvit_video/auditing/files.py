@@ -1,6 +1,5 @@
 """The files beside the page: groups to train with, all pairs that were found, and pictures of some of them."""
 
-import csv
 import io
 import math
 import re
@@ -18,6 +17,7 @@ from mvit_video.auditing.fingerprints import read_places
 from mvit_video.auditing.takes import FoundPair
 from mvit_video.data.loading.dataset import DecodeOptions
 from mvit_video.engine.contact_sheet import Row, Sheet, save_picture, shorten
+from mvit_video.runtime.csv_rows import CsvRows
 from mvit_video.runtime.files import write_text
 from mvit_video.runtime.formatting import option_text
 
@@ -55,7 +55,7 @@ def write_groups(path: Path, entries: Entries, recordings: npt.NDArray[np.int64]
         "was_in",
     ]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvRows(text)
     writer.writerow(head)
     for place, group in enumerate(group_names(recordings)):
         start, end = entries.segment(place)
@@ -70,7 +70,7 @@ def write_groups(path: Path, entries: Entries, recordings: npt.NDArray[np.int64]
 def write_pairs(path: Path, pairs: Sequence[FoundPair], *, split: str) -> None:
     """A table of the pairs, nearest first."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvRows(text)
     writer.writerow(["similarity", "train", "train_class", split, f"{split}_class"])
     for pair in pairs:
         writer.writerow([f"{pair.similarity:.3f}", pair.train, pair.train_class, pair.audited, pair.audited_class])

@@ -28,6 +28,7 @@ from mvit_video.prediction.live_windows import LiveWindow
 from mvit_video.prediction.results import Window, best_classes
 from mvit_video.prediction.timeline import SegmentJoiner
 from mvit_video.runtime import interruption
+from mvit_video.runtime.formatting import one_line
 from mvit_video.runtime.output import write_out
 from mvit_video.video.container import orientation_of
 from mvit_video.video.pictures import RgbCanvas
@@ -170,7 +171,7 @@ def _batch(clips: torch.Tensor, name: str) -> Batch:
 
 
 def _print(window: Window) -> None:
-    best = "   ".join(f"{100 * one.score:5.1f} %  {one.name}" for one in window.predictions[:3])
+    best = "   ".join(f"{100 * one.score:5.1f} %  {one_line(one.name)}" for one in window.predictions[:3])
     code = write_out(f"{window.start:9.2f} s to {window.end:9.2f} s   {best}\n", sys.stdout)
     if code:
         sys.exit(code)

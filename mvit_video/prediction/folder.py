@@ -8,7 +8,6 @@ Where several jobs share the files out, each is a part with files of its own in 
 ends last puts them together, and two that do so at a time write the same.
 """
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from mvit_video.prediction.begun import BegunVideos
 from mvit_video.prediction.lines import append_line, file_state, json_lines
 from mvit_video.prediction.results import FilePrediction
 from mvit_video.prediction.tables import ResultTable
+from mvit_video.runtime.csv_rows import CsvRows
 from mvit_video.runtime.files import replacing, write_text
 
 RESULTS, LINES, TABLE = "results.json", "predictions.jsonl", "predictions.csv"
@@ -170,7 +170,7 @@ class ResultsFolder:
             open(table_beside, "w", encoding="utf-8", errors="backslashreplace", newline="") as table,
             open(lines_beside, "wb") as lines,
         ):
-            rows = csv.writer(table, lineterminator="\n")
+            rows = CsvRows(table)
             rows.writerow(self.table.header)
             for path in order:
                 place, offset = held[path]

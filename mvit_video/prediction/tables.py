@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
+
 from mvit_video.prediction.results import ClassScore, FilePrediction, FoundObject
+from mvit_video.runtime.formatting import one_line
 
 _DIGITS = 6  # of scores and seconds
 
@@ -43,9 +46,9 @@ class ResultTable:
         """For people: a line for each class or object of each file."""
         lines: list[tuple[str, ...]] = [(noun, "score", "class", *(["box (x1, y1, x2, y2)"] if self.boxes else []))]
         for one in predictions:
-            lines += self._lines(one)
+            lines += [tuple(map(one_line, line)) for line in self._lines(one)]
         widths = [
-            max(len(row[column]) for row in lines if column < len(row) - 1) for column in range(len(lines[0]) - 1)
+            max(cell_len(row[column]) for row in lines if column < len(row) - 1) for column in range(len(lines[0]) - 1)
         ]
         return "".join(_line(row, widths) for row in lines)
 
@@ -72,10 +75,9 @@ def _box_text(one: ClassScore) -> tuple[str, ...]:
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    """A line with its columns under one another; the score to the right."""
-    last = len(row) - 1
-    cells = [
-        cell if place == last else f"{cell:>{widths[place]}}" if place == 1 else f"{cell:<{widths[place]}}"
-        for place, cell in enumerate(row)
-    ]
-    return "  ".join(cells) + "\n"
+    """A line with its columns under one another, as wide as a terminal shows them; the score to the right."""
+    cells = []
+    for place, cell in enumerate(row[:-1]):
+        space = " " * (widths[place] - cell_len(cell))
+        cells.append(space + cell if place == 1 else cell + space)
+    return "  ".join([*cells, row[-1]]) + "\n"

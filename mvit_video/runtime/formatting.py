@@ -1,9 +1,11 @@
-"""Durations, sizes, counts and options as people write them."""
+"""Durations, sizes, counts, options and names of files as people write them."""
 
 import re
+import unicodedata
 
 # What Hydra reads as the text that it is, without quotes: neither with other characters, nor as a number or null.
 _PLAIN = re.compile(r"[A-Za-z0-9_/+.%*@?|:-]+(?: +[A-Za-z0-9_/+.%*@?|:-]+)*")
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _NO_TEXT = re.compile(r"(?:null|true|false|[+-]?(?:inf|nan|[\d_]*\.?[\d_]*(?:e[+-]?\d+)?))", re.IGNORECASE)
 
 
@@ -44,3 +46,17 @@ def count_text(number: int, noun: str) -> str:
     """ "1 video", "2 videos", "3 classes"."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{number} {noun if number == 1 else plural}"
+
+
+def one_line(text: str) -> str:
+    r"""The text with what would break a line of a terminal, or steer it, as escapes: a line break as "\n".
+
+    Names of files may hold any character, also the escape sequences of a terminal and marks that turn the direction of
+    what follows them.
+    """
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    breaks = unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in _DIRECTIONS
+    return character.encode("unicode_escape").decode("ascii") if breaks else character
