@@ -70,9 +70,8 @@ def run(job: Job, config: Train, ranks: int) -> Any:
     finally:
         errors.close()
         tell.close()
-    for result in results.values():
-        if isinstance(result, _Ended):
-            _raise_for(result.exit_code, config)
+    if any(isinstance(result, _Refused) for result in results.values()):
+        _raise_for(EXIT_REFUSED, config)
     return results[min(results)]
 
 
@@ -142,13 +141,12 @@ _ERROR_CHARACTERS = 500  # which a pipe takes whole or not at all
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """The result of a rank that was asked to stop, or refused.
+class _Refused:
+    """The result of a rank that finds the run locked, as all of them do.
 
-    An exit code of its own would let torch start all ranks again, up to `launcher.max_restarts` times.
+    An exit code of its own would let torch start them again, up to `launcher.max_restarts` times. Ranks that were asked
+    to stop have one all the same: their result would wait to be fetched by a launcher that is ending.
     """
-
-    exit_code: int
 
 
 def _run_local_rank(job: Job, config: Train, launcher: tuple[int, str | None], errors: Connection) -> Any:
@@ -174,8 +172,8 @@ def _run_local_rank(job: Job, config: Train, launcher: tuple[int, str | None], e
     _end_without(launcher)
     code = run_rank(work, config)
     _end_without(launcher)
-    if code in (EXIT_INTERRUPTED, EXIT_REFUSED):
-        return _Ended(code)
+    if code == EXIT_REFUSED:
+        return _Refused()
     if code:
         sys.exit(code)
     return results[0]
