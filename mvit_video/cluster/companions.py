@@ -16,7 +16,7 @@ from mvit_video.cluster.outcome import describe_end
 from mvit_video.cluster.placement import TaskPlacement
 from mvit_video.cluster.rank_status import RankStatus, read_statuses
 from mvit_video.runtime.journal import append_event
-from mvit_video.runtime.processes import machine_identity, process_start
+from mvit_video.runtime.processes import process_start
 
 _LOOK_S = 0.5
 
@@ -43,12 +43,6 @@ def wait_with_others(
             ended_by.append(signal.SIGKILL)
             child.kill()
             return child.wait()
-
-
-def own_process() -> dict[str, int | str]:
-    """How the journal names this process, so that anyone on this machine can see whether it still exists."""
-    pid = os.getpid()
-    return {"pid": pid, "process_start": process_start(pid) or "", "machine": machine_identity()[0]}
 
 
 def record_end(run_dir: Path, folder: Path, own: RankStatus, exit_code: int) -> None:

@@ -22,7 +22,7 @@ from mvit_video.config import (
 )
 from mvit_video.runtime.interruption import Interrupted
 from mvit_video.runtime.journal import JOURNAL, Ending, append_event
-from mvit_video.runtime.processes import machine_identity, process_start
+from mvit_video.runtime.processes import own_process
 from mvit_video.runtime.run_lock import RunLockedError
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,7 @@ def _recorded_attempt(config: Train) -> Iterator[None]:
     """
     is_new = not config.run_dir.exists()
     attempt: dict[str, str | int] = {"job": "local", "pid": os.getpid(), "nodes": os.uname().nodename, "restart": 0}
-    # The id alone may be that of another process later, or on the same host in another container.
-    process = {"process_start": process_start(os.getpid()) or "", "machine": machine_identity()[0]}
-    append_event(config.run_dir, "start", **attempt, **process)
+    append_event(config.run_dir, "start", **{**attempt, **own_process()})
     status: Ending = "done"
     cause = "finished"
     mistaken = False

@@ -160,6 +160,7 @@ def _run_local_rank(job: Job, config: Train, launcher: tuple[int, str | None], e
     results: list[Any] = []
 
     def work(config: Train) -> None:
+        """Do the job, and tell the launcher of its error."""
         try:
             results.append(job(config))
         except Interrupted:

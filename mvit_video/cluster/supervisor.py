@@ -22,6 +22,7 @@ from mvit_video.cluster.placement import TaskPlacement, rank_environment
 from mvit_video.cluster.rank_status import RankStatus, Status, status_file, write_status
 from mvit_video.runtime.interruption import ERROR_FILE, EXIT_INTERRUPTED, EXIT_REFUSED
 from mvit_video.runtime.journal import append_event
+from mvit_video.runtime.processes import own_process
 
 
 def run_task(
@@ -66,7 +67,7 @@ def run_task(
 
 def _record_start(run_dir: Path, placement: TaskPlacement, *, scheduled: bool) -> None:
     nodes = os.environ.get("SLURM_JOB_NODELIST", placement.host) if scheduled else placement.host
-    process = {} if scheduled else companions.own_process()
+    process = {} if scheduled else own_process()
     attempt: dict[str, str | int] = {
         "job": placement.job_id,
         "restart": placement.restart,

@@ -42,3 +42,12 @@ def process_start(pid: int) -> str | None:
     fields = text.rpartition(")")[2].split()  # the name, in parentheses, may hold spaces
     state, start = fields[0], fields[19]
     return None if state in "ZX" else start  # a zombie waits for its parent: in a container perhaps for ever
+
+
+def own_process() -> dict[str, int | str]:
+    """How a journal names this process, so that anyone on this machine can see whether it still exists.
+
+    The id alone may be that of another process later, or on the same host in another container.
+    """
+    pid = os.getpid()
+    return {"pid": pid, "process_start": process_start(pid) or "", "machine": machine_identity()[0]}

@@ -25,6 +25,7 @@ from mvit_video.engine.checkpoints import load_latest
 from mvit_video.runtime import interruption
 from mvit_video.runtime.interruption import EXIT_INTERRUPTED, Interrupted
 from mvit_video.runtime.journal import read_events
+from mvit_video.runtime.processes import process_start
 from mvit_video.runtime.run_lock import RunLock, RunLockedError
 from tests import interpreters
 from tests.conftest import motion_overrides, options, small_overrides
@@ -455,7 +456,9 @@ def test_a_command_need_not_wait_for_the_end_of_its_job_in_the_background(tmp_pa
         "print(job.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
-    os.kill(int(done.stdout), signal.SIGKILL)  # the job, which is still there
+    job = int(done.stdout)
+    assert process_start(job) is not None  # it goes on
+    os.kill(job, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("before", [None, "GPU-8932f937,3"])
